@@ -1,0 +1,134 @@
+"""Configuration: one schema, three doors (YAML file, `--set`, HTTP body).
+
+`Frozen` is the base of everything that stands at a border: configs, recipes, manifests,
+HTTP bodies. Entry points read once with `load_config` and pass the object down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
+
+
+class Frozen(BaseModel):
+    """An immutable schema that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+C = TypeVar("C", bound=Frozen)
+
+
+def load_config(schema: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
+    """Read a YAML or JSON file, apply `key.path=value` overrides, validate.
+
+    Raises:
+        NotFoundError: no such file.
+        UnknownNameError: an unknown key; the hint names the nearest known one.
+        ConfigError: anything else that does not fit the schema.
+    """
+    values = read_mapping(path) if path else {}
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(schema, values)
+
+
+def parse_config(schema: type[C], values: Mapping[str, Any]) -> C:
+    """Validate plain values; the first problem becomes one clear error."""
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        raise _explain(schema, error) from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML (`.yaml`, `.yml`) or JSON file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
+    values = (
+        _parse_yaml(text, path) if path.suffix in {".yaml", ".yml"} else _parse_json(text, path)
+    )
+    if not isinstance(values, dict):
+        raise ConfigError(f"{str(path)!r} holds no mapping", hint="write `key: value` lines")
+    return values
+
+
+def canonical_json(values: object) -> bytes:
+    """The one JSON text of a value, for hashing: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(
+        values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def _parse_yaml(text: str, path: Path) -> Any:
+    import yaml  # the bare GPU machine has no PyYAML and reads JSON
+
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        where = str(error).replace("\n", " ")
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {where}") from None
+
+
+def _parse_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{str(path)!r} is not valid JSON: {error}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not an override", hint="write --set key.path=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key!r}: {parent!r} holds a value, not a section")
+    values[last] = _parse_scalar(text)
+
+
+def _parse_scalar(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | UnknownNameError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(schema, first["loc"][:-1])
+        hint = nearest(str(first["loc"][-1]), known)
+        return UnknownNameError(f"unknown key {where!r}", hint=hint)
+    given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{where or schema.__name__}: {message}{given}")
+
+
+def _fields_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """Names of the fields where `loc` ends, walking through lists, unions and optionals."""
+    models = [schema]
+    for part in loc:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        models = [m for f in fields for m in _models_in(f.annotation)] or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for arg in get_args(annotation) for model in _models_in(arg)]

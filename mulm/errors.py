@@ -1,0 +1,157 @@
+"""The error family: every mistake that a user can make has a class and a stable code.
+
+Raised everywhere, caught only at the borders (command line, HTTP, job entry points).
+A `MulmError` takes one positional message and keyword details, so that it survives
+pickling between processes. The HTTP status and the exit code of each code stand in one
+table each: `serve_app.errors.STATUS_BY_CODE` and `jobs.exit_codes.EXIT_BY_CODE`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class MulmError(Exception):
+    """Something that a user or operator can understand and mend.
+
+    Args:
+        message: What is wrong, with the offending value.
+        hint: What to do about it, or what exists instead.
+        details: Machine-readable facts, JSON-compatible.
+    """
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, hint: str = "", **details: object) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.details = details
+
+    @property
+    def message(self) -> str:
+        """The message without its hint."""
+        return str(self.args[0])
+
+
+class ConfigError(MulmError):
+    """A configuration, recipe, flag or request field has an impossible value."""
+
+    code = "config_invalid"
+
+
+class UnknownNameError(MulmError):
+    """A preset, key, format or option of that name does not exist."""
+
+    code = "unknown_name"
+
+
+class NotFoundError(MulmError):
+    """A file, version, alias or run that was named does not exist."""
+
+    code = "not_found"
+
+
+class DataError(MulmError):
+    """A corpus cannot be used: empty, binary, too small."""
+
+    code = "data_invalid"
+
+
+class CorruptError(MulmError):
+    """Stored bytes do not match their checksum."""
+
+    code = "corrupt"
+
+
+class TokenizerMismatchError(MulmError):
+    """Two artefacts were made with different tokenizers."""
+
+    code = "tokenizer_mismatch"
+
+
+class PortBusyError(MulmError):
+    """A port that we need is taken by another process."""
+
+    code = "port_busy"
+
+
+class NoSpaceError(MulmError):
+    """The disk is full, or too full for what was asked."""
+
+    code = "no_space"
+
+
+class ConflictError(MulmError):
+    """The state of things forbids it: already up, already taken."""
+
+    code = "conflict"
+
+
+class NotRunningError(MulmError):
+    """The µLM application is not up, or stopped answering."""
+
+    code = "not_running"
+
+
+class DeviceError(MulmError):
+    """A device that was asked for is absent or unusable."""
+
+    code = "device_unavailable"
+
+
+class JobFailedError(MulmError):
+    """A job ended without a result."""
+
+    code = "job_failed"
+
+
+class TrainingDivergedError(MulmError):
+    """The loss stopped being a finite number."""
+
+    code = "training_diverged"
+
+
+class AuthError(MulmError):
+    """No API key, or one that is not valid."""
+
+    code = "unauthorized"
+
+
+class ContextLengthError(MulmError):
+    """Prompt and requested tokens do not fit the model's window."""
+
+    code = "context_length_exceeded"
+
+
+class OverloadedError(MulmError):
+    """Every slot and the waiting line are full: try again later."""
+
+    code = "overloaded"
+
+
+class DeadlineError(MulmError):
+    """Something did not finish within its deadline."""
+
+    code = "deadline_exceeded"
+
+
+class StoppedError(MulmError):
+    """Stopped on request; what was finished is kept."""
+
+    code = "stopped"
+
+
+def error_classes() -> tuple[type[MulmError], ...]:
+    """All classes of the family, the base first."""
+    return (MulmError, *MulmError.__subclasses__())
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known name, or lists what exists."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "there are none yet"

@@ -1,0 +1,57 @@
+"""Where everything of one installation lives: `MULM_HOME`, by default `~/.mulm`.
+
+Entry points make a `Home` once and pass it down; nothing else knows the layout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of one installation and the paths inside it."""
+
+    root: Path
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Home:
+        """`$MULM_HOME`, else `~/.mulm`."""
+        return cls(Path(env.get("MULM_HOME") or Path.home() / ".mulm").expanduser().absolute())
+
+    def create(self) -> Home:
+        """Make the folder, readable by its owner only; harmless when it exists."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self
+
+    @property
+    def store(self) -> Path:
+        """Immutable blobs and manifests."""
+        return self.root / "store"
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite database of mutable facts."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def api_key(self) -> Path:
+        """The first API key in clear text, mode 0600."""
+        return self.root / "api_key"
+
+    @property
+    def ray_token(self) -> Path:
+        """The token that guards Ray's dashboard and jobs, mode 0600."""
+        return self.root / "ray_token"
+
+    @property
+    def cluster(self) -> Path:
+        """What the running application is reached by (JSON); absent when it is down."""
+        return self.root / "cluster.json"
+
+    def run(self, run_id: str) -> Path:
+        """The folder of one run: resolved config, checkpoints, TensorBoard files."""
+        return self.root / "runs" / run_id

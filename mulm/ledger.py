@@ -1,0 +1,326 @@
+"""The ledger: mutable facts in one SQLite database with one owner.
+
+Names and version numbers, aliases, runs with their ordered events, API keys. While the
+application is up, the `LedgerHost` actor owns it and others hold a typed client with these
+same methods (the `Facts` protocol); otherwise the calling process opens it.
+Invariants: an acknowledged fact survives a power cut; events of a run count 1, 2, 3 ...
+without a gap; an alias points to an existing version.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from mulm.errors import ConflictError, NotFoundError, nearest
+from mulm.manifest import Kind
+from mulm.refs import Ref, check_alias, check_name
+
+Phase = Literal[
+    "queued", "preparing", "running", "pausing", "paused", "finalizing",
+    "succeeded", "failed", "cancelled",
+]  # fmt: skip
+ENDED: frozenset[Phase] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A numbered version of a name."""
+
+    kind: Kind
+    name: str
+    number: int
+    manifest_id: str
+    created_s: float
+
+    @property
+    def ref(self) -> str:
+        """`name@number`."""
+        return f"{self.name}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a job; `result` and `error` are set when it has ended."""
+
+    id: str
+    kind: str
+    config: dict[str, Any]
+    phase: Phase
+    created_s: float
+    updated_s: float
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run will not go on by itself."""
+        return self.phase in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run. `seq` counts from 1 within the run."""
+
+    run_id: str
+    seq: int
+    time_s: float
+    kind: str
+    data: dict[str, Any]
+
+
+class Facts(Protocol):
+    """What the ledger can be asked and told, in process or through the cluster."""
+
+    def publish(self, kind: Kind, name: str, manifest_id: str) -> Version:
+        """Give a manifest the next number of `name`; a known manifest keeps its number."""
+
+    def resolve(self, kind: Kind, ref: Ref) -> Version:
+        """The version that `ref` means. Raises NotFoundError, naming what is near."""
+
+    def versions(self, kind: Kind, name: str | None = None) -> list[Version]:
+        """All versions, oldest first."""
+
+    def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
+        """Point an alias to an existing version. Raises NotFoundError."""
+
+    def aliases(self, kind: Kind, name: str) -> dict[str, int]:
+        """Alias to version number."""
+
+    def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
+        """Note a run as queued; a run of that id is returned as it is."""
+
+    def run(self, run_id: str) -> Run:
+        """Raises NotFoundError."""
+
+    def runs(self, kind: str | None = None) -> list[Run]:
+        """Newest first."""
+
+    def set_phase(
+        self,
+        run_id: str,
+        phase: Phase,
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move a run to a phase and append a "phase" event. Raises NotFoundError."""
+
+    def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+        """Append (kind, data) pairs; returns the last sequence number, durable."""
+
+    def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Events with a larger sequence number, in order."""
+
+    def add_key(self, key_id: str, digest: str, name: str) -> None:
+        """Note an API key by the SHA-256 of its text. Raises ConflictError."""
+
+    def key_digests(self) -> dict[str, str]:
+        """Digest to key id of every valid key."""
+
+
+class Ledger:
+    """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    def publish(self, kind: Kind, name: str, manifest_id: str) -> Version:
+        check_name(name)
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            known = self._one(
+                "SELECT * FROM versions WHERE kind=? AND name=? AND manifest_id=?",
+                kind, name, manifest_id,
+            )  # fmt: skip
+            if known:
+                return _version(known)
+            top = self._one(
+                "SELECT max(number) AS top FROM versions WHERE kind=? AND name=?", kind, name
+            )
+            number = int(top["top"] or 0) + 1 if top else 1
+            row = (kind, name, number, manifest_id, self._clock())
+            self._db.execute("INSERT INTO versions VALUES (?,?,?,?,?)", row)
+        return Version(*row)
+
+    def resolve(self, kind: Kind, ref: Ref) -> Version:
+        with self._lock:
+            number = ref.version
+            if ref.alias:
+                alias = self._one(
+                    "SELECT number FROM aliases WHERE kind=? AND name=? AND alias=?",
+                    kind, ref.name, ref.alias,
+                )  # fmt: skip
+                number = alias["number"] if alias else 0
+            found = self._one(
+                "SELECT * FROM versions WHERE kind=? AND name=? AND (? IS NULL OR number=?)"
+                " ORDER BY number DESC LIMIT 1",
+                kind, ref.name, number, number,
+            )  # fmt: skip
+        if not found:
+            raise self._not_found(kind, ref)
+        return _version(found)
+
+    def versions(self, kind: Kind, name: str | None = None) -> list[Version]:
+        rows = self._all(
+            "SELECT * FROM versions WHERE kind=? AND (? IS NULL OR name=?)"
+            " ORDER BY created_s, number",
+            kind, name, name,
+        )  # fmt: skip
+        return [_version(row) for row in rows]
+
+    def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
+        check_alias(alias)
+        self.resolve(kind, Ref(name, version=number))
+        with self._lock, self._db:
+            row = (kind, name, alias, number, self._clock())
+            self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?,?)", row[:4])
+            self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
+
+    def aliases(self, kind: Kind, name: str) -> dict[str, int]:
+        rows = self._all("SELECT alias, number FROM aliases WHERE kind=? AND name=?", kind, name)
+        return {row["alias"]: row["number"] for row in rows}
+
+    def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
+        now_s = self._clock()
+        with self._lock, self._db:
+            self._db.execute(
+                "INSERT OR IGNORE INTO runs VALUES (?,?,?,'queued',?,?,NULL,NULL)",
+                (run_id, kind, json.dumps(dict(config)), now_s, now_s),
+            )
+        return self.run(run_id)
+
+    def run(self, run_id: str) -> Run:
+        rows = self._all("SELECT * FROM runs WHERE id=?", run_id)
+        if not rows:
+            known = [row["id"] for row in self._all("SELECT id FROM runs")]
+            raise NotFoundError(f"no run {run_id!r}", hint=nearest(run_id, known[-20:]))
+        return _run(rows[0])
+
+    def runs(self, kind: str | None = None) -> list[Run]:
+        rows = self._all(
+            "SELECT * FROM runs WHERE ? IS NULL OR kind=? ORDER BY created_s DESC, id", kind, kind
+        )
+        return [_run(row) for row in rows]
+
+    def set_phase(
+        self,
+        run_id: str,
+        phase: Phase,
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self._lock, self._db:
+            changed = self._db.execute(
+                "UPDATE runs SET phase=?, updated_s=?, result=?, error=? WHERE id=?",
+                (phase, self._clock(), _dump(result), _dump(error), run_id),
+            )
+            if not changed.rowcount:
+                raise NotFoundError(f"no run {run_id!r}")
+            data = {"phase": phase} | ({"error": dict(error)} if error else {})
+            self._append(run_id, [("phase", data)])
+
+    def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+        with self._lock, self._db:
+            return self._append(run_id, events)
+
+    def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
+        rows = self._all(
+            "SELECT * FROM events WHERE run_id=? AND seq>? ORDER BY seq LIMIT ?",
+            run_id, after, limit,
+        )  # fmt: skip
+        return [
+            Event(row["run_id"], row["seq"], row["time_s"], row["kind"], json.loads(row["data"]))
+            for row in rows
+        ]
+
+    def add_key(self, key_id: str, digest: str, name: str) -> None:
+        try:
+            with self._lock, self._db:
+                self._db.execute(
+                    "INSERT INTO keys VALUES (?,?,?,?)", (key_id, digest, name, self._clock())
+                )
+        except sqlite3.IntegrityError:
+            raise ConflictError(f"the key {key_id!r} exists already") from None
+
+    def key_digests(self) -> dict[str, str]:
+        return {row["digest"]: row["id"] for row in self._all("SELECT digest, id FROM keys")}
+
+    def _append(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+        last = self._one("SELECT max(seq) AS seq FROM events WHERE run_id=?", run_id)
+        seq = int(last["seq"] or 0) if last else 0
+        for kind, data in events:
+            seq += 1
+            row = (run_id, seq, self._clock(), kind, json.dumps(dict(data)))
+            self._db.execute("INSERT INTO events VALUES (?,?,?,?,?)", row)
+        return seq
+
+    def _not_found(self, kind: Kind, ref: Ref) -> NotFoundError:
+        known = [v.ref for v in self.versions(kind)]
+        known += [f"{ref.name}@{alias}" for alias in self.aliases(kind, ref.name)]
+        names = {v.partition("@")[0] for v in known}
+        options = known if ref.name in names else names
+        return NotFoundError(f"no {kind} {str(ref)!r}", hint=nearest(str(ref), options))
+
+    def _all(self, query: str, *values: object) -> list[dict[str, Any]]:
+        with self._lock:
+            return self._rows(query, values)
+
+    def _one(self, query: str, *values: object) -> dict[str, Any] | None:
+        rows = self._rows(query, values)
+        return rows[0] if rows else None
+
+    def _rows(self, query: str, values: tuple[object, ...]) -> list[dict[str, Any]]:
+        with closing(self._db.execute(query, values)) as cursor:
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS versions (
+    kind TEXT, name TEXT, number INTEGER, manifest_id TEXT NOT NULL, created_s REAL NOT NULL,
+    PRIMARY KEY (kind, name, number), UNIQUE (kind, name, manifest_id));
+CREATE TABLE IF NOT EXISTS aliases (
+    kind TEXT, name TEXT, alias TEXT, number INTEGER NOT NULL, PRIMARY KEY (kind, name, alias));
+CREATE TABLE IF NOT EXISTS alias_history (
+    kind TEXT, name TEXT, alias TEXT, number INTEGER NOT NULL, set_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, config TEXT NOT NULL, phase TEXT NOT NULL,
+    created_s REAL NOT NULL, updated_s REAL NOT NULL, result TEXT, error TEXT);
+CREATE TABLE IF NOT EXISTS events (
+    run_id TEXT, seq INTEGER, time_s REAL NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
+    PRIMARY KEY (run_id, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS keys (
+    id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT NOT NULL, created_s REAL NOT NULL);
+"""
+
+
+def _version(row: Mapping[str, Any]) -> Version:
+    return Version(**row)
+
+
+def _run(row: Mapping[str, Any]) -> Run:
+    loaded = {key: json.loads(row[key]) if row[key] else None for key in ("result", "error")}
+    return Run(**{**row, "config": json.loads(row["config"]), **loaded})
+
+
+def _dump(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(dict(value))

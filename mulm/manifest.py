@@ -1,0 +1,101 @@
+"""A manifest names an immutable version: what it is made of, and what it was made from.
+
+Its id is the hash of its canonical JSON, so the same content from the same recipe has
+the same id on any machine. Hence no times, host names or paths inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from mulm.config import Frozen, canonical_json
+from mulm.errors import CorruptError
+
+Kind = Literal["documents", "tokenizer", "dataset", "model", "evaluation"]
+
+PREFIX_BY_KIND: dict[Kind, str] = {
+    "documents": "doc",
+    "tokenizer": "tok",
+    "dataset": "ds",
+    "model": "mdl",
+    "evaluation": "eval",
+}
+
+
+class BlobEntry(Frozen):
+    """One file of a version: its name inside the version, and the blob that holds it."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    rows: int = 0
+    """Documents or tokens inside, where that means something."""
+
+
+class Manifest(Frozen):
+    """One immutable version.
+
+    `kind` "documents" is cleaned text, "dataset" is token shards ready for training.
+    `parents` maps a role ("documents", "tokenizer", "dataset", "run") to a manifest or run id.
+    """
+
+    kind: Kind
+    schema_version: Literal[1] = 1
+    code_version: str
+    config: dict[str, Any]
+    parents: dict[str, str] = {}
+    tokenizer_fingerprint: str | None = None
+    licences: tuple[str, ...] = ()
+    counts: dict[str, int | float] = {}
+    blobs: tuple[BlobEntry, ...]
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON that is stored and hashed."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def id(self) -> str:
+        """`ds_` (or `mdl_` ...) and the first 24 hex digits of the content's SHA-256."""
+        return f"{PREFIX_BY_KIND[self.kind]}_{hashlib.sha256(self.to_bytes()).hexdigest()[:24]}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the blobs' sizes."""
+        return sum(blob.size_bytes for blob in self.blobs)
+
+    def blob(self, name: str) -> BlobEntry:
+        """The blob of that name.
+
+        Raises:
+            CorruptError: the version has no such file.
+        """
+        for entry in self.blobs:
+            if entry.name == name:
+                return entry
+        raise CorruptError(f"{self.id} has no file {name!r}")
+
+
+def parse_manifest(content: bytes, expected_id: str) -> Manifest:
+    """Read stored JSON and check that it is the manifest that was asked for.
+
+    Raises:
+        CorruptError: the bytes are not that manifest.
+    """
+    try:
+        manifest = Manifest.model_validate(json.loads(content))
+    except (ValueError, ValidationError):
+        raise _corrupt(expected_id) from None
+    if manifest.id != expected_id:
+        raise _corrupt(expected_id)
+    return manifest
+
+
+def _corrupt(manifest_id: str) -> CorruptError:
+    return CorruptError(
+        f"the manifest of {manifest_id} does not match its checksum",
+        hint="delete it from the store and build it again",
+    )

@@ -1,0 +1,192 @@
+"""The store: immutable blobs and manifests, addressed by their content.
+
+Called by every job and by the engine host. Invariants: a blob's name is its SHA-256, so
+writing twice is harmless and reading can be checked; a manifest is written only after all
+of its blobs; nothing is ever changed in place.
+
+    blobs/ab/abcdef...      the bytes
+    manifests/ds_....json   versions
+    steps/<key>.json        markers of finished steps: same inputs, so no need to run again
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from mulm.atomic import atomic_file, sync_folder, write_atomic
+from mulm.config import canonical_json
+from mulm.errors import CorruptError, NoSpaceError, NotFoundError
+from mulm.manifest import BlobEntry, Manifest, parse_manifest
+
+_CHUNK_BYTES = 1 << 20
+
+
+class Store:
+    """A content-addressed store in a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, name: str, content: bytes, rows: int = 0) -> BlobEntry:
+        """Store bytes and return the entry for a manifest; known bytes are not written again.
+
+        Raises:
+            NoSpaceError: the disk is full; nothing was stored.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        path = self._blob_path(digest)
+        if not path.exists():
+            write_atomic(path, content, mode=0o444)
+        return BlobEntry(name=name, sha256=digest, size_bytes=len(content), rows=rows)
+
+    def put_file(self, name: str, source: Path, rows: int = 0) -> BlobEntry:
+        """Store a copy of a file without holding it in memory."""
+        with source.open("rb") as file:
+            digest, size_bytes = _hash(file)
+            path = self._blob_path(digest)
+            if not path.exists():
+                file.seek(0)
+                with atomic_file(path, mode=0o444) as target:
+                    shutil.copyfileobj(file, target, _CHUNK_BYTES)
+        return BlobEntry(name=name, sha256=digest, size_bytes=size_bytes, rows=rows)
+
+    def read(self, entry: BlobEntry) -> bytes:
+        """The bytes of a blob, checked.
+
+        Raises:
+            NotFoundError: the blob is missing.
+            CorruptError: its bytes do not match the checksum.
+        """
+        content = self._existing(entry).read_bytes()
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise _corrupt(entry)
+        return content
+
+    def path(self, entry: BlobEntry) -> Path:
+        """Where a blob lies, checked, for memory mapping. Never write to it.
+
+        Raises:
+            NotFoundError: the blob is missing.
+            CorruptError: its bytes do not match the checksum.
+        """
+        path = self._existing(entry)
+        with path.open("rb") as file:
+            digest, _ = _hash(file)
+        if digest != entry.sha256:
+            raise _corrupt(entry)
+        return path
+
+    def save(self, manifest: Manifest) -> str:
+        """Write a manifest whose blobs are all stored; returns its id."""
+        for entry in manifest.blobs:
+            self._existing(entry)
+        path = self._manifest_path(manifest.id)
+        if not path.exists():
+            write_atomic(path, manifest.to_bytes(), mode=0o444)
+        return manifest.id
+
+    def load(self, manifest_id: str) -> Manifest:
+        """Read a manifest back, checked.
+
+        Raises:
+            NotFoundError: no manifest of that id.
+            CorruptError: its bytes do not match its id.
+        """
+        try:
+            content = self._manifest_path(manifest_id).read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"no version {manifest_id!r} in the store") from None
+        return parse_manifest(content, manifest_id)
+
+    def remember(self, key: str, manifest_id: str) -> None:
+        """Mark the step with this input key (see `step_key`) as finished."""
+        write_atomic(self._step_path(key), canonical_json({"manifest": manifest_id}))
+
+    def recall(self, key: str) -> Manifest | None:
+        """The result of a finished step, if it and all its blobs are still there."""
+        try:
+            manifest = self.load(json.loads(self._step_path(key).read_bytes())["manifest"])
+            for entry in manifest.blobs:
+                self._existing(entry)
+        except (FileNotFoundError, NotFoundError):
+            return None
+        return manifest
+
+    def require_space(self, size_bytes: int) -> None:
+        """Refuse early what would not fit.
+
+        Raises:
+            NoSpaceError: fewer than `size_bytes` are free.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(self.root).free
+        if free_bytes < size_bytes:
+            raise NoSpaceError(
+                f"{size_bytes / 1e6:.0f} MB are needed in {str(self.root)!r},"
+                f" {free_bytes / 1e6:.0f} MB are free",
+                hint="free some space, or point MULM_HOME at a larger disk",
+            )
+
+    def _blob_path(self, digest: str) -> Path:
+        return self.root / "blobs" / digest[:2] / digest
+
+    def _manifest_path(self, manifest_id: str) -> Path:
+        if not re.fullmatch(r"[a-z]+_[0-9a-f]{24}", manifest_id):
+            raise NotFoundError(f"{manifest_id!r} is not a version id")
+        return self.root / "manifests" / f"{manifest_id}.json"
+
+    def _step_path(self, key: str) -> Path:
+        return self.root / "steps" / f"{key}.json"
+
+    def _existing(self, entry: BlobEntry) -> Path:
+        path = self._blob_path(entry.sha256)
+        try:
+            size_bytes = path.stat().st_size
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"the file {entry.name!r} is missing from the store",
+                hint="build the version again",
+                sha256=entry.sha256,
+            ) from None
+        if size_bytes != entry.size_bytes:
+            raise _corrupt(entry)
+        return path
+
+    def discard(self, entry: BlobEntry) -> None:
+        """Delete a blob that was found corrupt, so that building again writes it anew."""
+        path = self._blob_path(entry.sha256)
+        path.unlink(missing_ok=True)
+        if path.parent.exists():
+            sync_folder(path.parent)
+
+
+def step_key(step: str, **inputs: object) -> str:
+    """The key of a pipeline step: a hash over its name and all that its result depends on."""
+    return hashlib.sha256(canonical_json({"step": step, **inputs})).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, read in chunks."""
+    with path.open("rb") as file:
+        return _hash(file)[0]
+
+
+def _hash(file: BinaryIO) -> tuple[str, int]:
+    digest, size_bytes = hashlib.sha256(), 0
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+        size_bytes += len(chunk)
+    return digest.hexdigest(), size_bytes
+
+
+def _corrupt(entry: BlobEntry) -> CorruptError:
+    return CorruptError(
+        f"the file {entry.name!r} does not match its checksum",
+        hint="its disk or copy is damaged: build the version again",
+        sha256=entry.sha256,
+    )
