@@ -1,0 +1,100 @@
+"""`mulm chat`: talk to a served model in the terminal.
+
+With a prompt it answers once; on a terminal it keeps the conversation; with piped input each
+line is a prompt of its own. The answer goes to stdout as it comes, all else to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from jobs.chat_client import ChatClient
+from mulm.chat import Message
+from mulm.errors import NotFoundError, NotRunningError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished answer and how long it took."""
+
+    text: str
+    n_pieces: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How answers are made."""
+
+    model: str
+    max_tokens: int = 200
+    temperature: float = 0.8
+    seed: int | None = None
+
+
+def choose_model(client: ChatClient, wanted: str | None) -> str:
+    """The wanted model if it is served, else the only or first one.
+
+    Raises:
+        NotFoundError: the wanted model is not served.
+        NotRunningError: no model is.
+    """
+    served = client.models()
+    if not served:
+        raise NotRunningError("no model is served", hint="run `mulm serve NAME`")
+    if wanted is None:
+        return served[0]
+    if wanted not in served:
+        raise NotFoundError(f"no model {wanted!r} is served", hint=nearest(wanted, served))
+    return wanted
+
+
+def answer(
+    client: ChatClient, options: ChatOptions, messages: Sequence[Message], out: TextIO
+) -> Answer:
+    """Stream one answer to `out`."""
+    started_s = time.monotonic()
+    pieces = []
+    for piece in client.stream(
+        options.model,
+        messages,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    ):
+        pieces.append(piece)
+        out.write(piece)
+        out.flush()
+    out.write("\n")
+    return Answer("".join(pieces), len(pieces), time.monotonic() - started_s)
+
+
+def talk(client: ChatClient, options: ChatOptions, source: TextIO, out: TextIO) -> None:
+    """A conversation on a terminal, or one answer for each line of piped input."""
+    messages: list[Message] = []
+    is_terminal = source.isatty()
+    for prompt in _prompts(source, is_terminal):
+        messages.append(Message(role="user", content=prompt))
+        reply = answer(client, options, messages, out)
+        messages = [*messages, Message(role="assistant", content=reply.text)] if is_terminal else []
+
+
+def _prompts(source: TextIO, is_terminal: bool) -> Iterator[str]:
+    """Non-empty lines until the end of input, `/quit` or Ctrl-C at the prompt."""
+    if is_terminal:
+        print("type a message; /quit or Ctrl-D ends", file=sys.stderr)
+        import readline  # noqa: F401 - gives input() a history and line editing
+    while True:
+        try:
+            line = input("> ") if is_terminal else source.readline()
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)
+            return
+        if (not line and not is_terminal) or line.strip() == "/quit":
+            return
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,107 @@
+"""A small client of our own HTTP API for `mulm chat` and the demo: health, models, streamed chat.
+
+Speaks plain OpenAI-compatible HTTP, so it works against any such server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import httpx
+
+from mulm.chat import Message
+from mulm.errors import AuthError, JobFailedError, NotRunningError
+
+_CONNECT_TIMEOUT_S = 5.0
+_READ_TIMEOUT_S = 120.0
+
+
+class ChatClient:
+    """Talks to `base_url` (without `/v1`) with an API key."""
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._http.close()
+
+    def models(self) -> list[str]:
+        """Names of the models that are served."""
+        with _clear_errors():
+            reply = self._http.get("/v1/models")
+        _check(reply)
+        return [model["id"] for model in reply.json()["data"]]
+
+    def stream(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """The assistant's answer, piece by piece.
+
+        Raises:
+            NotRunningError: nobody answers, or the server went away.
+            AuthError: the key is refused.
+            JobFailedError: the server answered with another error.
+        """
+        body = {
+            "model": model,
+            "messages": [message.model_dump() for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "stream": True,
+        }
+        with _clear_errors(), self._http.stream("POST", "/v1/chat/completions", json=body) as reply:
+            if reply.is_error:
+                reply.read()
+            _check(reply)
+            yield from _deltas(reply.iter_lines())
+
+
+def _deltas(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        if not line.startswith("data: ") or line == "data: [DONE]":
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if "error" in event:
+            raise JobFailedError(event["error"]["message"])
+        for choice in event["choices"]:
+            if choice["delta"].get("content"):
+                yield choice["delta"]["content"]
+
+
+def _check(reply: httpx.Response) -> None:
+    if not reply.is_error:
+        return
+    try:
+        message = reply.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = f"the server answered {reply.status_code}"
+    if reply.status_code == httpx.codes.UNAUTHORIZED:
+        raise AuthError(message)
+    raise JobFailedError(message)
+
+
+class _clear_errors:  # noqa: N801 - reads as a phrase in a with statement
+    """Turn transport errors into ours."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, httpx.TransportError):
+            raise NotRunningError(
+                f"no answer from the server: {error}", hint="is a model served? run `mulm serve`"
+            ) from None

@@ -1,0 +1,256 @@
+"""The `mulm` command: a thin layer of verbs over `jobs.steps`.
+
+Results go to stdout (one JSON object with `--json`), progress and errors to stderr. A mistake
+ends with one line, a hint and the exit code of its error class (`jobs.exit_codes`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+import mulm
+from jobs.exit_codes import exit_code
+from jobs.progress import Progress
+from mulm.errors import ConfigError, MulmError, StoppedError, UnknownNameError, nearest
+from mulm.home import Home
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Verbs(click.Group):
+    """A group that names the nearest verb when one is mistyped."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UnknownNameError(
+                f"no command {args[0]!r}", hint=nearest(args[0], self.list_commands(ctx))
+            )
+        return super().resolve_command(ctx, args)
+
+
+def with_json(command: F) -> F:
+    """The `--json` option that every verb has."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    return option(command)
+
+
+def with_overrides(command: F) -> F:
+    """The `--set key.path=value` option of verbs that read a config file."""
+    option = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value."
+    )
+    return option(command)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mulm.__version__, prog_name="mulm")
+def cli() -> None:
+    """Build, train, serve and keep teaching a micro language model of your own.
+
+    \b
+    mulm up                                 start the application on this machine
+    mulm data build examples/sample.yaml    text to a dataset version
+    mulm train examples/demo.yaml           dataset to a model
+    mulm serve demo                         model to an HTTP API
+    mulm chat                               talk to it
+    mulm down                               stop everything
+    """
+
+
+@cli.command()
+@with_json
+def up(as_json: bool) -> None:
+    """Start the local Ray application (loopback only).
+
+    \b
+    Example:  mulm up
+              MULM_HTTP_PORT=8001 mulm up
+    """
+    from jobs.up import start
+    from mulm.settings import Settings
+
+    info = start(Home.from_env(), Settings.from_env())
+    facts = {"dashboard": info.dashboard_url, "api": info.api_url, "home": str(Home.from_env().root)}
+    _print(facts, as_json, "up: dashboard {dashboard}, API {api}")
+
+
+@cli.command()
+@with_json
+def down(as_json: bool) -> None:
+    """Stop the application and everything it started; harmless when it is down."""
+    from jobs.up import stop
+
+    was_up = stop(Home.from_env())
+    _print({"was_up": was_up}, as_json, "down" if was_up else "it was not up")
+
+
+@cli.group(cls=Verbs)
+def data() -> None:
+    """Datasets: build versions out of raw text, and list them."""
+
+
+@data.command("build")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@with_overrides
+@with_json
+def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Clean, split and tokenize the texts that RECIPE (a YAML file) names.
+
+    \b
+    Example:  mulm data build examples/sample.yaml
+              mulm data build examples/sample.yaml --set tokenizer.vocab_size=2048
+    """
+    result = _steps().build_dataset(recipe, overrides)
+    _print(result, as_json, "{dataset}: {train_tokens} training tokens from {documents} documents")
+
+
+@data.command("ls")
+@with_json
+def data_ls(as_json: bool) -> None:
+    """List dataset versions."""
+    _print_versions(_steps().versions("dataset"), as_json)
+
+
+@cli.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@with_overrides
+@with_json
+def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Train the model that CONFIG (a YAML file) describes.
+
+    The same config is the same run: finished, it is not repeated; stopped or killed, it goes on
+    from its newest checkpoint. Ctrl-C stops it after a checkpoint.
+
+    \b
+    Example:  mulm train examples/demo.yaml
+              mulm train examples/demo.yaml --set steps=200 --set name=quick
+    """
+    result = _steps().train(config, overrides)
+    _print(result, as_json, "{model}: {validation_bits_per_byte:.3f} bits per byte, {parameters} parameters")
+
+
+@cli.command("eval")
+@click.argument("model")
+@with_json
+def evaluate(model: str, as_json: bool) -> None:
+    """Measure MODEL in bits per byte on the held-out text, beside xz -9e.
+
+    \b
+    Example:  mulm eval demo
+    """
+    result = _steps().evaluate(model)
+    _print(result, as_json, "{model}: {bits_per_byte:.3f} bits per byte; xz -9e: {xz_bits_per_byte:.3f}")
+
+
+@cli.group(cls=Verbs)
+def model() -> None:
+    """Models: list what was trained."""
+
+
+@model.command("ls")
+@with_json
+def model_ls(as_json: bool) -> None:
+    """List model versions."""
+    _print_versions(_steps().versions("model"), as_json)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--min-replicas", default=1, show_default=True, help="Engines kept running.")
+@click.option("--max-replicas", default=2, show_default=True, help="Engines at most, under load.")
+@with_json
+def serve(model: str, min_replicas: int, max_replicas: int, as_json: bool) -> None:
+    """Serve MODEL behind the OpenAI-compatible HTTP API.
+
+    \b
+    Example:  mulm serve demo
+              mulm serve demo@1 --max-replicas 4
+    """
+    result = _steps().serve(model, min_replicas, max_replicas)
+    _print(result, as_json, "{model} answers at {url}/v1 (key: {key_file})")
+
+
+@cli.command()
+@click.argument("prompt", required=False)
+@click.option("--model", help="Which served model; the first one if not given.")
+@click.option("--max-tokens", default=200, show_default=True)
+@click.option("--temperature", default=0.8, show_default=True)
+@click.option("--seed", type=int, help="Repeat the same answer.")
+@with_json
+def chat(
+    prompt: str | None,
+    model: str | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Talk to a served model: one PROMPT, a conversation, or a prompt a line from a pipe.
+
+    \b
+    Example:  mulm chat "It was a dark night, and"
+              echo "The wizard said" | mulm chat
+    """
+    from jobs.chat import ChatOptions
+
+    options = ChatOptions(model or "", max_tokens, temperature, seed)
+    _steps().chat(options, prompt, as_json)
+
+
+@cli.command()
+@with_json
+def demo(as_json: bool) -> None:
+    """The whole journey on bundled text: data, training, evaluation, serving, a chat."""
+    from jobs.demo import run_demo
+
+    result = run_demo(Home.from_env(), Progress(sys.stderr))
+    _print(result, as_json, "")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command and exit with the documented code."""
+    try:
+        cli.main(args=argv, prog_name="mulm", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.UsageError as error:
+        _fail(ConfigError(error.format_message(), hint="`--help` shows how it is used"))
+    except (click.Abort, KeyboardInterrupt):
+        _fail(StoppedError("stopped", hint="finished work is kept; the same command goes on"))
+    except MulmError as error:
+        _fail(error)
+
+
+def _fail(error: MulmError) -> None:
+    hint = f"\n  hint: {error.hint}" if error.hint else ""
+    click.echo(f"error [{error.code}]: {error.message}{hint}", err=True)
+    sys.exit(exit_code(error))
+
+
+def _steps() -> Any:
+    from jobs.steps import Steps
+
+    return Steps(Home.from_env(), Progress(sys.stderr))
+
+
+def _print(result: Mapping[str, Any], as_json: bool, sentence: str) -> None:
+    if as_json:
+        click.echo(json.dumps(dict(result)))
+    elif sentence:
+        click.echo(sentence.format(**result))
+
+
+def _print_versions(versions: list[Any], as_json: bool) -> None:
+    rows = [{"ref": v.ref, "id": v.manifest_id, "created_s": v.created_s} for v in versions]
+    if as_json:
+        click.echo(json.dumps(rows))
+    for row in [] if as_json else rows:
+        click.echo(f"{row['ref']:<24} {row['id']}")

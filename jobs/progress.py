@@ -1,0 +1,94 @@
+"""How work shows itself: a line per stage, a live bar on a terminal, else a line now and then.
+
+Used by the command line and the demo, fed with a run's events. Everything goes to the given
+stream (stderr), so that results on stdout stay clean.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+_QUIET_EVERY_S = 5.0
+_SHOWN_METRICS = ("loss", "validation_bits_per_byte")
+
+
+class Progress:
+    """Shows stages and their progress on one stream."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._is_live = stream.isatty()
+        self._bar: tqdm[None] | None = None
+        self._last_line_s = -_QUIET_EVERY_S
+        self._metrics: dict[str, float] = {}
+
+    def stage(self, name: str, seconds: float, text: str = "") -> None:
+        """One finished stage: its name, its time, its outcome."""
+        self.line(f"{name:<12} {seconds:6.1f} s  {text}".rstrip())
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        self.clear()
+        print(text, file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """Take a live bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def event(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Show one event of a run; kinds that say nothing to a person are passed over."""
+        if kind == "progress":
+            self._advance(data)
+        elif kind == "stage":
+            self.stage(str(data["name"]), float(data["seconds"]), str(data.get("text", "")))
+        elif kind == "metric":
+            self._metrics |= {name: data[name] for name in _SHOWN_METRICS if name in data}
+        elif kind == "resumed":
+            self.line(f"  goes on from step {data['step']}")
+        elif kind == "log":
+            self.line(f"  {data['text']}")
+
+    def _advance(self, data: Mapping[str, Any]) -> None:
+        if self._is_live:
+            self._draw(data)
+        elif self._clock() - self._last_line_s >= _QUIET_EVERY_S:
+            self._last_line_s = self._clock()
+            print(f"  {_describe(data)}{self._suffix()}", file=self._stream, flush=True)
+
+    def _draw(self, data: Mapping[str, Any]) -> None:
+        stage, total = str(data["stage"]), data.get("total")
+        if self._bar is None or self._bar.desc != f"  {stage}: ":
+            self.clear()
+            self._bar = tqdm(
+                total=total,
+                desc=f"  {stage}",
+                unit=str(data.get("unit", "")),
+                file=self._stream,
+                leave=False,
+                dynamic_ncols=True,
+            )
+        self._bar.n = data["done"]
+        self._bar.set_postfix_str(self._suffix().strip(", "), refresh=False)
+        self._bar.refresh()
+
+    def _suffix(self) -> str:
+        return "".join(f", {_label(name)} {value:.3f}" for name, value in self._metrics.items())
+
+
+def _describe(data: Mapping[str, Any]) -> str:
+    done, total, unit = data["done"], data.get("total"), data.get("unit", "")
+    text = f"{data['stage']}: {done}/{total} {unit}" if total else f"{data['stage']}: {done} {unit}"
+    if data.get("eta_s") is not None:
+        text += f", {data['eta_s']:.0f} s left"
+    return text.strip()
+
+
+def _label(metric: str) -> str:
+    return metric.replace("validation_", "val ").replace("_", " ")

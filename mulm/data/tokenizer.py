@@ -1,0 +1,260 @@
+"""The tokenizer: byte-level BPE with 32 reserved special tokens.
+
+Called by the dataset build, the chat template, the ingress and whoever turns ids into text.
+Invariants: text alone never yields a special id, whatever it spells; `decode(encode(text))`
+is `text`; the fingerprint names the exact tokenizer and travels with all made from it.
+Lone surrogates are no text (UTF-8 has no bytes for them): they are read as U+FFFD.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from mulm.config import canonical_json
+from mulm.errors import (
+    ConfigError,
+    CorruptError,
+    DataError,
+    TokenizerMismatchError,
+    UnknownNameError,
+    nearest,
+)
+
+_NAMED = (
+    "<|endoftext|>",
+    "<|pad|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|tool_call|>",
+    "<|/tool_call|>",
+    "<|tool_result|>",
+    "<|/tool_result|>",
+    "<|think|>",
+    "<|/think|>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+)
+N_SPECIAL = 32
+SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(
+    f"<|reserved_{k}|>" for k in range(N_SPECIAL - len(_NAMED))
+)
+MIN_VOCAB_SIZE = N_SPECIAL + 256
+"""The specials and one token for each byte: the smallest tokenizer that reads any text."""
+
+# The pattern of GPT-4 and Llama 3: words take the space before them, at most three digits
+# stand together, line ends stand alone. Inference engines elsewhere know it by name.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Tokenizer:
+    """Text to token ids and back. Immutable; pickles by its bytes."""
+
+    def __init__(self, backend: Backend) -> None:
+        # Special tokens spelled out in a text are read as the plain characters they are.
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self._bytes = canonical_json(json.loads(backend.to_str()))
+        self._id_by_special = _special_ids(backend)
+        self._bytes_by_id = _token_bytes(backend, frozenset(self._id_by_special.values()))
+        self.fingerprint = hashlib.sha256(self._bytes).hexdigest()[:24]
+
+    @classmethod
+    def from_bytes(cls, tokenizer_json: bytes) -> Tokenizer:
+        """Read a `tokenizer.json`.
+
+        Raises:
+            CorruptError: the bytes are no tokenizer with our special tokens.
+        """
+        try:
+            return cls(Backend.from_str(tokenizer_json.decode()))
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the backend raises bare exceptions
+            raise CorruptError(
+                f"not a tokenizer of ours: {error}", hint="train or fetch the tokenizer again"
+            ) from None
+
+    def to_bytes(self) -> bytes:
+        """The canonical `tokenizer.json`."""
+        return self._bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Tokenizer.from_bytes, (self._bytes,))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included."""
+        return len(self._bytes_by_id)
+
+    @property
+    def end_of_text_id(self) -> int:
+        """`<|endoftext|>`: begins every document."""
+        return self._id_by_special["<|endoftext|>"]
+
+    @property
+    def pad_id(self) -> int:
+        """`<|pad|>`: fills, and is never learned."""
+        return self._id_by_special["<|pad|>"]
+
+    @property
+    def im_start_id(self) -> int:
+        """`<|im_start|>`: begins a chat message."""
+        return self._id_by_special["<|im_start|>"]
+
+    @property
+    def im_end_id(self) -> int:
+        """`<|im_end|>`: ends a chat message."""
+        return self._id_by_special["<|im_end|>"]
+
+    def id_of(self, special: str) -> int:
+        """The id of a special token.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+        """
+        if special not in self._id_by_special:
+            hint = nearest(special, self._id_by_special)
+            raise UnknownNameError(f"no special token {special!r}", hint=hint)
+        return self._id_by_special[special]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, never special ones."""
+        ids: list[int] = self._backend.encode(_valid(text), add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores unless `TOKENIZERS_PARALLELISM=false`."""
+        valid = [_valid(text) for text in texts]
+        batch = self._backend.encode_batch_fast(valid, add_special_tokens=False)
+        return [encoding.ids for encoding in batch]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; broken UTF-8 becomes U+FFFD, special ids are skipped."""
+        return b"".join([self._bytes_by_id[i] for i in ids]).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; none for a special one."""
+        return self._bytes_by_id[token_id]
+
+    def require(self, fingerprint: str | None, what: str) -> None:
+        """Refuse to work together with `what` if it was made with another tokenizer.
+
+        Raises:
+            TokenizerMismatchError: the fingerprints differ.
+        """
+        if fingerprint != self.fingerprint:
+            raise TokenizerMismatchError(
+                f"{what} was made with the tokenizer {fingerprint}, this one is {self.fingerprint}",
+                hint="use the tokenizer it was made with, or build it again with this one",
+                expected=fingerprint,
+                found=self.fingerprint,
+            )
+
+
+class IncrementalDecoder:
+    """Ids to text as they come, a character at a time and never half a one.
+
+    The pieces joined are exactly `tokenizer.decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The text that became complete with these ids; may be empty."""
+        return self._decoder.decode(b"".join([self._tokenizer.token_bytes(i) for i in ids]))
+
+    def finish(self) -> str:
+        """What a character cut short leaves: U+FFFD, or nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn a tokenizer; the same texts give the same bytes.
+
+    Args:
+        texts: The training text only, never the held-out one.
+        vocab_size: Number of ids with the special ones; a multiple of 64 suits GPUs.
+
+    Raises:
+        ConfigError: `vocab_size` has no room for the bytes.
+        DataError: the text is too small for that many tokens.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(
+            f"vocab_size {vocab_size} is too small",
+            hint=f"{N_SPECIAL} special tokens and 256 bytes need at least {MIN_VOCAB_SIZE}",
+        )
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator((_valid(text) for text in texts), trainer)
+    _require_full(backend.get_vocab_size(), vocab_size)
+    return Tokenizer(backend)
+
+
+def _require_full(found: int, asked: int) -> None:
+    if found < asked:
+        raise DataError(
+            f"vocab_size {asked} is too large for this corpus: it gives {found} tokens",
+            hint=f"set tokenizer.vocab_size to {max(MIN_VOCAB_SIZE, found // 64 * 64)} or add text",
+            found=found,
+        )
+
+
+def _special_ids(backend: Backend) -> dict[str, int]:
+    found = {name: backend.token_to_id(name) for name in SPECIAL_TOKENS}
+    ids = {name: token_id for name, token_id in found.items() if token_id is not None}
+    for name in SPECIAL_TOKENS:
+        if name not in ids:
+            raise CorruptError(f"no special token {name!r} inside")
+    return ids
+
+
+def _token_bytes(backend: Backend, special_ids: frozenset[int]) -> list[bytes]:
+    byte_by_char = _byte_by_char()
+    tokens = (backend.id_to_token(i) or "" for i in range(backend.get_vocab_size()))
+    return [
+        b"" if i in special_ids else bytes([byte_by_char[char] for char in token])
+        for i, token in enumerate(tokens)
+    ]
+
+
+def _byte_by_char() -> dict[str, int]:
+    """GPT-2's spelling of bytes: printable ones stand for themselves, others from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def _valid(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text

@@ -1,0 +1,123 @@
+"""The parts of a µLM block: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Called by `microlm`. Where keys and values come from (this text alone, or a cache) is not
+known here: attention hands q, k and v of its own tokens to an `Attend` function.
+Shape letters: B batch, T time, D d_model, N heads, K kv heads, G heads per kv head,
+H d_head, F d_ff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mulm.model.config import MicroLMConfig
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q_BTNH, k_BTKH, v_BTKH) -> mixed_BTNH; q and k are normalised and rotated."""
+
+
+class RMSNorm(nn.Module):
+    """Scale to unit root mean square, then by a learned gain (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return functional.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def rotary_tables(config: MicroLMConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of all positions, (max_seq_len, d_head), fp32.
+
+    Half-split layout (RoFormer as in Hugging Face): dimension i turns with i + d_head / 2.
+    """
+    half = torch.arange(0, config.d_head, 2, dtype=torch.float32) / config.d_head
+    frequencies = 1.0 / (config.rope_theta**half)
+    angles = torch.outer(torch.arange(config.max_seq_len, dtype=torch.float32), frequencies)
+    both = torch.cat([angles, angles], dim=-1)
+    return both.cos(), both.sin()
+
+
+def rotate(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
+    """Turn each pair of dimensions by the angle of its token's position."""
+    first, second = x_BTNH.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    cos, sin = cos_BTH.unsqueeze(-2).to(x_BTNH.dtype), sin_BTH.unsqueeze(-2).to(x_BTNH.dtype)
+    return x_BTNH * cos + turned * sin
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalised queries and keys."""
+
+    def __init__(self, config: MicroLMConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.d_head = config.d_head
+        self.q = nn.Linear(config.d_model, config.n_heads * config.d_head, bias=False)
+        self.k = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=False)
+        self.v = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=False)
+        self.out = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=False)
+        make_norm = RMSNorm if config.qk_norm else nn.Identity
+        self.q_norm = make_norm(config.d_head, config.norm_eps)
+        self.k_norm = make_norm(config.d_head, config.norm_eps)
+
+    def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
+        """Mix tokens; `attend` decides what they may see."""
+        q_BTNH = self.q(x_BTD).unflatten(-1, (-1, self.d_head))
+        k_BTKH = self.k(x_BTD).unflatten(-1, (-1, self.d_head))
+        v_BTKH = self.v(x_BTD).unflatten(-1, (-1, self.d_head))
+        q_BTNH = rotate(self.q_norm(q_BTNH), cos_BTH, sin_BTH)
+        k_BTKH = rotate(self.k_norm(k_BTKH), cos_BTH, sin_BTH)
+        mixed: Tensor = self.out(attend(self.layer, q_BTNH, k_BTKH, v_BTKH).flatten(-2))
+        return mixed
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer: down(silu(gate(x)) * up(x)) (Shazeer, 2020)."""
+
+    def __init__(self, config: MicroLMConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Transform each token by itself."""
+        changed: Tensor = self.down(functional.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        return changed
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: MicroLMConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
+        """Add what attention and the feed-forward layer say to the stream."""
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_BTH, sin_BTH, attend)
+        changed: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        return changed
+
+
+def attend_causally(_layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
+    """Each token sees itself and what stands before it in the same row."""
+    mixed_BNTH = functional.scaled_dot_product_attention(
+        q_BTNH.transpose(1, 2),
+        k_BTKH.transpose(1, 2),
+        v_BTKH.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=q_BTNH.shape[2] != k_BTKH.shape[2],
+    )
+    return mixed_BNTH.transpose(1, 2)

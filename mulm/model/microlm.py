@@ -1,0 +1,109 @@
+"""MicroLM: the decoder-only µLM in plain PyTorch.
+
+Called by training (`forward`, then a chunked loss on the hidden states), by the engine
+(`prefill`, `decode`) and by evaluation. Invariant: the three ways give the same numbers for
+the same tokens, up to rounding. Shape letters: B batch, T time, D d_model, H d_head,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mulm.model.config import MicroLMConfig
+from mulm.model.kv_cache import DecodeAttention, KVCache, PrefillAttention
+from mulm.model.layers import Attend, Block, RMSNorm, attend_causally, rotary_tables
+
+EMBEDDING_STD = 0.02
+
+
+class MicroLM(nn.Module):
+    """Embeddings, blocks, a last norm, and the embeddings again as output weights."""
+
+    rotary_cos: Tensor
+    rotary_sin: Tensor
+
+    def __init__(self, config: MicroLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        if not config.tie_embeddings:
+            self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        cos_PH, sin_PH = rotary_tables(config)
+        self.register_buffer("rotary_cos", cos_PH, persistent=False)
+        self.register_buffer("rotary_sin", sin_PH, persistent=False)
+
+    def restore_tables(self) -> None:
+        """Compute the rotary tables again after `to_empty`: they are in no checkpoint."""
+        with torch.device("cpu"):
+            cos_PH, sin_PH = rotary_tables(self.config)
+        self.rotary_cos.copy_(cos_PH)
+        self.rotary_sin.copy_(sin_PH)
+
+    @property
+    def output_weight_VD(self) -> Tensor:
+        """The matrix that turns hidden states into logits."""
+        return self.embedding.weight if self.config.tie_embeddings else self.unembedding.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> MicroLM:
+        """Fresh weights: the last matrix of each branch is zero, so blocks begin as identity."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.out.weight", "mlp.down.weight")):
+                parameter.zero_()
+            elif name.endswith(("embedding.weight", "unembedding.weight")):
+                parameter.normal_(0.0, EMBEDDING_STD, generator=generator)
+            elif parameter.ndim == 2:
+                parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
+            else:
+                parameter.fill_(1.0)
+        return self
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Hidden states (B, T, D) after the last norm, each row read causally from position 0."""
+        positions_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        return self._run(ids_BT, positions_T[None], attend_causally)
+
+    def logits(self, hidden_XD: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., D)."""
+        return functional.linear(hidden_XD, self.output_weight_VD)
+
+    @torch.inference_mode()
+    def prefill(self, ids_T: Tensor, cache: KVCache, slot: int, position: int) -> Tensor:
+        """Read T tokens of the sequence in `slot`, the first of them at `position`.
+
+        Fills the cache; everything before `position` must be there already.
+
+        Returns:
+            The logits (V) that follow the last token.
+        """
+        positions_T = torch.arange(position, position + len(ids_T), device=ids_T.device)
+        attend = PrefillAttention(cache, slot, position, len(ids_T))
+        return self.logits(self._run(ids_T[None], positions_T[None], attend)[0, -1])
+
+    @torch.inference_mode()
+    def decode(self, ids_B: Tensor, cache: KVCache, slots_B: Tensor, positions_B: Tensor) -> Tensor:
+        """Read one token of each of B sequences at its position; slots must differ.
+
+        Returns:
+            The logits (B, V) that follow.
+        """
+        attend = DecodeAttention(cache, slots_B, positions_B)
+        return self.logits(self._run(ids_B[:, None], positions_B[:, None], attend)[:, 0])
+
+    def _run(self, ids_BT: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
+        x_BTD = self.embedding(ids_BT)
+        cos_BTH, sin_BTH = self.rotary_cos[positions_BT], self.rotary_sin[positions_BT]
+        for block in self.blocks:
+            x_BTD = block(x_BTD, cos_BTH, sin_BTH, attend)
+        hidden_BTD: Tensor = self.norm(x_BTD)
+        return hidden_BTD

@@ -1,0 +1,87 @@
+"""Doubles that ship with the product: a tiny model and a tiny dataset, made in milliseconds.
+
+Used by our tests and by those of extensions. They are the real classes with small numbers,
+so what passes with them is real behaviour.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+
+import torch
+
+from mulm import __version__
+from mulm.manifest import Manifest
+from mulm.model.config import MicroLMConfig
+from mulm.model.microlm import MicroLM
+from mulm.store import Store
+
+TINY = MicroLMConfig(
+    vocab_size=64,
+    d_model=32,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    d_head=8,
+    d_ff=64,
+    max_seq_len=64,
+)
+TINY_SHAPE = {name: getattr(TINY, name) for name in ("d_model", "n_layers", "n_heads")} | {
+    name: getattr(TINY, name) for name in ("n_kv_heads", "d_head", "d_ff", "max_seq_len")
+}
+"""`TrainConfig.model` of the tiny model."""
+
+
+def tiny_model(seed: int = 0, config: MicroLMConfig = TINY) -> MicroLM:
+    """A model in which every weight is random, also those that training starts at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    model = MicroLM(config).init_weights(generator)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("attention.out.weight", "mlp.down.weight")):
+                parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
+    return model.eval()
+
+
+def tiny_dataset(
+    store: Store,
+    n_train: int = 2000,
+    n_validation: int = 150,
+    *,
+    vocab_size: int = 64,
+    tokenizer_fingerprint: str = "0" * 24,
+) -> Manifest:
+    """A dataset version of a learnable pattern: each token is the last one plus 1 or plus 3.
+
+    Its tokenizer file is a stand-in that only says so.
+    """
+    generator = torch.Generator().manual_seed(7)
+    hops = 1 + 2 * torch.randint(0, 2, (n_train + n_validation,), generator=generator)
+    tokens = hops.cumsum(0) % vocab_size
+    manifest = Manifest(
+        kind="dataset",
+        code_version=__version__,
+        config={"name": "tiny"},
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        counts={
+            "train_tokens": n_train,
+            "validation_tokens": n_validation,
+            "train_bytes": n_train,
+            "validation_bytes": n_validation,
+            "vocab_size": vocab_size,
+        },
+        blobs=(
+            store.put("train-00000.bin", _uint16_bytes(tokens[:n_train]), n_train),
+            store.put("validation-00000.bin", _uint16_bytes(tokens[n_train:]), n_validation),
+            store.put("tokenizer.json", json.dumps({"stand-in": tokenizer_fingerprint}).encode()),
+            store.put("validation.txt", b"ab" * (n_validation // 2)),
+        ),
+    )
+    store.save(manifest)
+    return manifest
+
+
+def _uint16_bytes(tokens: torch.Tensor) -> bytes:
+    content = tokens.to(torch.uint16).contiguous()
+    return ctypes.string_at(content.data_ptr(), content.nbytes)

@@ -1,0 +1,129 @@
+"""The configuration of a training run: the YAML file, `--set` and the HTTP body.
+
+Read once at the entry point; needs no torch. What can be computed is not a setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mulm.config import Frozen, parse_config
+from mulm.errors import MulmError
+from mulm.model.config import MicroLMConfig
+from mulm.model.presets import preset
+from mulm.refs import check_name, parse_ref
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class OptimizerConfig(Frozen):
+    """How weights follow gradients."""
+
+    kind: Literal["muon", "adamw"] = "muon"
+    """Muon for the matrices inside blocks and AdamW for the rest, or AdamW for all."""
+    matrix_lr: Rate = 0.02
+    """For Muon. With `adamw`, matrices use `embedding_lr`."""
+    embedding_lr: Rate = 0.004
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of the matrices inside blocks only."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Of the mean gradient of the AdamW parameters, which Muon does not bound; 0 is off."""
+
+
+class ScheduleConfig(Frozen):
+    """Warm-up, stable, decay (WSD), as shares of all steps."""
+
+    warmup: Share = 0.02
+    decay: Share = 0.5
+
+    @model_validator(mode="after")
+    def _fits(self) -> ScheduleConfig:
+        if self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup ({self.warmup}) and decay ({self.decay}) exceed the run: keep their sum"
+                " at or below 1"
+            )
+        return self
+
+
+class TrainConfig(Frozen):
+    """One training run."""
+
+    name: str
+    """The model is published under this name."""
+    dataset: str
+    """A reference: `books`, `books@3` or `books@alias`."""
+    preset: str = "demo"
+    model: dict[str, Any] = {}
+    """Fields of the model's shape that differ from the preset."""
+    steps: Count = 400
+    batch_tokens: Count = 8192
+    """Tokens of one optimizer step, over all workers."""
+    seq_len: Annotated[int, Field(ge=2)] = 256
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    seed: int = 0
+    workers: Count = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; weights and optimizer state stay in fp32."""
+    log_every: Count = 10
+    validate_every: Count = 100
+    checkpoint_every: Count = 100
+    keep_checkpoints: Count = 2
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        _as_value_error(check_name, name)
+        return name
+
+    @field_validator("dataset")
+    @classmethod
+    def _is_ref(cls, ref: str) -> str:
+        _as_value_error(parse_ref, ref)
+        return ref
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> TrainConfig:
+        if self.batch_tokens % self.seq_len:
+            lower = max(1, self.batch_tokens // self.seq_len) * self.seq_len
+            raise ValueError(
+                f"batch_tokens ({self.batch_tokens}) must be a multiple of seq_len"
+                f" ({self.seq_len}), such as {lower}"
+            )
+        if self.workers > self.n_rows:
+            raise ValueError(
+                f"{self.workers} workers share {self.n_rows} rows of {self.seq_len} tokens:"
+                " use fewer workers or a larger batch_tokens"
+            )
+        return self
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of one global batch."""
+        return self.batch_tokens // self.seq_len
+
+    def shape(self, vocab_size: int) -> MicroLMConfig:
+        """The model's shape for a vocabulary.
+
+        Raises:
+            UnknownNameError: no such preset, or no such field in `model`.
+            ConfigError: the fields do not fit together.
+        """
+        values = preset(self.preset, vocab_size).model_dump() | self.model
+        values["max_seq_len"] = max(values["max_seq_len"], self.seq_len)
+        return parse_config(MicroLMConfig, values | {"vocab_size": vocab_size})
+
+
+def _as_value_error(check: Callable[[str], object], text: str) -> None:
+    """Let pydantic say where the mistake stands."""
+    try:
+        check(text)
+    except MulmError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from None

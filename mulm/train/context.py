@@ -1,0 +1,84 @@
+"""What the training loop needs from where it runs: alone, in a test, in a Ray Train worker.
+
+`train` gets a `TrainContext` and knows nothing else about its surroundings. `LocalContext`
+is the one for a single process; `actors.train_context` has the one for Ray Train.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mulm.manifest import Manifest
+from mulm.store import Store
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+class TrainContext(Protocol):
+    """One worker's surroundings. All workers of a run see the same store and folder."""
+
+    @property
+    def rank(self) -> int:
+        """This worker's number, from 0; worker 0 reports, validates and writes files."""
+
+    @property
+    def world_size(self) -> int:
+        """Workers of the run; with more than one, torch.distributed is initialised."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+
+    @property
+    def store(self) -> Store:
+        """Where the dataset lies and the model goes."""
+
+    @property
+    def dataset(self) -> Manifest:
+        """The dataset version, resolved."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder, for checkpoints and TensorBoard files."""
+
+    def emit(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Append an event to the run; returns soon. "checkpoint" makes all events durable."""
+
+    def should_stop(self) -> bool:
+        """Whether someone asked this worker to stop; asked once per step."""
+
+    def now_s(self) -> float:
+        """A clock that never goes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalContext:
+    """The context of a single process, without a cluster."""
+
+    store: Store
+    dataset: Manifest
+    folder: Path
+    device: torch.device
+    on_event: Emit
+    is_stopping: Callable[[], bool]
+    clock: Callable[[], float] = time.monotonic
+    rank: int = 0
+    world_size: int = 1
+
+    def emit(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Hand the event on."""
+        self.on_event(kind, data)
+
+    def should_stop(self) -> bool:
+        """Ask the callable that was given."""
+        return self.is_stopping()
+
+    def now_s(self) -> float:
+        """Read the clock that was given."""
+        return self.clock()

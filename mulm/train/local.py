@@ -1,0 +1,86 @@
+"""Training in this very process, without a cluster.
+
+Called by `jobs.train` for one worker, by tests, and on bare GPU machines. The loop is the
+same as on a cluster; only the context differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from mulm.errors import ConfigError
+from mulm.home import Home
+from mulm.ledger import Facts
+from mulm.manifest import Manifest
+from mulm.refs import parse_ref
+from mulm.store import Store
+from mulm.train.config import TrainConfig
+from mulm.train.context import LocalContext
+from mulm.train.device import choose_device
+from mulm.train.loop import TrainResult, train
+
+
+def train_locally(
+    config: TrainConfig,
+    run_id: str,
+    home: Home,
+    store: Store,
+    facts: Facts,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Train with one worker, publish the model and return the run's result.
+
+    The run must exist in the ledger; killed and called again, it continues.
+
+    Raises:
+        ConfigError: more than one worker was asked for.
+        DeviceError: the device that was asked for is absent.
+        NotFoundError: no such dataset.
+        StoppedError: `should_stop` said so.
+    """
+    if config.workers != 1:
+        raise ConfigError(
+            f"workers: {config.workers} need a cluster; one process is one worker",
+            hint="set workers: 1, or run `mulm up` and `mulm train`",
+        )
+    device, reason = choose_device(config.device)
+    dataset = resolve_dataset(config, store, facts)
+
+    def on_event(kind: str, data: Mapping[str, Any]) -> None:
+        facts.append_events(run_id, [(kind, data)])
+
+    on_event("log", {"text": f"device {device}: {reason}"})
+    context = LocalContext(
+        store, dataset, home.run(run_id), torch.device(device), on_event, should_stop
+    )
+    return publish_model(config, train(config, context), facts)
+
+
+def resolve_dataset(config: TrainConfig, store: Store, facts: Facts) -> Manifest:
+    """The dataset version that the config names, and a shape that fits it.
+
+    Raises:
+        NotFoundError: no such dataset.
+        ConfigError, UnknownNameError: the model's shape is impossible.
+    """
+    version = facts.resolve("dataset", parse_ref(config.dataset))
+    dataset = store.load(version.manifest_id)
+    config.shape(int(dataset.counts["vocab_size"]))
+    return dataset
+
+
+def publish_model(config: TrainConfig, result: TrainResult, facts: Facts) -> dict[str, Any]:
+    """Give the trained model its number; the same model keeps the one it has."""
+    version = facts.publish("model", config.name, result.model_id)
+    return {
+        "model": version.ref,
+        "model_id": result.model_id,
+        "steps": result.steps,
+        "loss": result.loss,
+        "validation_bits_per_byte": result.validation_bits_per_byte,
+        "tokens_per_s": result.tokens_per_s,
+        "parameters": result.parameters,
+    }

@@ -1,0 +1,276 @@
+"""The training loop: the same alone, in a test, or in one of many Ray Train workers.
+
+Called with a configuration and a context. Invariants: the global batch of a step does not
+depend on the number of workers; killed at any moment and started again, a run continues from
+its newest checkpoint as if it had never stopped; every worker takes every decision alike.
+Shape letters: B rows, T tokens, D d_model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mulm.data.loader import TokenLoader
+from mulm.errors import StoppedError, TrainingDivergedError
+from mulm.eval.perplexity import sum_nats, to_bits_per_byte
+from mulm.model.checkpoint import store_model
+from mulm.train import state as states
+from mulm.train.config import TrainConfig
+from mulm.train.context import TrainContext
+from mulm.train.loss import sum_cross_entropy
+from mulm.train.metrics import Metrics
+from mulm.train.optim import grad_norm
+from mulm.train.schedule import lr_scale
+from mulm.train.state import TrainState
+from mulm.train.sync.base import Sync
+from mulm.train.sync.ddp import DdpSync
+from mulm.train.sync.single import SingleSync
+
+MAX_SKIPPED_IN_ROW = 5
+_MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended; `model_id` is the stored model (worker 0 only, else empty)."""
+
+    steps: int
+    loss: float
+    validation_bits_per_byte: float
+    tokens_per_s: float
+    parameters: int
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What stays the same during a run, and its state."""
+
+    config: TrainConfig
+    context: TrainContext
+    loader: TokenLoader
+    validation: TokenLoader
+    sync: Sync
+    metrics: Metrics
+    state: TrainState
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.context.folder / "checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """Sums over the global batch of a step, equal on every worker."""
+
+    loss_nats: float
+    n_tokens: float
+    is_stopping: bool
+
+
+def train(config: TrainConfig, context: TrainContext) -> TrainResult:
+    """Train to the last step, from the newest checkpoint if there is one.
+
+    Raises:
+        StoppedError: someone asked to stop; a checkpoint was written.
+        TrainingDivergedError: the loss was not finite for several steps in a row.
+        CorruptError: the newest checkpoint is damaged.
+        ConfigError, TokenizerMismatchError: it belongs to something else.
+    """
+    run = _begin(config, context)
+    try:
+        while run.state.step < config.steps:
+            totals = _add_up_gradients(run)
+            _stop_if_asked(run, totals)
+            _take_step(run, totals)
+            _validate_if_due(run)
+            _checkpoint_if_due(run)
+        return _finish(run)
+    finally:
+        run.metrics.close()
+
+
+def _begin(config: TrainConfig, context: TrainContext) -> _Run:
+    folder = context.folder / "checkpoints"
+    state, is_resumed = states.begin(config, context.dataset, context.device, folder)
+    metrics = Metrics(context, state.step, config.steps)
+    if is_resumed:
+        metrics.event("resumed", step=state.step)
+    metrics.event("log", text=_describe(config, context, state))
+    return _Run(
+        config=config,
+        context=context,
+        loader=TokenLoader(
+            context.store, context.dataset, seq_len=config.seq_len, seed=config.seed
+        ),
+        validation=TokenLoader(
+            context.store, context.dataset, "validation", seq_len=config.seq_len
+        ),
+        sync=DdpSync(context.device) if context.world_size > 1 else SingleSync(),
+        metrics=metrics,
+        state=state,
+    )
+
+
+def _describe(config: TrainConfig, context: TrainContext, state: TrainState) -> str:
+    sync = "ddp" if context.world_size > 1 else "single"
+    return (
+        f"{state.model.config.n_parameters / 1e6:.1f} M parameters,"
+        f" {config.batch_tokens} tokens a step, {context.world_size} workers ({sync})"
+        f" on {context.device.type}, {state.precision} ({state.precision_reason})"
+    )
+
+
+def _add_up_gradients(run: _Run) -> _Totals:
+    """Run this worker's rows forward and backward; gradients are those of summed losses."""
+    run.state.model.zero_grad(set_to_none=True)
+    loss_nats, n_tokens = 0.0, 0
+    for x_BT, y_BT in _micro_batches(run):
+        loss = _loss(run.state, x_BT, y_BT)
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss_nats += float(loss.detach())
+        n_tokens += int((y_BT >= 0).sum())
+    wants_stop = float(run.context.should_stop())
+    total_nats, total_tokens, n_stopping = run.sync.sum_values([loss_nats, n_tokens, wants_stop])
+    return _Totals(total_nats, total_tokens, n_stopping > 0)
+
+
+def _micro_batches(run: _Run) -> list[tuple[Tensor, Tensor]]:
+    """This worker's rows of the global batch, in pieces that one device runs at once."""
+    n_rows, context = run.config.n_rows, run.context
+    start = n_rows * context.rank // context.world_size
+    stop = n_rows * (context.rank + 1) // context.world_size
+    x_BT, y_BT = run.loader.batch(run.state.step, n_rows, start, stop)
+    piece = max(1, _MICRO_BATCH_TOKENS[context.device.type] // run.config.seq_len)
+    x_BT, y_BT = x_BT.to(context.device), y_BT.to(context.device)
+    return list(zip(torch.split(x_BT, piece), torch.split(y_BT, piece), strict=True))
+
+
+def _loss(state: TrainState, x_BT: Tensor, y_BT: Tensor) -> Tensor:
+    is_mixed = state.dtype != torch.float32
+    with torch.autocast(x_BT.device.type, state.dtype, enabled=is_mixed):
+        hidden_BTD = state.model(x_BT)
+    weight_VD = state.model.output_weight_VD
+    return sum_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, y_BT.flatten(), state.dtype)
+
+
+def _stop_if_asked(run: _Run, totals: _Totals) -> None:
+    """End between two steps, with a checkpoint of what is done."""
+    if totals.is_stopping:
+        _checkpoint(run)
+        raise StoppedError(
+            f"training stopped at step {run.state.step} of {run.config.steps}",
+            hint="run the same command again to go on from there",
+        )
+
+
+def _take_step(run: _Run, totals: _Totals) -> None:
+    """Move the weights, or skip a step whose numbers are not finite."""
+    state, config = run.state, run.config
+    scale = lr_scale(state.step, config.steps, config.schedule)
+    loss = totals.loss_nats / max(totals.n_tokens, 1.0)
+    norm = _mean_gradients(run, totals.n_tokens) if math.isfinite(loss) else math.nan
+    state.step += 1
+    if not math.isfinite(norm):
+        _skip(run, loss)
+        return
+    state.optimizer.step(scale)
+    state.loss, state.n_skipped_in_row = loss, 0
+    if state.step % config.log_every == 0 or state.step == config.steps:
+        values = {"loss": loss, "lr": scale * config.optimizer.matrix_lr, "grad_norm": norm}
+        run.metrics.step(state.step, config.batch_tokens, values)
+
+
+def _mean_gradients(run: _Run, n_tokens: float) -> float:
+    """Make gradients the mean over the global batch; returns their norm."""
+    named = dict(run.state.model.named_parameters())
+    gradients = [p.grad for p in named.values() if p.grad is not None]
+    assert len(gradients) == len(named)
+    run.sync.sum_gradients(gradients)
+    for gradient in gradients:
+        gradient.div_(n_tokens)
+    return grad_norm(named)
+
+
+def _skip(run: _Run, loss: float) -> None:
+    state = run.state
+    state.n_skipped += 1
+    state.n_skipped_in_row += 1
+    run.metrics.event("log", text=f"step {state.step} skipped: loss {loss} or its gradient")
+    if state.n_skipped_in_row >= MAX_SKIPPED_IN_ROW:
+        raise TrainingDivergedError(
+            f"the loss was not finite for {MAX_SKIPPED_IN_ROW} steps in a row, until step"
+            f" {state.step}",
+            hint="lower optimizer.matrix_lr and optimizer.embedding_lr, or use precision fp32",
+        )
+
+
+def _validate_if_due(run: _Run) -> None:
+    step = run.state.step
+    if step % run.config.validate_every == 0 or step == run.config.steps:
+        _validate(run)
+
+
+def _validate(run: _Run) -> None:
+    """Each worker takes every n-th batch; the sum is the same for any number of workers."""
+    started_s = run.context.now_s()
+    state, context = run.state, run.context
+    rows = max(1, _MICRO_BATCH_TOKENS[context.device.type] // run.config.seq_len)
+    batches = [
+        batch
+        for number, batch in enumerate(run.validation.iter_validation(rows))
+        if number % context.world_size == context.rank
+    ]
+    (nats,) = run.sync.sum_values([sum_nats(state.model, batches, state.dtype)])
+    state.bits_per_byte = to_bits_per_byte(nats, context.dataset)
+    run.metrics.metric(state.step, {"validation_bits_per_byte": state.bits_per_byte})
+    run.metrics.pause_clock(run.context.now_s() - started_s)
+
+
+def _checkpoint_if_due(run: _Run) -> None:
+    step = run.state.step
+    if step % run.config.checkpoint_every == 0 or step == run.config.steps:
+        _checkpoint(run)
+
+
+def _checkpoint(run: _Run) -> None:
+    if run.context.rank == 0:
+        states.save(run.state, run.config, run.context.dataset, run.checkpoints)
+        run.metrics.event("checkpoint", step=run.state.step)
+
+
+def _finish(run: _Run) -> TrainResult:
+    if run.state.bits_per_byte is None:
+        _validate(run)
+    bits_per_byte = run.state.bits_per_byte
+    assert bits_per_byte is not None
+    return TrainResult(
+        steps=run.state.step,
+        loss=run.state.loss,
+        validation_bits_per_byte=bits_per_byte,
+        tokens_per_s=run.metrics.tokens_per_s,
+        parameters=run.state.model.config.n_parameters,
+        model_id=_store(run) if run.context.rank == 0 else "",
+    )
+
+
+def _store(run: _Run) -> str:
+    """Put the trained model into the store, with all that it was made from."""
+    context, state = run.context, run.state
+    dataset = context.dataset
+    manifest = store_model(
+        context.store,
+        state.model,
+        context.store.read(dataset.blob("tokenizer.json")),
+        dataset.tokenizer_fingerprint or "",
+        config=run.config.model_dump(mode="json"),
+        parents={"dataset": dataset.id},
+        licences=dataset.licences,
+        counts={"steps": state.step, "tokens": state.step * run.config.batch_tokens},
+    )
+    return manifest.id

@@ -1,0 +1,88 @@
+"""Cross-entropy from hidden states without the full logits.
+
+Called by the training loop, validation and evaluation. Invariant: the result and the
+gradients are those of the plain fp32 computation; the memory is that of one chunk of logits.
+Shape letters: N tokens, C tokens of a chunk, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED_TARGET = -100
+_CHUNK_TOKENS = 2048
+
+
+def sum_cross_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    dtype: torch.dtype = torch.float32,
+    chunk_tokens: int = _CHUNK_TOKENS,
+) -> Tensor:
+    """Sum over tokens of -log p(target), in nats; targets of -100 count nothing.
+
+    `dtype` is that of the matrix products; the softmax is always fp32.
+    """
+    apply: Any = _ChunkedCrossEntropy.apply
+    loss: Tensor = apply(hidden_ND, weight_VD, targets_N, dtype, chunk_tokens)
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Computes the gradients together with the loss, while a chunk's logits are there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        dtype: torch.dtype,
+        chunk_tokens: int,
+    ) -> Tensor:
+        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        weight = weight_VD.to(dtype)
+        grad_hidden_ND = torch.empty_like(hidden_ND) if needs_grad else None
+        grad_weight_VD = torch.zeros_like(weight_VD) if needs_grad else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        for start in range(0, len(hidden_ND), chunk_tokens):
+            rows = slice(start, start + chunk_tokens)
+            hidden = hidden_ND[rows].to(dtype)
+            loss_sum, grad_CV = _chunk_loss(
+                (hidden @ weight.T).float(), targets_N[rows], needs_grad
+            )
+            loss += loss_sum
+            if grad_CV is not None and grad_hidden_ND is not None and grad_weight_VD is not None:
+                grad_CV = grad_CV.to(dtype)
+                grad_hidden_ND[rows] = grad_CV @ weight
+                grad_weight_VD += grad_CV.T @ hidden
+        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
+        (scale,) = grad_outputs
+        return grad_hidden_ND * scale, grad_weight_VD * scale, None, None, None
+
+
+def _chunk_loss(
+    logits_CV: Tensor, targets_C: Tensor, needs_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Loss and, in the logits' own memory, softmax minus one-hot: d loss / d logits."""
+    is_counted_C = targets_C != IGNORED_TARGET
+    column_C1 = targets_C.clamp(min=0)[:, None]
+    chosen_C = logits_CV.gather(1, column_C1)[:, 0]
+    log_total_C = logits_CV.logsumexp(dim=1)
+    loss_sum = ((log_total_C - chosen_C) * is_counted_C).sum()
+    if not needs_grad:
+        return loss_sum, None
+    grad_CV = logits_CV.sub_(log_total_C[:, None]).exp_()
+    grad_CV.scatter_add_(1, column_C1, torch.full_like(column_C1, -1, dtype=grad_CV.dtype))
+    if not bool(is_counted_C.all()):
+        grad_CV.mul_(is_counted_C[:, None])
+    return loss_sum, grad_CV

@@ -1,0 +1,173 @@
+"""Optimizers: Muon for matrices inside blocks, AdamW for everything else.
+
+Made by the training loop, stepped once per global batch. Invariant: all state lies in named
+fp32 tensors (`tensors()`), so a checkpoint is a copy and a resume is exact; every worker that
+holds the same gradients computes the same step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mulm.errors import CorruptError
+from mulm.train.config import OptimizerConfig
+
+Named = Mapping[str, nn.Parameter]
+
+MOMENTUM = 0.95
+BETA1, BETA2, EPS = 0.9, 0.95, 1e-10
+# Coefficients of five steps towards the polar factor, best in the worst case for singular
+# values down to 1e-3 (Amsel et al., 2025, "The Polar Express", table in the appendix).
+_POLAR_STEPS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+class Optimizer:
+    """All parameters of a model, each under its rule."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, dtype: torch.dtype) -> None:
+        named = dict(model.named_parameters())
+        by_muon = config.kind == "muon"
+        matrices = {n: p for n, p in named.items() if by_muon and is_block_matrix(n, p)}
+        others = {n: p for n, p in named.items() if n not in matrices}
+        self.max_grad_norm = config.max_grad_norm
+        self.muon = Muon(matrices, config.matrix_lr, config.weight_decay, dtype)
+        self.adamw = AdamW(others, config.embedding_lr, config.weight_decay)
+
+    def step(self, lr_scale: float) -> None:
+        """Move all weights along their gradients."""
+        clip_gradients(self.adamw.parameters, self.max_grad_norm)
+        self.muon.step(lr_scale)
+        self.adamw.step(lr_scale)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live state by name; copying into these tensors restores it."""
+        return {
+            **{f"momentum.{name}": tensor for name, tensor in self.muon.momentum.items()},
+            **{f"mean.{name}": tensor for name, tensor in self.adamw.mean.items()},
+            **{f"square.{name}": tensor for name, tensor in self.adamw.square.items()},
+            "n_steps": self.adamw.n_steps,
+        }
+
+    def load_tensors(self, saved: Mapping[str, Tensor]) -> None:
+        """Restore the state that `tensors` gave.
+
+        Raises:
+            CorruptError: it belongs to another model or optimizer.
+        """
+        own = self.tensors()
+        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
+            raise CorruptError(
+                "the checkpoint's optimizer state does not fit this model",
+                hint="resume with the configuration that made it",
+            )
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
+
+
+class Muon:
+    """Momentum, orthogonalised: every direction of a matrix moves at the same speed.
+
+    Keller Jordan et al., 2024; the polar factor by five Newton-Schulz-like steps, equal shapes
+    batched. Wide and tall matrices share a shape after transposing.
+    """
+
+    def __init__(
+        self, parameters: Named, lr: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.lr, self.weight_decay, self.dtype = lr, weight_decay, dtype
+        self.momentum = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self._names_by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for name, parameter in self.parameters.items():
+            self._names_by_shape[tuple(sorted(parameter.shape))].append(name)
+
+    @torch.no_grad()
+    def step(self, lr_scale: float) -> None:
+        """One update."""
+        for names in self._names_by_shape.values():
+            wide = torch.stack([_widened(self._direction(name)) for name in names])
+            for name, factor in zip(names, polar_factor(wide.to(self.dtype)), strict=True):
+                self._move(name, factor.float(), lr_scale * self.lr)
+
+    def _direction(self, name: str) -> Tensor:
+        gradient, momentum = self.parameters[name].grad, self.momentum[name]
+        assert gradient is not None
+        momentum.lerp_(gradient, 1 - MOMENTUM)
+        return torch.lerp(gradient, momentum, MOMENTUM)
+
+    def _move(self, name: str, wide_factor: Tensor, lr: float) -> None:
+        parameter = self.parameters[name]
+        n_out, n_in = parameter.shape
+        parameter.mul_(1 - lr * self.weight_decay)
+        factor = wide_factor if n_out <= n_in else wide_factor.T
+        parameter.add_(factor, alpha=-lr * max(1.0, n_out / n_in) ** 0.5)
+
+
+class AdamW:
+    """Adam with decoupled weight decay of block matrices (Loshchilov and Hutter, 2019)."""
+
+    def __init__(self, parameters: Named, lr: float, weight_decay: float) -> None:
+        self.parameters = dict(parameters)
+        self.lr, self.weight_decay = lr, weight_decay
+        self.mean = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.square = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.n_steps = torch.zeros(1, dtype=torch.int64)
+
+    @torch.no_grad()
+    def step(self, lr_scale: float) -> None:
+        """One update."""
+        self.n_steps += 1
+        n_steps, lr = int(self.n_steps), lr_scale * self.lr
+        for name, parameter in self.parameters.items():
+            gradient, mean, square = parameter.grad, self.mean[name], self.square[name]
+            assert gradient is not None
+            mean.lerp_(gradient, 1 - BETA1)
+            square.lerp_(gradient.square(), 1 - BETA2)
+            spread = (square / (1 - BETA2**n_steps)).sqrt_().add_(EPS)
+            if is_block_matrix(name, parameter):
+                parameter.mul_(1 - lr * self.weight_decay)
+            parameter.addcdiv_(mean, spread, value=-lr / (1 - BETA1**n_steps))
+
+
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix inside a block: neither embedding nor gain."""
+    return parameter.ndim == 2 and name.startswith("blocks.")
+
+
+def polar_factor(wide_XMN: Tensor) -> Tensor:
+    """Nearly U V^T of each matrix's singular value decomposition U S V^T, for M <= N."""
+    x = wide_XMN / (wide_XMN.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
+    for a, b, c in _POLAR_STEPS:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    factor: Tensor = x
+    return factor
+
+
+def grad_norm(parameters: Named) -> float:
+    """The Euclidean norm of all gradients together."""
+    norms = [p.grad.norm() for p in parameters.values() if p.grad is not None]
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+def clip_gradients(parameters: Named, max_norm: float) -> None:
+    """Scale gradients down together where their norm exceeds `max_norm`; 0 means never."""
+    norm = grad_norm(parameters) if max_norm else 0.0
+    if norm > max_norm:
+        for parameter in parameters.values():
+            if parameter.grad is not None:
+                parameter.grad.mul_(max_norm / norm)
+
+
+def _widened(matrix: Tensor) -> Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T

@@ -1,0 +1,114 @@
+"""The engine host: one replica that owns the model's weights.
+
+Made a deployment in `serve_app.app`; called by the ingress over a Serve handle. It takes its
+model from the store, and another one in place: requests that run on the old model finish there.
+Invariant: a request never meets another model than the one its token ids were made for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from mulm.config import parse_config
+from mulm.engine.engine import Engine
+from mulm.errors import NotRunningError, OverloadedError
+from mulm.messages import GenerateRequest, TokenChunk
+from serve_app.engine_thread import EngineThread
+from serve_app.settings import AppArgs
+
+_log = logging.getLogger(__name__)
+
+OpenModel = Callable[[AppArgs], tuple[str, Any]]
+"""Gives the manifest id and the model, ready to compute."""
+
+
+class EngineHost:
+    """Generates for one model; `reconfigure` gives it the first and every later one."""
+
+    def __init__(self, open_model: OpenModel | None = None, **engine_options: Any) -> None:
+        self._open_model = open_model or open_from_store
+        self._engine_options = engine_options
+        self._model_id = ""
+        self._thread: EngineThread | None = None
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Serve's hook for `user_config`: load what it names, then switch over."""
+        args = parse_config(AppArgs, config)
+        model_id, engine = await asyncio.to_thread(self._open_engine, args)
+        previous, self._thread = self._thread, EngineThread(engine)
+        self._model_id = model_id
+        if previous is not None:
+            previous.retire()
+        _log.info("model loaded model=%s slots=%d", model_id, args.n_slots)
+
+    async def generate(self, model_id: str, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """The tokens of a request; closing the iterator frees its slot.
+
+        Raises:
+            OverloadedError: this replica holds another model, as happens during a change.
+            MulmError: see `EngineThread.generate`.
+        """
+        if self._thread is None:
+            raise NotRunningError("no model is loaded yet", hint="try again in a moment")
+        if model_id != self._model_id:
+            raise OverloadedError("the model is being changed", hint="try again in a moment")
+        async with aclosing(self._thread.generate(request)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk
+
+    async def load(self) -> dict[str, Any]:
+        """What this replica does right now."""
+        n_unfinished = self._thread.n_unfinished if self._thread else 0
+        return {"model_id": self._model_id, "n_unfinished": n_unfinished}
+
+    def check_health(self) -> None:
+        """Serve's hook: raising has the replica replaced."""
+        if self._thread is not None:
+            self._thread.check_health()
+
+    def __del__(self) -> None:
+        if self._thread is not None:
+            self._thread.stop()
+
+    def _open_engine(self, args: AppArgs) -> tuple[str, Engine]:
+        model_id, model = self._open_model(args)
+        # Serve's queue holds back what exceeds twice the slots; the line here is never longer.
+        engine = Engine(
+            model,
+            args.n_slots,
+            args.max_seq_len,
+            max_waiting=2 * args.n_slots,
+            **self._engine_options,
+        )
+        return model_id, engine
+
+
+def open_from_store(args: AppArgs) -> tuple[str, Any]:
+    """Load the model that `args` names onto its device."""
+    import torch
+    from actors.ledger_host import connect_facts
+
+    from mulm.home import Home
+    from mulm.model.checkpoint import load_model
+    from mulm.refs import parse_ref
+    from mulm.store import Store
+
+    torch.set_num_threads(args.n_threads)
+    store = Store(Home.from_env().store)
+    manifest = store.load(connect_facts().resolve("model", parse_ref(args.model)).manifest_id)
+    device = torch.device(_device(args.device, torch.cuda.is_available()))
+    model = load_model(store, manifest, device, getattr(torch, _dtype(args.dtype, device.type)))
+    model.eval()
+    return manifest.id, model
+
+
+def _device(asked: str, has_cuda: bool) -> str:
+    return ("cuda" if has_cuda else "cpu") if asked == "auto" else asked
+
+
+def _dtype(asked: str, device: str) -> str:
+    return ("bfloat16" if device == "cuda" else "float32") if asked == "auto" else asked

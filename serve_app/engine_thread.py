@@ -1,0 +1,227 @@
+"""Steps one engine in a thread of its own and hands its tokens to asyncio consumers.
+
+Owned by the engine host. Invariants: only this thread touches the engine; a consumer that goes
+away frees its slot before the next step; nothing that an event loop awaits ever blocks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from mulm.engine.engine import Engine
+from mulm.errors import MulmError, NotRunningError
+from mulm.messages import GenerateRequest, TokenChunk
+from serve_app.settings import FLUSH_INTERVAL_S
+
+_log = logging.getLogger(__name__)
+
+STUCK_AFTER_S = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """One consumer: where its chunks go, and what has not been sent yet."""
+
+    request: GenerateRequest
+    loop: asyncio.AbstractEventLoop
+    queue: asyncio.Queue[TokenChunk | Exception]
+    pending: list[int] = field(default_factory=list)
+    has_started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Add:
+    stream: _Stream
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    when_idle: bool
+
+
+class EngineThread:
+    """An engine that runs by itself.
+
+    Args:
+        engine: Handed over; the caller does not touch it any more.
+        flush_interval_s: Seconds between two chunks of a running stream.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        flush_interval_s: float = FLUSH_INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._flush_interval_s = flush_interval_s
+        self._clock = clock
+        self._inbox: SimpleQueue[_Add | _Cancel | _Stop] = SimpleQueue()
+        self._streams: dict[str, _Stream] = {}
+        self._flushed_s = self._progressed_s = clock()
+        self._stop: _Stop | None = None
+        self._is_closed = False
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def n_unfinished(self) -> int:
+        """Requests that run or wait; a snapshot."""
+        return len(self._streams)
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """The tokens of a request, as they come; closing the iterator frees its slot.
+
+        Raises:
+            MulmError: what `Engine.add` raises, or NotRunningError when the engine stopped.
+        """
+        if self._is_closed:
+            raise NotRunningError("the engine has stopped", hint="try again in a moment")
+        stream = _Stream(request, asyncio.get_running_loop(), asyncio.Queue())
+        self._inbox.put(_Add(stream))
+        has_ended = False
+        try:
+            while not has_ended:
+                item = await stream.queue.get()
+                if isinstance(item, Exception):
+                    has_ended = True
+                    raise item
+                has_ended = item.finish_reason is not None
+                yield item
+        finally:
+            if not has_ended:
+                self._inbox.put(_Cancel(request.request_id))
+
+    def check_health(self) -> None:
+        """Raise NotRunningError unless the engine is idle or finished a step lately."""
+        if self._failure is not None:
+            raise NotRunningError(f"the engine broke: {self._failure}")
+        silent_s = self._clock() - self._progressed_s
+        if self._streams and silent_s > STUCK_AFTER_S:
+            raise NotRunningError(f"the engine finished no step for {silent_s:.0f} s")
+        if not self._thread.is_alive() and self._stop is None:
+            raise NotRunningError("the engine's thread died")
+
+    def retire(self) -> None:
+        """Take no new requests, finish the running ones, then end."""
+        self._is_closed = True
+        self._inbox.put(_Stop(when_idle=True))
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End now; consumers get a NotRunningError."""
+        self._is_closed = True
+        self._inbox.put(_Stop(when_idle=False))
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_done():
+                self._receive()
+                self._deliver(self._engine.step())
+                self._progressed_s = self._clock()
+        except Exception as error:  # noqa: BLE001 - the border of the thread: health tells it on
+            _log.exception("engine broke requests=%d", len(self._streams))
+            self._failure = error
+        finally:
+            self._is_closed = True
+            self._fail_all(NotRunningError("the engine stopped", hint="try again in a moment"))
+
+    def _is_done(self) -> bool:
+        if self._stop is None:
+            return False
+        return not (self._stop.when_idle and self._streams)
+
+    def _receive(self) -> None:
+        """Take all commands; with nothing to generate, wait for one."""
+        is_waiting = not self._streams and self._stop is None
+        while True:
+            try:
+                command = self._inbox.get(block=is_waiting)
+            except Empty:
+                return
+            is_waiting = False
+            self._obey(command)
+
+    def _obey(self, command: _Add | _Cancel | _Stop) -> None:
+        match command:
+            case _Add(stream):
+                self._add(stream)
+            case _Cancel(request_id):
+                if self._streams.pop(request_id, None):
+                    self._engine.cancel(request_id)
+            case _Stop():
+                self._stop = command
+
+    def _add(self, stream: _Stream) -> None:
+        if not self._streams:
+            self._progressed_s = self._clock()
+        try:
+            self._engine.add(stream.request)
+        except MulmError as error:
+            self._send([(stream, error)])
+        else:
+            self._streams[stream.request.request_id] = stream
+
+    def _deliver(self, chunks: Iterable[TokenChunk]) -> None:
+        """Send first tokens and ends at once, the rest when the interval has passed."""
+        now_s = self._clock()
+        is_due = now_s - self._flushed_s >= self._flush_interval_s
+        out: list[tuple[_Stream, TokenChunk | Exception]] = []
+        for chunk in chunks:
+            stream = self._streams[chunk.request_id]
+            stream.pending.extend(chunk.token_ids)
+            if chunk.finish_reason:
+                del self._streams[chunk.request_id]
+            if chunk.finish_reason or not stream.has_started:
+                out.append((stream, _take(stream, chunk)))
+        if is_due:
+            self._flushed_s = now_s
+            out += [(s, _take(s, None)) for s in self._streams.values() if s.pending]
+        self._send(out)
+
+    def _send(self, items: list[tuple[_Stream, TokenChunk | Exception]]) -> None:
+        """Wake each event loop once with all that is for it."""
+        for loop in {stream.loop for stream, _ in items}:
+            mine = [(s.queue, item) for s, item in items if s.loop is loop]
+            try:
+                loop.call_soon_threadsafe(_put_all, mine)
+            except RuntimeError:  # the loop is closed: nobody listens any more
+                for stream in [s for s, _ in items if s.loop is loop]:
+                    self._obey(_Cancel(stream.request.request_id))
+
+    def _fail_all(self, error: MulmError) -> None:
+        while not self._inbox.empty():
+            command = self._inbox.get()
+            if isinstance(command, _Add):
+                self._streams[command.stream.request.request_id] = command.stream
+        streams, self._streams = list(self._streams.values()), {}
+        for stream in streams:
+            self._engine.cancel(stream.request.request_id)
+        self._send([(stream, error) for stream in streams])
+
+
+def _take(stream: _Stream, chunk: TokenChunk | None) -> TokenChunk:
+    token_ids, stream.pending = tuple(stream.pending), []
+    stream.has_started = True
+    reason = chunk.finish_reason if chunk else None
+    return TokenChunk(stream.request.request_id, token_ids, reason)
+
+
+def _put_all(
+    items: list[tuple[asyncio.Queue[TokenChunk | Exception], TokenChunk | Exception]],
+) -> None:
+    for queue, item in items:
+        queue.put_nowait(item)

@@ -1,0 +1,113 @@
+"""Errors as HTTP: one status for each code, one body for all, OpenAI's error object.
+
+Used by the ingress, its middleware and the event streams. Invariant: whatever fails, a client gets
+`{"error": {"message", "type", "param", "code"}}`, and nothing about our insides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mulm.errors import MulmError
+
+STATUS_BY_CODE: dict[str, int] = {
+    "internal": 500,
+    "config_invalid": 400,
+    "unknown_name": 400,
+    "not_found": 404,
+    "data_invalid": 400,
+    "corrupt": 500,
+    "tokenizer_mismatch": 500,
+    "port_busy": 500,
+    "no_space": 507,
+    "conflict": 409,
+    "not_running": 503,
+    "device_unavailable": 500,
+    "job_failed": 500,
+    "training_diverged": 500,
+    "unauthorized": 401,
+    "context_length_exceeded": 400,
+    "overloaded": 503,
+    "deadline_exceeded": 504,
+    "stopped": 503,
+}
+RETRY_AFTER_S = 1
+CLIENT_CODES = {"unauthorized": "invalid_api_key"}
+"""Where OpenAI has its own word for our code."""
+
+REFUSALS = frozenset({"unsupported_parameter", "unknown_parameter"})
+"""Codes of the schemas' own refusals; their messages continue after the parameter's name."""
+
+
+def status_of(error: MulmError) -> int:
+    """The HTTP status, from the code of the nearest class that has one."""
+    codes = (getattr(cls, "code", "") for cls in type(error).__mro__)
+    return next(STATUS_BY_CODE[code] for code in codes if code in STATUS_BY_CODE)
+
+
+def error_body(error: MulmError) -> dict[str, Any]:
+    """OpenAI's error object; the hint is part of the message."""
+    text = f"{error.message} ({error.hint})" if error.hint else error.message
+    param = error.details.get("param")
+    return _body(text, status_of(error), CLIENT_CODES.get(error.code, error.code), param)
+
+
+def error_response(error: MulmError) -> JSONResponse:
+    """The answer to a request that failed."""
+    status = status_of(error)
+    headers: dict[str, str] = {}
+    if status == 503:
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(error_body(error), status, headers)
+
+
+def too_large_response(max_bytes: int) -> JSONResponse:
+    """The answer to a body that exceeds the limit."""
+    message = f"the request's body is larger than {max_bytes} bytes"
+    return JSONResponse(_body(message, 413, "request_too_large", None), 413)
+
+
+async def on_http_error(_request: Request, error: Exception) -> Response:
+    """For FastAPI: no such route, wrong method."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    body = _body(str(error.detail), error.status_code, code, None)
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def on_mulm_error(_request: Request, error: Exception) -> Response:
+    """For FastAPI: a route raised one of ours."""
+    assert isinstance(error, MulmError)
+    return error_response(error)
+
+
+async def on_validation_error(_request: Request, error: Exception) -> Response:
+    """For FastAPI: a body that does not fit the schema; names its first wrong field.
+
+    A schema may add path parts in its error's context under "param".
+    """
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    context = first.get("ctx") or {}
+    path = [str(part) for part in first["loc"][1:]] + [str(p) for p in context.get("param", ())]
+    param = ".".join(path)
+    if first["type"] == "json_invalid":
+        return JSONResponse(_body("the body is not valid JSON", 400, "invalid_json", None), 400)
+    if first["type"] in REFUSALS:
+        body = _body(f"{param!r} {first['msg']}", 400, str(first["type"]), param)
+    else:
+        message = str(first["msg"]).removeprefix("Value error, ")
+        body = _body(f"{param or 'body'}: {message}", 400, "invalid_value", param or None)
+    return JSONResponse(body, 400)
+
+
+def _body(message: str, status: int, code: str, param: object) -> dict[str, Any]:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

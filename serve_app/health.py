@@ -1,0 +1,23 @@
+"""`/healthz` and `/readyz`: the only routes without a key. They tell nothing but yes or no."""
+
+from fastapi import APIRouter
+
+from mulm.errors import NotRunningError
+from serve_app.service import ServiceDependency
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """This process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(service: ServiceDependency) -> dict[str, str]:
+    """A model is loaded and an engine answers."""
+    service.current()
+    if not await service.engine.is_ready():
+        raise NotRunningError("no engine answers", hint="try again in a moment")
+    return {"status": "ready"}

@@ -1,0 +1,110 @@
+"""What every request passes through; the order stands in `serve_app.ingress`.
+
+Plain ASGI, so streams pass unbuffered. Invariant: an answer always carries a request id, and
+a failure of whatever kind before the first byte is answered with the error object.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mulm.errors import MulmError
+from serve_app.errors import error_response, too_large_response
+
+_log = logging.getLogger(__name__)
+
+
+class RequestIdMiddleware:
+    """Gives every request an id, in its state and in the answer's `x-request-id`."""
+
+    def __init__(self, app: ASGIApp, new_id: Callable[[], str]) -> None:
+        self._app = app
+        self._new_id = new_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = scope.setdefault("state", {})["request_id"] = self._new_id()
+
+        async def mark(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, mark)
+
+
+class ErrorMiddleware:
+    """Answers what other middleware raises, and whatever nobody expected."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; once it has begun to answer, errors go on to the server."""
+        has_started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal has_started
+            has_started = has_started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception as error:
+            if has_started or scope["type"] != "http":
+                raise
+            await _answer(error, scope)(scope, receive, send)
+
+
+class BodyLimitMiddleware:
+    """Takes in the whole body, or refuses it with 413 as soon as it exceeds `max_bytes`."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application on a body that is complete."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = await self._read(scope, receive)
+        if body is None:
+            await too_large_response(self._max_bytes)(scope, receive, send)
+            return
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app(scope, replay, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body, or None when it is too large. A client that left has an empty one."""
+        claimed = Headers(scope=scope).get("content-length", "")
+        if claimed.isdigit() and int(claimed) > self._max_bytes:
+            return None
+        body = bytearray()
+        has_more = True
+        while has_more:
+            message = await receive()
+            body += message.get("body", b"")
+            has_more = message.get("more_body", False)
+            if len(body) > self._max_bytes:
+                return None
+        return bytes(body)
+
+
+def _answer(error: Exception, scope: Scope) -> Response:
+    if isinstance(error, MulmError):
+        return error_response(error)
+    _log.error("request failed request=%s", scope["state"].get("request_id"), exc_info=error)
+    return error_response(MulmError("something went wrong on our side"))

@@ -1,0 +1,167 @@
+"""Answers a generation request of either endpoint, streamed or whole.
+
+Called by the `completions` and `chat` routes, which differ in the prompt and in a `Format`.
+Invariant: errors up to the first token have an HTTP status of their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from starlette.responses import JSONResponse, Response
+
+from mulm.errors import ConfigError, ContextLengthError
+from mulm.messages import GenerateRequest, SamplingParams
+from mulm.refs import new_id
+from serve_app.openai_api.choices import Delta, Deltas, begun, merge, read_choice
+from serve_app.openai_api.schemas import MAX_PROMPTS, Generation
+from serve_app.openai_api.stream import EventStream
+from serve_app.service import Served, Service
+
+_SEED_RANGE = 2**63
+
+
+class Format(Protocol):
+    """How one endpoint writes its answers."""
+
+    id_prefix: str
+    whole_object: str
+    chunk_object: str
+
+    def choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
+        """A finished choice."""
+
+    def chunk_choices(self, delta: Delta, is_first: bool) -> list[dict[str, Any]]:
+        """What a stream says about a delta, an item for each event."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One answer while it is being written."""
+
+    served: Served
+    format: Format
+    n_prompt_tokens: int
+    n_tokens: int = 0
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.served.name,
+            "system_fingerprint": self.served.model_id,
+        }
+
+    def usage(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.n_prompt_tokens,
+            "completion_tokens": self.n_tokens,
+            "total_tokens": self.n_prompt_tokens + self.n_tokens,
+        }
+
+
+async def answer(
+    service: Service,
+    served: Served,
+    prompts: Sequence[Sequence[int]],
+    body: Generation,
+    max_tokens: int | None,
+    stop_token_ids: tuple[int, ...],
+    form: Format,
+) -> Response:
+    """Generate `n` choices for each prompt and write them.
+
+    Args:
+        service: The engine's client.
+        served: The model that the prompts were encoded for.
+        prompts: Token ids.
+        body: Sampling and streaming options.
+        max_tokens: New tokens for each choice; None is all that the window leaves.
+        stop_token_ids: End a choice without being part of it.
+        form: How the endpoint writes.
+
+    Raises:
+        MulmError: whatever goes wrong before the first token.
+    """
+    n_choices = body.n or 1
+    requests = [
+        _request(served, ids, body, max_tokens, stop_token_ids, number)
+        for ids in prompts
+        for number in range(n_choices)
+    ]
+    if len(requests) > MAX_PROMPTS:
+        raise ConfigError(f"at most {MAX_PROMPTS} choices at a time", param="n")
+    deltas = await begun(merge([
+        read_choice(service.engine, served.model_id, request, served.tokenizer, body.stops, index)
+        for index, request in enumerate(requests)
+    ]))  # fmt: skip
+    state = _Answer(served, form, sum(len(ids) for ids in prompts), id=new_id(form.id_prefix))
+    if body.stream:
+        return EventStream(_write_chunks(state, deltas, body.wants_usage))
+    return JSONResponse(await _write_whole(state, deltas, len(requests)))
+
+
+def _request(
+    served: Served,
+    prompt_ids: Sequence[int],
+    body: Generation,
+    max_tokens: int | None,
+    stop_token_ids: tuple[int, ...],
+    number: int,
+) -> GenerateRequest:
+    sampling = SamplingParams(
+        max_tokens=_budget(len(prompt_ids), max_tokens, served.max_seq_len),
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=body.top_k or 0,
+        seed=None if body.seed is None else (body.seed + number) % _SEED_RANGE,
+        stop_token_ids=stop_token_ids,
+    )
+    return GenerateRequest(new_id("req"), tuple(prompt_ids), sampling, served.request_timeout_s)
+
+
+def _budget(n_prompt: int, asked: int | None, window: int) -> int:
+    left = window - n_prompt
+    if (asked or 1) > left:
+        wanted = f" and {asked} more were asked for" if asked else ""
+        raise ContextLengthError(
+            f"the model's window is {window} tokens; the prompt has {n_prompt}{wanted}",
+            hint="shorten the prompt or lower max_tokens",
+            param="messages" if asked is None else "max_tokens",
+        )
+    return asked or left
+
+
+async def _write_whole(state: _Answer, deltas: Deltas, n_choices: int) -> dict[str, Any]:
+    texts, reasons = [""] * n_choices, ["length"] * n_choices
+    async with aclosing(deltas):
+        async for delta in deltas:
+            state.n_tokens += delta.n_tokens
+            texts[delta.index] += delta.text
+            reasons[delta.index] = delta.finish_reason or reasons[delta.index]
+    pairs = enumerate(zip(texts, reasons, strict=True))
+    choices = [state.format.choice(index, text, reason) for index, (text, reason) in pairs]
+    head = state.head(state.format.whole_object)
+    return head | {"choices": choices, "usage": state.usage()}
+
+
+async def _write_chunks(
+    state: _Answer, deltas: Deltas, wants_usage: bool
+) -> AsyncGenerator[dict[str, Any], None]:
+    head = state.head(state.format.chunk_object) | ({"usage": None} if wants_usage else {})
+    started: set[int] = set()
+    async with aclosing(deltas):
+        async for delta in deltas:
+            state.n_tokens += delta.n_tokens
+            for choice in state.format.chunk_choices(delta, delta.index not in started):
+                yield head | {"choices": [choice]}
+            started.add(delta.index)
+    if wants_usage:
+        yield head | {"choices": [], "usage": state.usage()}

@@ -1,0 +1,52 @@
+"""Token ids to text for one choice, with stop strings.
+
+Called by `choices` for every token. Invariants: the text does not depend on how the tokens were
+grouped on their way; no part of a stop string is ever sent, so text that may become one is held
+back until it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mulm.data.tokenizer import IncrementalDecoder, Tokenizer
+
+
+class TextStream:
+    """The text of one choice as its tokens come."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._stops = tuple(stops)
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, token_id: int) -> str:
+        """The text that one more token lets go; sets `is_stopped` when a stop string is whole."""
+        return self._scan(self._decoder.push([token_id]))
+
+    def finish(self) -> str:
+        """The text that was held back, when no more tokens come."""
+        text = self._scan(self._decoder.finish())
+        held, self._held = self._held, ""
+        return text + ("" if self.is_stopped else held)
+
+    def _scan(self, new: str) -> str:
+        if self.is_stopped or not new:
+            return ""
+        text = self._held + new
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.is_stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`, but not all of it."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

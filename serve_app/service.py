@@ -1,0 +1,91 @@
+"""What the routes work with: the served model's light half, and the engine's client.
+
+Made by the ingress, which swaps `served` when another model is deployed; routes get it by
+`ServiceDependency`. Invariant: one request uses one `Served` from its first to its last byte.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from mulm.data.tokenizer import Tokenizer
+from mulm.errors import NotFoundError, NotRunningError
+from mulm.ledger import Facts
+from mulm.refs import parse_ref
+from mulm.store import Store
+from serve_app.engine_client import EngineClient
+from serve_app.settings import AppArgs
+
+
+class ModelNotFoundError(NotFoundError):
+    """A client asked for a model that is not served."""
+
+    code = "model_not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model as far as HTTP needs to know it."""
+
+    name: str
+    ref: str
+    model_id: str
+    created_s: float
+    tokenizer: Tokenizer
+    max_seq_len: int
+    request_timeout_s: float = 600.0
+
+
+@dataclass(slots=True)
+class Service:
+    """The state of one ingress replica."""
+
+    engine: EngineClient
+    served: Served | None = None
+
+    def current(self) -> Served:
+        """What is served now. Raises NotRunningError before the first model is there."""
+        if self.served is None:
+            raise NotRunningError("no model is loaded yet", hint="try again in a moment")
+        return self.served
+
+    def model(self, name: str) -> Served:
+        """The served model of that name, reference or id. Raises ModelNotFoundError."""
+        served = self.current()
+        if name not in (served.name, served.ref, served.model_id):
+            hint = f"served: {served.name}"
+            raise ModelNotFoundError(f"no model {name!r} is served", hint=hint, param="model")
+        return served
+
+
+def open_served(args: AppArgs, store: Store, facts: Facts) -> Served:
+    """Read what HTTP needs of a model; needs no torch.
+
+    Raises:
+        NotFoundError: no such model.
+        TokenizerMismatchError: its tokenizer is not the one it was trained with.
+    """
+    version = facts.resolve("model", parse_ref(args.model))
+    manifest = store.load(version.manifest_id)
+    tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
+    tokenizer.require(manifest.tokenizer_fingerprint, f"the model {version.ref}")
+    window = int(json.loads(store.read(manifest.blob("config.json")))["max_seq_len"])
+    return Served(
+        name=args.name,
+        ref=version.ref,
+        model_id=manifest.id,
+        created_s=version.created_s,
+        tokenizer=tokenizer,
+        max_seq_len=min(window, args.max_seq_len or window),
+        request_timeout_s=args.request_timeout_s,
+    )
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDependency = Annotated[Service, Depends(_service)]

@@ -1,0 +1,56 @@
+"""What one deployment of the application is made of.
+
+Read by `serve_app.app.build`, so the same fields are the arguments of `serve run`, of the
+config deploy and of `mulm serve`. Light floor: no torch here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mulm.config import Frozen
+from mulm.refs import parse_ref
+
+MAX_BODY_BYTES = 4 << 20
+FLUSH_INTERVAL_S = 0.025
+"""How often a running stream is sent what is ready; its first token goes at once."""
+
+KEYS_MAX_AGE_S = 5.0
+
+
+class AppArgs(Frozen):
+    """The served model, and how much of the machine it may take."""
+
+    model: str
+    """A reference such as `demo@1`; pin the version, so that all replicas agree."""
+    served_name: str | None = None
+    """The name that clients use; by default the name in the reference."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    n_slots: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Sequences that one replica generates at the same time."""
+    max_seq_len: Annotated[int, Field(ge=2)] | None = None
+    """A smaller window than the model's, to save memory."""
+    max_queued: Annotated[int, Field(ge=1)] = 64
+    """Requests that may wait for a replica; beyond it clients are told to come back."""
+    min_replicas: Annotated[int, Field(ge=1)] = 1
+    max_replicas: Annotated[int, Field(ge=1)] = 2
+    n_threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads of each replica's matrix products."""
+    engine_cpus: Annotated[float, Field(gt=0)] = 0.5
+    """CPUs that Ray reserves for each engine replica."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> AppArgs:
+        parse_ref(self.model)
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas must not be smaller than min_replicas")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name that clients use."""
+        return self.served_name or parse_ref(self.model).name

@@ -1,0 +1,238 @@
+"""The loop: learns, resumes bit for bit, stops and refuses as promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mulm.errors import (
+    ConfigError,
+    CorruptError,
+    StoppedError,
+    TokenizerMismatchError,
+    TrainingDivergedError,
+)
+from mulm.manifest import Manifest
+from mulm.model.checkpoint import checkpoints, load_checkpoint, load_model
+from mulm.store import Store
+from mulm.testing import TINY_SHAPE, tiny_dataset
+from mulm.train import loop
+from mulm.train.config import TrainConfig
+from mulm.train.context import LocalContext
+from mulm.train.loop import TrainResult, train
+
+Events = list[tuple[str, dict[str, Any]]]
+
+
+class Killed(BaseException):
+    """What SIGKILL is to a process: nothing of ours handles it."""
+
+
+def make_config(**changes: Any) -> TrainConfig:
+    values = {
+        "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 12, "batch_tokens": 128,
+        "seq_len": 16, "log_every": 1, "validate_every": 5, "checkpoint_every": 4,
+        "precision": "fp32",
+    }  # fmt: skip
+    return TrainConfig.model_validate(values | changes)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def dataset(store: Store) -> Manifest:
+    return tiny_dataset(store)
+
+
+def run(
+    config: TrainConfig,
+    store: Store,
+    dataset: Manifest,
+    folder: Path,
+    *,
+    kill_at: int | None = None,
+    stop_at: int | None = None,
+) -> tuple[TrainResult | None, Events]:
+    events: Events = []
+    asked = 0
+
+    def on_event(kind: str, data: Any) -> None:
+        events.append((kind, dict(data)))
+
+    def is_stopping() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == kill_at:
+            raise Killed
+        return asked == stop_at
+
+    context = LocalContext(store, dataset, folder, torch.device("cpu"), on_event, is_stopping)
+    try:
+        return train(config, context), events
+    except Killed:
+        return None, events
+
+
+def curve(events: Events) -> dict[int, dict[str, float]]:
+    numbers: dict[int, dict[str, float]] = {}
+    for kind, data in events:
+        if kind == "metric":
+            timeless = {k: v for k, v in data.items() if k not in ("tokens_per_s", "eta_s")}
+            numbers.setdefault(data["step"], {}).update(timeless)
+    return numbers
+
+
+def test_learns(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    result, events = run(make_config(steps=60), store, dataset, tmp_path / "run")
+    losses = [data["loss"] for kind, data in events if kind == "metric" and "loss" in data]
+    assert losses[0] > 4.0
+    assert losses[-1] < 2.0
+    assert result is not None
+    assert result.validation_bits_per_byte < 3.0
+
+
+def test_fresh_model_knows_nothing(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    _, events = run(make_config(steps=1), store, dataset, tmp_path / "run")
+    assert curve(events)[1]["loss"] == pytest.approx(torch.log(torch.tensor(64.0)).item(), rel=0.05)
+
+
+@pytest.mark.parametrize("kill_at", [2, 5, 8, 12])
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    store: Store, dataset: Manifest, tmp_path: Path, kill_at: int
+) -> None:
+    config = make_config()
+    whole, whole_events = run(config, store, dataset, tmp_path / "whole")
+    assert run(config, store, dataset, tmp_path / "cut", kill_at=kill_at)[0] is None
+    resumed, resumed_events = run(config, store, dataset, tmp_path / "cut")
+    assert whole is not None
+    assert resumed is not None
+    assert resumed.model_id == whole.model_id
+    after = curve(resumed_events)
+    assert after == {step: curve(whole_events)[step] for step in after}
+    assert min(after) == (kill_at - 1) // 4 * 4 + 1
+
+
+def test_checkpoints_of_both_ways_are_the_same_bytes(
+    store: Store, dataset: Manifest, tmp_path: Path
+) -> None:
+    config = make_config()
+    run(config, store, dataset, tmp_path / "whole")
+    run(config, store, dataset, tmp_path / "cut", kill_at=7)
+    run(config, store, dataset, tmp_path / "cut")
+    ends = [checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("whole", "cut")]
+    for file in ("tensors.safetensors", "state.json"):
+        assert (ends[0] / file).read_bytes() == (ends[1] / file).read_bytes()
+
+
+def test_validation_and_logging_change_nothing(
+    store: Store, dataset: Manifest, tmp_path: Path
+) -> None:
+    often, _ = run(make_config(validate_every=1), store, dataset, tmp_path / "often")
+    rarely, _ = run(make_config(validate_every=99, log_every=99), store, dataset, tmp_path / "no")
+    assert often is not None
+    assert rarely is not None
+    assert often.loss == rarely.loss
+    assert often.validation_bits_per_byte == rarely.validation_bits_per_byte
+
+
+def test_finished_run_is_not_repeated(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    first, _ = run(make_config(), store, dataset, tmp_path / "run")
+    again, events = run(make_config(), store, dataset, tmp_path / "run")
+    assert first is not None
+    assert again is not None
+    assert again.model_id == first.model_id
+    assert not curve(events)
+
+
+def test_stop_request_keeps_what_is_done(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    config = make_config()
+    with pytest.raises(StoppedError, match="step 6 of 12"):
+        run(config, store, dataset, tmp_path / "cut", stop_at=7)
+    assert load_checkpoint(checkpoints(tmp_path / "cut" / "checkpoints")[-1]).step == 6
+    resumed, _ = run(config, store, dataset, tmp_path / "cut")
+    whole, _ = run(config, store, dataset, tmp_path / "whole")
+    assert resumed is not None
+    assert whole is not None
+    assert resumed.model_id == whole.model_id
+
+
+def test_keeps_the_last_checkpoints(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    run(make_config(keep_checkpoints=2), store, dataset, tmp_path / "run")
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(names) == ["step-00000008", "step-00000012"]
+
+
+def test_corrupt_checkpoint_is_refused(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    run(make_config(), store, dataset, tmp_path / "run", kill_at=10)
+    newest = checkpoints(tmp_path / "run" / "checkpoints")[-1] / "tensors.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.chmod(0o644)
+    newest.write_bytes(content)
+    with pytest.raises(CorruptError) as error:
+        run(make_config(), store, dataset, tmp_path / "run")
+    assert "step-00000004" in error.value.hint
+
+
+def test_another_configuration_is_refused(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    run(make_config(), store, dataset, tmp_path / "run", kill_at=6)
+    with pytest.raises(ConfigError, match="seed"):
+        run(make_config(seed=1), store, dataset, tmp_path / "run")
+
+
+def test_another_dataset_is_refused(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    run(make_config(), store, dataset, tmp_path / "run", kill_at=6)
+    with pytest.raises(ConfigError, match="dataset"):
+        run(make_config(), store, tiny_dataset(store, n_train=1500), tmp_path / "run")
+
+
+def test_another_tokenizer_is_refused(store: Store, dataset: Manifest, tmp_path: Path) -> None:
+    run(make_config(), store, dataset, tmp_path / "run", kill_at=6)
+    other = tiny_dataset(store, tokenizer_fingerprint="1" * 24)
+    with pytest.raises(TokenizerMismatchError, match="1" * 24):
+        run(make_config(), store, other, tmp_path / "run")
+
+
+def test_one_bad_step_is_skipped(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_loss(monkeypatch, first=3, last=3)
+    result, events = run(make_config(), store, dataset, tmp_path / "run")
+    assert result is not None
+    assert 3 not in {step for step, numbers in curve(events).items() if "loss" in numbers}
+    assert any("step 3 skipped" in data.get("text", "") for _, data in events)
+
+
+def test_lasting_divergence_ends_the_run(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_loss(monkeypatch, first=3, last=99)
+    with pytest.raises(TrainingDivergedError, match="until step 7"):
+        run(make_config(), store, dataset, tmp_path / "run")
+
+
+def break_loss(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
+    honest = loop._loss
+
+    def dishonest(state: Any, x_BT: torch.Tensor, y_BT: torch.Tensor) -> torch.Tensor:
+        loss = honest(state, x_BT, y_BT)
+        return loss * float("nan") if first <= state.step + 1 <= last else loss
+
+    monkeypatch.setattr(loop, "_loss", dishonest)
+
+
+def test_the_model_is_stored_with_its_origin(
+    store: Store, dataset: Manifest, tmp_path: Path
+) -> None:
+    result, _ = run(make_config(), store, dataset, tmp_path / "run")
+    assert result is not None
+    manifest = store.load(result.model_id)
+    assert manifest.parents == {"dataset": dataset.id}
+    assert manifest.tokenizer_fingerprint == dataset.tokenizer_fingerprint
+    assert load_model(store, manifest).config.n_parameters == manifest.counts["parameters"]
