@@ -372,14 +372,32 @@ def resolve_torch(
 
 
 def offered(venv: Path, candidate: Candidate, stages: Stages) -> Torch | None:
-    """What pip would install for the candidate; None if it finds nothing. Installs nothing."""
-    arguments = ["install", "--dry-run", "--no-deps", "--ignore-installed", "--retries", "1"]
+    """What pip would install for the candidate; None if it finds nothing. Installs nothing.
+
+    A dry run downloads the wheel. So that hundreds of megabytes of CUDA are not fetched only
+    to be refused, a CPU build is asked for under a constraint that a CUDA build cannot meet:
+    pip then stops at the wheel's metadata, where the index serves that by itself.
+    """
+    arguments = ["install", "--dry-run", "--ignore-installed", "--retries", "1"]
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
+        report, refused = Path(folder) / "report.json", Path(folder) / "refused.txt"
+        refused.write_text("triton<0\n", "utf-8")
+        arguments += ["-c", str(refused)] if candidate.build == "cpu" else ["--no-deps"]
         command = pip(venv, *arguments, "--report", str(report), *candidate.arguments)
-        if not stages.run(f"looking for {candidate.arguments[0]}", command, can_fail=True):
-            return None
-        return reported_torch(json.loads(report.read_text("utf-8")))
+        where = " at pytorch.org" if CPU_INDEX in candidate.arguments else ""
+        title = f"looking for {candidate.arguments[0]}{where}"
+        if stages.run(title, command, can_fail=True):
+            return reported_torch(json.loads(report.read_text("utf-8")))
+    return refused_torch(stages.printed)
+
+
+def refused_torch(printed: Sequence[str]) -> Torch | None:
+    """The CUDA build that pip found and refused, according to what it printed."""
+    for line in printed:
+        found = re.search(r"\btorch (\S+) depends on triton", line)
+        if found:
+            return Torch(found[1], is_cuda=True)
+    return None
 
 
 def reported_torch(report: Mapping[str, object]) -> Torch | None:
@@ -522,6 +540,7 @@ class Stages:
     def __init__(self, log: Path) -> None:
         self._log = log
         self._live = sys.stdout.isatty()
+        self.printed: list[str] = []  # by the last stage
         log.write_text("", "utf-8")
 
     def say(self, text: str) -> None:
@@ -539,7 +558,7 @@ class Stages:
             ProblemError: if it failed and may not, with the last lines it printed.
         """
         started_s = time.monotonic()
-        lines = [""]
+        self.printed = lines = [""]
         with self._log.open("a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
@@ -576,7 +595,7 @@ class Stages:
                 now_s = time.monotonic()
                 if now_s - shown_s > (0.2 if self._live else 20):
                     shown_s = now_s
-                    self._show(title, now_s - started_s, lines[-1])
+                    self._show(title, now_s - started_s, news(lines))
             return process.wait()
         finally:
             _end(process)
@@ -589,6 +608,12 @@ class Stages:
         print(f"\r\x1b[K{text[:width]}" if self._live else text[:100], end="", flush=True)
         if not self._live:
             print(flush=True)
+
+
+def news(lines: Sequence[str]) -> str:
+    """The newest line that says what pip does."""
+    verbs = ("Collecting", "Downloading", "Installing", "Building", "Preparing")
+    return next((line for line in reversed(lines) if line.strip().startswith(verbs)), "")
 
 
 def hint(lines: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises UnknownNameError for a verb that does not exist."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise UnknownNameError(
                 f"no command {args[0]!r}", hint=nearest(args[0], self.list_commands(ctx))
@@ -53,7 +54,7 @@ def with_overrides(command: F) -> F:
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mulm.__version__, prog_name="mulm")
 def cli() -> None:
-    """Build, train, serve and keep teaching a micro language model of your own.
+    r"""Build, train, serve and keep teaching a micro language model of your own.
 
     \b
     mulm up                                 start the application on this machine
@@ -68,7 +69,7 @@ def cli() -> None:
 @cli.command()
 @with_json
 def up(as_json: bool) -> None:
-    """Start the local Ray application (loopback only).
+    r"""Start the local Ray application (loopback only).
 
     \b
     Example:  mulm up
@@ -78,7 +79,11 @@ def up(as_json: bool) -> None:
     from mulm.settings import Settings
 
     info = start(Home.from_env(), Settings.from_env())
-    facts = {"dashboard": info.dashboard_url, "api": info.api_url, "home": str(Home.from_env().root)}
+    facts = {
+        "dashboard": info.dashboard_url,
+        "api": info.api_url,
+        "home": str(Home.from_env().root),
+    }
     _print(facts, as_json, "up: dashboard {dashboard}, API {api}")
 
 
@@ -102,7 +107,7 @@ def data() -> None:
 @with_overrides
 @with_json
 def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Clean, split and tokenize the texts that RECIPE (a YAML file) names.
+    r"""Clean, split and tokenize the texts that RECIPE (a YAML file) names.
 
     \b
     Example:  mulm data build examples/sample.yaml
@@ -124,7 +129,7 @@ def data_ls(as_json: bool) -> None:
 @with_overrides
 @with_json
 def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Train the model that CONFIG (a YAML file) describes.
+    r"""Train the model that CONFIG (a YAML file) describes.
 
     The same config is the same run: finished, it is not repeated; stopped or killed, it goes on
     from its newest checkpoint. Ctrl-C stops it after a checkpoint.
@@ -134,20 +139,28 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
               mulm train examples/demo.yaml --set steps=200 --set name=quick
     """
     result = _steps().train(config, overrides)
-    _print(result, as_json, "{model}: {validation_bits_per_byte:.3f} bits per byte, {parameters} parameters")
+    _print(
+        result,
+        as_json,
+        "{model}: {validation_bits_per_byte:.3f} bits per byte, {parameters} parameters",
+    )
 
 
 @cli.command("eval")
 @click.argument("model")
 @with_json
 def evaluate(model: str, as_json: bool) -> None:
-    """Measure MODEL in bits per byte on the held-out text, beside xz -9e.
+    r"""Measure MODEL in bits per byte on the held-out text, beside xz -9e.
 
     \b
     Example:  mulm eval demo
     """
     result = _steps().evaluate(model)
-    _print(result, as_json, "{model}: {bits_per_byte:.3f} bits per byte; xz -9e: {xz_bits_per_byte:.3f}")
+    _print(
+        result,
+        as_json,
+        "{model}: {bits_per_byte:.3f} bits per byte; xz -9e: {xz_bits_per_byte:.3f}",
+    )
 
 
 @cli.group(cls=Verbs)
@@ -168,7 +181,7 @@ def model_ls(as_json: bool) -> None:
 @click.option("--max-replicas", default=2, show_default=True, help="Engines at most, under load.")
 @with_json
 def serve(model: str, min_replicas: int, max_replicas: int, as_json: bool) -> None:
-    """Serve MODEL behind the OpenAI-compatible HTTP API.
+    r"""Serve MODEL behind the OpenAI-compatible HTTP API.
 
     \b
     Example:  mulm serve demo
@@ -193,7 +206,7 @@ def chat(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Talk to a served model: one PROMPT, a conversation, or a prompt a line from a pipe.
+    r"""Talk to a served model: one PROMPT, a conversation, or a prompt a line from a pipe.
 
     \b
     Example:  mulm chat "It was a dark night, and"

@@ -2,7 +2,7 @@
 
 `build` is the import path of config deploys and of `serve run`: "serve_app.app:build". No
 `from __future__ import annotations` here: Serve reads the builder's type to parse its arguments.
-All settings travel as `user_config`, so a new model or window is taken over in place.
+The model travels as `user_config`, so another one is taken over in place.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from ray import serve
 from ray.serve import Application
 
 from serve_app.engine_host import EngineHost
-from serve_app.ingress import Ingress
+from serve_app.ingress_host import IngressHost
 from serve_app.settings import AppArgs
 
 ENGINE = "engine"
@@ -25,7 +25,7 @@ _DRAIN_S = 10.0
 
 def build(args: AppArgs) -> Application:
     """The ingress in front of autoscaled engine hosts."""
-    config = args.model_dump(mode="json")
+    config = args.model_dump(mode="json") if args.model else None
     engine = serve.deployment(
         EngineHost,
         name=ENGINE,
@@ -42,7 +42,7 @@ def build(args: AppArgs) -> Application:
         graceful_shutdown_timeout_s=_DRAIN_S,
     ).bind()
     ingress = serve.deployment(
-        serve.ingress()(Ingress),
+        serve.ingress()(IngressHost),
         name=INGRESS,
         user_config=config,
         ray_actor_options={"num_cpus": _INGRESS_CPUS},
@@ -64,4 +64,4 @@ def engine_resources(args: AppArgs, has_gpu: bool) -> dict[str, Any]:
 
 
 def _has_gpu() -> bool:
-    return ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1
+    return bool(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1)

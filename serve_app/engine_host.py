@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -45,7 +45,9 @@ class EngineHost:
             previous.retire()
         _log.info("model loaded model=%s slots=%d", model_id, args.n_slots)
 
-    async def generate(self, model_id: str, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(
+        self, model_id: str, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk, None]:
         """The tokens of a request; closing the iterator frees its slot.
 
         Raises:
@@ -56,7 +58,7 @@ class EngineHost:
             raise NotRunningError("no model is loaded yet", hint="try again in a moment")
         if model_id != self._model_id:
             raise OverloadedError("the model is being changed", hint="try again in a moment")
-        async with aclosing(self._thread.generate(request)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self._thread.generate(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -90,16 +92,15 @@ class EngineHost:
 def open_from_store(args: AppArgs) -> tuple[str, Any]:
     """Load the model that `args` names onto its device."""
     import torch
-    from actors.ledger_host import connect_facts
 
+    from actors.ledger_host import connect_facts
     from mulm.home import Home
     from mulm.model.checkpoint import load_model
-    from mulm.refs import parse_ref
     from mulm.store import Store
 
     torch.set_num_threads(args.n_threads)
     store = Store(Home.from_env().store)
-    manifest = store.load(connect_facts().resolve("model", parse_ref(args.model)).manifest_id)
+    manifest = store.load(connect_facts().resolve("model", args.ref).manifest_id)
     device = torch.device(_device(args.device, torch.cuda.is_available()))
     model = load_model(store, manifest, device, getattr(torch, _dtype(args.dtype, device.type)))
     model.eval()

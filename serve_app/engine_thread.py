@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -82,7 +82,7 @@ class EngineThread:
         """Requests that run or wait; a snapshot."""
         return len(self._streams)
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk, None]:
         """The tokens of a request, as they come; closing the iterator frees its slot.
 
         Raises:

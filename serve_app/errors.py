@@ -6,6 +6,7 @@ Used by the ingress, its middleware and the event streams. Invariant: whatever f
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -39,6 +40,9 @@ STATUS_BY_CODE: dict[str, int] = {
 RETRY_AFTER_S = 1
 CLIENT_CODES = {"unauthorized": "invalid_api_key"}
 """Where OpenAI has its own word for our code."""
+
+_UNION_TAG = re.compile(r"str|.*[\[\]()-].*")
+"""Parts of a pydantic location that name a member of a union, not a field."""
 
 REFUSALS = frozenset({"unsupported_parameter", "unknown_parameter"})
 """Codes of the schemas' own refusals; their messages continue after the parameter's name."""
@@ -94,10 +98,11 @@ async def on_validation_error(_request: Request, error: Exception) -> Response:
     A schema may add path parts in its error's context under "param".
     """
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    # Of a union's failures, a refusal tells most, then the one that got furthest.
+    first = max(error.errors(), key=lambda e: (e["type"] in REFUSALS, len(e["loc"])))
     context = first.get("ctx") or {}
-    path = [str(part) for part in first["loc"][1:]] + [str(p) for p in context.get("param", ())]
-    param = ".".join(path)
+    path = [str(part) for part in (*first["loc"][1:], *context.get("param", ()))]
+    param = ".".join(part for part in path if not _UNION_TAG.fullmatch(part))
     if first["type"] == "json_invalid":
         return JSONResponse(_body("the body is not valid JSON", 400, "invalid_json", None), 400)
     if first["type"] in REFUSALS:

@@ -13,7 +13,6 @@ from fastapi import Depends, Request
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import NotFoundError, NotRunningError
 from mulm.ledger import Facts
-from mulm.refs import parse_ref
 from mulm.store import Store
 from serve_app.engine_client import EngineClient
 from serve_app.settings import AppArgs
@@ -67,7 +66,7 @@ def open_served(args: AppArgs, store: Store, facts: Facts) -> Served:
         NotFoundError: no such model.
         TokenizerMismatchError: its tokenizer is not the one it was trained with.
     """
-    version = facts.resolve("model", parse_ref(args.model))
+    version = facts.resolve("model", args.ref)
     manifest = store.load(version.manifest_id)
     tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
     tokenizer.require(manifest.tokenizer_fingerprint, f"the model {version.ref}")

@@ -6,25 +6,29 @@ config deploy and of `mulm serve`. Light floor: no torch here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from mulm.config import Frozen
-from mulm.refs import parse_ref
+from mulm.errors import ConfigError
+from mulm.refs import Ref, parse_ref
 
 MAX_BODY_BYTES = 4 << 20
 FLUSH_INTERVAL_S = 0.025
 """How often a running stream is sent what is ready; its first token goes at once."""
 
 KEYS_MAX_AGE_S = 5.0
+IN_PLACE = frozenset({"model", "served_name", "request_timeout_s"})
+"""Fields of `AppArgs` that a running application takes over without a restart."""
 
 
 class AppArgs(Frozen):
     """The served model, and how much of the machine it may take."""
 
-    model: str
-    """A reference such as `demo@1`; pin the version, so that all replicas agree."""
+    model: str | None = None
+    """A reference such as `demo@1`; pin the version, so that all replicas agree. Without one the
+    application waits for the `user_config` that names it, as a config deploy gives it."""
     served_name: str | None = None
     """The name that clients use; by default the name in the reference."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -45,7 +49,8 @@ class AppArgs(Frozen):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> AppArgs:
-        parse_ref(self.model)
+        if self.model is not None:
+            parse_ref(self.model)
         if self.max_replicas < self.min_replicas:
             raise ValueError("max_replicas must not be smaller than min_replicas")
         return self
@@ -53,4 +58,15 @@ class AppArgs(Frozen):
     @property
     def name(self) -> str:
         """The name that clients use."""
-        return self.served_name or parse_ref(self.model).name
+        return self.served_name or self.ref.name
+
+    @property
+    def ref(self) -> Ref:
+        """The model's parsed reference. Raises ConfigError when there is none."""
+        if self.model is None:
+            raise ConfigError("no model is named", hint="set `model`, for instance to demo@1")
+        return parse_ref(self.model)
+
+    def fixed(self) -> dict[str, Any]:
+        """The part whose change restarts replicas."""
+        return self.model_dump(mode="json", exclude=set(IN_PLACE))

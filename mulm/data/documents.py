@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -41,7 +41,9 @@ INDEX_SCHEMA = pa.schema(
 )
 """What the driver sees of a document; (file, section) is its place, `reason` "" if kept."""
 DOCUMENT_SCHEMA = INDEX_SCHEMA.append(pa.field("text", pa.string()))
-STORED_COLUMNS = ["name", "section", "digest", "reason", "text"]
+STORED_SCHEMA = pa.schema(
+    [DOCUMENT_SCHEMA.field(name) for name in ("name", "section", "digest", "reason", "text")]
+)
 
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -68,8 +70,9 @@ class Plan:
     shard_by_row: Numbers
     is_duplicate: Flags
     first_row_by_file: Numbers
-    reasons: dict[str, int] = field(default_factory=dict)
-    n_kept: int = 0
+    n_kept: int
+    reasons: dict[str, int]
+    bytes_by_side: dict[str, int]
 
 
 def read_file(task: FileTask, rules: CleanRules, by: str = "section") -> pa.Table:
@@ -99,12 +102,20 @@ def make_plan(index: pa.Table, split: SplitRule, shard_bytes: int = SHARD_BYTES)
         "rejects" if reason else "validation" if group in validation else "train"
         for group, reason in zip(groups, reasons, strict=True)
     ]
-    names, shard_by_row = _number_shards(sides, index["size_bytes"].to_pylist(), shard_bytes)
+    sizes_bytes = index["size_bytes"].to_pylist()
+    names, shard_by_row = _number_shards(sides, sizes_bytes, shard_bytes)
     counts = Counter(reasons)
-    n_kept = counts.pop("", 0)
-    first_rows = _first_rows(index)
     return Plan(
-        names, shard_by_row, is_duplicate, first_rows, dict(sorted(counts.items())), n_kept
+        shard_names=names,
+        shard_by_row=shard_by_row,
+        is_duplicate=is_duplicate,
+        first_row_by_file=_first_rows(index),
+        n_kept=counts.pop("", 0),
+        reasons=dict(sorted(counts.items())),
+        bytes_by_side={
+            side: sum(n for own, n in zip(sides, sizes_bytes, strict=True) if own == side)
+            for side in ("train", "validation")
+        },
     )
 
 
@@ -121,13 +132,14 @@ def to_parquet(table: pa.Table) -> bytes:
     """The bytes of a shard: its documents in order of place, whatever order they came in."""
     ordered = table.sort_by([("file", "ascending"), ("section", "ascending")])
     target = BytesIO()
-    stored = ordered.select(STORED_COLUMNS).combine_chunks().replace_schema_metadata(None)
+    # A shuffle may widen types and keep chunks: one schema and one chunk give one result.
+    stored = ordered.select(STORED_SCHEMA.names).cast(STORED_SCHEMA).combine_chunks()
     pq.write_table(stored, target, compression="zstd")
     return target.getvalue()
 
 
 def from_parquet(content: bytes) -> pa.Table:
-    """The documents of a shard, in order: `STORED_COLUMNS`."""
+    """The documents of a shard, in order, as `STORED_SCHEMA`."""
     return pq.read_table(BytesIO(content))
 
 

@@ -28,13 +28,22 @@ class Encoded:
     n_text_bytes: int
     """UTF-8 bytes of the text that the tokens stand for."""
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What a manifest says of it."""
+        return {
+            "tokens": self.n_tokens,
+            "documents": self.n_documents,
+            "bytes": self.n_text_bytes,
+        }
 
-def encode_shard(parquet: bytes, tokenizer_json: bytes, chat_fraction: float) -> Encoded:
+
+def encode_shard(tokenizer_json: bytes, parquet: bytes, chat_fraction: float) -> Encoded:
     """Encode the documents of a shard in order.
 
     Args:
-        parquet: A shard of `mulm.data.documents`.
         tokenizer_json: The tokenizer.
+        parquet: A shard of `mulm.data.documents`.
         chat_fraction: The part of the documents written as turns; 0 for validation.
     """
     tokenizer = Tokenizer.from_bytes(tokenizer_json)
@@ -76,9 +85,7 @@ def chat_of(text: str, digest: str, chat_fraction: float) -> list[Message]:
     return as_turns(text) if fraction_of(digest, "chat") < chat_fraction else []
 
 
-def _apart(
-    parquet: bytes, chat_fraction: float
-) -> tuple[dict[int, str], dict[int, list[Message]]]:
+def _apart(parquet: bytes, chat_fraction: float) -> tuple[dict[int, str], dict[int, list[Message]]]:
     """Plain texts and chats by row."""
     table = from_parquet(parquet)
     texts: dict[int, str] = dict(enumerate(table["text"].to_pylist()))

@@ -18,7 +18,7 @@ from mulm.errors import ConfigError, ContextLengthError
 from mulm.messages import GenerateRequest, SamplingParams
 from mulm.refs import new_id
 from serve_app.openai_api.choices import Delta, Deltas, begun, merge, read_choice
-from serve_app.openai_api.schemas import MAX_PROMPTS, Generation
+from serve_app.openai_api.schemas import MAX_SEQUENCES, Generation
 from serve_app.openai_api.stream import EventStream
 from serve_app.service import Served, Service
 
@@ -91,13 +91,17 @@ async def answer(
         MulmError: whatever goes wrong before the first token.
     """
     n_choices = body.n or 1
+    if len(prompts) * n_choices > MAX_SEQUENCES:
+        raise ConfigError(
+            f"{len(prompts)} prompts with {n_choices} choices each are too many at a time",
+            hint=f"at most {MAX_SEQUENCES} in all",
+            param="prompt" if len(prompts) > MAX_SEQUENCES else "n",
+        )
     requests = [
         _request(served, ids, body, max_tokens, stop_token_ids, number)
         for ids in prompts
         for number in range(n_choices)
     ]
-    if len(requests) > MAX_PROMPTS:
-        raise ConfigError(f"at most {MAX_PROMPTS} choices at a time", param="n")
     deltas = await begun(merge([
         read_choice(service.engine, served.model_id, request, served.tokenizer, body.stops, index)
         for index, request in enumerate(requests)

@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from mulm.chat import Message, render
-from mulm.errors import ConfigError
 from serve_app.openai_api.answer import answer
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.schemas import ChatBody, ChatMessage
@@ -49,15 +48,10 @@ class ChatFormat:
 async def create_chat_completion(body: ChatBody, service: ServiceDependency) -> Response:
     """Answer as the assistant."""
     served = service.model(body.model)
-    if body.max_tokens and body.max_completion_tokens:
-        raise ConfigError(
-            "max_tokens and max_completion_tokens cannot both be set", param="max_tokens"
-        )
     messages = [to_message(message) for message in body.messages]
     prompt = await asyncio.to_thread(render, messages, served.tokenizer)
     stop_ids = (served.tokenizer.im_end_id, served.tokenizer.end_of_text_id)
-    max_tokens = body.max_completion_tokens or body.max_tokens
-    return await answer(service, served, [prompt], body, max_tokens, stop_ids, ChatFormat())
+    return await answer(service, served, [prompt], body, body.limit, stop_ids, ChatFormat())
 
 
 def to_message(message: ChatMessage) -> Message:

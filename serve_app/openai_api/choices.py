@@ -47,7 +47,7 @@ async def read_choice(
         NotRunningError: the engine gave it up.
     """
     text = TextStream(tokenizer, stops)
-    async with aclosing(engine.generate(model_id, request)) as chunks:  # type: ignore[type-var]
+    async with aclosing(engine.generate(model_id, request)) as chunks:
         async for chunk in chunks:
             delta = _read_chunk(text, chunk, index)
             yield delta

@@ -16,7 +16,9 @@ from mulm.config import Frozen
 from mulm.errors import nearest
 
 MAX_CHOICES = 8
-MAX_PROMPTS = 32
+MAX_SEQUENCES = 32
+"""Prompts times choices of one request."""
+
 MAX_STOPS = 4
 
 
@@ -40,8 +42,8 @@ NeutralList = Annotated[Any, only(None, [])]
 NeutralMapping = Annotated[Any, only(None, {})]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 TokenIds = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1)]
-Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-TokenIdLists = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+Texts = Annotated[list[str], Field(min_length=1)]
+TokenIdLists = Annotated[list[TokenIds], Field(min_length=1)]
 
 
 class Body(Frozen):
@@ -113,7 +115,7 @@ class CompletionBody(Generation):
     suffix: Annotated[Any, only(None, "")] = None
 
 
-class TextPart(Body):
+class TextPart(Frozen):
     """A part of a message; only text is read."""
 
     type: Annotated[str, only("text")]
@@ -180,5 +182,13 @@ class ChatBody(Generation):
 
     @property
     def limit(self) -> int | None:
-        """New tokens at most; the newer of the two names counts."""
+        """New tokens at most, under whichever of its two names."""
         return self.max_completion_tokens or self.max_tokens
+
+    @model_validator(mode="after")
+    def _has_one_limit(self) -> ChatBody:
+        if self.max_tokens and self.max_completion_tokens:
+            raise PydanticCustomError(
+                "invalid_value", "give max_completion_tokens or this", {"param": ("max_tokens",)}
+            )
+        return self

@@ -46,7 +46,7 @@ async def encode(objects: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerato
         yield DONE
     except MulmError as error:
         yield event(error_body(error))
-    except Exception:
+    except Exception:  # noqa: BLE001 - the border: the status line has been sent
         _log.exception("stream failed")
         yield event(error_body(MulmError("something went wrong on our side")))
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import socket
@@ -169,6 +168,12 @@ def test_build_is_read_from_the_report(version: str, requires: list[str], cuda: 
     assert bootstrap.reported_torch(report) == bootstrap.Torch(version, cuda)
 
 
+def test_refused_cuda_build_is_recognised() -> None:
+    printed = ["The conflict is caused by:", "    torch 2.13.0 depends on triton==3.7.1; ..."]
+    assert bootstrap.refused_torch(printed) == CUDA
+    assert bootstrap.refused_torch(["ERROR: No matching distribution found"]) is None
+
+
 def test_report_without_torch() -> None:
     assert bootstrap.reported_torch({"install": []}) is None
 
@@ -326,9 +331,3 @@ def test_lock_pins_every_direct_dependency_exactly() -> None:
 
 def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def test_report_of_pip_can_be_a_file(tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    report.write_text(json.dumps({"install": [{"metadata": {"name": "six", "version": "1"}}]}))
-    assert bootstrap.reported_torch(json.loads(report.read_text())) is None

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mulm.chat import CHAT_TEMPLATE, Message, render, render_training
-from mulm.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from mulm.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 TOKENIZER = train_tokenizer(["user assistant system tool\nHello there, how are you?\n" * 9], 320)
-messages_lists = st.lists(
-    st.builds(Message, role=st.sampled_from(["system", "user", "assistant", "tool"]), content=st.text())
-)  # fmt: skip
+ROLES = ["system", "user", "assistant", "tool"]
+messages_lists = st.lists(st.builds(Message, role=st.sampled_from(ROLES), content=st.text()))
 
 
 def encode_with_specials(text: str) -> list[int]:
@@ -72,6 +71,6 @@ def test_empty_conversation() -> None:
     assert render([], TOKENIZER) == [TOKENIZER.im_start_id, *TOKENIZER.encode("assistant\n")]
 
 
-def test_jinja_specials_are_tokens_of_ours(tokenizer: Tokenizer = TOKENIZER) -> None:
+def test_jinja_specials_are_tokens_of_ours() -> None:
     for name in set(re.findall(r"<\|[a-z_]+\|>", CHAT_TEMPLATE)):
-        assert tokenizer.id_of(name) < 4
+        assert TOKENIZER.id_of(name) < 4

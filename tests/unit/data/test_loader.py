@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from array import array
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,11 +23,6 @@ def dataset(
     manifest = Manifest(kind="dataset", code_version="0", config={}, blobs=blobs)
     store.save(manifest)
     return manifest
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 @given(st.integers(1, 700), st.text(max_size=5))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,6 @@ from mulm.errors import (
     TokenizerMismatchError,
     UnknownNameError,
 )
-from tests.unit.data.conftest import prose
 
 any_text = st.text() | st.lists(st.sampled_from([*SPECIAL_TOKENS, "a ", "é", "\n", "€"])).map(
     "".join
@@ -82,7 +82,7 @@ def test_special_ids_have_no_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([0, *tokenizer.encode("hi"), 3]) == "hi"
 
 
-def test_training_is_deterministic_and_bytes_round_trip() -> None:
+def test_training_is_deterministic_and_bytes_round_trip(prose: Callable[[int, int], str]) -> None:
     texts = [prose(seed, 10) for seed in range(3)]
     first, second = train_tokenizer(texts, 400), train_tokenizer(texts, 400)
     assert first.to_bytes() == second.to_bytes()
@@ -107,7 +107,7 @@ def test_foreign_bytes_are_corrupt(content: bytes) -> None:
         Tokenizer.from_bytes(content)
 
 
-def test_vocab_sizes_that_cannot_be() -> None:
+def test_vocab_sizes_that_cannot_be(prose: Callable[[int, int], str]) -> None:
     with pytest.raises(ConfigError) as small:
         train_tokenizer(["text"], MIN_VOCAB_SIZE - 1)
     assert "288" in small.value.hint

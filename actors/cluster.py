@@ -1,0 +1,176 @@
+"""The life of the local Ray cluster: up, connect, down.
+
+Called by `jobs.up`. Imports no Ray: the cluster is a set of processes in a session of their own,
+marked in their environment. Invariants: everything listens on loopback and asks for the token;
+`home.cluster` exists only while the cluster answers; whatever goes wrong during `up`, all that it
+started is ended and removed; `down` ends what is ours and nothing else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from actors.cluster_info import ClusterInfo, ray_env, read_info, read_token
+from actors.dashboard import Dashboard
+from actors.head import ENV_VARIABLES_OF_RAY, Head, make_temp_dir
+from actors.ports import choose_port
+from actors.processes import Pack, exit_status, is_alive, spawn
+from mulm.atomic import write_atomic
+from mulm.errors import ConflictError, DeadlineError, MulmError, NotRunningError
+from mulm.home import Home
+from mulm.settings import Settings, variable_of
+from mulm.store import Store
+
+__all__ = ["ENV_VARIABLES_OF_RAY", "ClusterInfo", "connect", "down", "ray_env", "up"]
+
+_log = logging.getLogger(__name__)
+
+_UP_TIMEOUT_S = 90.0
+_GRACE_S = 2.0
+_POLL_S = 0.05
+_NEEDED_BYTES = 500_000_000
+_LOG_TAIL_LINES = 12
+
+
+def up(home: Home, settings: Settings) -> ClusterInfo:
+    """Start the cluster and its ledger; returns when both answer.
+
+    Raises:
+        ConflictError: it is up already, or another process is starting it.
+        PortBusyError: a port is taken.
+        NoSpaceError: the disk is too full.
+        DeadlineError, MulmError: Ray did not start; with the last lines of its log.
+    """
+    home.create()
+    with _only_one(home):
+        _require_down(home)
+        Store(home.store).require_space(_NEEDED_BYTES)
+        _ensure_token(home)
+        head = _plan(home, settings)
+        try:
+            _start(head)
+        except BaseException:  # Ctrl-C included: nothing may stay behind
+            _remove(home, head.info)
+            raise
+        write_atomic(home.cluster, head.info.model_dump_json().encode(), mode=0o600)
+    return head.info
+
+
+def connect(home: Home) -> ClusterInfo:
+    """The running application.
+
+    Raises:
+        NotRunningError: it is not up.
+    """
+    info = read_info(home)
+    if info is None or not is_alive(info.pid, info.id):
+        raise NotRunningError("the application is not up", hint="run `mulm up` first")
+    return info
+
+
+def down(home: Home) -> bool:
+    """End everything of this home's cluster; returns whether there was anything. Idempotent."""
+    info = read_info(home)
+    had_processes = _remove(home, info)
+    return info is not None or had_processes
+
+
+@contextmanager
+def _only_one(home: Home) -> Iterator[None]:
+    with (home.root / "up.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                "another `mulm up` is starting the application", hint="wait for it"
+            ) from None
+        yield
+
+
+def _require_down(home: Home) -> None:
+    info = read_info(home)
+    if info is not None and is_alive(info.pid, info.id):
+        raise ConflictError(
+            f"the application is up already: {info.dashboard_url}, process {info.pid}",
+            hint="use it as it is, or run `mulm down` first",
+        )
+    _remove(home, info)  # what a crash left behind
+
+
+def _ensure_token(home: Home) -> None:
+    try:
+        if len(read_token(home)) >= 32:
+            return
+    except NotRunningError:
+        pass
+    write_atomic(home.ray_token, secrets.token_hex(32).encode(), mode=0o600)
+
+
+def _plan(home: Home, settings: Settings) -> Head:
+    loopback = "127.0.0.1"
+    http_port = choose_port(settings.http_host, settings.http_port, variable_of("http_port"))
+    dashboard_port = choose_port(loopback, settings.dashboard_port, variable_of("dashboard_port"))
+    info = ClusterInfo(
+        id=secrets.token_hex(6),
+        gcs_address=f"{loopback}:{choose_port(loopback, 0, '')}",
+        dashboard_url=f"http://{loopback}:{dashboard_port}",
+        http_host=settings.http_host,
+        http_port=http_port,
+        pid=0,
+        temp_dir=str(make_temp_dir()),
+    )
+    return Head(home, settings, info)
+
+
+def _start(head: Head) -> None:
+    deadline_s = time.monotonic() + _UP_TIMEOUT_S
+    head_pid = spawn(head.command(), head.env(), head.log)
+    head.info = head.info.model_copy(update={"pid": head_pid})
+    ledger_pid: int | None = spawn(head.ledger_command(_UP_TIMEOUT_S), head.env(), head.log)
+    dashboard = Dashboard.of(head.info, head.home)
+    has_dashboard = False
+    while ledger_pid is not None or not has_dashboard:
+        if exit_status(head_pid) is not None:
+            raise MulmError("Ray did not start", hint=_log_tail(head.log))
+        if ledger_pid is not None and (status := exit_status(ledger_pid)) is not None:
+            if status != 0:
+                raise MulmError("the ledger did not start", hint=_log_tail(head.log))
+            ledger_pid = None
+        has_dashboard = has_dashboard or _answers(dashboard)
+        if time.monotonic() > deadline_s:
+            raise DeadlineError(
+                f"Ray did not start within {_UP_TIMEOUT_S:.0f} s", hint=_log_tail(head.log)
+            )
+        time.sleep(_POLL_S)
+
+
+def _answers(dashboard: Dashboard) -> bool:
+    try:
+        dashboard.request("GET", "/api/jobs/")
+    except MulmError:
+        return False
+    return True
+
+
+def _remove(home: Home, info: ClusterInfo | None) -> bool:
+    pack = Pack(home, info.id if info else None)
+    temp_dirs = pack.temp_dirs() | ({Path(info.temp_dir)} if info else set())
+    had_processes = bool(pack.find())
+    pack.end(_GRACE_S)
+    for temp_dir in temp_dirs:
+        if temp_dir.name.startswith("mulm-"):  # never follow a damaged file into another folder
+            shutil.rmtree(temp_dir, ignore_errors=True)
+    home.cluster.unlink(missing_ok=True)
+    return had_processes
+
+
+def _log_tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "the last lines of its log:\n" + "\n".join(lines[-_LOG_TAIL_LINES:])

@@ -1,0 +1,109 @@
+"""How Ray's head is started on this machine: its command line, its environment, its folder.
+
+Used by `actors.cluster.up`; decides everything and does nothing but make one folder. Invariant:
+all addresses are loopback, all ports are free ones or the user's, the token is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import actors
+from actors.cluster_info import MARKER, ClusterInfo, ray_env
+from actors.ports import choose_port
+from actors.processes import TEMP_DIR_VARIABLE
+from mulm.home import Home
+from mulm.settings import Settings
+
+_LOOPBACK = "127.0.0.1"
+_LONGEST_BASE = 30
+"""Characters: Ray adds about 75 for its sockets, and their paths end at 107."""
+
+ENV_VARIABLES_OF_RAY = {
+    # Named for other systems; what it does is keep every server of the node on loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A stopped job may write a checkpoint first.
+    "RAY_JOB_STOP_SIGNAL": "SIGINT",
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(slots=True)
+class Head:
+    """One head to be started; `info.pid` is known when it was."""
+
+    home: Home
+    settings: Settings
+    info: ClusterInfo
+
+    @property
+    def log(self) -> Path:
+        """What the starting processes print."""
+        return Path(self.info.temp_dir) / "head.log"
+
+    @property
+    def ray_dir(self) -> Path:
+        """Ray's own folder, which it opens to everybody: hence inside a closed one."""
+        return Path(self.info.temp_dir) / "ray"
+
+    def command(self) -> list[str]:
+        """Ray's start command; its process lives as long as the head."""
+        return [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+            "--node-ip-address", _LOOPBACK,
+            "--port", self.info.gcs_address.rpartition(":")[2],
+            "--dashboard-host", _LOOPBACK,
+            "--dashboard-port", self.info.dashboard_url.rpartition(":")[2],
+            "--dashboard-agent-listen-port", "0",
+            "--ray-client-server-port", str(choose_port(_LOOPBACK, 0, "")),
+            "--temp-dir", str(self.ray_dir),
+            "--num-cpus", str(self.settings.n_cpus or max(2, _usable_cpus())),
+            "--object-store-memory", str(self.settings.object_store_bytes),
+            "--include-log-monitor", "false",
+            "--disable-usage-stats",
+            "--log-style", "record", "--log-color", "false",
+        ]  # fmt: skip
+
+    def ledger_command(self, timeout_s: float) -> list[str]:
+        """Starts the ledger as soon as the head can take it."""
+        return [
+            sys.executable, "-m", "actors.ledger_start",
+            self.info.gcs_address, str(self.ray_dir), str(self.home.ledger), str(timeout_s),
+        ]  # fmt: skip
+
+    def env(self) -> dict[str, str]:
+        """The environment of the whole cluster: the user's, without what would lead Ray astray."""
+        inherited = {key: text for key, text in os.environ.items() if not key.startswith("RAY_")}
+        root = str(Path(actors.__file__).resolve().parents[1])
+        return {
+            **inherited,
+            **ENV_VARIABLES_OF_RAY,
+            **ray_env(self.home),
+            MARKER: self.info.id,
+            TEMP_DIR_VARIABLE: self.info.temp_dir,
+            "PATH": _joined(str(Path(sys.executable).parent), inherited.get("PATH", "")),
+            "PYTHONPATH": _joined(root, inherited.get("PYTHONPATH", "")),
+        }
+
+
+def make_temp_dir() -> Path:
+    """A fresh folder, for us only, with a path short enough for sockets inside."""
+    base = tempfile.gettempdir()
+    return Path(
+        tempfile.mkdtemp(prefix="mulm-", dir=base if len(base) <= _LONGEST_BASE else "/tmp")
+    )
+
+
+def _usable_cpus() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _joined(first: str, others: str) -> str:
+    return os.pathsep.join([first, *(part for part in others.split(os.pathsep) if part)])

@@ -1,0 +1,44 @@
+"""Starts the ledger actor in a cluster that is just coming up: `python -m actors.ledger_start`.
+
+Run by `actors.cluster.up` beside Ray's own start, in a process of its own, so that importing Ray
+costs no extra time and the caller never becomes a Ray driver. Ends with 0 when the ledger answers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from actors.ledger_host import NAMESPACE, start_ledger
+
+_POLL_S = 0.05
+_ATTEMPTS = 20
+
+
+def main(gcs_address: str, temp_dir: str, path: str, timeout_s: str) -> int:
+    """Wait for the raylet, then start the actor; returns the exit code."""
+    import ray
+
+    _wait_for(Path(temp_dir) / "session_latest" / "sockets" / "raylet", float(timeout_s))
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(gcs_address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+            break
+        except (ConnectionError, RuntimeError, ValueError):  # not registered yet
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(_POLL_S * attempt)
+    start_ledger(Path(path))
+    ray.shutdown()
+    return 0
+
+
+def _wait_for(path: Path, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not path.exists() and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

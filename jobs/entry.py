@@ -1,0 +1,255 @@
+"""How every job runs: one way from the command line to the ledger and to an exit code.
+
+`jobs.prepare`, `jobs.train` and `jobs.evaluate` call `run_job`; Ray runs them as the driver of a
+job. Invariants: the same config is the same run; however the work ends, the ledger says how,
+unless the process was killed, and then doing it again goes on from what was finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import mulm
+from jobs.exit_codes import exit_code
+from mulm.config import Frozen, canonical_json, load_config
+from mulm.errors import ConfigError, ConflictError, MulmError, NotFoundError, StoppedError
+from mulm.home import Home
+from mulm.ledger import Facts, Run
+from mulm.log import configure_logging
+from mulm.store import Store
+
+_log = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Frozen)
+Identity = Callable[[C, Facts, Store], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What the work of a job stands on."""
+
+    run_id: str
+    home: Home
+    store: Store
+    facts: Facts
+
+    def emit(self, kind: str, **data: Any) -> None:
+        """Append one event to the run; it is durable on return."""
+        self.facts.append_events(self.run_id, [(kind, data)])
+
+
+def run_job(
+    kind: str,
+    argv: Sequence[str],
+    schema: type[C],
+    work: Callable[[JobContext, C], dict[str, Any]],
+    identity: Identity[C] | None = None,
+) -> int:
+    """Read the arguments, do the work in a run of the ledger, return the exit code.
+
+    Args:
+        kind: The kind of run ("prepare", "train", "evaluate").
+        argv: The arguments without the program's name: `--config FILE [--run ID] [--set K=V]`.
+        schema: What the file must fit.
+        work: Does it; returns the result that the ledger keeps.
+        identity: What the run id is derived from beside the config, such as the ids of the
+            versions that its references mean today.
+    """
+    configure_logging()
+    try:
+        arguments = _parse(kind, argv)
+        config = load_config(schema, arguments.config, arguments.overrides)
+        with _stopping_on_signals():
+            home, facts = _connect()
+            context = JobContext(arguments.run or "", home, Store(home.store), facts)
+            return _run(kind, config, work, identity, context)
+    except MulmError as error:
+        return _report(error)
+
+
+def run_id_of(kind: str, config: Frozen, identity: Mapping[str, Any] | None = None) -> str:
+    """The id of the run that this config is: `run_` and 12 hex digits of a SHA-256."""
+    values = {
+        "kind": kind,
+        "code": mulm.__version__,
+        "config": config.model_dump(mode="json"),
+        "identity": dict(identity or {}),
+    }
+    return f"run_{sha256(canonical_json(values)).hexdigest()[:12]}"
+
+
+def execute(
+    kind: str,
+    config: C,
+    work: Callable[[JobContext, C], dict[str, Any]],
+    context: JobContext,
+) -> dict[str, Any]:
+    """Do the work as a run: its phases, its result or its error go to the ledger.
+
+    A run that has succeeded and whose result is still in the store is not repeated.
+
+    Raises:
+        ConflictError: the run exists with another config.
+        MulmError: what the work raised, noted in the ledger.
+    """
+    run = context.facts.create_run(context.run_id, kind, config.model_dump(mode="json"))
+    _check_same(run, kind, config)
+    if run.phase == "succeeded" and _is_kept(context.store, run.result or {}):
+        _log.info("already finished run=%s", run.id)
+        return dict(run.result or {})
+    context.facts.set_phase(run.id, "preparing")
+    try:
+        context.facts.set_phase(run.id, "running")
+        result = work(context, config)
+    except BaseException as error:
+        _note_end(context, error)
+        raise
+    context.facts.set_phase(run.id, "succeeded", result=result)
+    return result
+
+
+def mulm_cause(error: BaseException) -> MulmError | None:
+    """The error of ours that a chain of wrapping errors goes back to, if there is one."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        # Ray's RayTaskError passes for the class of its cause without being built like it.
+        if isinstance(current, MulmError) and not hasattr(current, "cause"):
+            return current
+        waiting += [getattr(current, "cause", None), current.__cause__]
+        waiting += list(getattr(current, "worker_failures", {}).values())
+        waiting.append(current.__context__)
+    return None
+
+
+def _run(
+    kind: str,
+    config: C,
+    work: Callable[[JobContext, C], dict[str, Any]],
+    identity: Identity[C] | None,
+    context: JobContext,
+) -> int:
+    if not context.run_id:
+        extra = identity(config, context.facts, context.store) if identity else {}
+        run_id = run_id_of(kind, config, extra)
+        context = JobContext(run_id, context.home, context.store, context.facts)
+    _log.info("start kind=%s run=%s", kind, context.run_id)
+    try:
+        result = execute(kind, config, work, context)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 the border
+        return _report(error)
+    print(json.dumps({"run": context.run_id, **result}), flush=True)
+    return 0
+
+
+def _parse(kind: str, argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(prog=f"python -m jobs.{kind}")
+    parser.add_argument("--config", type=Path, required=True, help="a YAML or JSON file")
+    parser.add_argument("--run", help="the run id; by default derived from the config")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="change one value of the config",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, hint=self.format_usage().strip())
+
+
+def _connect() -> tuple[Home, Facts]:
+    import ray
+
+    from actors.ledger_host import NAMESPACE, connect_facts
+    from mulm.errors import NotRunningError
+
+    home = Home.from_env()
+    if not ray.is_initialized():
+        if not os.environ.get("RAY_ADDRESS"):
+            raise NotRunningError(
+                "this is not inside a Ray job", hint="use the `mulm` command or `ray job submit`"
+            )
+        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False)
+    return home, connect_facts()
+
+
+def _check_same(run: Run, kind: str, config: Frozen) -> None:
+    if run.kind != kind or run.config != config.model_dump(mode="json"):
+        raise ConflictError(
+            f"{run.id} is a {run.kind} run with another config",
+            hint="leave `--run` away: the id is then derived from the config",
+        )
+
+
+def _is_kept(store: Store, result: Mapping[str, Any]) -> bool:
+    """Whether the versions that the result names (`dataset_id`, `model_id`) are still there."""
+    try:
+        for key, value in result.items():
+            if key.endswith("_id"):
+                store.load(str(value))
+    except NotFoundError:
+        return False
+    return True
+
+
+def _note_end(context: JobContext, error: BaseException) -> None:
+    ours = _as_ours(error)
+    phase = "cancelled" if isinstance(ours, StoppedError) else "failed"
+    described = {"code": ours.code, "message": ours.message, "hint": ours.hint}
+    try:
+        context.facts.set_phase(context.run_id, phase, error=described)  # type: ignore[arg-type]
+    except MulmError as unreachable:
+        _log.warning("the ledger did not take the end of the run: %s", unreachable.message)
+
+
+def _as_ours(error: BaseException) -> MulmError:
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return StoppedError("stopped", hint="the same command goes on where it was")
+    return mulm_cause(error) or MulmError(f"{type(error).__name__}: {error}")
+
+
+def _report(error: BaseException) -> int:
+    ours = _as_ours(error)
+    if type(ours) is MulmError:
+        _log.error("unforeseen", exc_info=error)
+    hint = f" ({ours.hint})" if ours.hint else ""
+    print(f"error [{ours.code}]: {ours.message}{hint}", file=sys.stderr, flush=True)
+    return exit_code(ours)
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """Raise StoppedError in the main thread at the first SIGINT or SIGTERM; ignore the rest.
+
+    Ray sends SIGKILL when stopping takes too long, so a second request needs no answer.
+    """
+    is_stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal is_stopping
+        if not is_stopping:
+            is_stopping = True
+            raise StoppedError("stopped", hint="the same command goes on where it was")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,41 @@
+"""What a run is identified by beside its config: the versions that its references mean today.
+
+Used by the entry points and by the command line, so that both derive the same run id.
+Light: imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mulm.data.build import CODE_VERSION
+from mulm.data.recipe import Recipe
+from mulm.data.sources.listing import identities, list_files
+from mulm.eval.config import EvaluateConfig
+from mulm.ledger import Facts
+from mulm.refs import parse_ref
+from mulm.store import Store
+from mulm.train.config import TrainConfig
+
+
+def prepare_identity(recipe: Recipe, facts: Facts, _store: Store) -> dict[str, Any]:
+    """The names and checksums of the source files, the tokenizer that is named, the code."""
+    ref = recipe.tokenizer.ref
+    return {
+        "files": identities(list_files(recipe)),
+        "tokenizer": facts.resolve("tokenizer", parse_ref(ref)).manifest_id if ref else None,
+        "build": CODE_VERSION,
+    }
+
+
+def train_identity(config: TrainConfig, facts: Facts, _store: Store) -> dict[str, Any]:
+    """The dataset version."""
+    return {"dataset": facts.resolve("dataset", parse_ref(config.dataset)).manifest_id}
+
+
+def evaluate_identity(config: EvaluateConfig, facts: Facts, _store: Store) -> dict[str, Any]:
+    """The model version, and the dataset version if one is named."""
+    identity = {"model": facts.resolve("model", parse_ref(config.model)).manifest_id}
+    if config.dataset is not None:
+        identity["dataset"] = facts.resolve("dataset", parse_ref(config.dataset)).manifest_id
+    return identity

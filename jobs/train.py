@@ -1,0 +1,156 @@
+"""Train a model: `python -m jobs.train --config FILE`, run as a Ray job.
+
+Resolves one config and one dataset version, starts a Ray Train group and publishes the model.
+Invariant: the same run id continues from its own newest checkpoint, on any number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from actors.process_group import TIMEOUT_S, HomeTorchConfig
+from actors.train_context import TrainOrder, WorkerOutcome, run_worker
+from jobs.entry import JobContext, mulm_cause, run_job
+from jobs.identity import train_identity
+from mulm.errors import ConfigError, DeviceError, JobFailedError, MulmError, StoppedError
+from mulm.train.config import TrainConfig
+from mulm.train.device import choose_device
+from mulm.train.local import publish_model, resolve_dataset
+from mulm.train.loop import TrainResult
+
+MAX_RESTARTS = 3
+STOP_TIMEOUT_S = 45.0
+# Ray Train looks after its workers twice a second instead of every two seconds.
+_RAY_TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return run_job("train", arguments, TrainConfig, run_training, train_identity)
+
+
+def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
+    """Train on the cluster that this driver has joined; returns the run's result.
+
+    Raises:
+        NotFoundError: no such dataset.
+        ConfigError: more workers than the cluster has room for.
+        DeviceError: the device that was asked for is absent.
+        StoppedError: someone asked to stop; the run can go on from its checkpoint.
+        JobFailedError: workers were lost more often than is worth retrying.
+    """
+    dataset = resolve_dataset(config, context.store, context.facts)
+    resources = ray.cluster_resources()
+    device, reason = choose_device(config.device, has_cuda=resources.get("GPU", 0) > 0)
+    check_room(config.workers, device, resources)
+    context.emit("log", text=f"device {device}: {reason}")
+    order = TrainOrder(config, context.run_id, str(context.home.root), dataset, device)
+    outcome = _fit(_make_trainer(order), context)
+    if outcome.error:
+        raise outcome.error
+    assert outcome.result is not None
+    return publish_model(config, TrainResult(**outcome.result), context.facts)
+
+
+def check_room(workers: int, device: str, resources: Mapping[str, float]) -> None:
+    """Refuse what could only wait for ever.
+
+    Raises:
+        ConfigError: more workers than CPUs.
+        DeviceError: more workers than GPUs.
+    """
+    n_cpus, n_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if workers > n_cpus:
+        raise ConfigError(
+            f"workers: {workers} are more than the {n_cpus} CPUs of the cluster",
+            hint=f"set workers to {max(1, n_cpus)} or less, or add a machine",
+        )
+    if device == "cuda" and workers > n_gpus:
+        raise DeviceError(
+            f"workers: {workers} are more than the {n_gpus} GPUs of the cluster",
+            hint=f"set workers to {max(1, n_gpus)} or less, or device: cpu",
+        )
+
+
+def _make_trainer(order: TrainOrder) -> Any:
+    os.environ.update({k: v for k, v in _RAY_TRAIN_ENV.items() if k not in os.environ})
+    on_gpu = order.device == "cuda"
+    return TorchTrainer(
+        run_worker,
+        train_loop_config={"order": order},
+        torch_config=HomeTorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=order.config.workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
+        ),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=f"{order.home}/runs/{order.run_id}",
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+        ),
+    )
+
+
+def _fit(trainer: Any, context: JobContext) -> WorkerOutcome:
+    """Wait for the group in a thread, so that signals reach us and not Ray Train."""
+    ended: list[WorkerOutcome | BaseException] = []
+
+    def work() -> None:
+        try:
+            ended.append(trainer.fit().return_value)
+        except BaseException as error:  # noqa: BLE001 - carried to the main thread
+            ended.append(error)
+
+    thread = threading.Thread(target=work, name="ray-train", daemon=True)
+    thread.start()
+    try:
+        _join(thread)
+    except (StoppedError, KeyboardInterrupt):
+        _stop(thread, context)
+        raise
+    outcome = ended[0]
+    if isinstance(outcome, BaseException):
+        raise explain_failure(outcome) from outcome
+    return outcome
+
+
+def _join(thread: threading.Thread, is_over: Callable[[], bool] = lambda: False) -> None:
+    """Wait in short pieces: Python delivers signals between them."""
+    while thread.is_alive() and not is_over():
+        thread.join(0.2)
+
+
+def _stop(thread: threading.Thread, context: JobContext) -> None:
+    """Ask the workers for a checkpoint and give them time to write it."""
+    context.facts.set_phase(context.run_id, "pausing")
+    waiting = threading.Timer(STOP_TIMEOUT_S, lambda: None)
+    waiting.daemon = True
+    waiting.start()
+    _join(thread, is_over=lambda: not waiting.is_alive())
+    waiting.cancel()
+
+
+def explain_failure(error: BaseException) -> MulmError:
+    """The one of our errors that made a worker fail, else that the job failed."""
+    cause = mulm_cause(error)
+    if cause:
+        return cause
+    text = " ".join(str(error).split())[-400:]
+    return JobFailedError(
+        f"training lost its workers: {text}",
+        hint="run the same command again to go on from the newest checkpoint",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

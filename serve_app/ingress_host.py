@@ -1,0 +1,43 @@
+"""The ingress host: one replica that answers HTTP.
+
+Made a deployment in `serve_app.app`. Invariant: it holds no weights and imports no torch, so it
+starts fast and stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+
+from mulm.config import parse_config
+from mulm.home import Home
+from mulm.ledger import Facts
+from mulm.store import Store
+from serve_app.auth import KeyRing
+from serve_app.ingress import make_app
+from serve_app.serve_client import ServeEngineClient
+from serve_app.service import Service, open_served
+from serve_app.settings import AppArgs
+
+
+class IngressHost:
+    """One replica: the application, and the model's light half, swapped by `reconfigure`."""
+
+    def __init__(self, engine: Any) -> None:
+        from actors.ledger_host import connect_facts
+
+        self._facts: Facts = connect_facts()
+        self._service = Service(ServeEngineClient(engine))
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Serve's hook for `user_config`."""
+        args = parse_config(AppArgs, config)
+        store = Store(Home.from_env().store)
+        self._service.served = await asyncio.to_thread(open_served, args, store, self._facts)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Serve's hook: the application of this replica."""
+        return make_app(self._service, KeyRing(self._facts.key_digests))

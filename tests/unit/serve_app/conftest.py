@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import httpx2
+import openai
+import pytest
+
+from mulm.data.tokenizer import Tokenizer, train_tokenizer
+from mulm.engine.engine import Engine
+from mulm.engine.fake import FakeConfig, FakeModel, fake_cache
+from mulm.messages import FinishReason, GenerateRequest, TokenChunk
+from serve_app.auth import KeyRing, digest_of
+from serve_app.engine_thread import EngineThread
+from serve_app.ingress import make_app
+from serve_app.service import Served, Service
+
+KEY = "mulm_sk_" + "k" * 43
+TEXT = "the quick brown fox jumps over the lazy dog, wörld. " * 20
+
+
+class LocalEngine:
+    """The engine in this process, behind the client's interface."""
+
+    def __init__(self, thread: EngineThread) -> None:
+        self.thread = thread
+
+    async def generate(
+        self, _model_id: str, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk, None]:
+        async with aclosing(self.thread.generate(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def is_ready(self) -> bool:
+        return True
+
+
+class ScriptedEngine:
+    """Says what it is told to, in the groups it is told to."""
+
+    def __init__(self) -> None:
+        self.groups: list[Sequence[int]] = []
+        self.end: FinishReason | Exception = "length"
+        self.error: Exception | None = None
+        self.n_closed_early = 0
+        self.requests: list[GenerateRequest] = []
+        self.ready = True
+
+    async def generate(
+        self, _model_id: str, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk, None]:
+        self.requests.append(request)
+        if self.error:
+            raise self.error
+        try:
+            for group in self.groups:
+                yield TokenChunk(request.request_id, tuple(group))
+            if isinstance(self.end, Exception):
+                raise self.end
+            yield TokenChunk(request.request_id, (), self.end)
+        except GeneratorExit:
+            self.n_closed_early += 1
+            raise
+
+    async def is_ready(self) -> bool:
+        return self.ready
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([TEXT], 320)
+
+
+@pytest.fixture
+def served(tokenizer) -> Served:
+    return Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, max_seq_len=200)
+
+
+@pytest.fixture
+def thread():
+    config = FakeConfig(vocab_size=320, max_seq_len=200)
+    engine = Engine(FakeModel(config), n_slots=4, make_cache=fake_cache, max_waiting=64)
+    under_test = EngineThread(engine)
+    yield under_test
+    under_test.stop()
+
+
+@pytest.fixture
+def keys() -> KeyRing:
+    return KeyRing(lambda: {digest_of(KEY): "key_1"})
+
+
+@pytest.fixture
+def app(thread, served, keys):
+    return make_app(Service(LocalEngine(thread), served), keys)
+
+
+@pytest.fixture
+def scripted() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def scripted_app(scripted, served, keys):
+    return make_app(Service(scripted, served), keys)
+
+
+def http(app) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx2.AsyncClient(
+        transport=transport,
+        base_url="http://test",
+        headers={"authorization": f"Bearer {KEY}"},
+    )
+
+
+@pytest.fixture
+def client():
+    """Makes the official client for an application."""
+
+    def make(app, key: str = KEY) -> openai.AsyncOpenAI:
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        return openai.AsyncOpenAI(
+            api_key=key,
+            base_url="http://test/v1",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(transport=transport),
+        )
+
+    return make
+
+
+@pytest.fixture
+def raw():
+    """Makes a bare HTTP client with a key for an application."""
+    return http

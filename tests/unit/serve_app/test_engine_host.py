@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mulm.engine.fake import FakeModel, fake_cache
+from mulm.errors import ConfigError, NotRunningError, OverloadedError
+from mulm.messages import GenerateRequest, SamplingParams
+from serve_app.engine_host import EngineHost
+
+REQUEST = GenerateRequest("a", (1, 2), SamplingParams(max_tokens=40, temperature=0))
+
+
+@pytest.fixture
+def host():
+    return EngineHost(lambda args: (f"id of {args.model}", FakeModel()), make_cache=fake_cache)
+
+
+async def collect(host, model_id, request=REQUEST):
+    return [chunk async for chunk in host.generate(model_id, request)]
+
+
+def test_it_serves_the_model_it_was_configured_with(host):
+    async def check():
+        with pytest.raises(NotRunningError):
+            await collect(host, "id of m@1")
+        host.check_health()
+        await host.reconfigure({"model": "m@1"})
+        assert (await collect(host, "id of m@1"))[-1].finish_reason == "length"
+        assert await host.load() == {"model_id": "id of m@1", "n_unfinished": 0}
+
+    asyncio.run(check())
+
+
+def test_another_model_is_taken_over_without_dropping_a_request(host):
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        running = host.generate("id of m@1", REQUEST)
+        first = await anext(running)
+        await host.reconfigure({"model": "m@2"})
+        rest = [chunk async for chunk in running]
+        assert sum(len(c.token_ids) for c in (first, *rest)) == 40
+        with pytest.raises(OverloadedError):
+            await collect(host, "id of m@1")
+        assert await collect(host, "id of m@2")
+
+    asyncio.run(check())
+
+
+def test_a_wrong_config_keeps_the_old_model(host):
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        with pytest.raises(ConfigError):
+            await host.reconfigure({"model": "m@2", "n_slots": 0})
+        assert await collect(host, "id of m@1")
+
+    asyncio.run(check())

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+
+import pytest
+
+from mulm.engine.engine import Engine
+from mulm.engine.fake import FakeConfig, FakeModel, fake_cache
+from mulm.errors import ContextLengthError, NotRunningError
+from mulm.messages import GenerateRequest, SamplingParams
+from serve_app.engine_thread import EngineThread
+
+
+class SlowModel(FakeModel):
+    """Takes a moment for each step, and breaks when told to."""
+
+    step_s = 0.002
+    is_broken = False
+
+    def decode(self, ids_B, cache, slots_B, positions_B):
+        time.sleep(self.step_s)
+        if self.is_broken:
+            raise RuntimeError("device lost")
+        return super().decode(ids_B, cache, slots_B, positions_B)
+
+
+@pytest.fixture
+def model():
+    return SlowModel(FakeConfig(max_seq_len=10_000))
+
+
+@pytest.fixture
+def thread(model):
+    under_test = EngineThread(Engine(model, n_slots=2, make_cache=fake_cache))
+    yield under_test
+    under_test.stop()
+
+
+def request(name="a", max_tokens=50, prompt=(1, 2)) -> GenerateRequest:
+    return GenerateRequest(name, prompt, SamplingParams(max_tokens=max_tokens, temperature=0))
+
+
+async def collect(thread, one):
+    return [chunk async for chunk in thread.generate(one)]
+
+
+async def until_idle(thread):
+    for _ in range(300):
+        if thread.n_unfinished == 0:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("a slot is still held")
+
+
+def test_tokens_are_those_of_the_engine_in_few_chunks(thread):
+    chunks = asyncio.run(collect(thread, request()))
+    alone = Engine(FakeModel(), n_slots=1, make_cache=fake_cache).generate([request()])["a"]
+    assert sum((c.token_ids for c in chunks), ()) == alone.token_ids
+    assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].finish_reason == "length"
+    assert len(chunks[0].token_ids) == 1, "the first token goes at once"
+    assert len(chunks) < 25, "the others go in groups"
+
+
+def test_a_consumer_that_leaves_frees_its_slot(thread):
+    async def check():
+        async with aclosing(thread.generate(request(max_tokens=9000))) as chunks:
+            await anext(chunks)
+        await until_idle(thread)
+
+    asyncio.run(check())
+
+
+def test_a_cancelled_task_frees_its_slot(thread):
+    async def check():
+        task = asyncio.create_task(collect(thread, request(max_tokens=9000)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until_idle(thread)
+
+    asyncio.run(check())
+
+
+def test_a_loop_that_died_frees_its_slots(thread):
+    loop = asyncio.new_event_loop()
+    chunks = thread.generate(request(max_tokens=9000))
+    loop.run_until_complete(anext(chunks))
+    loop.close()
+    asyncio.run(until_idle(thread))
+
+
+def test_refusals_arrive_at_the_consumer(thread):
+    with pytest.raises(ContextLengthError):
+        asyncio.run(collect(thread, request(max_tokens=20_000)))
+
+
+def test_a_broken_engine_tells_consumers_and_health(thread, model):
+    thread.check_health()
+    model.is_broken = True
+    with pytest.raises(NotRunningError):
+        asyncio.run(collect(thread, request()))
+    with pytest.raises(NotRunningError, match="device lost"):
+        thread.check_health()
+    with pytest.raises(NotRunningError):
+        asyncio.run(collect(thread, request("b")))
+
+
+def test_a_stuck_step_is_unhealthy_and_an_idle_engine_is_not(model):
+    class Clock:
+        now_s = 0.0
+
+        def __call__(self):
+            return self.now_s
+
+    clock = Clock()
+    thread = EngineThread(Engine(model, n_slots=1, make_cache=fake_cache), clock=clock)
+    clock.now_s = 1000.0
+    thread.check_health()
+    model.step_s = 0.5
+
+    async def check():
+        async with aclosing(thread.generate(request(max_tokens=5))) as chunks:
+            await anext(chunks)
+            clock.now_s = 2000.0
+            with pytest.raises(NotRunningError, match="no step"):
+                thread.check_health()
+
+    asyncio.run(check())
+    thread.stop()
+
+
+def test_retiring_finishes_what_runs_and_takes_nothing_new(thread):
+    async def check():
+        running = asyncio.create_task(collect(thread, request(max_tokens=30)))
+        await asyncio.sleep(0.02)
+        thread.retire()
+        with pytest.raises(NotRunningError):
+            await collect(thread, request("b"))
+        assert (await running)[-1].finish_reason == "length"
+
+    asyncio.run(check())
+
+
+def test_stopping_ends_consumers_with_an_error(thread):
+    async def check():
+        running = asyncio.create_task(collect(thread, request(max_tokens=9000)))
+        await asyncio.sleep(0.02)
+        await asyncio.to_thread(thread.stop)
+        with pytest.raises(NotRunningError):
+            await running
+
+    asyncio.run(check())

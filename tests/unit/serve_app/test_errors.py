@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from mulm.errors import AuthError, OverloadedError, error_classes
+from serve_app.errors import STATUS_BY_CODE, error_body, error_response, status_of
+from serve_app.service import ModelNotFoundError
+
+
+def test_every_error_has_a_status_and_no_other_code_has():
+    assert set(STATUS_BY_CODE) == {cls.code for cls in error_classes()}
+
+
+@pytest.mark.parametrize("cls", error_classes())
+def test_every_error_has_openais_body(cls):
+    error = cls("what", hint="do this", param="x")
+    body = error_body(error)["error"]
+    assert body["message"] == "what (do this)"
+    assert body["param"] == "x"
+    is_ours = status_of(error) >= 500
+    assert body["type"] == ("server_error" if is_ours else "invalid_request_error")
+
+
+def test_a_special_error_has_the_status_of_its_family():
+    error = ModelNotFoundError("no")
+    assert (status_of(error), error_body(error)["error"]["code"]) == (404, "model_not_found")
+
+
+def test_headers_that_tell_clients_what_to_do():
+    assert error_response(OverloadedError("x")).headers["retry-after"] == "1"
+    assert error_response(AuthError("x")).headers["www-authenticate"] == "Bearer"

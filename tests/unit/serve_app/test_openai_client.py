@@ -1,0 +1,142 @@
+"""The official client against the application, the engine running for real on a fake model."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+import pytest
+
+MESSAGES = [{"role": "user", "content": "the fox"}]
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+def test_models(app, client):
+    async def check():
+        page = await client(app).models.list()
+        assert [m.id for m in page.data] == ["tiny"]
+        assert (await client(app).models.retrieve("tiny@1")).id == "tiny"
+
+    run(check())
+
+
+def test_a_chat_is_answered_with_usage(app, client, tokenizer):
+    async def check():
+        reply = await client(app).chat.completions.create(
+            model="tiny", messages=MESSAGES, max_completion_tokens=7, seed=1
+        )
+        assert reply.object == "chat.completion"
+        assert reply.choices[0].message.role == "assistant"
+        assert reply.choices[0].finish_reason in ("length", "stop")
+        assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+        assert reply.usage.completion_tokens <= 7
+
+    run(check())
+
+
+def test_streamed_equals_whole(app, client):
+    async def check():
+        options = {"model": "tiny", "messages": MESSAGES, "max_tokens": 40, "seed": 5, "n": 3}
+        whole = await client(app).chat.completions.create(**options)
+        texts, reasons, usage = [""] * 3, [None] * 3, None
+        async for chunk in await client(app).chat.completions.create(
+            **options, stream=True, stream_options={"include_usage": True}
+        ):
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+                reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+        assert texts == [c.message.content for c in whole.choices]
+        assert reasons == [c.finish_reason for c in whole.choices]
+        assert usage == whole.usage
+        assert len(set(texts)) == 3
+
+    run(check())
+
+
+def test_the_clients_stream_helper_works(app, client):
+    async def check():
+        async with client(app).chat.completions.stream(
+            model="tiny", messages=MESSAGES, max_tokens=5, seed=1
+        ) as stream:
+            pieces = [event.delta async for event in stream if event.type == "content.delta"]
+        whole = await client(app).chat.completions.create(
+            model="tiny", messages=MESSAGES, max_tokens=5, seed=1
+        )
+        assert "".join(pieces) == whole.choices[0].message.content
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    "prompt", ["the fox", ["the fox", "a dog"], [40, 41, 42], [[40, 41], [42]]]
+)
+def test_completions_take_every_kind_of_prompt(app, client, prompt):
+    async def check():
+        create = client(app).completions.create
+        reply = await create(model="tiny", prompt=prompt, max_tokens=5, temperature=0)
+        n_prompts = len(prompt) if isinstance(prompt, list) and prompt[0] != 40 else 1
+        assert [c.index for c in reply.choices] == list(range(n_prompts))
+        streamed = [""] * n_prompts
+        async for chunk in await create(
+            model="tiny", prompt=prompt, max_tokens=5, temperature=0, stream=True
+        ):
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.text
+        assert streamed == [c.text for c in reply.choices]
+
+    run(check())
+
+
+def test_same_seed_same_text_whatever_runs_beside_it(app, client):
+    async def check():
+        create = client(app).completions.create
+
+        async def once(seed):
+            reply = await create(model="tiny", prompt="x", max_tokens=20, seed=seed)
+            return reply.choices[0].text
+
+        alone = await once(3)
+        crowd = await asyncio.gather(*[once(seed) for seed in range(9)])
+        assert crowd[3] == alone
+
+    run(check())
+
+
+def test_errors_arrive_as_the_clients_own_classes(app, client):
+    async def check():
+        good = client(app)
+        with pytest.raises(openai.AuthenticationError) as wrong_key:
+            await client(app, "mulm_sk_wrong").models.list()
+        assert wrong_key.value.code == "invalid_api_key"
+        with pytest.raises(openai.NotFoundError) as no_model:
+            await good.completions.create(model="other", prompt="x")
+        assert no_model.value.code == "model_not_found"
+        with pytest.raises(openai.BadRequestError) as too_long:
+            await good.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=999)
+        assert too_long.value.code == "context_length_exceeded"
+        with pytest.raises(openai.BadRequestError) as bad_id:
+            await good.completions.create(model="tiny", prompt=[99999])
+        assert bad_id.value.param == "prompt"
+
+    run(check())
+
+
+def test_a_client_that_stops_reading_frees_its_slot(app, client, thread):
+    async def check():
+        stream = await client(app).completions.create(
+            model="tiny", prompt="x", max_tokens=190, stream=True, seed=1
+        )
+        async for _ in stream:
+            break
+        await stream.close()
+        for _ in range(100):
+            if thread.n_unfinished == 0:
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail("the slot is still held")
+
+    run(check())

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from openai.types import completion_create_params as completions
+from openai.types.chat import completion_create_params as chat
+
+from serve_app.openai_api.schemas import ChatBody, CompletionBody
+
+URLS = {"chat": "/v1/chat/completions", "text": "/v1/completions"}
+BODIES = {
+    "chat": {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2},
+    "text": {"model": "tiny", "prompt": "hi", "max_tokens": 2},
+}
+
+
+def post(app, raw, kind, **fields):
+    async def once():
+        async with raw(app) as client:
+            return await client.post(URLS[kind], json=BODIES[kind] | fields)
+
+    return asyncio.run(once())
+
+
+def test_every_documented_parameter_has_a_rule():
+    documented = chat.CompletionCreateParamsBase.__annotations__
+    assert set(documented) <= set(ChatBody.model_fields)
+    documented = completions.CompletionCreateParamsBase.__annotations__
+    assert set(documented) <= set(CompletionBody.model_fields)
+
+
+NEUTRAL = {
+    "both": {
+        "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "n": 1, "stop": None,
+        "user": "me", "stream": False, "seed": None, "temperature": 1, "top_p": 1, "top_k": 0,
+        "stream_options": None,
+    },
+    "chat": {
+        "logprobs": False, "top_logprobs": 0, "metadata": {"a": "b"}, "store": False, "tools": [],
+        "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"],
+        "service_tier": "auto", "parallel_tool_calls": True, "verbosity": "medium",
+    },
+    "text": {"echo": False, "best_of": 1, "logprobs": None, "suffix": ""},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["chat", "text"])
+def test_neutral_values_are_accepted(app, raw, kind):
+    for name, value in (NEUTRAL["both"] | NEUTRAL[kind]).items():
+        assert post(app, raw, kind, **{name: value}).status_code == 200, name
+
+
+REFUSED = [
+    ("both", {"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
+    ("both", {"presence_penalty": -1}, "presence_penalty", "unsupported_parameter"),
+    ("both", {"logit_bias": {"5": 10}}, "logit_bias", "unsupported_parameter"),
+    ("both", {"temprature": 1}, "temprature", "unknown_parameter"),
+    ("both", {"temperature": 2.5}, "temperature", "invalid_value"),
+    ("both", {"temperature": -0.1}, "temperature", "invalid_value"),
+    ("both", {"top_p": 0}, "top_p", "invalid_value"),
+    ("both", {"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ("both", {"n": 9}, "n", "invalid_value"),
+    ("both", {"n": 0}, "n", "invalid_value"),
+    ("both", {"seed": 2**63}, "seed", "invalid_value"),
+    ("both", {"stop": ""}, "stop", "invalid_value"),
+    ("both", {"stop": list("abcde")}, "stop", "invalid_value"),
+    ("both", {"model": 3}, "model", "invalid_value"),
+    ("both", {"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+    ("chat", {"logprobs": True}, "logprobs", "unsupported_parameter"),
+    ("chat", {"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+    ("chat", {"store": True}, "store", "unsupported_parameter"),
+    ("chat", {"response_format": {"type": "json_object"}}, "response_format",
+     "unsupported_parameter"),
+    ("chat", {"messages": []}, "messages", "invalid_value"),
+    ("chat", {"messages": "hi"}, "messages", "invalid_value"),
+    ("chat", {"messages": [{"role": "user"}]}, "messages.0.content", "invalid_value"),
+    ("chat", {"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role",
+     "invalid_value"),
+    ("chat", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+     "messages.0.content.0.type", "unsupported_parameter"),
+    ("chat", {"messages": [{"role": "user", "content": "x", "nam": "y"}]}, "messages.0.nam",
+     "unknown_parameter"),
+    ("chat", {"max_completion_tokens": 3}, "max_tokens", "invalid_value"),
+    ("text", {"logprobs": 0}, "logprobs", "unsupported_parameter"),
+    ("text", {"echo": True}, "echo", "unsupported_parameter"),
+    ("text", {"best_of": 2}, "best_of", "unsupported_parameter"),
+    ("text", {"suffix": "end"}, "suffix", "unsupported_parameter"),
+    ("text", {"prompt": []}, "prompt", "invalid_value"),
+    ("text", {"prompt": [[]]}, "prompt.0", "invalid_value"),
+    ("text", {"prompt": ["a"] * 33}, "prompt", "config_invalid"),
+    ("text", {"prompt": ["a"] * 8, "n": 8}, "n", "config_invalid"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "fields", "param", "code"), REFUSED)
+def test_what_is_not_supported_is_refused_by_name(app, raw, where, fields, param, code):
+    for kind in ["chat", "text"] if where == "both" else [where]:
+        reply = post(app, raw, kind, **fields)
+        assert reply.status_code == 400
+        error = reply.json()["error"]
+        assert (error["param"], error["code"]) == (param, code), error
+        assert error["type"] == "invalid_request_error"
+
+
+def test_an_unknown_parameter_names_the_nearest(app, raw):
+    assert "did you mean 'temperature'?" in post(app, raw, "chat", temprature=1).text
+
+
+def test_text_parts_are_one_text(app, raw):
+    parts = [{"type": "text", "text": "a fox"}, {"type": "text", "text": " ran"}]
+    split = post(app, raw, "chat", messages=[{"role": "user", "content": parts}], seed=1)
+    whole = post(app, raw, "chat", messages=[{"role": "user", "content": "a fox ran"}], seed=1)
+    assert split.json()["choices"] == whole.json()["choices"]
+
+
+def test_a_developer_speaks_as_the_system(app, raw):
+    def ask(role):
+        messages = [{"role": role, "content": "be kind"}, {"role": "user", "content": "hi"}]
+        return post(app, raw, "chat", messages=messages, seed=1).json()["choices"]
+
+    assert ask("developer") == ask("system")

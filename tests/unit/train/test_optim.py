@@ -1,0 +1,87 @@
+"""The optimizers do what their papers say, and their state can be saved."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mulm.errors import CorruptError
+from mulm.testing import tiny_model
+from mulm.train.config import OptimizerConfig
+from mulm.train.optim import AdamW, Optimizer, clip_gradients, grad_norm, polar_factor
+
+
+def random_gradients(model: nn.Module, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def test_polar_factor_has_unit_singular_values() -> None:
+    matrices = torch.randn(3, 12, 30, generator=torch.Generator().manual_seed(0))
+    factor = polar_factor(matrices)
+    assert ((torch.linalg.svdvals(factor) - 1).abs() < 0.2).all()
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    assert (
+        torch.nn.functional.cosine_similarity(factor.flatten(1), (left @ right).flatten(1)).min()
+        > 0.99
+    )
+
+
+def test_adamw_equals_torch() -> None:
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 10)) for _ in range(2))
+    mine = AdamW({"x": ours}, lr=0.01, weight_decay=0.0)
+    reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), eps=1e-10, weight_decay=0)
+    for seed in range(5):
+        gradient = torch.randn(10, generator=torch.Generator().manual_seed(seed))
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        mine.step(1.0)
+        reference.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_each_parameter_has_one_rule() -> None:
+    model = tiny_model().requires_grad_(True)
+    muon = Optimizer(model, OptimizerConfig(), torch.float32)
+    assert set(muon.muon.parameters) == {
+        name for name, p in model.named_parameters() if p.ndim == 2 and "embedding" not in name
+    }
+    assert set(muon.muon.parameters) | set(muon.adamw.parameters) == set(
+        dict(model.named_parameters())
+    )
+    adamw = Optimizer(model, OptimizerConfig(kind="adamw"), torch.float32)
+    assert not adamw.muon.parameters
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_state_can_be_saved(kind: str) -> None:
+    config = OptimizerConfig.model_validate({"kind": kind})
+    whole, cut = tiny_model(), tiny_model()
+    first, second = (Optimizer(model, config, torch.float32) for model in (whole, cut))
+    for model, optimizer in ((whole, first), (cut, second)):
+        random_gradients(model)
+        optimizer.step(1.0)
+    resumed = Optimizer(cut, config, torch.float32)
+    resumed.load_tensors({name: t.clone() for name, t in second.tensors().items()})
+    for model, optimizer in ((whole, first), (cut, resumed)):
+        random_gradients(model, seed=1)
+        optimizer.step(0.5)
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_state_of_another_model_is_refused() -> None:
+    optimizer = Optimizer(tiny_model(), OptimizerConfig(), torch.float32)
+    with pytest.raises(CorruptError):
+        optimizer.load_tensors({"n_steps": torch.zeros(1)})
+
+
+def test_clipping_keeps_the_direction() -> None:
+    model = tiny_model()
+    random_gradients(model)
+    named = dict(model.named_parameters())
+    clip_gradients(named, 0.0)
+    assert grad_norm(named) > 1
+    clip_gradients(named, 1.0)
+    assert grad_norm(named) == pytest.approx(1.0, rel=1e-5)
