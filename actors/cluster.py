@@ -9,11 +9,10 @@ started is ended and removed; `down` ends what is ours and nothing else.
 from __future__ import annotations
 
 import fcntl
-import logging
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,8 +29,6 @@ from mulm.store import Store
 
 __all__ = ["ENV_VARIABLES_OF_RAY", "ClusterInfo", "connect", "down", "ray_env", "up"]
 
-_log = logging.getLogger(__name__)
-
 _UP_TIMEOUT_S = 90.0
 _GRACE_S = 2.0
 _POLL_S = 0.05
@@ -39,8 +36,13 @@ _NEEDED_BYTES = 500_000_000
 _LOG_TAIL_LINES = 12
 
 
-def up(home: Home, settings: Settings) -> ClusterInfo:
+def up(home: Home, settings: Settings, prepare: Callable[[], None] = lambda: None) -> ClusterInfo:
     """Start the cluster and its ledger; returns when both answer.
+
+    Args:
+        home: Where everything lies.
+        settings: Ports and size.
+        prepare: Called before anything starts, when it is certain that nothing runs.
 
     Raises:
         ConflictError: it is up already, or another process is starting it.
@@ -53,6 +55,7 @@ def up(home: Home, settings: Settings) -> ClusterInfo:
         _require_down(home)
         Store(home.store).require_space(_NEEDED_BYTES)
         _ensure_token(home)
+        prepare()
         head = _plan(home, settings)
         try:
             _start(head)

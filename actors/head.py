@@ -14,7 +14,6 @@ from pathlib import Path
 
 import actors
 from actors.cluster_info import MARKER, ClusterInfo, ray_env
-from actors.ports import choose_port
 from actors.processes import TEMP_DIR_VARIABLE
 from mulm.home import Home
 from mulm.settings import Settings
@@ -26,6 +25,7 @@ _LONGEST_BASE = 30
 ENV_VARIABLES_OF_RAY = {
     # Named for other systems; what it does is keep every server of the node on loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_START_HOOK": "actors.start_hook.trim",
     # A stopped job may write a checkpoint first.
     "RAY_JOB_STOP_SIGNAL": "SIGINT",
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
@@ -61,7 +61,6 @@ class Head:
             "--dashboard-host", _LOOPBACK,
             "--dashboard-port", self.info.dashboard_url.rpartition(":")[2],
             "--dashboard-agent-listen-port", "0",
-            "--ray-client-server-port", str(choose_port(_LOOPBACK, 0, "")),
             "--temp-dir", str(self.ray_dir),
             "--num-cpus", str(self.settings.n_cpus or max(2, _usable_cpus())),
             "--object-store-memory", str(self.settings.object_store_bytes),
@@ -94,10 +93,9 @@ class Head:
 
 def make_temp_dir() -> Path:
     """A fresh folder, for us only, with a path short enough for sockets inside."""
-    base = tempfile.gettempdir()
-    return Path(
-        tempfile.mkdtemp(prefix="mulm-", dir=base if len(base) <= _LONGEST_BASE else "/tmp")
-    )
+    usual = tempfile.gettempdir()
+    base = usual if len(usual) <= _LONGEST_BASE else "/tmp"  # noqa: S108 mkdtemp makes it ours
+    return Path(tempfile.mkdtemp(prefix="mulm-", dir=base))
 
 
 def _usable_cpus() -> int:

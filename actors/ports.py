@@ -45,8 +45,8 @@ def owner_of(port: int) -> psutil.Process | None:
     """The process that listens on a port, if we may see it."""
     try:
         for connection in psutil.net_connections("tcp"):
-            is_match = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-            if is_match and connection.pid:
+            is_listening = connection.status == psutil.CONN_LISTEN and connection.pid
+            if is_listening and connection.laddr and connection.laddr.port == port:
                 return psutil.Process(connection.pid)
     except (psutil.AccessDenied, psutil.NoSuchProcess):
         pass  # not ours to see, or just gone

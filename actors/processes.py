@@ -1,7 +1,7 @@
 """The processes of one cluster: found by a mark in their environment, and ended.
 
 Called by `actors.cluster`. Invariant: only processes that carry the mark of this home, or share a
-session with one that does, are ever sent a signal; a process that was here before us, or belongs to another cluster, is left alone.
+session with one that does, are ever sent a signal; all others are left alone.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ line is a prompt of its own. The answer goes to stdout as it comes, all else to 
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,7 @@ from typing import TextIO
 
 from jobs.chat_client import ChatClient
 from mulm.chat import Message
-from mulm.errors import NotFoundError, NotRunningError, nearest
+from mulm.errors import ConfigError, NotFoundError, NotRunningError, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,20 @@ def answer(
         out.flush()
     out.write("\n")
     return Answer("".join(pieces), len(pieces), time.monotonic() - started_s)
+
+
+def converse(client: ChatClient, options: ChatOptions, prompt: str | None, as_json: bool) -> None:
+    """What `mulm chat` does: one answer to a prompt, else a conversation on standard input."""
+    if as_json and prompt is None:
+        raise ConfigError("--json needs a prompt", hint='mulm chat --json "Once upon a time"')
+    if prompt is None:
+        talk(client, options, sys.stdin, sys.stdout)
+        return
+    out = io.StringIO() if as_json else sys.stdout
+    reply = answer(client, options, [Message(role="user", content=prompt)], out)
+    if as_json:
+        described = {"model": options.model, "prompt": prompt, "answer": reply.text}
+        print(json.dumps(described | {"seconds": round(reply.seconds, 3)}))
 
 
 def talk(client: ChatClient, options: ChatOptions, source: TextIO, out: TextIO) -> None:

@@ -54,7 +54,7 @@ def with_overrides(command: F) -> F:
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mulm.__version__, prog_name="mulm")
 def cli() -> None:
-    r"""Build, train, serve and keep teaching a micro language model of your own.
+    """Build, train, serve and keep teaching a micro language model of your own.
 
     \b
     mulm up                                 start the application on this machine
@@ -69,7 +69,7 @@ def cli() -> None:
 @cli.command()
 @with_json
 def up(as_json: bool) -> None:
-    r"""Start the local Ray application (loopback only).
+    """Start the local Ray application (loopback only).
 
     \b
     Example:  mulm up
@@ -107,7 +107,7 @@ def data() -> None:
 @with_overrides
 @with_json
 def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    r"""Clean, split and tokenize the texts that RECIPE (a YAML file) names.
+    """Clean, split and tokenize the texts that RECIPE (a YAML file) names.
 
     \b
     Example:  mulm data build examples/sample.yaml
@@ -129,7 +129,7 @@ def data_ls(as_json: bool) -> None:
 @with_overrides
 @with_json
 def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    r"""Train the model that CONFIG (a YAML file) describes.
+    """Train the model that CONFIG (a YAML file) describes.
 
     The same config is the same run: finished, it is not repeated; stopped or killed, it goes on
     from its newest checkpoint. Ctrl-C stops it after a checkpoint.
@@ -150,7 +150,7 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.argument("model")
 @with_json
 def evaluate(model: str, as_json: bool) -> None:
-    r"""Measure MODEL in bits per byte on the held-out text, beside xz -9e.
+    """Measure MODEL in bits per byte on the held-out text, beside xz -9e.
 
     \b
     Example:  mulm eval demo
@@ -181,7 +181,7 @@ def model_ls(as_json: bool) -> None:
 @click.option("--max-replicas", default=2, show_default=True, help="Engines at most, under load.")
 @with_json
 def serve(model: str, min_replicas: int, max_replicas: int, as_json: bool) -> None:
-    r"""Serve MODEL behind the OpenAI-compatible HTTP API.
+    """Serve MODEL behind the OpenAI-compatible HTTP API.
 
     \b
     Example:  mulm serve demo
@@ -206,16 +206,20 @@ def chat(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    r"""Talk to a served model: one PROMPT, a conversation, or a prompt a line from a pipe.
+    """Talk to a served model: one PROMPT, a conversation, or a prompt a line from a pipe.
 
     \b
     Example:  mulm chat "It was a dark night, and"
               echo "The wizard said" | mulm chat
     """
-    from jobs.chat import ChatOptions
+    from jobs.chat import ChatOptions, choose_model, converse
 
-    options = ChatOptions(model or "", max_tokens, temperature, seed)
-    _steps().chat(options, prompt, as_json)
+    client = _steps().client()
+    try:
+        options = ChatOptions(choose_model(client, model), max_tokens, temperature, seed)
+        converse(client, options, prompt, as_json)
+    finally:
+        client.close()
 
 
 @cli.command()

@@ -14,19 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from actors.cluster import connect
 from jobs.chat import ChatOptions, answer, choose_model, talk
 from jobs.progress import Progress
 from jobs.steps import Steps
-from jobs.up import is_up, start, stop
+from jobs.up import start, stop
 from mulm.chat import Message
-from mulm.errors import JobFailedError
-from mulm.eval.gate import beats
+from mulm.errors import JobFailedError, NotRunningError
 from mulm.home import Home
 from mulm.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "examples" / "sample.yaml"
 CONFIG = ROOT / "examples" / "demo.yaml"
+ALIAS = "live"
+ALIASED = f"demo@{ALIAS}"
 PROMPTS = (
     "The Queen of Hearts looked at the Wizard, and",
     "It was a cold morning when Holmes",
@@ -49,14 +51,15 @@ def run_demo(home: Home, progress: Progress, source: TextIO = sys.stdin) -> dict
             model = steps.train(CONFIG)
             say(f"{model['model']}: {model['parameters'] / 1e6:.1f} M parameters")
         with _timed(progress, "evaluate") as say:
-            scores = steps.evaluate(model["model"])
+            scores = steps.evaluate(model["model"], promote=ALIAS)
             say(
                 f"{scores['bits_per_byte']:.3f} bits per byte on held-out text,"
                 f" xz -9e needs {scores['xz_bits_per_byte']:.3f}"
             )
-        _require_quality(scores)
+        _require_promotion(scores)
+        progress.stage("register", 0.0, f"{model['model']} is {ALIASED}")
         with _timed(progress, "serve") as say:
-            served = steps.serve(model["model"])
+            served = steps.serve(ALIASED)
             say(f"{served['url']}/v1, key in {served['key_file']}")
         _talk(steps, progress, source)
     progress.line(f"done in {time.monotonic() - started_s:.0f} s; next: see README.md")
@@ -66,7 +69,7 @@ def run_demo(home: Home, progress: Progress, source: TextIO = sys.stdin) -> dict
 @contextmanager
 def _application(home: Home, progress: Progress) -> Iterator[None]:
     """The application: the one that is up, else one of our own that ends with us."""
-    if is_up(home):
+    if _is_up(home):
         progress.line("the application is up already: the demo uses it and leaves it up")
         yield
         return
@@ -78,6 +81,14 @@ def _application(home: Home, progress: Progress) -> Iterator[None]:
     finally:
         with _timed(progress, "down"):
             stop(home)
+
+
+def _is_up(home: Home) -> bool:
+    try:
+        connect(home)
+    except NotRunningError:
+        return False
+    return True
 
 
 @contextmanager
@@ -92,11 +103,10 @@ def _timed(progress: Progress, name: str) -> Iterator[Callable[[str], None]]:
     progress.stage(name, time.monotonic() - started_s, said[0])
 
 
-def _require_quality(scores: dict[str, Any]) -> None:
-    if not beats(scores["bits_per_byte"], scores["xz_bits_per_byte"]):
+def _require_promotion(scores: dict[str, Any]) -> None:
+    if not scores["promoted"]:
         raise JobFailedError(
-            f"the model needs {scores['bits_per_byte']:.3f} bits per byte,"
-            f" xz -9e {scores['xz_bits_per_byte']:.3f}",
+            f"the gate refused the model: {scores['verdict']}",
             hint="the demo expects the model to win: was its config changed?",
         )
 

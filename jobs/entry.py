@@ -70,12 +70,14 @@ def run_job(
     try:
         arguments = _parse(kind, argv)
         config = load_config(schema, arguments.config, arguments.overrides)
-        with _stopping_on_signals():
-            home, facts = _connect()
+        home, facts = _connect()
+        with _stopping_on_signals():  # after connecting, since Ray sets a handler of its own
             context = JobContext(arguments.run or "", home, Store(home.store), facts)
-            return _run(kind, config, work, identity, context)
-    except MulmError as error:
+            result = _run(kind, config, work, identity, context)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 the border
         return _report(error)
+    print(json.dumps(result), flush=True)
+    return 0
 
 
 def run_id_of(kind: str, config: Frozen, identity: Mapping[str, Any] | None = None) -> str:
@@ -105,7 +107,7 @@ def execute(
     """
     run = context.facts.create_run(context.run_id, kind, config.model_dump(mode="json"))
     _check_same(run, kind, config)
-    if run.phase == "succeeded" and _is_kept(context.store, run.result or {}):
+    if is_finished(run, context.store):
         _log.info("already finished run=%s", run.id)
         return dict(run.result or {})
     context.facts.set_phase(run.id, "preparing")
@@ -117,6 +119,17 @@ def execute(
         raise
     context.facts.set_phase(run.id, "succeeded", result=result)
     return result
+
+
+def is_finished(run: Run, store: Store) -> bool:
+    """Whether the run has succeeded and the versions that its result names are still there."""
+    try:
+        for key, value in (run.result or {}).items():
+            if key.endswith("_id"):
+                store.load(str(value))
+    except NotFoundError:
+        return False
+    return run.phase == "succeeded"
 
 
 def mulm_cause(error: BaseException) -> MulmError | None:
@@ -143,18 +156,13 @@ def _run(
     work: Callable[[JobContext, C], dict[str, Any]],
     identity: Identity[C] | None,
     context: JobContext,
-) -> int:
+) -> dict[str, Any]:
     if not context.run_id:
         extra = identity(config, context.facts, context.store) if identity else {}
         run_id = run_id_of(kind, config, extra)
         context = JobContext(run_id, context.home, context.store, context.facts)
     _log.info("start kind=%s run=%s", kind, context.run_id)
-    try:
-        result = execute(kind, config, work, context)
-    except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 the border
-        return _report(error)
-    print(json.dumps({"run": context.run_id, **result}), flush=True)
-    return 0
+    return {"run": context.run_id, **execute(kind, config, work, context)}
 
 
 def _parse(kind: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -185,7 +193,7 @@ def _connect() -> tuple[Home, Facts]:
             raise NotRunningError(
                 "this is not inside a Ray job", hint="use the `mulm` command or `ray job submit`"
             )
-        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False)
+        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
     return home, connect_facts()
 
 
@@ -195,17 +203,6 @@ def _check_same(run: Run, kind: str, config: Frozen) -> None:
             f"{run.id} is a {run.kind} run with another config",
             hint="leave `--run` away: the id is then derived from the config",
         )
-
-
-def _is_kept(store: Store, result: Mapping[str, Any]) -> bool:
-    """Whether the versions that the result names (`dataset_id`, `model_id`) are still there."""
-    try:
-        for key, value in result.items():
-            if key.endswith("_id"):
-                store.load(str(value))
-    except NotFoundError:
-        return False
-    return True
 
 
 def _note_end(context: JobContext, error: BaseException) -> None:
@@ -235,9 +232,10 @@ def _report(error: BaseException) -> int:
 
 @contextmanager
 def _stopping_on_signals() -> Iterator[None]:
-    """Raise StoppedError in the main thread at the first SIGINT or SIGTERM; ignore the rest.
+    """Raise KeyboardInterrupt in the main thread at the first SIGINT or SIGTERM; ignore the rest.
 
-    Ray sends SIGKILL when stopping takes too long, so a second request needs no answer.
+    It is the one exception that also ends a blocking call into Ray; `_as_ours` makes it a
+    StoppedError. Ray kills what takes too long, so a second request needs no answer.
     """
     is_stopping = False
 
@@ -245,7 +243,7 @@ def _stopping_on_signals() -> Iterator[None]:
         nonlocal is_stopping
         if not is_stopping:
             is_stopping = True
-            raise StoppedError("stopped", hint="the same command goes on where it was")
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -15,6 +15,7 @@ from jobs.entry import JobContext, run_job
 from jobs.identity import evaluate_identity
 from mulm.errors import NotFoundError, TokenizerMismatchError
 from mulm.eval.config import EvaluateConfig
+from mulm.eval.gate import judge
 from mulm.eval.perplexity import bits_per_byte, xz_bits_per_byte
 from mulm.manifest import Manifest
 from mulm.model.checkpoint import load_model, model_config
@@ -51,13 +52,19 @@ def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
         stride=min(config.stride or max(1, seq_len // 2), seq_len),
         dtype=DTYPES[precision],
     )
+    xz_bits = xz_bits_per_byte(context.store, dataset)
+    verdict = judge(bits, xz_bits)
+    if config.promote and verdict.passes:
+        context.facts.set_alias("model", version.name, config.promote, version.number)
     return {
         "model": version.ref,
         "model_id": manifest.id,
         "dataset_id": dataset.id,
         "bits_per_byte": bits,
-        "xz_bits_per_byte": xz_bits_per_byte(context.store, dataset),
+        "xz_bits_per_byte": xz_bits,
         "bytes": int(dataset.counts["validation_bytes"]),
+        "verdict": verdict.reason,
+        "promoted": config.promote is not None and verdict.passes,
     }
 
 

@@ -33,7 +33,7 @@ from mulm.data.documents import (
     to_parquet,
 )
 from mulm.data.encode import Encoded
-from mulm.data.executor import EncodeShard, ReadFile, ShardTask
+from mulm.data.executor import EncodeShard, Executor, ReadFile, ShardTask
 from mulm.data.recipe import Recipe
 from mulm.data.sources.base import SourceFile
 from mulm.ledger import Facts, Version
@@ -49,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_job("prepare", arguments, Recipe, prepare, prepare_identity)
 
 
-def prepare(context: JobContext, recipe: Recipe) -> dict[str, Any]:
-    """Build, publish, and say what was made."""
+def prepare(
+    context: JobContext, recipe: Recipe, executor: Executor | None = None
+) -> dict[str, Any]:
+    """Build, publish, and say what was made; on Ray Data unless another executor is given."""
     given = _given_tokenizer(recipe, context.facts)
     tokenizer = context.store.load(given.manifest_id) if given else None
-    built = build(recipe, context.store, RayData(), tokenizer=tokenizer, emit=context.emit)
+    executor = executor or RayData()
+    built = build(recipe, context.store, executor, tokenizer=tokenizer, emit=context.emit)
     publish = context.facts.publish
     vocabulary = given or publish("tokenizer", recipe.name, built.tokenizer.id)
     dataset = publish("dataset", recipe.name, built.dataset.id)

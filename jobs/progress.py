@@ -23,7 +23,7 @@ class Progress:
         self._stream = stream
         self._clock = clock
         self._is_live = stream.isatty()
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         self._last_line_s = -_QUIET_EVERY_S
         self._metrics: dict[str, float] = {}
 
@@ -64,9 +64,10 @@ class Progress:
 
     def _draw(self, data: Mapping[str, Any]) -> None:
         stage, total = str(data["stage"]), data.get("total")
-        if self._bar is None or self._bar.desc != f"  {stage}: ":
+        bar = self._bar
+        if bar is None or bar.desc != f"  {stage}: ":
             self.clear()
-            self._bar = tqdm(
+            bar = self._bar = tqdm(
                 total=total,
                 desc=f"  {stage}",
                 unit=str(data.get("unit", "")),
@@ -74,9 +75,9 @@ class Progress:
                 leave=False,
                 dynamic_ncols=True,
             )
-        self._bar.n = data["done"]
-        self._bar.set_postfix_str(self._suffix().strip(", "), refresh=False)
-        self._bar.refresh()
+        bar.n = data["done"]
+        bar.set_postfix_str(self._suffix().strip(", "), refresh=False)
+        bar.refresh()
 
     def _suffix(self) -> str:
         return "".join(f", {_label(name)} {value:.3f}" for name, value in self._metrics.items())

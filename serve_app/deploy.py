@@ -22,6 +22,7 @@ DEPLOYMENTS = ("engine", "ingress")
 _PATH = "/api/serve/applications/"
 _POLL_S = 0.2
 _CALL_TIMEOUT_S = 60.0
+_LOG_CHARS = 4000
 
 Report = Callable[[str], None]
 
@@ -106,7 +107,7 @@ def _is_running(http: httpx.Client, config: dict[str, Any], report: Report) -> b
     reply = _checked(_send(http, "GET", _PATH, None))
     state, words = state_of(reply.json(), config)
     if state == "failed":
-        raise JobFailedError(f"the deployment failed: {last_line(words)}", log=words)
+        raise JobFailedError(f"the deployment failed: {last_line(words)}", log=words[-_LOG_CHARS:])
     report(words)
     return state == "running"
 

@@ -20,7 +20,5 @@ def judge(bits_per_byte: float, xz_bits_per_byte: float) -> Verdict:
     """A model that predicts held-out text no better than `xz -9e` packs it is not for use."""
     passes = bits_per_byte < xz_bits_per_byte
     relation = "fewer" if passes else "not fewer"
-    return Verdict(
-        passes,
-        f"{bits_per_byte:.3f} bits per byte are {relation} than the {xz_bits_per_byte:.3f} of xz -9e",
-    )
+    numbers = f"{bits_per_byte:.3f} bits per byte are {relation} than {xz_bits_per_byte:.3f}"
+    return Verdict(passes, f"{numbers} of xz -9e")

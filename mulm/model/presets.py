@@ -55,8 +55,20 @@ def shape_of_size(n_parameters: int, vocab_size: int, max_seq_len: int) -> Micro
 
 
 def demo_shape(vocab_size: int) -> MicroLMConfig:
-    """A few million parameters that learn to spell and to tell within minutes on a CPU."""
-    return _shape(256, vocab_size, 512).model_copy(update={"n_layers": 5})
+    """Two million parameters that learn to spell and to tell within minutes on a CPU.
+
+    Wider and deeper shapes see too few tokens in that time; docs/log.md has the numbers.
+    """
+    return MicroLMConfig(
+        vocab_size=vocab_size,
+        d_model=192,
+        n_layers=4,
+        n_heads=6,
+        n_kv_heads=2,
+        d_head=32,
+        d_ff=512,
+        max_seq_len=512,
+    )
 
 
 def _shape(d_model: int, vocab_size: int, max_seq_len: int) -> MicroLMConfig:

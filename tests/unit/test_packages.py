@@ -117,7 +117,7 @@ def test_light_floor_needs_no_torch() -> None:
 
 
 def test_command_line_and_ingress_need_no_torch() -> None:
-    assert run_without(("torch",), ["jobs.cli", "serve_app.app", "serve_app.ingress"]) == []
+    assert run_without(("torch",), ["jobs.cli", "serve_app.ingress_host"]) == []
 
 
 def test_heavy_floor_needs_no_cluster_and_no_numpy() -> None:

@@ -12,7 +12,7 @@ from mulm.model.microlm import MicroLM
 
 CONFIG = MicroLMConfig(
     vocab_size=97, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_head=8, d_ff=48,
-    max_seq_len=96,
+    max_seq_len=96, tie_embeddings=False,
 )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_another_model_changes_only_what_is_taken_over_in_place():
 def test_running_means_our_config_on_healthy_deployments():
     assert state_of(details(), CONFIG)[0] == "running"
     assert state_of({}, CONFIG) == ("deploying", "starting")
-    assert state_of(details(model="m@0"), CONFIG)[0] == "deploying"
+    assert state_of(details(model="m@2"), CONFIG)[0] == "deploying"
     assert state_of(details(deployment="UPDATING"), CONFIG)[0] == "deploying"
     assert state_of(details(status="DEPLOYING"), CONFIG)[0] == "deploying"
 

@@ -1,0 +1,59 @@
+"""Start and stop the whole application: the cluster, its ledger, the first API key.
+
+Called by `mulm up`, `mulm down` and the demo. Imports no Ray. Invariant: while the cluster is
+down the caller owns the ledger, so the key and lost runs are seen to before Ray starts.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+
+from actors import cluster
+from actors.cluster_info import ClusterInfo
+from actors.job_client import JobClient, reconcile
+from mulm.errors import MulmError, NotRunningError
+from mulm.home import Home
+from mulm.ledger import Ledger
+from mulm.settings import Settings
+from serve_app.keys import ensure_first_key
+
+_log = logging.getLogger(__name__)
+
+_JOBS_GRACE_S = 20.0
+
+
+def start(home: Home, settings: Settings) -> ClusterInfo:
+    """Bring the application up; everything that `actors.cluster.up` raises.
+
+    Runs that were under way when the last cluster ended are noted as failed, with a hint: the
+    same command resumes them.
+    """
+    return cluster.up(home, settings, prepare=lambda: _prepare(home))
+
+
+def stop(home: Home, jobs_grace_s: float = _JOBS_GRACE_S) -> bool:
+    """Take the application down; returns whether it was up. Idempotent.
+
+    Jobs are asked first and have `jobs_grace_s` seconds to write a checkpoint.
+    """
+    try:
+        _stop_jobs(home, jobs_grace_s)
+    except NotRunningError:
+        pass  # what is left is cleared away below
+    except MulmError as error:
+        _log.warning("jobs were not asked to stop: %s", error.message)
+    return cluster.down(home)
+
+
+def _stop_jobs(home: Home, grace_s: float) -> None:
+    left = JobClient.of(cluster.connect(home), home).stop_all(grace_s)
+    if left:
+        _log.warning("jobs did not stop in time ids=%s", ",".join(left))
+
+
+def _prepare(home: Home) -> None:
+    with closing(Ledger(home.ledger)) as ledger:
+        ensure_first_key(home, ledger)
+        for run in ledger.runs():
+            reconcile(ledger, run, None)

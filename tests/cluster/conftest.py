@@ -1,0 +1,57 @@
+"""One real cluster for all tests that need one: free ports, a home of its own, ended at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from actors.cluster_info import ClusterInfo, ray_env
+from actors.job_client import JobClient
+from jobs.up import start, stop
+from mulm.home import Home
+from mulm.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    home: Home
+    info: ClusterInfo
+    settings: Settings
+
+    @property
+    def env(self) -> dict[str, str]:
+        """For subprocesses: as a user's shell who has set MULM_HOME."""
+        return environment(self.home)
+
+    @property
+    def jobs(self) -> JobClient:
+        return JobClient.of(self.info, self.home)
+
+
+def environment(home: Home) -> dict[str, str]:
+    """The environment of a process that knows the home and the cluster's token."""
+    venv = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        **ray_env(home),
+        "PATH": f"{venv}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    home = Home(tmp_path_factory.mktemp("cluster") / "home")
+    settings = Settings(http_port=0, dashboard_port=0, n_cpus=4)
+    info = start(home, settings)
+    try:
+        yield Cluster(home, info, settings)
+    finally:
+        stop(home, jobs_grace_s=5.0)

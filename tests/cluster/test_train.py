@@ -1,0 +1,182 @@
+"""Training with two Ray Train workers: killed, stopped and wrongly asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from actors.cluster_info import ray_env
+from jobs.exit_codes import exit_code
+from mulm.errors import ConfigError, DeviceError, StoppedError
+from mulm.ledger import Event, Ledger
+from mulm.model.checkpoint import checkpoints
+from mulm.store import Store
+from mulm.testing import TINY_SHAPE, tiny_dataset
+
+pytestmark = pytest.mark.cluster
+
+DEADLINE_S = 150.0
+
+
+class Training:
+    """The driver process of a training run, as `ray job submit` starts it."""
+
+    def __init__(self, cluster: Any, folder: Path) -> None:
+        self.home = cluster.home
+        self.env = {
+            **os.environ, **ray_env(cluster.home), "RAY_ADDRESS": cluster.info.gcs_address
+        }  # fmt: skip
+        self.folder = folder
+
+    def command(self, run_id: str, **changes: Any) -> list[str]:
+        config = {
+            "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 120, "workers": 2,
+            "batch_tokens": 128, "seq_len": 16, "log_every": 1, "validate_every": 25,
+            "checkpoint_every": 10, "keep_checkpoints": 2, "device": "cpu",
+        }  # fmt: skip
+        path = self.folder / f"{run_id}.json"
+        path.write_text(json.dumps(config | changes))
+        return [sys.executable, "-m", "jobs.train", "--config", str(path), "--run", run_id]
+
+    def finish(self, run_id: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(run_id, **changes),
+            env=self.env, capture_output=True, text=True, timeout=DEADLINE_S,
+        )  # fmt: skip
+
+    @contextmanager
+    def started(self, run_id: str) -> Iterator[subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            self.command(run_id),
+            env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def events(self, run_id: str) -> list[Event]:
+        ledger = Ledger(self.home.ledger)
+        try:
+            return ledger.events(run_id)
+        finally:
+            ledger.close()
+
+    def wait_for_checkpoint(self, run_id: str, step: int) -> None:
+        end_s = time.monotonic() + DEADLINE_S
+        folder = self.home.run(run_id) / "checkpoints"
+        while not any(path.name >= f"step-{step:08d}" for path in checkpoints(folder)):
+            assert time.monotonic() < end_s, "no checkpoint appeared"
+            time.sleep(0.02)
+
+    def curve(self, run_id: str, after_seq: int = 0) -> dict[int, dict[str, float]]:
+        """What was measured after each step, without times; a step measured twice must agree."""
+        numbers: dict[int, dict[str, float]] = {}
+        for event in self.events(run_id):
+            if event.kind == "metric" and event.seq > after_seq:
+                data = {k: v for k, v in event.data.items() if k not in ("tokens_per_s", "eta_s")}
+                numbers.setdefault(data["step"], {}).update(data)
+        return numbers
+
+
+@pytest.fixture
+def training(cluster: Any, tmp_path: Path) -> Training:
+    store, ledger = Store(cluster.home.store), Ledger(cluster.home.ledger)
+    ledger.publish("dataset", "tiny", tiny_dataset(store).id)
+    ledger.close()
+    return Training(cluster, tmp_path)
+
+
+def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_killed_driver_resumes_bit_for_bit(training: Training) -> None:
+    whole = result_of(training.finish("run_whole"))
+    with training.started("run_cut") as driver:
+        training.wait_for_checkpoint("run_cut", random.Random().randint(10, 80))
+        driver.send_signal(signal.SIGKILL)
+        assert driver.wait(10) == -signal.SIGKILL
+    killed_at = len(training.events("run_cut"))
+    resumed = result_of(training.finish("run_cut"))
+    assert resumed["model_id"] == whole["model_id"]
+    starts = [e.data["step"] for e in training.events("run_cut") if e.kind == "resumed"]
+    assert starts
+    assert 10 <= starts[0] < 120
+    expected, after = training.curve("run_whole"), training.curve("run_cut", killed_at)
+    assert sorted(after) == list(range(starts[0] + 1, 121))
+    assert after == {step: expected[step] for step in after}
+    assert training.curve("run_cut").items() <= expected.items()
+
+
+def test_killed_worker_costs_only_time(training: Training) -> None:
+    whole = result_of(training.finish("run_whole"))
+    with training.started("run_worker") as driver:
+        training.wait_for_checkpoint("run_worker", 20)
+        random.choice(workers_of(training)).send_signal(signal.SIGKILL)
+        _, errors = driver.communicate(timeout=DEADLINE_S)
+        assert driver.returncode == 0, errors
+    assert any(event.kind == "resumed" for event in training.events("run_worker"))
+    assert training.curve("run_worker") == training.curve("run_whole")
+    ledger = Ledger(training.home.ledger)
+    assert (ledger.run("run_worker").result or {})["model_id"] == whole["model_id"]
+    ledger.close()
+
+
+def test_stopped_run_goes_on(training: Training) -> None:
+    with training.started("run_stopped") as driver:
+        training.wait_for_checkpoint("run_stopped", 10)
+        driver.send_signal(signal.SIGINT)
+        driver.communicate(timeout=DEADLINE_S)
+        assert driver.returncode == exit_code(StoppedError("stopped"))
+    ledger = Ledger(training.home.ledger)
+    assert ledger.run("run_stopped").phase == "cancelled"
+    ledger.close()
+    newest = checkpoints(training.home.run("run_stopped") / "checkpoints")[-1].name
+    result_of(training.finish("run_stopped"))
+    resumed = [e.data["step"] for e in training.events("run_stopped") if e.kind == "resumed"]
+    assert resumed == [int(newest.removeprefix("step-"))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "word"),
+    [
+        ({"workers": 5}, ConfigError("x"), "workers: 5"),
+        ({"device": "cuda"}, DeviceError("x"), "cuda"),
+    ],
+)
+def test_impossible_wishes_end_before_anything_starts(
+    training: Training, changes: dict[str, Any], error: Any, word: str
+) -> None:
+    done = training.finish(f"run_no_{word[:4]}", **changes)
+    assert done.returncode == exit_code(error)
+    assert word in done.stderr
+    assert not training.home.run(f"run_no_{word[:4]}").exists()
+
+
+def workers_of(training: Training) -> list[psutil.Process]:
+    """The Ray Train workers of this cluster, of which no other knows this home."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
+            try:
+                if process.environ().get("MULM_HOME") == str(training.home.root):
+                    found.append(process)
+            except psutil.Error:
+                continue
+    return found

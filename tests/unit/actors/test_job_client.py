@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.dashboard import Dashboard
+from actors.job_client import Attempt, JobClient, JobWatch, newest_attempt, reconcile
+from mulm.errors import DeadlineError, NotFoundError, NotRunningError
+from mulm.ledger import Ledger
+
+
+class FakeDashboard(Dashboard):
+    """Keeps jobs in a list, as Ray does: an id is taken once and stays."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1", "token")
+        self.jobs: list[dict[str, Any]] = []
+
+    def request(self, method: str, path: str, body: Any = None, timeout_s: float = 30.0) -> Any:
+        parts = path.strip("/").split("/")[2:]
+        if method == "POST" and not parts:
+            assert body["submission_id"] not in [job["submission_id"] for job in self.jobs]
+            self.jobs.append({**body, "status": "RUNNING", "message": ""})
+            return {}
+        if not parts:
+            return [{"submission_id": None, "status": "RUNNING"}, *self.jobs]
+        job = next(job for job in self.jobs if job["submission_id"] == parts[0])
+        if parts[1] == "stop":
+            job["status"] = "STOPPED"
+            return {"stopped": True}
+        return {"logs": "one\ntwo\nthree"}
+
+
+@pytest.fixture
+def ray() -> FakeDashboard:
+    return FakeDashboard()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+def test_a_run_has_one_living_job(ray: FakeDashboard) -> None:
+    jobs = JobClient(ray)
+    assert jobs.submit("jobs.train", "run_a", Path("c.yaml")) == "run_a"
+    assert jobs.submit("jobs.train", "run_a", Path("c.yaml")) == "run_a"
+    jobs.stop("run_a")
+    jobs.stop("run_a")
+    assert jobs.wait("run_a", timeout_s=1.0) == "STOPPED"
+    assert jobs.submit("jobs.train", "run_a", Path("c.yaml")) == "run_a-2"
+    assert [job["submission_id"] for job in ray.jobs] == ["run_a", "run_a-2"]
+
+
+def test_the_entrypoint_is_quoted(ray: FakeDashboard) -> None:
+    JobClient(ray).submit(
+        "jobs.train", "run_a", Path("my file; rm.yaml"), ["name=$(x)"], {"A": "1"}, Path("/a b")
+    )
+    entrypoint = ray.jobs[0]["entrypoint"]
+    assert entrypoint.startswith("cd '/a b' && exec ")
+    assert entrypoint.endswith(
+        " -m jobs.train --config 'my file; rm.yaml' --run run_a --set 'name=$(x)'"
+    )
+    assert ray.jobs[0]["runtime_env"] == {"env_vars": {"A": "1"}}
+
+
+def test_waiting_has_a_deadline(ray: FakeDashboard) -> None:
+    jobs = JobClient(ray)
+    with pytest.raises(NotFoundError):
+        jobs.wait("run_a", timeout_s=0.0)
+    jobs.submit("jobs.train", "run_a", Path("c"))
+    with pytest.raises(DeadlineError):
+        jobs.wait("run_a", timeout_s=0.0)
+    assert jobs.has_ended("run_b")
+
+
+def test_stop_all_asks_every_living_job(ray: FakeDashboard) -> None:
+    jobs = JobClient(ray)
+    assert jobs.stop_all(timeout_s=0.0) == []
+    for run_id in ("run_a", "run_b"):
+        jobs.submit("jobs.train", run_id, Path("c"))
+    assert jobs.stop_all(timeout_s=1.0) == []
+    assert [job["status"] for job in ray.jobs] == ["STOPPED", "STOPPED"]
+
+
+def test_the_watch(ray: FakeDashboard) -> None:
+    jobs = JobClient(ray)
+    watch = JobWatch(jobs, "run_a")
+    assert (watch.has_ended(), watch.log_tail(2)) == (True, "")
+    jobs.submit("jobs.train", "run_a", Path("c"))
+    assert (watch.has_ended(), watch.log_tail(2)) == (False, "two\nthree")
+
+
+def test_attempts_count_as_numbers() -> None:
+    ids = ["run_a-2", "run_a", "run_a-10", "run_ab-99", "xrun_a-50"]
+    newest = newest_attempt("run_a", [{"submission_id": i, "status": "FAILED"} for i in ids])
+    assert newest == Attempt("run_a-10", 10, "FAILED", "")
+    assert newest_attempt("run_c", []) is None
+
+
+@pytest.mark.parametrize(
+    ("job", "phase", "text"),
+    [
+        (None, "failed", "the application ended"),
+        (Attempt("run_a", 1, "FAILED", "exit code -9, last"), "failed", "word: exit code -9"),
+        (Attempt("run_a", 1, "RUNNING", ""), "running", ""),
+    ],
+)
+def test_reconcile(ledger: Ledger, job: Attempt | None, phase: str, text: str) -> None:
+    ledger.create_run("run_a", "train", {})
+    ledger.set_phase("run_a", "running")
+    run = reconcile(ledger, ledger.run("run_a"), job)
+    assert run.phase == phase
+    assert text in (run.error or {"message": ""})["message"]
+
+
+def test_reconcile_leaves_the_ended_alone(ledger: Ledger) -> None:
+    before = ledger.create_run("run_a", "train", {})
+    ledger.set_phase("run_a", "succeeded", result={"x": 1})  # between the reading and the asking
+    run = reconcile(ledger, before, Attempt("run_a", 1, "SUCCEEDED", ""))
+    assert (run.phase, run.result) == ("succeeded", {"x": 1})
+
+
+def test_nobody_answers() -> None:
+    with pytest.raises(NotRunningError):
+        Dashboard("http://127.0.0.1:1", "t").request("GET", "/api/jobs/")

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from mulm.config import Frozen, canonical_json, load_config, parse_config
+from mulm.errors import ConfigError, NotFoundError, UnknownNameError
+
+
+class Inner(Frozen):
+    vocab_size: Annotated[int, Field(ge=1)] = 4096
+
+
+class Outer(Frozen):
+    name: str
+    steps: int = 10
+    tokenizer: Inner = Inner()
+    sources: list[Inner] = []
+    maybe: Inner | None = None
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml", "json"])
+def test_reads_and_overrides(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"c.{suffix}"
+    path.write_text('{"name": "demo", "steps": 5}')
+    config = load_config(Outer, path, ["steps=7", "tokenizer.vocab_size=64"])
+    assert (config.name, config.steps, config.tokenizer.vocab_size) == ("demo", 7, 64)
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "hint"),
+    [
+        ({"name": "x", "stpes": 3}, "'stpes'", "did you mean 'steps'?"),
+        ({"name": "x", "tokenizer": {"vocab": 3}}, "'tokenizer.vocab'", "'vocab_size'"),
+        ({"name": "x", "sources": [{"vocab_sizes": 3}]}, "'sources.0.vocab_sizes'", "'vocab_size'"),
+        ({"name": "x", "maybe": {"vocab_sise": 3}}, "'maybe.vocab_sise'", "'vocab_size'"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(values: dict[str, object], where: str, hint: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        parse_config(Outer, values)
+    assert where in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "name: Field required"),
+        ({"name": "x", "steps": "many"}, "(given: 'many')"),
+        ({"name": "x", "tokenizer": {"vocab_size": 0}}, "tokenizer.vocab_size"),
+    ],
+)
+def test_a_bad_value_is_named(values: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(Outer, values)
+    assert text in caught.value.message
+
+
+@pytest.mark.parametrize("override", ["steps", "=3", "name.deeper=1"])
+def test_a_bad_override(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: x")
+    with pytest.raises(ConfigError):
+        load_config(Outer, path, [override])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("c.yaml", b"a: [", "not valid YAML"),
+        ("c.json", b"{", "not valid JSON"),
+        ("c.yaml", b"- 1", "holds no mapping"),
+        ("c.yaml", b"\xff\xfe\x00", "cannot read"),
+    ],
+)
+def test_a_bad_file(tmp_path: Path, name: str, content: bytes, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, path)
+    assert text in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        load_config(Outer, tmp_path / "no.yaml")
+
+
+def test_canonical_json_has_one_form() -> None:
+    assert canonical_json({"b": 1, "a": "µ"}) == '{"a":"µ","b":1}'.encode()
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))

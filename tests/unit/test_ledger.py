@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from mulm.errors import ConfigError, ConflictError, NotFoundError
+from mulm.ledger import Ledger
+from mulm.refs import Ref
+
+ID = "ds_" + "0" * 24
+OTHER = "ds_" + "1" * 24
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ticks = count(1)
+    ledger = Ledger(tmp_path / "ledger.sqlite", clock=lambda: float(next(ticks)))
+    yield ledger
+    ledger.close()
+
+
+def test_publish_counts_and_is_idempotent(ledger: Ledger) -> None:
+    first = ledger.publish("dataset", "books", ID)
+    assert ledger.publish("dataset", "books", OTHER).ref == "books@2"
+    assert ledger.publish("dataset", "books", ID) == first
+    assert ledger.publish("model", "books", ID).ref == "books@1"
+    assert [v.ref for v in ledger.versions("dataset")] == ["books@1", "books@2"]
+    assert ledger.versions("dataset", "other") == []
+
+
+def test_resolve(ledger: Ledger) -> None:
+    ledger.publish("dataset", "books", ID)
+    ledger.publish("dataset", "books", OTHER)
+    ledger.set_alias("dataset", "books", "live", 1)
+    assert ledger.resolve("dataset", Ref("books")).number == 2
+    assert ledger.resolve("dataset", Ref("books", version=1)).manifest_id == ID
+    assert ledger.resolve("dataset", Ref("books", alias="live")).number == 1
+    ledger.set_alias("dataset", "books", "live", 2)
+    assert ledger.aliases("dataset", "books") == {"live": 2}
+
+
+@pytest.mark.parametrize(
+    ("ref", "hint"),
+    [
+        (Ref("boks"), "did you mean 'books'?"),
+        (Ref("books", version=9), "'books@1'"),
+        (Ref("books", alias="lives"), "'books@live'"),
+    ],
+)
+def test_not_found_names_the_nearest(ledger: Ledger, ref: Ref, hint: str) -> None:
+    ledger.publish("dataset", "books", ID)
+    ledger.set_alias("dataset", "books", "live", 1)
+    with pytest.raises(NotFoundError) as caught:
+        ledger.resolve("dataset", ref)
+    assert hint in caught.value.hint
+
+
+def test_an_alias_points_to_something(ledger: Ledger) -> None:
+    ledger.publish("dataset", "books", ID)
+    with pytest.raises(NotFoundError):
+        ledger.set_alias("dataset", "books", "live", 2)
+    with pytest.raises(ConfigError):
+        ledger.set_alias("dataset", "books", "2", 1)
+    with pytest.raises(ConfigError):
+        ledger.publish("dataset", "../books", ID)
+
+
+def test_the_life_of_a_run(ledger: Ledger) -> None:
+    run = ledger.create_run("run_1", "train", {"steps": 1})
+    assert (run.phase, run.has_ended) == ("queued", False)
+    ledger.set_phase("run_1", "running")
+    assert ledger.create_run("run_1", "other", {}).config == {"steps": 1}
+    ledger.set_phase("run_1", "succeeded", result={"loss": 1.5})
+    run = ledger.run("run_1")
+    assert (run.has_ended, run.result, run.error) == (True, {"loss": 1.5}, None)
+    assert [e.data["phase"] for e in ledger.events("run_1")] == ["running", "succeeded"]
+    ledger.create_run("run_2", "prepare", {})
+    assert [r.id for r in ledger.runs()] == ["run_2", "run_1"]
+    assert [r.id for r in ledger.runs("train")] == ["run_1"]
+
+
+def test_an_unknown_run(ledger: Ledger) -> None:
+    ledger.create_run("run_abc", "train", {})
+    with pytest.raises(NotFoundError, match="run_abd") as caught:
+        ledger.run("run_abd")
+    assert "run_abc" in caught.value.hint
+    with pytest.raises(NotFoundError):
+        ledger.set_phase("run_x", "failed")
+
+
+def test_events_of_many_threads_have_no_gap(ledger: Ledger) -> None:
+    ledger.create_run("run_1", "train", {})
+
+    def append(thread: int) -> None:
+        for number in range(20):
+            ledger.append_events("run_1", [("a", {"t": thread}), ("b", {"n": number})])
+
+    threads = [threading.Thread(target=append, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = ledger.events("run_1")
+    assert [e.seq for e in events] == list(range(1, 161))
+    assert [e.kind for e in events] == ["a", "b"] * 80
+
+
+def test_events_in_pages(ledger: Ledger) -> None:
+    ledger.create_run("run_1", "train", {})
+    assert ledger.append_events("run_1", [("metric", {"step": n}) for n in range(5)]) == 5
+    assert [e.seq for e in ledger.events("run_1", after=2, limit=2)] == [3, 4]
+    assert ledger.append_events("run_1", []) == 5
+
+
+def test_an_event_that_cannot_be_kept_leaves_no_half(ledger: Ledger) -> None:
+    ledger.create_run("run_1", "train", {})
+    with pytest.raises(TypeError):
+        ledger.append_events("run_1", [("a", {}), ("b", {"x": object()})])
+    assert ledger.events("run_1") == []
+
+
+def test_keys(ledger: Ledger) -> None:
+    ledger.add_key("key_1", "d1", "first")
+    with pytest.raises(ConflictError):
+        ledger.add_key("key_2", "d1", "again")
+    assert ledger.key_digests() == {"d1": "key_1"}
+
+
+def test_what_was_said_survives_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    first = Ledger(path)
+    first.publish("dataset", "books", ID)
+    second = Ledger(path)  # the first was killed: it never closed
+    assert second.resolve("dataset", Ref("books")).manifest_id == ID
+    second.close()
+    first.close()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mulm.errors import CorruptError, NoSpaceError, NotFoundError
+from mulm.manifest import BlobEntry, Manifest
+from mulm.store import Store, step_key
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def manifest_of(*blobs: BlobEntry) -> Manifest:
+    return Manifest(kind="dataset", code_version="0", config={"a": 1}, blobs=blobs)
+
+
+def damage(path: Path, content: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def test_put_twice_writes_once(store: Store) -> None:
+    first = store.put("a.bin", b"bytes", rows=2)
+    written_ns = store.path(first).stat().st_mtime_ns
+    assert store.put("a.bin", b"bytes", rows=2) == first
+    assert store.path(first).stat().st_mtime_ns == written_ns
+    assert store.read(first) == b"bytes"
+
+
+def test_put_file_equals_put(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 3_000_000)
+    assert store.put_file("b", source) == store.put("b", source.read_bytes())
+
+
+@pytest.mark.parametrize("content", [b"bytez", b"byte", b""])
+def test_damaged_bytes_are_noticed(store: Store, content: bytes) -> None:
+    entry = store.put("a", b"bytes")
+    damage(store.path(entry), content)
+    for read in (store.read, store.path):
+        with pytest.raises(CorruptError):
+            read(entry)
+
+
+def test_a_damaged_blob_can_be_built_again(store: Store) -> None:
+    entry = store.put("a", b"bytes")
+    damage(store.path(entry), b"bytez")
+    store.discard(entry)
+    with pytest.raises(NotFoundError):
+        store.read(entry)
+    assert store.read(store.put("a", b"bytes")) == b"bytes"
+
+
+def test_manifest_comes_after_its_blobs(store: Store) -> None:
+    absent = BlobEntry(name="a", sha256="0" * 64, size_bytes=1)
+    with pytest.raises(NotFoundError):
+        store.save(manifest_of(absent))
+    manifest = manifest_of(store.put("a", b"bytes"))
+    assert store.save(manifest) == store.save(manifest) == manifest.id
+    assert store.load(manifest.id) == manifest
+
+
+@pytest.mark.parametrize("manifest_id", ["ds_" + "0" * 24, "../../etc/passwd", "", "ds_1"])
+def test_an_unknown_manifest(store: Store, manifest_id: str) -> None:
+    with pytest.raises(NotFoundError):
+        store.load(manifest_id)
+
+
+def test_a_damaged_manifest(store: Store) -> None:
+    manifest_id = store.save(manifest_of(store.put("a", b"bytes")))
+    path = store.root / "manifests" / f"{manifest_id}.json"
+    damage(path, path.read_bytes().replace(b'"a":1', b'"a":2'))
+    with pytest.raises(CorruptError):
+        store.load(manifest_id)
+
+
+def test_recall_needs_everything(store: Store) -> None:
+    key = step_key("clean", source="s", rules=[1])
+    assert store.recall(key) is None
+    entry = store.put("a", b"bytes")
+    manifest = manifest_of(entry)
+    store.remember(key, store.save(manifest))
+    assert store.recall(key) == manifest
+    store.discard(entry)
+    assert store.recall(key) is None
+
+
+def test_step_keys_depend_on_every_input() -> None:
+    assert step_key("a", x=1, y=2) == step_key("a", y=2, x=1)
+    assert len({step_key("a", x=1), step_key("b", x=1), step_key("a", x=2)}) == 3
+
+
+def test_a_full_disk_stores_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NoSpaceError):
+        store.put("a", b"bytes")
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+def test_too_little_space_is_refused_early(store: Store) -> None:
+    store.require_space(1)
+    with pytest.raises(NoSpaceError, match="MB are needed"):
+        store.require_space(1 << 60)
