@@ -144,7 +144,7 @@ def install(root: Path, venv: Path, extra: str, request: str, wanted: str, stage
             "set MULM_TORCH to a requirement in that range, or unset it",
         )
 
-    arguments = ["install", "--no-build-isolation", "-c", lock(root, venv, torch.version)]
+    arguments = ["--no-build-isolation", "-c", lock(root, venv, torch.version)]
     arguments += ["-e", f"{root}[{'app,dev' if extra == 'dev' else 'app'}]"]
     stages.run("everything else", installer(venv, stages) + arguments)
     after = inspect(venv).torch
@@ -510,19 +510,19 @@ def lock(root: Path, venv: Path, torch_version: str | None) -> str:
 
 
 def installer(venv: Path, stages: Stages) -> list[str]:
-    """`uv pip` when it would do exactly what pip does, else pip.
+    """`uv pip install` when it would do exactly what pip does, else `pip install`.
 
     uv reads none of pip's settings and sees no packages of the system's Python.
     """
     uv = shutil.which("uv")
     sees_system = "include-system-site-packages = true" in (venv / "pyvenv.cfg").read_text("utf-8")
     if not uv or sees_system:
-        return pip(venv)
+        return pip(venv, "install")
     settings = subprocess.run(pip(venv, "config", "list"), capture_output=True, text=True)
     if settings.returncode or not is_plain(settings.stdout):
         stages.say("pip is used and not uv: pip has settings that uv does not read")
-        return pip(venv)
-    return [uv, "pip", "--no-progress", "--python", python(venv)]
+        return pip(venv, "install")
+    return [uv, "pip", "install", "--python", python(venv)]
 
 
 def is_plain(settings: str) -> bool:

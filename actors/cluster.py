@@ -29,7 +29,9 @@ from mulm.store import Store
 
 __all__ = ["ENV_VARIABLES_OF_RAY", "ClusterInfo", "connect", "down", "ray_env", "up"]
 
-_UP_TIMEOUT_S = 90.0
+_UP_TIMEOUT_S = 180.0
+"""A busy machine took 50 s; an idle one takes 7."""
+
 _GRACE_S = 2.0
 _POLL_S = 0.05
 _NEEDED_BYTES = 500_000_000

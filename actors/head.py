@@ -29,6 +29,8 @@ ENV_VARIABLES_OF_RAY = {
     # A stopped job may write a checkpoint first.
     "RAY_JOB_STOP_SIGNAL": "SIGINT",
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    # A busy machine needs longer than Ray's 30 s to start its own parts.
+    "RAY_raylet_start_wait_time_s": "120",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TOKENIZERS_PARALLELISM": "false",
 }

@@ -88,15 +88,18 @@ class Pack:
 
     def end(self, grace_s: float) -> None:
         """Ask all to end; kill what is left after `grace_s` seconds, and what was born since."""
-        _signal(self.find(), signal.SIGTERM)
+        asked = self.find()
+        _signal(asked, signal.SIGTERM)
         deadline_s = time.monotonic() + grace_s
         while (left := self.find()) and time.monotonic() < deadline_s:
             psutil.wait_procs(left, timeout=_POLL_S)
         for _ in range(_KILL_ROUNDS):
-            if not (left := self.find()):
-                return
+            if not left:
+                break
             _signal(left, signal.SIGKILL)
             psutil.wait_procs(left, timeout=_POLL_S)
+            left = self.find()
+        psutil.wait_procs(asked, timeout=0)  # children of ours stay zombies until they are asked
 
     def _is_ours(self, env: Mapping[str, str]) -> bool:
         if self._cluster_id is not None and env.get(MARKER) == self._cluster_id:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def head(home: Home) -> Head:
 
 def test_the_command_keeps_to_loopback_and_to_its_folder(head: Head) -> None:
     command = head.command()
-    pairs = dict(zip(command, command[1:], strict=False))
+    pairs = dict(pairwise(command))
     assert pairs["--node-ip-address"] == pairs["--dashboard-host"] == "127.0.0.1"
     assert pairs["--port"] == "6379"
     assert pairs["--dashboard-port"] == "8265"

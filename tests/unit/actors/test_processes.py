@@ -15,7 +15,8 @@ from mulm.home import Home
 SLEEP = [sys.executable, "-S", "-E", "-c", "import time; time.sleep(60)"]
 STUBBORN = [
     sys.executable, "-S", "-E", "-c",
-    "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
+    "import signal, time; signal.signal(15, signal.SIG_IGN);"
+    " print('up', flush=True); time.sleep(60)",
 ]  # fmt: skip
 CHILD = [  # loses its mark, as Ray's titled processes do, but stays in the session
     sys.executable, "-S", "-E", "-c",

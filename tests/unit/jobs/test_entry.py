@@ -141,11 +141,11 @@ def test_run_ids_depend_on_all_that_matters() -> None:
 def test_the_cause_is_found_through_wrappers() -> None:
     ours = DataError("x", hint="h")
 
-    class Wrapper(Exception):
+    class WrapperError(Exception):
         pass
 
-    outer = Wrapper()
-    outer.worker_failures = {0: RuntimeError("a"), 1: Wrapper()}  # type: ignore[attr-defined]
+    outer = WrapperError()
+    outer.worker_failures = {0: RuntimeError("a"), 1: WrapperError()}  # type: ignore[attr-defined]
     outer.worker_failures[1].cause = ours  # type: ignore[attr-defined]
     assert mulm_cause(outer) is ours
     assert mulm_cause(ValueError("y")) is None

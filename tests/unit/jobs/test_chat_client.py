@@ -1,0 +1,124 @@
+import io
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from jobs.chat import ChatOptions, answer, choose_model, converse
+from jobs.chat_client import ChatClient
+from mulm.chat import Message
+from mulm.errors import AuthError, ConfigError, JobFailedError, NotFoundError, NotRunningError
+
+KEY = "right"
+
+
+class Server(BaseHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        return
+
+    def send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def error(self, status: int, message: str) -> None:
+        self.send(status, json.dumps({"error": {"message": message}}).encode())
+
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] != f"Bearer {KEY}":
+            return self.error(401, "no such key")
+        return self.send(200, b'{"data": [{"id": "demo"}]}')
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][-1]["content"]
+        if prompt == "refuse":
+            return self.error(400, "too long")
+        events = [{"choices": [{"delta": {"content": word}}]} for word in ("Once ", "upon")]
+        if prompt == "break":
+            events[1] = {"error": {"message": "engine gone"}}
+        lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
+        return self.send(200, "".join(lines).encode())
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[ChatClient]:
+    client = ChatClient(url, KEY)
+    yield client
+    client.close()
+
+
+def ask(client: ChatClient, prompt: str) -> str:
+    return "".join(client.stream("demo", [Message(role="user", content=prompt)]))
+
+
+def test_streams_the_answer(client: ChatClient) -> None:
+    out = io.StringIO()
+    reply = answer(client, ChatOptions("demo"), [Message(role="user", content="hi")], out)
+    assert out.getvalue() == "Once upon\n"
+    assert reply.text == "Once upon"
+
+
+def test_the_servers_error_is_told(client: ChatClient) -> None:
+    with pytest.raises(JobFailedError, match="too long"):
+        ask(client, "refuse")
+
+
+def test_an_error_inside_the_stream_is_told(client: ChatClient) -> None:
+    with pytest.raises(JobFailedError, match="engine gone"):
+        ask(client, "break")
+
+
+def test_a_wrong_key_is_an_auth_error(url: str) -> None:
+    client = ChatClient(url, "wrong")
+    with pytest.raises(AuthError, match="no such key"):
+        client.models()
+    client.close()
+
+
+def test_nobody_answers() -> None:
+    client = ChatClient("http://127.0.0.1:9", KEY)
+    with pytest.raises(NotRunningError):
+        client.models()
+    with pytest.raises(NotRunningError):
+        ask(client, "hi")
+    client.close()
+
+
+def test_an_unserved_model_names_the_nearest(client: ChatClient) -> None:
+    assert choose_model(client, None) == "demo"
+    with pytest.raises(NotFoundError) as caught:
+        choose_model(client, "dmo")
+    assert "'demo'" in caught.value.hint
+
+
+def test_one_answer_as_json(client: ChatClient, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(client, ChatOptions("demo"), "hi", as_json=True)
+    assert json.loads(capsys.readouterr().out)["answer"] == "Once upon"
+
+
+def test_json_needs_a_prompt(client: ChatClient) -> None:
+    with pytest.raises(ConfigError):
+        converse(client, ChatOptions("demo"), None, as_json=True)
+
+
+def test_piped_lines_are_prompts_of_their_own(
+    client: ChatClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
+    converse(client, ChatOptions("demo"), None, as_json=False)
+    assert capsys.readouterr().out == "Once upon\nOnce upon\n"

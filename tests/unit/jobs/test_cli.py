@@ -1,0 +1,120 @@
+"""The command line without a cluster: help, results, errors and exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import cli, main
+
+RECIPE = """
+name: tiny
+sources: [{type: text, path: texts}]
+tokenizer: {vocab_size: 320}
+split: {validation_fraction: 0.2}
+"""
+CONFIG = """
+name: small
+dataset: tiny
+preset: demo
+model: {n_layers: 1, d_model: 32, n_heads: 2, n_kv_heads: 1, d_head: 16, d_ff: 64, max_seq_len: 64}
+steps: 3
+seq_len: 16
+batch_tokens: 64
+device: cpu
+"""
+VERBS = {"up", "down", "data", "train", "eval", "model", "serve", "chat", "demo"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MULM_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(12):
+        words = " ".join(f"word{(7 * number + k) % 41} and" for k in range(120))
+        (texts / f"{number}.txt").write_text(f"Story {number}.\n\n{words}.\n")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    try:
+        main(list(argv))
+        code = 0
+    except SystemExit as done:
+        code = int(done.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_verbs_are_these() -> None:
+    assert set(cli.commands) == VERBS
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert "--json" in out or "Commands:" in out
+
+
+def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "data", "build", "recipe.yaml", "--json")
+    assert code == 0, err
+    built = json.loads(out)
+    assert built["dataset"] == "tiny@1"
+
+    code, out, err = run(capsys, "train", "config.yaml", "--json")
+    assert code == 0, err
+    assert json.loads(out)["model"] == "small@1"
+
+    code, out, err = run(capsys, "train", "config.yaml", "--json")
+    assert "finished already" in err
+    assert json.loads(out)["model"] == "small@1"
+
+    code, out, err = run(capsys, "eval", "small", "--json")
+    assert code == 0, err
+    assert json.loads(out)["bits_per_byte"] > 0
+
+    code, out, _ = run(capsys, "model", "ls", "--json")
+    assert [row["ref"] for row in json.loads(out)] == ["small@1"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        (["trian"], "unknown_name", "'train'"),
+        (["train"], "config_invalid", "Missing argument"),
+        (["train", "config.yaml", "--bogus"], "config_invalid", "--bogus"),
+        (["train", "nowhere.yaml"], "not_found", "nowhere.yaml"),
+        (["train", "config.yaml", "--set", "stesp=4"], "unknown_name", "'steps'"),
+        (["train", "config.yaml", "--set", "steps=-4"], "config_invalid", "steps"),
+        (["train", "config.yaml", "--set", "preset=dmo"], "not_found", "tiny"),
+        (["data", "build", "nowhere.yaml"], "not_found", "nowhere.yaml"),
+        (["data", "build", "recipe.yaml", "--set", "sources.0.path=x"], "config_invalid", ""),
+        (["eval", "nobody"], "not_found", "nobody"),
+        (["serve", "nobody"], "not_running", "mulm up"),
+        (["chat", "hello"], "not_running", "mulm up"),
+    ],
+)
+def test_mistakes_end_with_one_line_a_hint_and_a_code(
+    folder: Path, capsys: pytest.CaptureFixture[str], argv: list[str], code: str, told: str
+) -> None:
+    from jobs.exit_codes import EXIT_BY_CODE
+
+    status, out, err = run(capsys, *argv)
+    assert status == EXIT_BY_CODE[code], err
+    assert f"error [{code}]" in err
+    assert told in err
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_down_when_nothing_is_up_is_harmless(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "down", "--json")
+    assert (code, json.loads(out)) == (0, {"was_up": False})

@@ -1,0 +1,42 @@
+import io
+
+from jobs.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_stage_is_one_line_with_its_time() -> None:
+    stream = io.StringIO()
+    Progress(stream).event("stage", {"name": "documents", "seconds": 1.25, "text": "7 files"})
+    assert stream.getvalue() == "documents       1.2 s  7 files\n"
+
+
+def test_without_a_terminal_progress_is_a_line_every_few_seconds() -> None:
+    stream, now = io.StringIO(), [0.0]
+    progress = Progress(stream, clock=lambda: now[0])
+    for second in range(11):
+        now[0] = float(second)
+        progress.event("metric", {"step": second, "loss": 3.0 - second / 10})
+        progress.event("progress", {"stage": "train", "done": second, "total": 10, "unit": "steps"})
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "  train: 0/10 steps, loss 3.000"
+    assert lines[1] == "  train: 5/10 steps, loss 2.500"
+    assert len(lines) == 3
+
+
+def test_on_a_terminal_a_bar_is_drawn_and_taken_away() -> None:
+    stream = Terminal()
+    progress = Progress(stream)
+    progress.event("progress", {"stage": "train", "done": 3, "total": 10, "unit": "step"})
+    assert "3/10" in stream.getvalue()
+    progress.line("done")
+    assert stream.getvalue().endswith("done\n")
+
+
+def test_silent_kinds_print_nothing() -> None:
+    stream = io.StringIO()
+    Progress(stream).event("checkpoint", {"step": 3})
+    assert stream.getvalue() == ""
