@@ -42,8 +42,8 @@ OLDEST_PIP = (23, 2)  # the first that reads a wheel's metadata without download
 # pip settings that change neither what is installed nor where it comes from
 HARMLESS = frozenset(
     (
-        "cache-dir", "default-timeout", "disable-pip-version-check", "no-color", "no-input",
-        "progress-bar", "quiet", "retries", "root-user-action", "timeout", "verbose",
+        "cache-dir", "config-file", "default-timeout", "disable-pip-version-check", "no-color",
+        "no-input", "progress-bar", "quiet", "retries", "root-user-action", "timeout", "verbose",
     )
 )  # fmt: skip
 

@@ -64,5 +64,8 @@ def ray_env(home: Home) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home.ray_token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Named for other systems. Servers: every one of the node stays on loopback. Clients: the
+        # address 127.0.0.1 is taken as it is, not replaced by the machine's on the network.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "MULM_HOME": str(home.root),
     }

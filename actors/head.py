@@ -23,14 +23,10 @@ _LONGEST_BASE = 30
 """Characters: Ray adds about 75 for its sockets, and their paths end at 107."""
 
 ENV_VARIABLES_OF_RAY = {
-    # Named for other systems; what it does is keep every server of the node on loopback.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_START_HOOK": "actors.start_hook.trim",
     # A stopped job may write a checkpoint first.
     "RAY_JOB_STOP_SIGNAL": "SIGINT",
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
-    # A busy machine needs longer than Ray's 30 s to start its own parts.
-    "RAY_raylet_start_wait_time_s": "120",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TOKENIZERS_PARALLELISM": "false",
 }

@@ -7,6 +7,7 @@ ends with one line, a hint and the exit code of its error class (`jobs.exit_code
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -95,6 +96,31 @@ def down(as_json: bool) -> None:
 
     was_up = stop(Home.from_env())
     _print({"was_up": was_up}, as_json, "down" if was_up else "it was not up")
+
+
+@cli.command()
+@with_json
+def env(as_json: bool) -> None:
+    """Print shell lines that point `ray`, and OpenAI clients, at the running application.
+
+    Secrets are named by their files, never printed.
+
+    \b
+    Example:  eval "$(mulm env)"
+              ray job submit --working-dir . -- python -m jobs.train --config examples/demo.yaml
+    """
+    from actors.cluster import connect, ray_env
+
+    home = Home.from_env()
+    info = connect(home)
+    variables = {"RAY_API_SERVER_ADDRESS": info.dashboard_url} | ray_env(home)
+    variables |= {"OPENAI_BASE_URL": f"{info.api_url}/v1"}
+    if as_json:
+        click.echo(json.dumps(variables | {"key_file": str(home.api_key)}))
+        return
+    for name, value in variables.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+    click.echo(f'export OPENAI_API_KEY="$(cat {shlex.quote(str(home.api_key))})"')
 
 
 @cli.group(cls=Verbs)

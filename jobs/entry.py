@@ -23,7 +23,14 @@ from typing import Any, NoReturn, TypeVar
 import mulm
 from jobs.exit_codes import exit_code
 from mulm.config import Frozen, canonical_json, load_config
-from mulm.errors import ConfigError, ConflictError, MulmError, NotFoundError, StoppedError
+from mulm.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    MulmError,
+    NotFoundError,
+    StoppedError,
+)
 from mulm.home import Home
 from mulm.ledger import Facts, Run
 from mulm.log import configure_logging
@@ -122,14 +129,17 @@ def execute(
 
 
 def is_finished(run: Run, store: Store) -> bool:
-    """Whether the run has succeeded and the versions that its result names are still there."""
-    try:
-        for key, value in (run.result or {}).items():
-            if key.endswith("_id"):
-                store.load(str(value))
-    except NotFoundError:
+    """Whether the run has succeeded and the versions that its result names are there and whole."""
+    if run.phase != "succeeded" or run.result is None:
         return False
-    return run.phase == "succeeded"
+    try:
+        for key, value in run.result.items():
+            for entry in store.load(str(value)).blobs if key.endswith("_id") else ():
+                store.path(entry)
+    except (NotFoundError, CorruptError) as error:
+        _log.warning("working again run=%s reason=%s", run.id, error.message)
+        return False
+    return True
 
 
 def mulm_cause(error: BaseException) -> MulmError | None:

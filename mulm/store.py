@@ -33,14 +33,16 @@ class Store:
         self.root = root
 
     def put(self, name: str, content: bytes, rows: int = 0) -> BlobEntry:
-        """Store bytes and return the entry for a manifest; known bytes are not written again.
+        """Store bytes and return the entry for a manifest.
+
+        Known bytes are not written again, unless their stored copy is damaged.
 
         Raises:
             NoSpaceError: the disk is full; nothing was stored.
         """
         digest = hashlib.sha256(content).hexdigest()
         path = self._blob_path(digest)
-        if not path.exists():
+        if not _holds(path, digest):
             write_atomic(path, content, mode=0o444)
         return BlobEntry(name=name, sha256=digest, size_bytes=len(content), rows=rows)
 
@@ -49,7 +51,7 @@ class Store:
         with source.open("rb") as file:
             digest, size_bytes = _hash(file)
             path = self._blob_path(digest)
-            if not path.exists():
+            if not _holds(path, digest):
                 file.seek(0)
                 with atomic_file(path, mode=0o444) as target:
                     shutil.copyfileobj(file, target, _CHUNK_BYTES)
@@ -174,6 +176,10 @@ def hash_file(path: Path) -> str:
     """The SHA-256 of a file, read in chunks."""
     with path.open("rb") as file:
         return _hash(file)[0]
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return path.exists() and hash_file(path) == digest
 
 
 def _hash(file: BinaryIO) -> tuple[str, int]:

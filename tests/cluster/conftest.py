@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,8 +51,11 @@ def environment(home: Home) -> dict[str, str]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home = Home(tmp_path_factory.mktemp("cluster") / "home")
     settings = Settings(http_port=0, dashboard_port=0, n_cpus=4)
+    # Told to end, pytest would die without a word and leave the cluster behind.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     info = start(home, settings)
     try:
         yield Cluster(home, info, settings)
     finally:
         stop(home, jobs_grace_s=5.0)
+        signal.signal(signal.SIGTERM, before)

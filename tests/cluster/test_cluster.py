@@ -57,7 +57,7 @@ from mulm.errors import NotFoundError
 ray.init(sys.argv[1], namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
 facts = connect_facts()
 facts.create_run("run_kill", "probe", {})
-facts.append_events("run_kill", ({"kind": 0} and ("log", {"n": n}) for n in range(3)))
+facts.append_events("run_kill", (("log", {"n": n}) for n in range(3)))
 try:
     facts.run("run_kil")
     error = None
@@ -65,7 +65,8 @@ except NotFoundError as caught:
     error = [type(caught).__name__, caught.message, caught.hint]
 os.kill(int(sys.argv[2]), signal.SIGKILL)
 seq = facts.append_events("run_kill", [("log", {"n": 3})])
-print(json.dumps({"error": error, "seq": seq, "n": [e.data["n"] for e in facts.events("run_kill")]}))
+numbers = [event.data["n"] for event in facts.events("run_kill")]
+print(json.dumps({"error": error, "seq": seq, "n": numbers}))
 """
 
 

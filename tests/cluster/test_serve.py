@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from actors.cluster_info import read_token
+from actors.head import ENV_VARIABLES_OF_RAY
 from mulm.errors import JobFailedError
 from serve_app.deploy import deploy, undeploy
 from serve_app.keys import read_first_key
@@ -58,7 +59,8 @@ def put(cluster, ref: str, **options) -> None:
 @pytest.fixture(scope="module")
 def refs(cluster) -> list[str]:
     command = [sys.executable, "-c", _PUBLISH, cluster.info.gcs_address]
-    done = subprocess.run(command, env=cluster.env, check=True, stdout=subprocess.PIPE, text=True)
+    env = cluster.env | ENV_VARIABLES_OF_RAY  # a driver outside the cluster, on loopback too
+    done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.split()
 
 

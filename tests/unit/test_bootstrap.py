@@ -152,6 +152,17 @@ def test_installed_torch_is_kept(installed: bootstrap.Torch, request_: str, kept
     assert bootstrap.can_keep(installed, RANGE, request_) is kept
 
 
+def test_torch_of_the_system_counts_only_where_a_new_venv_sees_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bootstrap.importlib.metadata, "version", lambda _: "2.14.0+cu130")
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert bootstrap.system_torch(RANGE) == "2.14.0+cu130"
+    assert bootstrap.system_torch(">=2.15,<2.16") is None
+    monkeypatch.setattr(sys, "prefix", "/some/venv")
+    assert bootstrap.system_torch(RANGE) is None
+
+
 @pytest.mark.parametrize(
     ("version", "requires", "cuda"),
     [

@@ -23,7 +23,7 @@ seq_len: 16
 batch_tokens: 64
 device: cpu
 """
-VERBS = {"up", "down", "data", "train", "eval", "model", "serve", "chat", "demo"}
+VERBS = {"up", "down", "env", "data", "train", "eval", "model", "serve", "chat", "demo"}
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[st
         (["data", "build", "recipe.yaml", "--set", "sources.0.path=x"], "config_invalid", ""),
         (["eval", "nobody"], "not_found", "nobody"),
         (["serve", "nobody"], "not_running", "mulm up"),
+        (["env"], "not_running", "mulm up"),
         (["chat", "hello"], "not_running", "mulm up"),
     ],
 )
