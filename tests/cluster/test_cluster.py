@@ -159,6 +159,21 @@ def test_jobs_end_in_the_ledger(cluster: Any, probe: Path) -> None:
     ledger.close()
 
 
+def test_rays_own_command_submits_jobs(cluster: Any, probe: Path) -> None:
+    (probe / "config.json").write_text('{"mode": "ok"}')
+    done = subprocess.run(
+        ["ray", "job", "submit", "--working-dir", ".", "--",
+         "python", "-m", "probe_job", "--config", "config.json", "--run", "run_ray"],
+        env=cluster.env | {"RAY_API_SERVER_ADDRESS": cluster.info.dashboard_url},
+        cwd=probe, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '{"run": "run_ray", "answer": 42}' in done.stdout
+    ledger = Ledger(cluster.home.ledger)
+    assert ledger.run("run_ray").phase == "succeeded"
+    ledger.close()
+
+
 def test_a_job_that_waits_for_ray_can_be_stopped(cluster: Any, probe: Path) -> None:
     ledger = Ledger(cluster.home.ledger)
     submit(cluster, probe, "run_wait", "wait")

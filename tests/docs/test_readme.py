@@ -84,7 +84,7 @@ def test_a_failing_command_in_the_middle_fails(tmp_path: Path) -> None:
 def test_readme_has_the_whole_journey() -> None:
     text = "\n".join(block.text for block in marked_blocks(readme(), "journey"))
     wanted = ("mulm up", "data build", "mulm train", "mulm eval", "mulm serve", "mulm chat")
-    wanted += ("ray job submit", "curl", "OpenAI", "mulm down")
+    wanted += ("ray job submit", "curl", "client = OpenAI(", "mulm down")
     places = [text.find(words) for words in wanted]
     assert -1 not in places
     assert places == sorted(places)
