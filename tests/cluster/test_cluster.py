@@ -43,7 +43,7 @@ def work(context, config):
         raise DataError("bad 'x'", hint="mend it")
     if config.mode == "wait":
         import ray
-        ray.get(ray.remote(time.sleep).remote(100))
+        ray.get(ray.remote(lambda: time.sleep(100)).remote())
     return {"answer": 42}
 
 sys.exit(run_job("probe", sys.argv[1:], Probe, work))
@@ -87,6 +87,7 @@ def wait_for_phase(ledger: Ledger, run_id: str, phase: str, timeout_s: float = 1
     deadline_s = time.monotonic() + timeout_s
     while not any(run.id == run_id and run.phase == phase for run in ledger.runs()):
         assert time.monotonic() < deadline_s
+        assert not any(run.id == run_id and run.has_ended for run in ledger.runs())
         time.sleep(0.1)
 
 

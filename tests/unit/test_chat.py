@@ -14,7 +14,9 @@ from mulm.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 TOKENIZER = train_tokenizer(["user assistant system tool\nHello there, how are you?\n" * 9], 320)
 ROLES = ["system", "user", "assistant", "tool"]
-messages_lists = st.lists(st.builds(Message, role=st.sampled_from(ROLES), content=st.text()))
+# In a template's text a special token's name is that token, in ours it is plain text.
+contents = st.text().filter(lambda text: not any(name in text for name in SPECIAL_TOKENS))
+messages_lists = st.lists(st.builds(Message, role=st.sampled_from(ROLES), content=contents))
 
 
 def encode_with_specials(text: str) -> list[int]:
