@@ -7,6 +7,7 @@ an application that was up before stays up.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ def run_demo(home: Home, progress: Progress, source: TextIO = sys.stdin) -> dict
         _require_promotion(scores)
         progress.stage("register", 0.0, f"{model['model']} is {ALIASED}")
         with _timed(progress, "serve") as say:
-            served = steps.serve(ALIASED)
+            served = steps.serve(model["model"])
             say(f"{served['url']}/v1, key in {served['key_file']}")
         _talk(steps, progress, source)
     progress.line(f"done in {time.monotonic() - started_s:.0f} s; next: see README.md")
@@ -79,8 +80,18 @@ def _application(home: Home, progress: Progress) -> Iterator[None]:
             say(f"Ray dashboard {info.dashboard_url}")
         yield
     finally:
-        with _timed(progress, "down"):
+        with _undisturbed(), _timed(progress, "down"):
             stop(home)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C must not keep us from ending what we started."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _is_up(home: Home) -> bool:
