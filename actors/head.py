@@ -14,6 +14,7 @@ from pathlib import Path
 
 import actors
 from actors.cluster_info import MARKER, ClusterInfo, ray_env
+from actors.cpus import usable_cpus
 from actors.processes import TEMP_DIR_VARIABLE
 from mulm.home import Home
 from mulm.settings import Settings
@@ -60,7 +61,7 @@ class Head:
             "--dashboard-port", self.info.dashboard_url.rpartition(":")[2],
             "--dashboard-agent-listen-port", "0",
             "--temp-dir", str(self.ray_dir),
-            "--num-cpus", str(self.settings.n_cpus or max(2, _usable_cpus())),
+            "--num-cpus", str(self.settings.n_cpus or max(2, usable_cpus())),
             "--object-store-memory", str(self.settings.object_store_bytes),
             "--include-log-monitor", "false",
             "--disable-usage-stats",
@@ -94,11 +95,6 @@ def make_temp_dir() -> Path:
     usual = tempfile.gettempdir()
     base = usual if len(usual) <= _LONGEST_BASE else "/tmp"  # noqa: S108 mkdtemp makes it ours
     return Path(tempfile.mkdtemp(prefix="mulm-", dir=base))
-
-
-def _usable_cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _joined(first: str, others: str) -> str:

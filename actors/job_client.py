@@ -19,8 +19,8 @@ from typing import Literal, cast
 from actors.cluster_info import ClusterInfo
 from actors.dashboard import Dashboard
 from mulm.errors import DeadlineError, JobFailedError, NotFoundError
+from mulm.facts import Facts, Run
 from mulm.home import Home
-from mulm.ledger import Facts, Run
 
 Status = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 ENDED: frozenset[Status] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})

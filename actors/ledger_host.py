@@ -18,7 +18,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from mulm.errors import DeadlineError, MulmError, NotRunningError
-from mulm.ledger import Facts, Ledger
+from mulm.facts import Facts
+from mulm.ledger import Ledger
 
 NAMESPACE = "mulm"
 ACTOR_NAME = "ledger"

@@ -29,8 +29,8 @@ from mulm.errors import (
     TokenizerMismatchError,
     TrainingDivergedError,
 )
+from mulm.facts import Facts
 from mulm.home import Home
-from mulm.ledger import Facts
 from mulm.log import configure_logging
 from mulm.manifest import Manifest
 from mulm.store import Store

@@ -16,7 +16,14 @@ from typing import TextIO
 
 from jobs.chat_client import ChatClient
 from mulm.chat import Message
-from mulm.errors import ConfigError, NotFoundError, NotRunningError, nearest
+from mulm.errors import (
+    ConfigError,
+    ContextLengthError,
+    MulmError,
+    NotFoundError,
+    NotRunningError,
+    nearest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,6 @@ class Answer:
     """One finished answer and how long it took."""
 
     text: str
-    n_pieces: int
     seconds: float
 
 
@@ -72,7 +78,7 @@ def answer(
         out.write(piece)
         out.flush()
     out.write("\n")
-    return Answer("".join(pieces), len(pieces), time.monotonic() - started_s)
+    return Answer("".join(pieces), time.monotonic() - started_s)
 
 
 def converse(client: ChatClient, options: ChatOptions, prompt: str | None, as_json: bool) -> None:
@@ -91,12 +97,34 @@ def converse(client: ChatClient, options: ChatOptions, prompt: str | None, as_js
 
 def talk(client: ChatClient, options: ChatOptions, source: TextIO, out: TextIO) -> None:
     """A conversation on a terminal, or one answer for each line of piped input."""
-    messages: list[Message] = []
     is_terminal = source.isatty()
+    history: list[Message] = []
     for prompt in _prompts(source, is_terminal):
-        messages.append(Message(role="user", content=prompt))
-        reply = answer(client, options, messages, out)
-        messages = [*messages, Message(role="assistant", content=reply.text)] if is_terminal else []
+        turn = Message(role="user", content=prompt)
+        if not is_terminal:
+            answer(client, options, [turn], out)
+            continue
+        try:
+            history = _next_turn(client, options, [*history, turn], out)
+        except MulmError as error:
+            print(f"error [{error.code}]: {error.message}", file=sys.stderr)
+        except KeyboardInterrupt:
+            out.write("\n")  # the answer is cut short, the conversation goes on
+
+
+def _next_turn(
+    client: ChatClient, options: ChatOptions, messages: list[Message], out: TextIO
+) -> list[Message]:
+    """Answer, forgetting the oldest turns as far as the model's window asks for it."""
+    while True:
+        try:
+            reply = answer(client, options, messages, out)
+        except ContextLengthError:
+            if len(messages) < 3:
+                raise
+            messages = messages[2:]
+        else:
+            return [*messages, Message(role="assistant", content=reply.text)]
 
 
 def _prompts(source: TextIO, is_terminal: bool) -> Iterator[str]:

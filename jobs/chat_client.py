@@ -1,4 +1,4 @@
-"""A small client of our own HTTP API for `mulm chat` and the demo: health, models, streamed chat.
+"""A small client of our own HTTP API for `mulm chat` and the demo: models and streamed chat.
 
 Speaks plain OpenAI-compatible HTTP, so it works against any such server.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import httpx
 
 from mulm.chat import Message
-from mulm.errors import AuthError, JobFailedError, NotRunningError
+from mulm.errors import AuthError, JobFailedError, MulmError, NotRunningError, error_classes
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 120.0
@@ -44,16 +44,17 @@ class ChatClient:
         model: str,
         messages: Sequence[Message],
         *,
-        max_tokens: int = 200,
-        temperature: float = 0.8,
-        seed: int | None = None,
+        max_tokens: int,
+        temperature: float,
+        seed: int | None,
     ) -> Iterator[str]:
         """The assistant's answer, piece by piece.
 
         Raises:
             NotRunningError: nobody answers, or the server went away.
             AuthError: the key is refused.
-            JobFailedError: the server answered with another error.
+            ContextLengthError: the conversation is too long for the model.
+            MulmError: another error, of the class that the server's code names.
         """
         body = {
             "model": model,
@@ -86,12 +87,18 @@ def _check(reply: httpx.Response) -> None:
     if not reply.is_error:
         return
     try:
-        message = reply.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = f"the server answered {reply.status_code}"
-    if reply.status_code == httpx.codes.UNAUTHORIZED:
-        raise AuthError(message)
-    raise JobFailedError(message)
+        error = reply.json()["error"]
+        code, message = error.get("code"), str(error["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        code, message = None, f"the server answered {reply.status_code}"
+    raise _class_of(code, reply.status_code)(message)
+
+
+def _class_of(code: object, status: int) -> type[MulmError]:
+    classes = {cls.code: cls for cls in error_classes()}
+    if status == httpx.codes.UNAUTHORIZED:
+        return AuthError
+    return classes.get(str(code), JobFailedError)
 
 
 class _clear_errors:  # noqa: N801 - reads as a phrase in a with statement

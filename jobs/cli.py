@@ -1,4 +1,4 @@
-"""The `mulm` command: a thin layer of verbs over `jobs.steps`.
+"""The `mulm` command: a thin layer of verbs over `jobs.journey`.
 
 Results go to stdout (one JSON object with `--json`), progress and errors to stderr. A mistake
 ends with one line, a hint and the exit code of its error class (`jobs.exit_codes`).
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +21,9 @@ from jobs.exit_codes import exit_code
 from jobs.progress import Progress
 from mulm.errors import ConfigError, MulmError, StoppedError, UnknownNameError, nearest
 from mulm.home import Home
+
+if TYPE_CHECKING:
+    from jobs.journey import Journey
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -139,7 +143,8 @@ def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     Example:  mulm data build examples/sample.yaml
               mulm data build examples/sample.yaml --set tokenizer.vocab_size=2048
     """
-    result = _steps().build_dataset(recipe, overrides)
+    with _journey() as journey:
+        result = journey.build_dataset(recipe, overrides)
     _print(result, as_json, "{dataset}: {train_tokens} training tokens from {documents} documents")
 
 
@@ -147,7 +152,8 @@ def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @with_json
 def data_ls(as_json: bool) -> None:
     """List dataset versions."""
-    _print_versions(_steps().versions("dataset"), as_json)
+    with _journey() as journey:
+        _print_versions(journey.versions("dataset"), as_json)
 
 
 @cli.command()
@@ -164,7 +170,8 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     Example:  mulm train examples/demo.yaml
               mulm train examples/demo.yaml --set steps=200 --set name=quick
     """
-    result = _steps().train(config, overrides)
+    with _journey() as journey:
+        result = journey.train(config, overrides)
     _print(
         result,
         as_json,
@@ -181,7 +188,8 @@ def evaluate(model: str, as_json: bool) -> None:
     \b
     Example:  mulm eval demo
     """
-    result = _steps().evaluate(model)
+    with _journey() as journey:
+        result = journey.evaluate(model)
     _print(
         result,
         as_json,
@@ -198,22 +206,24 @@ def model() -> None:
 @with_json
 def model_ls(as_json: bool) -> None:
     """List model versions."""
-    _print_versions(_steps().versions("model"), as_json)
+    with _journey() as journey:
+        _print_versions(journey.versions("model"), as_json)
 
 
 @cli.command()
 @click.argument("model")
-@click.option("--min-replicas", default=1, show_default=True, help="Engines kept running.")
-@click.option("--max-replicas", default=2, show_default=True, help="Engines at most, under load.")
+@click.option("--min-replicas", type=int, help="Engines kept running; 1 if not given.")
+@click.option("--max-replicas", type=int, help="Engines at most, under load; 2 if not given.")
 @with_json
-def serve(model: str, min_replicas: int, max_replicas: int, as_json: bool) -> None:
+def serve(model: str, min_replicas: int | None, max_replicas: int | None, as_json: bool) -> None:
     """Serve MODEL behind the OpenAI-compatible HTTP API.
 
     \b
     Example:  mulm serve demo
               mulm serve demo@1 --max-replicas 4
     """
-    result = _steps().serve(model, min_replicas, max_replicas)
+    with _journey() as journey:
+        result = journey.serve(model, min_replicas, max_replicas)
     _print(result, as_json, "{model} answers at {url}/v1 (key: {key_file})")
 
 
@@ -240,7 +250,8 @@ def chat(
     """
     from jobs.chat import ChatOptions, choose_model, converse
 
-    client = _steps().client()
+    with _journey() as journey:
+        client = journey.client()
     try:
         options = ChatOptions(choose_model(client, model), max_tokens, temperature, seed)
         converse(client, options, prompt, as_json)
@@ -254,16 +265,19 @@ def demo(as_json: bool) -> None:
     """The whole journey on bundled text: data, training, evaluation, serving, a chat."""
     from jobs.demo import run_demo
 
-    result = run_demo(Home.from_env(), Progress(sys.stderr))
+    out = sys.stderr if as_json else sys.stdout
+    result = run_demo(Home.from_env(), Progress(sys.stderr), sys.stdin, out)
     _print(result, as_json, "")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command and exit with the documented code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # both end a command as Ctrl-C does
+        signal.signal(number, signal.default_int_handler)
     try:
         cli.main(args=argv, prog_name="mulm", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as asked:
+        click.echo(asked.format_message())
     except click.UsageError as error:
         _fail(ConfigError(error.format_message(), hint="`--help` shows how it is used"))
     except (click.Abort, KeyboardInterrupt):
@@ -278,10 +292,10 @@ def _fail(error: MulmError) -> None:
     sys.exit(exit_code(error))
 
 
-def _steps() -> Any:
-    from jobs.steps import Steps
+def _journey() -> Journey:
+    from jobs.journey import Journey
 
-    return Steps(Home.from_env(), Progress(sys.stderr))
+    return Journey(Home.from_env(), Progress(sys.stderr))
 
 
 def _print(result: Mapping[str, Any], as_json: bool, sentence: str) -> None:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from actors.cluster import connect
 from jobs.chat import ChatOptions, answer, choose_model, talk
+from jobs.journey import Journey
 from jobs.progress import Progress
-from jobs.steps import Steps
 from jobs.up import start, stop
 from mulm.chat import Message
 from mulm.errors import JobFailedError, NotRunningError
@@ -29,42 +29,42 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "examples" / "sample.yaml"
 CONFIG = ROOT / "examples" / "demo.yaml"
 ALIAS = "live"
-ALIASED = f"demo@{ALIAS}"
 PROMPTS = (
     "The Queen of Hearts looked at the Wizard, and",
     "It was a cold morning when Holmes",
     "There was once a king who had",
 )
 _TALK_TOKENS = 60
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_demo(home: Home, progress: Progress, source: TextIO = sys.stdin) -> dict[str, Any]:
+def run_demo(
+    home: Home, progress: Progress, source: TextIO = sys.stdin, out: TextIO = sys.stdout
+) -> dict[str, Any]:
     """Run all stages; returns what was made and measured.
+
+    Args:
+        home: The installation.
+        progress: Shows the stages.
+        source: Where prompts come from: a terminal, or fixed ones are used.
+        out: Where the answers go.
 
     Raises:
         MulmError: the stage that failed.
     """
     started_s = time.monotonic()
-    with _application(home, progress):
-        steps = Steps(home, progress)
-        data = steps.build_dataset(RECIPE)
-        with _timed(progress, "train") as say:
-            model = steps.train(CONFIG)
-            say(f"{model['model']}: {model['parameters'] / 1e6:.1f} M parameters")
-        with _timed(progress, "evaluate") as say:
-            scores = steps.evaluate(model["model"], promote=ALIAS)
-            say(
-                f"{scores['bits_per_byte']:.3f} bits per byte on held-out text,"
-                f" xz -9e needs {scores['xz_bits_per_byte']:.3f}"
-            )
-        _require_promotion(scores)
-        progress.stage("register", 0.0, f"{model['model']} is {ALIASED}")
-        with _timed(progress, "serve") as say:
-            served = steps.serve(model["model"])
-            say(f"{served['url']}/v1, key in {served['key_file']}")
-        _talk(steps, progress, source)
-    progress.line(f"done in {time.monotonic() - started_s:.0f} s; next: see README.md")
-    return {**data, **model, **scores, "seconds": round(time.monotonic() - started_s, 1)}
+    with _application(home, progress), Journey(home, progress) as journey:
+        with chdir(ROOT):  # the recipe names the bundled texts from here
+            data = journey.build_dataset(RECIPE)
+        model = journey.train(CONFIG, [f"dataset={data['dataset']}"])
+        scores = journey.evaluate(model["model"])
+        _require_quality(scores)
+        journey.promote(model["model"], ALIAS)
+        journey.serve(model["model"], None, None)
+        _talk(journey, progress, source, out)
+    seconds = round(time.monotonic() - started_s, 1)
+    progress.line(f"done in {seconds:.0f} s; README.md tells what else there is")
+    return {**data, **model, **scores, "seconds": seconds}
 
 
 @contextmanager
@@ -74,24 +74,25 @@ def _application(home: Home, progress: Progress) -> Iterator[None]:
         progress.line("the application is up already: the demo uses it and leaves it up")
         yield
         return
+    with progress.timed("up") as say:
+        info = start(home, Settings.from_env())
+        say(f"Ray dashboard {info.dashboard_url}")
     try:
-        with _timed(progress, "up") as say:
-            info = start(home, Settings.from_env())
-            say(f"Ray dashboard {info.dashboard_url}")
         yield
     finally:
-        with _undisturbed(), _timed(progress, "down"):
+        with _undisturbed(), progress.timed("down"):
             stop(home)
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """A second Ctrl-C must not keep us from ending what we started."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_up(home: Home) -> bool:
@@ -102,37 +103,25 @@ def _is_up(home: Home) -> bool:
     return True
 
 
-@contextmanager
-def _timed(progress: Progress, name: str) -> Iterator[Callable[[str], None]]:
-    """A stage line when the block ends well; the block may say how it went."""
-    started_s, said = time.monotonic(), [""]
-
-    def say(text: str) -> None:
-        said[0] = text
-
-    yield say
-    progress.stage(name, time.monotonic() - started_s, said[0])
-
-
-def _require_promotion(scores: dict[str, Any]) -> None:
-    if not scores["promoted"]:
+def _require_quality(scores: dict[str, Any]) -> None:
+    if not scores["passes"]:
         raise JobFailedError(
-            f"the gate refused the model: {scores['verdict']}",
+            f"the gate refuses the model: {scores['verdict']}",
             hint="the demo expects the model to win: was its config changed?",
         )
 
 
-def _talk(steps: Steps, progress: Progress, source: TextIO) -> None:
+def _talk(journey: Journey, progress: Progress, source: TextIO, out: TextIO) -> None:
     """A chat on a terminal, else three fixed prompts, streamed."""
-    client = steps.client()
+    client = journey.client()
     try:
         options = ChatOptions(choose_model(client, None), max_tokens=_TALK_TOKENS, seed=1)
         if source.isatty():
-            talk(client, options, source, sys.stdout)
+            talk(client, options, source, out)
             return
         for prompt in PROMPTS:
-            with _timed(progress, "chat"):
-                sys.stdout.write(f"\n> {prompt}\n")
-                answer(client, options, [Message(role="user", content=prompt)], sys.stdout)
+            with progress.timed("chat"):
+                out.write(f"\n> {prompt}\n")
+                answer(client, options, [Message(role="user", content=prompt)], out)
     finally:
         client.close()

@@ -31,8 +31,8 @@ from mulm.errors import (
     NotFoundError,
     StoppedError,
 )
+from mulm.facts import Facts, Run
 from mulm.home import Home
-from mulm.ledger import Facts, Run
 from mulm.log import configure_logging
 from mulm.store import Store
 

@@ -14,11 +14,11 @@ import torch
 from jobs.entry import JobContext, run_job
 from jobs.identity import evaluate_identity
 from mulm.errors import NotFoundError, TokenizerMismatchError
+from mulm.eval.compression import bits_per_byte, xz_bits_per_byte
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.gate import judge
-from mulm.eval.perplexity import bits_per_byte, xz_bits_per_byte
 from mulm.manifest import Manifest
-from mulm.model.checkpoint import load_model, model_config
+from mulm.model.stored import load_model, model_config
 from mulm.refs import parse_ref
 from mulm.train.device import DTYPES, choose_device, choose_precision
 
@@ -54,8 +54,6 @@ def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
     )
     xz_bits = xz_bits_per_byte(context.store, dataset)
     verdict = judge(bits, xz_bits)
-    if config.promote and verdict.passes:
-        context.facts.set_alias("model", version.name, config.promote, version.number)
     return {
         "model": version.ref,
         "model_id": manifest.id,
@@ -63,8 +61,8 @@ def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
         "bits_per_byte": bits,
         "xz_bits_per_byte": xz_bits,
         "bytes": int(dataset.counts["validation_bytes"]),
+        "passes": verdict.passes,
         "verdict": verdict.reason,
-        "promoted": config.promote is not None and verdict.passes,
     }
 
 

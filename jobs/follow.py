@@ -12,7 +12,7 @@ from typing import Protocol
 
 from jobs.progress import Progress
 from mulm.errors import JobFailedError, MulmError, NotFoundError, StoppedError, error_classes
-from mulm.ledger import ENDED, Facts, Run
+from mulm.facts import ENDED, Facts, Run
 
 _POLL_S = 0.2
 _JOB_POLL_S = 1.0
@@ -65,7 +65,7 @@ def follow(
         if events:
             continue
         if job_is_gone:
-            raise _died(run_id, job)
+            return _result_or_death(run_id, facts, job)
         if polls_until_job_check <= 0:
             job_is_gone = job.has_ended()
             polls_until_job_check = round(_JOB_POLL_S / _POLL_S)
@@ -93,6 +93,14 @@ def _checked(run: Run) -> Run:
     classes = {cls.code: cls for cls in error_classes()}
     kind = classes.get(str(error.get("code")), MulmError)
     raise kind(str(error.get("message", f"{run.id} failed")), hint=str(error.get("hint", "")))
+
+
+def _result_or_death(run_id: str, facts: Facts, job: JobWatch) -> Run:
+    """A job that found its run finished adds no event; one that was killed leaves it open."""
+    run = known_run(facts, run_id)
+    if run is not None and run.phase == "succeeded":
+        return run
+    raise _died(run_id, job)
 
 
 def _died(run_id: str, job: JobWatch) -> JobFailedError:

@@ -12,7 +12,7 @@ from mulm.data.build import CODE_VERSION
 from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import identities, list_files
 from mulm.eval.config import EvaluateConfig
-from mulm.ledger import Facts
+from mulm.facts import Facts
 from mulm.refs import parse_ref
 from mulm.store import Store
 from mulm.train.config import TrainConfig

@@ -36,7 +36,7 @@ from mulm.data.encode import Encoded
 from mulm.data.executor import EncodeShard, Executor, ReadFile, ShardTask
 from mulm.data.recipe import Recipe
 from mulm.data.sources.base import SourceFile
-from mulm.ledger import Facts, Version
+from mulm.facts import Facts, Version
 from mulm.refs import parse_ref
 
 # Ray Data reads, shuffles and maps at the same time: whole CPUs would starve one of them.

@@ -7,7 +7,8 @@ stream (stderr), so that results on stdout stay clean.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -24,12 +25,31 @@ class Progress:
         self._clock = clock
         self._is_live = stream.isatty()
         self._bar: tqdm[Any] | None = None
+        self._bar_stage = ""
+        self._last_note = ""
         self._last_line_s = -_QUIET_EVERY_S
         self._metrics: dict[str, float] = {}
 
     def stage(self, name: str, seconds: float, text: str = "") -> None:
         """One finished stage: its name, its time, its outcome."""
         self.line(f"{name:<12} {seconds:6.1f} s  {text}".rstrip())
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[Callable[[str], None]]:
+        """A stage line when the block ends well; the block may say how it went."""
+        started_s, said = self._clock(), [""]
+
+        def say(text: str) -> None:
+            said[0] = text
+
+        yield say
+        self.stage(name, self._clock() - started_s, said[0])
+
+    def note(self, text: str) -> None:
+        """A line about what goes on, unless it is the same as the one before."""
+        if text.strip() and text != self._last_note:
+            self._last_note = text
+            self.line(f"  {text}")
 
     def line(self, text: str) -> None:
         """One line that stays."""
@@ -65,8 +85,9 @@ class Progress:
     def _draw(self, data: Mapping[str, Any]) -> None:
         stage, total = str(data["stage"]), data.get("total")
         bar = self._bar
-        if bar is None or bar.desc != f"  {stage}: ":
+        if bar is None or self._bar_stage != stage:
             self.clear()
+            self._bar_stage = stage
             bar = self._bar = tqdm(
                 total=total,
                 desc=f"  {stage}",

@@ -2,7 +2,7 @@
 
 Names and version numbers, aliases, runs with their ordered events, API keys. While the
 application is up, the `LedgerHost` actor owns it and others hold a typed client with these
-same methods (the `Facts` protocol); otherwise the calling process opens it.
+same methods (the protocol `mulm.facts.Facts`); otherwise the calling process opens it.
 Invariants: an acknowledged fact survives a power cut; events of a run count 1, 2, 3 ...
 without a gap; an alias points to an existing version.
 """
@@ -15,115 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Self
 
 from mulm.errors import ConflictError, NotFoundError, nearest
+from mulm.facts import Event, Phase, Run, Version
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
-
-Phase = Literal[
-    "queued", "preparing", "running", "pausing", "paused", "finalizing",
-    "succeeded", "failed", "cancelled",
-]  # fmt: skip
-ENDED: frozenset[Phase] = frozenset({"succeeded", "failed", "cancelled"})
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A numbered version of a name."""
-
-    kind: Kind
-    name: str
-    number: int
-    manifest_id: str
-    created_s: float
-
-    @property
-    def ref(self) -> str:
-        """`name@number`."""
-        return f"{self.name}@{self.number}"
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One execution of a job; `result` and `error` are set when it has ended."""
-
-    id: str
-    kind: str
-    config: dict[str, Any]
-    phase: Phase
-    created_s: float
-    updated_s: float
-    result: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the run will not go on by itself."""
-        return self.phase in ENDED
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened in a run. `seq` counts from 1 within the run."""
-
-    run_id: str
-    seq: int
-    time_s: float
-    kind: str
-    data: dict[str, Any]
-
-
-class Facts(Protocol):
-    """What the ledger can be asked and told, in process or through the cluster."""
-
-    def publish(self, kind: Kind, name: str, manifest_id: str) -> Version:
-        """Give a manifest the next number of `name`; a known manifest keeps its number."""
-
-    def resolve(self, kind: Kind, ref: Ref) -> Version:
-        """The version that `ref` means. Raises NotFoundError, naming what is near."""
-
-    def versions(self, kind: Kind, name: str | None = None) -> list[Version]:
-        """All versions, oldest first."""
-
-    def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
-        """Point an alias to an existing version. Raises NotFoundError."""
-
-    def aliases(self, kind: Kind, name: str) -> dict[str, int]:
-        """Alias to version number."""
-
-    def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
-        """Note a run as queued; a run of that id is returned as it is."""
-
-    def run(self, run_id: str) -> Run:
-        """Raises NotFoundError."""
-
-    def runs(self, kind: str | None = None) -> list[Run]:
-        """Newest first."""
-
-    def set_phase(
-        self,
-        run_id: str,
-        phase: Phase,
-        *,
-        result: Mapping[str, Any] | None = None,
-        error: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Move a run to a phase and append a "phase" event. Raises NotFoundError."""
-
-    def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        """Append (kind, data) pairs; returns the last sequence number, durable."""
-
-    def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Events with a larger sequence number, in order."""
-
-    def add_key(self, key_id: str, digest: str, name: str) -> None:
-        """Note an API key by the SHA-256 of its text. Raises ConflictError."""
-
-    def key_digests(self) -> dict[str, str]:
-        """Digest to key id of every valid key."""
 
 
 class Ledger:
@@ -137,6 +35,12 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Release the file."""

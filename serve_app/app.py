@@ -18,7 +18,9 @@ from serve_app.settings import AppArgs
 ENGINE = "engine"
 INGRESS = "ingress"
 
-_INGRESS_CPUS = 0.1
+# Serving takes CPUs as it needs them. Reserved, they would keep a training run on the same PC,
+# whose workers want a CPU each, waiting for as long as a model is served.
+_RESERVED_CPUS = 0
 _INGRESS_MAX_ONGOING = 1000
 _DRAIN_S = 10.0
 
@@ -45,7 +47,7 @@ def build(args: AppArgs) -> Application:
         serve.ingress()(IngressHost),
         name=INGRESS,
         user_config=config,
-        ray_actor_options={"num_cpus": _INGRESS_CPUS},
+        ray_actor_options={"num_cpus": _RESERVED_CPUS},
         max_ongoing_requests=_INGRESS_MAX_ONGOING,
         graceful_shutdown_timeout_s=_DRAIN_S,
     ).bind(engine)
@@ -57,7 +59,7 @@ def engine_resources(args: AppArgs, has_gpu: bool) -> dict[str, Any]:
     """What Ray reserves for each engine replica, and the environment of its process."""
     is_on_gpu = args.device == "cuda" or (args.device == "auto" and has_gpu)
     return {
-        "num_cpus": args.engine_cpus,
+        "num_cpus": _RESERVED_CPUS,
         "num_gpus": 1 if is_on_gpu else 0,
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(args.n_threads)}},
     }

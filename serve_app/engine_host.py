@@ -95,7 +95,7 @@ def open_from_store(args: AppArgs) -> tuple[str, Any]:
 
     from actors.ledger_host import connect_facts
     from mulm.home import Home
-    from mulm.model.checkpoint import load_model
+    from mulm.model.stored import load_model
     from mulm.store import Store
 
     torch.set_num_threads(args.n_threads)

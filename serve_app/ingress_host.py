@@ -13,8 +13,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from mulm.config import parse_config
+from mulm.facts import Facts
 from mulm.home import Home
-from mulm.ledger import Facts
 from mulm.store import Store
 from serve_app.auth import KeyRing
 from serve_app.ingress import make_app

@@ -11,8 +11,8 @@ import secrets
 
 from mulm.atomic import write_atomic
 from mulm.errors import CorruptError
+from mulm.facts import Facts
 from mulm.home import Home
-from mulm.ledger import Facts
 from mulm.refs import new_id
 from serve_app.auth import digest_of
 

@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import NotFoundError, NotRunningError
-from mulm.ledger import Facts
+from mulm.facts import Facts
 from mulm.store import Store
 from serve_app.engine_client import EngineClient
 from serve_app.settings import AppArgs

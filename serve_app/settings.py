@@ -43,8 +43,6 @@ class AppArgs(Frozen):
     max_replicas: Annotated[int, Field(ge=1)] = 2
     n_threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of each replica's matrix products."""
-    engine_cpus: Annotated[float, Field(gt=0)] = 0.5
-    """CPUs that Ray reserves for each engine replica."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
 
     @model_validator(mode="after")

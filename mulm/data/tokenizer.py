@@ -60,13 +60,14 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer:
-    """Text to token ids and back. Immutable; pickles by its bytes."""
+    """Text to token ids and back. Immutable; pickles by its bytes, which name it for ever."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, content: bytes | None = None) -> None:
         # Special tokens spelled out in a text are read as the plain characters they are.
         backend.encode_special_tokens = True
         self._backend = backend
-        self._bytes = canonical_json(json.loads(backend.to_str()))
+        # Not what the backend would write today: another release may add fields.
+        self._bytes = canonical_json(json.loads(content or backend.to_str()))
         self._id_by_special = _special_ids(backend)
         self._bytes_by_id = _token_bytes(backend, frozenset(self._id_by_special.values()))
         self.fingerprint = hashlib.sha256(self._bytes).hexdigest()[:24]
@@ -79,7 +80,7 @@ class Tokenizer:
             CorruptError: the bytes are no tokenizer with our special tokens.
         """
         try:
-            return cls(Backend.from_str(tokenizer_json.decode()))
+            return cls(Backend.from_str(tokenizer_json.decode()), tokenizer_json)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - the backend raises bare exceptions

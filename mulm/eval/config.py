@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from mulm.config import Frozen
 from mulm.errors import MulmError
-from mulm.refs import check_alias, parse_ref
+from mulm.refs import parse_ref
 
 
 class EvaluateConfig(Frozen):
@@ -23,18 +23,11 @@ class EvaluateConfig(Frozen):
     stride: Annotated[int, Field(ge=1)] | None = None
     """New tokens per window; by default half of `seq_len`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    promote: str | None = None
-    """The alias that this version gets when the gate lets it pass."""
 
     @field_validator("model", "dataset")
     @classmethod
     def _is_ref(cls, ref: str | None) -> str | None:
         return _valid(parse_ref, ref)
-
-    @field_validator("promote")
-    @classmethod
-    def _is_alias(cls, alias: str | None) -> str | None:
-        return _valid(check_alias, alias)
 
 
 def _valid(check: object, text: str | None) -> str | None:

@@ -1,8 +1,8 @@
-"""Weights on disk: models in the store, and checkpoints from which training resumes.
+"""Checkpoints: folders from which training resumes.
 
-Called by the training loop, the engine host and the evaluation. Invariants: a checkpoint
-folder either has its name and is whole, or does not exist; every file is checked against its
-SHA-256 when it is read; tensors are stored as safetensors, so reading runs no code.
+Called by the training loop. Invariants: a checkpoint folder either has its name and is whole, or
+does not exist; every file is checked against its SHA-256 when it is read; tensors are stored as
+safetensors, so reading runs no code.
 
     step-00000400/
       tensors.safetensors   weights, optimizer state
@@ -12,7 +12,6 @@ SHA-256 when it is read; tensors are stored as safetensors, so reading runs no c
 
 from __future__ import annotations
 
-import ctypes
 import json
 import secrets
 import shutil
@@ -22,26 +21,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from mulm import __version__
 from mulm.atomic import sync_folder, write_atomic
-from mulm.config import canonical_json, parse_config
+from mulm.config import canonical_json
 from mulm.errors import CorruptError
-from mulm.manifest import Manifest
-from mulm.model.config import MicroLMConfig
-from mulm.model.microlm import MicroLM
-from mulm.store import Store
+from mulm.model.weights import read_tensors, tensors_to_bytes
 
-_FORMAT_DTYPES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.uint8: "U8",
-}
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -52,83 +38,6 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-
-
-def store_model(
-    store: Store,
-    model: MicroLM,
-    tokenizer_json: bytes,
-    tokenizer_fingerprint: str,
-    *,
-    config: Mapping[str, Any],
-    parents: Mapping[str, str],
-    licences: tuple[str, ...] = (),
-    counts: Mapping[str, int | float] | None = None,
-) -> Manifest:
-    """Put a model with its tokenizer into the store; the same model again writes nothing.
-
-    `config` is the resolved training configuration, `parents` what the model was made from
-    by role, and `counts` numbers worth knowing, such as steps and tokens.
-    """
-    blobs = (
-        store.put("config.json", canonical_json(model.config.model_dump())),
-        store.put("model.safetensors", tensors_to_bytes(model.state_dict())),
-        store.put("tokenizer.json", tokenizer_json),
-    )
-    manifest = Manifest(
-        kind="model",
-        code_version=__version__,
-        config=dict(config),
-        parents=dict(parents),
-        tokenizer_fingerprint=tokenizer_fingerprint,
-        licences=licences,
-        counts={"parameters": model.config.n_parameters, **(counts or {})},
-        blobs=blobs,
-    )
-    store.save(manifest)
-    return manifest
-
-
-def load_model(
-    store: Store,
-    manifest: Manifest,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> MicroLM:
-    """A model from the store, in evaluation mode.
-
-    Raises:
-        CorruptError: a file does not match its checksum, or the weights not their config.
-    """
-    config = model_config(store, manifest)
-    weights = load_safetensors(store.read(manifest.blob("model.safetensors")))
-    with torch.device("meta"):
-        model = MicroLM(config)
-    model.to_empty(device=device)
-    model.restore_tables()
-    load_weights(model, weights, manifest.id)
-    return model.to(dtype).eval().requires_grad_(False)
-
-
-def model_config(store: Store, manifest: Manifest) -> MicroLMConfig:
-    """The shape of a stored model."""
-    return parse_config(MicroLMConfig, json.loads(store.read(manifest.blob("config.json"))))
-
-
-def load_weights(model: MicroLM, weights: Mapping[str, Tensor], what: str) -> None:
-    """Copy weights by name into a model of the same shape.
-
-    Raises:
-        CorruptError: names or shapes differ.
-    """
-    have = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    want = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if have != want:
-        wrong = sorted(
-            name for name in have.keys() | want.keys() if have.get(name) != want.get(name)
-        )
-        raise CorruptError(f"the weights of {what} do not fit their config: {wrong[0]!r}")
-    model.load_state_dict(dict(weights))
 
 
 def save_checkpoint(
@@ -180,7 +89,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise _corrupt(path, Path(str(error.filename)).name) from None
     except (ValueError, KeyError, TypeError):
         raise _corrupt(path, _MANIFEST) from None
-    return Checkpoint(step, load_safetensors(contents[_TENSORS]), state)
+    return Checkpoint(step, read_tensors(contents[_TENSORS]), state)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -205,28 +114,6 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
         shutil.rmtree(doomed)
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors in the safetensors format, names sorted.
-
-    Written by hand because the library's writer needs numpy: eight bytes of header length,
-    a JSON header, the raw little-endian data.
-    """
-    flat = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
-    header: dict[str, dict[str, Any]] = {}
-    end = 0
-    for name, tensor in flat.items():
-        start, end = end, end + tensor.nbytes
-        header[name] = {
-            "dtype": _FORMAT_DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    data = [ctypes.string_at(tensor.data_ptr(), tensor.nbytes) for tensor in flat.values()]
-    return b"".join([len(text).to_bytes(8, "little"), text, *data])
 
 
 def _corrupt(path: Path, name: str) -> CorruptError:

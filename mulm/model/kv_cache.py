@@ -36,11 +36,6 @@ class KVCache:
         self.k_LSKPH = torch.zeros(shape, dtype=dtype, device=device)
         self.v_LSKPH = torch.zeros(shape, dtype=dtype, device=device)
 
-    @property
-    def size_bytes(self) -> int:
-        """Memory held by keys and values."""
-        return 2 * self.k_LSKPH.numel() * self.k_LSKPH.element_size()
-
 
 class PrefillAttention:
     """An `Attend` for T new tokens of one sequence, appended at `position` of its slot."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from mulm.errors import ConfigError
+from mulm.facts import Facts
 from mulm.home import Home
-from mulm.ledger import Facts
 from mulm.manifest import Manifest
 from mulm.refs import parse_ref
 from mulm.store import Store

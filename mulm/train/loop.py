@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mulm.data.loader import TokenLoader
 from mulm.errors import StoppedError, TrainingDivergedError
-from mulm.eval.perplexity import sum_nats, to_bits_per_byte
-from mulm.model.checkpoint import store_model
+from mulm.eval.compression import sum_nats, to_bits_per_byte
+from mulm.model.stored import store_model
 from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext

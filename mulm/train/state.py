@@ -18,13 +18,13 @@ from mulm.errors import ConfigError, CorruptError, TokenizerMismatchError
 from mulm.manifest import Manifest
 from mulm.model.checkpoint import (
     Checkpoint,
-    load_weights,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
 )
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
+from mulm.model.weights import load_weights
 from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES, choose_precision
 from mulm.train.optim import Optimizer

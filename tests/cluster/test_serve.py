@@ -29,7 +29,7 @@ import ray, torch
 from actors.ledger_host import connect_facts
 from mulm.data.tokenizer import train_tokenizer
 from mulm.home import Home
-from mulm.model.checkpoint import store_model
+from mulm.model.stored import store_model
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.store import Store

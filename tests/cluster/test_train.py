@@ -20,7 +20,8 @@ import pytest
 from actors.cluster_info import ray_env
 from jobs.exit_codes import exit_code
 from mulm.errors import ConfigError, DeviceError, StoppedError
-from mulm.ledger import Event, Ledger
+from mulm.facts import Event
+from mulm.ledger import Ledger
 from mulm.model.checkpoint import checkpoints
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset

@@ -107,7 +107,7 @@ def test_readme_works(journey_env: dict[str, str]) -> None:
     steps, job, curl, client, _ = printed
     assert "sample@1" in steps
     assert "demo@1" in steps
-    assert "succeeded" in job
+    assert "second@1" in job
     assert curl.rstrip().endswith("data: [DONE]")
     assert client.strip()
     assert not (Path(journey_env["HOME"]) / ".mulm" / "cluster.json").exists()

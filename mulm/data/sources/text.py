@@ -32,7 +32,7 @@ class TextSource:
         if not found:
             raise _not_found(path, given)
         return sorted(
-            (SourceFile(p.relative_to(root).as_posix(), p) for p in found),
+            (SourceFile(_printable(p.relative_to(root)), p) for p in found),
             key=lambda file: file.name,
         )
 
@@ -45,6 +45,11 @@ class TextSource:
             # A file's path differs between machines: keep what went wrong without it.
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise UnreadableError(why) from None
+
+
+def _printable(path: Path) -> str:
+    """The name, also of a file whose name is no valid UTF-8."""
+    return path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _fixed_part(pattern: Path) -> Path:

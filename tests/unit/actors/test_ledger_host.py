@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mulm.errors import NotFoundError
-from mulm.ledger import Facts, Ledger
+from mulm.facts import Facts
+from mulm.ledger import Ledger
 
 pytest.importorskip("ray")
 

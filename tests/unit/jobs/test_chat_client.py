@@ -6,15 +6,25 @@ from threading import Thread
 
 import pytest
 
-from jobs.chat import ChatOptions, answer, choose_model, converse
+from jobs.chat import ChatOptions, answer, choose_model, converse, talk
 from jobs.chat_client import ChatClient
 from mulm.chat import Message
-from mulm.errors import AuthError, ConfigError, JobFailedError, NotFoundError, NotRunningError
+from mulm.errors import (
+    AuthError,
+    ConfigError,
+    ContextLengthError,
+    JobFailedError,
+    NotFoundError,
+    NotRunningError,
+)
 
 KEY = "right"
 
 
 class Server(BaseHTTPRequestHandler):
+    window = 3
+    """Messages that the model can read."""
+
     def log_message(self, *args: object) -> None:
         return
 
@@ -24,8 +34,8 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def error(self, status: int, message: str) -> None:
-        self.send(status, json.dumps({"error": {"message": message}}).encode())
+    def error(self, status: int, message: str, code: str | None = None) -> None:
+        self.send(status, json.dumps({"error": {"message": message, "code": code}}).encode())
 
     def do_GET(self) -> None:
         if self.headers["Authorization"] != f"Bearer {KEY}":
@@ -36,7 +46,9 @@ class Server(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt = body["messages"][-1]["content"]
         if prompt == "refuse":
-            return self.error(400, "too long")
+            return self.error(400, "no such thing")
+        if len(body["messages"]) > self.window:
+            return self.error(400, "too long", "context_length_exceeded")
         events = [{"choices": [{"delta": {"content": word}}]} for word in ("Once ", "upon")]
         if prompt == "break":
             events[1] = {"error": {"message": "engine gone"}}
@@ -63,7 +75,8 @@ def client(url: str) -> Iterator[ChatClient]:
 
 
 def ask(client: ChatClient, prompt: str) -> str:
-    return "".join(client.stream("demo", [Message(role="user", content=prompt)]))
+    turn = Message(role="user", content=prompt)
+    return "".join(client.stream("demo", [turn], max_tokens=9, temperature=1.0, seed=None))
 
 
 def test_streams_the_answer(client: ChatClient) -> None:
@@ -74,7 +87,7 @@ def test_streams_the_answer(client: ChatClient) -> None:
 
 
 def test_the_servers_error_is_told(client: ChatClient) -> None:
-    with pytest.raises(JobFailedError, match="too long"):
+    with pytest.raises(JobFailedError, match="no such thing"):
         ask(client, "refuse")
 
 
@@ -109,6 +122,35 @@ def test_an_unserved_model_names_the_nearest(client: ChatClient) -> None:
 def test_one_answer_as_json(client: ChatClient, capsys: pytest.CaptureFixture[str]) -> None:
     converse(client, ChatOptions("demo"), "hi", as_json=True)
     assert json.loads(capsys.readouterr().out)["answer"] == "Once upon"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_conversation_forgets_its_oldest_turns_and_survives_errors(
+    client: ChatClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["one", "refuse", "two", "three", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(lines))
+    out = io.StringIO()
+    talk(client, ChatOptions("demo"), Terminal(), out)
+    assert out.getvalue() == "Once upon\n" * 3
+    assert "no such thing" in capsys.readouterr().err
+
+
+def test_the_servers_code_chooses_the_error(client: ChatClient) -> None:
+    with pytest.raises(ContextLengthError):
+        list(
+            client.stream(
+                "demo",
+                [Message(role="user", content="hi")] * 4,
+                max_tokens=1,
+                temperature=0.0,
+                seed=None,
+            )
+        )
 
 
 def test_json_needs_a_prompt(client: ChatClient) -> None:

@@ -1,11 +1,15 @@
 """The command line without a cluster: help, results, errors and exit codes."""
 
 import json
+import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.cli import cli, main
+from jobs.progress import Progress
 
 RECIPE = """
 name: tiny
@@ -72,7 +76,7 @@ def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[st
     assert json.loads(out)["model"] == "small@1"
 
     code, out, err = run(capsys, "train", "config.yaml", "--json")
-    assert "finished already" in err
+    assert "finished before" in err
     assert json.loads(out)["model"] == "small@1"
 
     code, out, err = run(capsys, "eval", "small", "--json")
@@ -92,7 +96,8 @@ def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[st
         (["train", "nowhere.yaml"], "not_found", "nowhere.yaml"),
         (["train", "config.yaml", "--set", "stesp=4"], "unknown_name", "'steps'"),
         (["train", "config.yaml", "--set", "steps=-4"], "config_invalid", "steps"),
-        (["train", "config.yaml", "--set", "preset=dmo"], "not_found", "tiny"),
+        (["train", "config.yaml", "--set", "preset=dmo"], "unknown_name", "'demo'"),
+        (["train", "config.yaml"], "not_found", "tiny"),
         (["data", "build", "nowhere.yaml"], "not_found", "nowhere.yaml"),
         (["data", "build", "recipe.yaml", "--set", "sources.0.path=x"], "config_invalid", ""),
         (["eval", "nobody"], "not_found", "nobody"),
@@ -112,6 +117,36 @@ def test_mistakes_end_with_one_line_a_hint_and_a_code(
     assert told in err
     assert out == ""
     assert "Traceback" not in err
+
+
+def test_without_a_verb_it_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["data"]):
+        code, out, err = run(capsys, *argv)
+        assert (code, err) == (0, "")
+        assert "Commands:" in out
+
+
+def test_ctrl_c_in_process_writes_a_checkpoint_and_the_same_command_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, "data", "build", "recipe.yaml")
+    config = ["train", "config.yaml", "--set", "steps=40", "--set", "log_every=1"]
+    seen = Progress.event
+
+    def interrupt(progress: Progress, kind: str, data: Mapping[str, Any]) -> None:
+        seen(progress, kind, data)
+        if kind == "metric" and data.get("step") == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "event", interrupt)
+        code, _, err = run(capsys, *config)
+    assert code == 130, err
+    assert "Traceback" not in err
+    code, out, err = run(capsys, *config, "--json")
+    assert code == 0, err
+    assert "goes on from step" in err
+    assert json.loads(out)["steps"] == 40
 
 
 def test_down_when_nothing_is_up_is_harmless(

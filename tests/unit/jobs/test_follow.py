@@ -1,4 +1,5 @@
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,10 @@ class Job:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    ledger = Ledger(tmp_path / "ledger.sqlite")
-    ledger.create_run(RUN, "train", {})
-    return ledger
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.create_run(RUN, "train", {})
+        yield ledger
 
 
 def run_follow(ledger: Ledger, job: Job, after: int = 0, steps=()) -> tuple[object, str]:
@@ -77,6 +78,12 @@ def test_a_job_that_dies_without_a_word_is_noticed(ledger: Ledger) -> None:
     with pytest.raises(JobFailedError, match="died") as caught:
         run_follow(ledger, Job(ends_after=2), steps=[lambda: None] * 20)
     assert "Killed" in caught.value.hint
+
+
+def test_a_job_that_finds_its_run_finished_adds_no_event(ledger: Ledger) -> None:
+    ledger.set_phase(RUN, "succeeded", result={"model": "demo@1"})
+    run, _ = run_follow(ledger, Job(ends_after=1), last_seq(ledger, RUN))
+    assert run.result == {"model": "demo@1"}
 
 
 def test_last_words_of_a_dead_job_are_still_read(ledger: Ledger) -> None:

@@ -1,5 +1,7 @@
 import io
 
+import pytest
+
 from jobs.progress import Progress
 
 
@@ -27,13 +29,37 @@ def test_without_a_terminal_progress_is_a_line_every_few_seconds() -> None:
     assert len(lines) == 3
 
 
-def test_on_a_terminal_a_bar_is_drawn_and_taken_away() -> None:
+def test_on_a_terminal_one_bar_is_drawn_for_a_stage_and_taken_away() -> None:
     stream = Terminal()
     progress = Progress(stream)
-    progress.event("progress", {"stage": "train", "done": 3, "total": 10, "unit": "step"})
-    assert "3/10" in stream.getvalue()
+    for done in (3, 4, 5):
+        progress.event("progress", {"stage": "train", "done": done, "total": 10, "unit": "step"})
+    shown = stream.getvalue()
+    assert "3/10" in shown
+    assert "5/10" in shown
+    assert shown.count(" 0/10") <= 1, "the bar was made anew at every event"
     progress.line("done")
     assert stream.getvalue().endswith("done\n")
+
+
+def test_a_note_is_not_repeated() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    for text in ("starting", "starting", "ready", " "):
+        progress.note(text)
+    assert stream.getvalue() == "  starting\n  ready\n"
+
+
+def test_a_timed_stage_that_fails_is_not_told_as_finished() -> None:
+    stream, now = io.StringIO(), [0.0]
+    progress = Progress(stream, clock=lambda: now[0])
+    with progress.timed("up") as say:
+        now[0] = 2.0
+        say("ready")
+    assert stream.getvalue() == "up              2.0 s  ready\n"
+    with pytest.raises(KeyError), progress.timed("down"):
+        raise KeyError
+    assert "down" not in stream.getvalue()
 
 
 def test_silent_kinds_print_nothing() -> None:

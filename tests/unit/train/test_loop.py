@@ -16,7 +16,8 @@ from mulm.errors import (
     TrainingDivergedError,
 )
 from mulm.manifest import Manifest
-from mulm.model.checkpoint import checkpoints, load_checkpoint, load_model
+from mulm.model.checkpoint import checkpoints, load_checkpoint
+from mulm.model.stored import load_model
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
 from mulm.train import loop

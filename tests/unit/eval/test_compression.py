@@ -10,7 +10,7 @@ import torch
 
 from mulm.data.loader import TokenLoader
 from mulm.errors import DataError
-from mulm.eval.perplexity import (
+from mulm.eval.compression import (
     bits_per_byte,
     sum_nats,
     to_bits_per_byte,

@@ -1,0 +1,199 @@
+"""The journey from text to answers, stage by stage, as the command line and the demo take it.
+
+With the application up, a stage submits a Ray job and follows its run; without it, building a
+dataset, training with one worker and evaluating happen in this process, on the same pure code.
+Invariants: the same config is the same run, so a finished stage is not repeated; a stage that is
+stopped with Ctrl-C has stopped its job when it returns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from actors.cluster import connect
+from actors.cluster_info import ClusterInfo, read_token
+from actors.job_client import JobClient, JobWatch, reconcile
+from actors.owned_facts import owned_facts
+from jobs.chat_client import ChatClient
+from jobs.entry import Identity, is_finished, run_id_of
+from jobs.follow import follow, known_run, last_seq
+from jobs.identity import evaluate_identity, prepare_identity, train_identity
+from jobs.progress import Progress
+from jobs.work_here import work_here
+from mulm.atomic import write_atomic
+from mulm.config import Frozen, canonical_json, load_config, parse_config
+from mulm.data.recipe import Recipe
+from mulm.errors import MulmError, NotRunningError, StoppedError
+from mulm.eval.config import EvaluateConfig
+from mulm.facts import Version
+from mulm.home import Home
+from mulm.ledger import Ledger
+from mulm.manifest import Kind
+from mulm.refs import parse_ref
+from mulm.store import Store
+from mulm.train.config import TrainConfig
+
+C = TypeVar("C", bound=Frozen)
+Result = dict[str, Any]
+
+# Ray kills a job 60 s after it was asked to stop (`actors.head`).
+_STOP_TIMEOUT_S = 75.0
+_APPEAR_TIMEOUT_S = 3.0
+
+
+class Journey:
+    """The stages of one installation, each with its progress on a stream.
+
+    Reads the ledger's file; while the application is up, only its actor writes it.
+    """
+
+    def __init__(self, home: Home, progress: Progress) -> None:
+        self._home = home.create()
+        self._progress = progress
+        self._store = Store(home.store)
+        self._facts = Ledger(home.ledger)
+
+    def __enter__(self) -> Journey:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._facts.close()
+
+    def build_dataset(self, recipe_path: Path, overrides: Sequence[str] = ()) -> Result:
+        """Text to a dataset version; see `jobs.prepare`."""
+        recipe = load_config(Recipe, recipe_path, overrides)
+        return self._run("prepare", recipe, prepare_identity, _describe_dataset)
+
+    def train(self, config_path: Path, overrides: Sequence[str] = ()) -> Result:
+        """A dataset version to a model; see `jobs.train`."""
+        config = load_config(TrainConfig, config_path, overrides)
+        return self._run("train", config, train_identity, _describe_model)
+
+    def evaluate(self, model: str) -> Result:
+        """Bits per byte of a model on held-out text; see `jobs.evaluate`."""
+        config = parse_config(EvaluateConfig, {"model": model})
+        return self._run("evaluate", config, evaluate_identity, _describe_scores)
+
+    def promote(self, model: str, alias: str) -> Version:
+        """Point an alias to a model version."""
+        version = self._facts.resolve("model", parse_ref(model))
+        with self._progress.timed("register") as say:
+            with owned_facts(self._home) as facts:
+                facts.set_alias("model", version.name, alias, version.number)
+            say(f"{version.ref} is {version.name}@{alias}")
+        return version
+
+    def serve(self, model: str, min_replicas: int | None, max_replicas: int | None) -> Result:
+        """Put a model behind HTTP and wait until it answers."""
+        from serve_app.deploy import deploy
+        from serve_app.settings import AppArgs
+
+        info = connect(self._home)
+        version = self._facts.resolve("model", parse_ref(model))
+        given = {"min_replicas": min_replicas, "max_replicas": max_replicas}
+        values = {name: value for name, value in given.items() if value is not None}
+        args = parse_config(AppArgs, {"model": version.ref} | values)
+        with self._progress.timed("serve") as say:
+            deploy(info, read_token(self._home), args, report=self._progress.note)
+            say(f"{info.api_url}/v1, key in {self._home.api_key}")
+        return {
+            "model": version.ref,
+            "served_name": args.name,
+            "url": info.api_url,
+            "key_file": str(self._home.api_key),
+        }
+
+    def client(self) -> ChatClient:
+        """A client of the HTTP API of the running application."""
+        from serve_app.keys import read_first_key
+
+        return ChatClient(connect(self._home).api_url, read_first_key(self._home))
+
+    def versions(self, kind: Kind) -> list[Version]:
+        """All versions of a kind, oldest first."""
+        return self._facts.versions(kind)
+
+    def _run(
+        self, kind: str, config: C, identity: Identity[C], describe: Callable[[Result], str]
+    ) -> Result:
+        started_s = time.monotonic()
+        run_id = run_id_of(kind, config, identity(config, self._facts, self._store))
+        known = known_run(self._facts, run_id)
+        is_known = known is not None and is_finished(known, self._store)
+        result = dict(known.result or {}) if known and is_known else self._do(kind, config, run_id)
+        if is_known or kind != "prepare":  # a build has shown its own stages
+            said = f"{describe(result)}{' (finished before)' if is_known else ''}"
+            self._progress.stage(kind, time.monotonic() - started_s, said)
+        return result
+
+    def _do(self, kind: str, config: Frozen, run_id: str) -> Result:
+        info = _connected(self._home)
+        if info is not None:
+            return self._run_job(kind, config, run_id, info)
+        self._progress.line("  the application is not up: working in this process")
+        return work_here(kind, config, run_id, self._home, self._progress)
+
+    def _run_job(self, kind: str, config: Frozen, run_id: str, info: ClusterInfo) -> Result:
+        config_path = self._home.run(run_id) / "config.json"
+        write_atomic(config_path, canonical_json(config.model_dump(mode="json")))
+        jobs = JobClient.of(info, self._home)
+        after = last_seq(self._facts, run_id)
+        try:
+            jobs.submit(f"jobs.{kind}", run_id, config_path)
+            watch = JobWatch(jobs, run_id)
+            return dict(follow(run_id, after, self._facts, watch, self._progress).result or {})
+        except KeyboardInterrupt:
+            self._progress.line("  stopping; what is finished is kept")
+            _stop(jobs, run_id)
+            raise StoppedError(
+                f"{run_id} was stopped", hint="the same command goes on where it was"
+            ) from None
+        except MulmError:
+            self._note_death(jobs, run_id)
+            raise
+
+    def _note_death(self, jobs: JobClient, run_id: str) -> None:
+        """A process that was killed could not say so itself."""
+        run = known_run(self._facts, run_id)
+        if run is not None and not run.has_ended:
+            with owned_facts(self._home) as facts:
+                reconcile(facts, run, jobs.newest(run_id))
+
+
+def _connected(home: Home) -> ClusterInfo | None:
+    try:
+        return connect(home)
+    except NotRunningError:
+        return None
+
+
+def _stop(jobs: JobClient, run_id: str) -> None:
+    """Stop the job of a run, also one that was only just submitted, and wait for its end."""
+    deadline_s = time.monotonic() + _APPEAR_TIMEOUT_S
+    while jobs.newest(run_id) is None and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+    if jobs.newest(run_id) is not None:
+        jobs.stop(run_id)
+        jobs.wait(run_id, _STOP_TIMEOUT_S)
+
+
+def _describe_dataset(result: Result) -> str:
+    return f"{result['dataset']}: {result['train_tokens']:,} tokens to train on"
+
+
+def _describe_model(result: Result) -> str:
+    return f"{result['model']}: {result['parameters'] / 1e6:.1f} M parameters"
+
+
+def _describe_scores(result: Result) -> str:
+    return (
+        f"{result['bits_per_byte']:.3f} bits per byte on held-out text,"
+        f" xz -9e needs {result['xz_bits_per_byte']:.3f}"
+    )

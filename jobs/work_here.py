@@ -1,0 +1,88 @@
+"""A stage's work in this very process, for when the application is not up.
+
+Called by `jobs.journey`. Invariant: the same pure work as in a job, in the same kind of run; the
+first Ctrl-C lets training write a checkpoint, a second one ends at once.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from jobs.entry import JobContext, execute
+from jobs.progress import Progress
+from mulm.config import Frozen
+from mulm.home import Home
+from mulm.ledger import Ledger
+from mulm.store import Store
+
+Result = dict[str, Any]
+
+
+def work_here(kind: str, config: Frozen, run_id: str, home: Home, progress: Progress) -> Result:
+    """Do the work of a run and show its events.
+
+    Raises:
+        StoppedError: Ctrl-C; the same command goes on where it was.
+        MulmError: what the work raised.
+    """
+    with ShownLedger(home.ledger, progress) as facts, _stop_on_interrupt() as stop:
+        context = JobContext(run_id, home, Store(home.store), facts)
+        try:
+            return execute(kind, config, _work(kind, stop), context)
+        finally:
+            progress.clear()
+
+
+class ShownLedger(Ledger):
+    """A ledger that shows the events that it is told."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        super().__init__(path)
+        self._progress = progress
+
+    def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+        """See `Facts.append_events`."""
+        told = list(events)
+        for kind, data in told:
+            self._progress.event(kind, data)
+        return super().append_events(run_id, told)
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Event]:
+    """An event that the first SIGINT sets; from the second on Python's own handler acts."""
+    stop = Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def first(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _work(kind: str, stop: Event) -> Callable[[JobContext, Any], Result]:
+    if kind == "train":
+        from mulm.train.local import train_locally
+
+        return lambda c, config: train_locally(
+            config, c.run_id, c.home, c.store, c.facts, should_stop=stop.is_set
+        )
+    if kind == "prepare":
+        from jobs.prepare import prepare
+        from mulm.data.executor import InProcess
+
+        return partial(prepare, executor=InProcess())
+    from jobs.evaluate import evaluate
+
+    return evaluate

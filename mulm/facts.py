@@ -1,0 +1,117 @@
+"""Facts: the records of the ledger, and the protocol that reads and writes them.
+
+Called by everything that asks or tells the ledger, in process (`mulm.ledger.Ledger`) or
+through the cluster (a typed client with the same methods).
+Invariant: nothing here knows where the facts lie; records are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from mulm.manifest import Kind
+from mulm.refs import Ref
+
+Phase = Literal[
+    "queued", "preparing", "running", "pausing", "paused", "finalizing",
+    "succeeded", "failed", "cancelled",
+]  # fmt: skip
+ENDED: frozenset[Phase] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A numbered version of a name."""
+
+    kind: Kind
+    name: str
+    number: int
+    manifest_id: str
+    created_s: float
+
+    @property
+    def ref(self) -> str:
+        """`name@number`."""
+        return f"{self.name}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a job; `result` and `error` are set when it has ended."""
+
+    id: str
+    kind: str
+    config: dict[str, Any]
+    phase: Phase
+    created_s: float
+    updated_s: float
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run will not go on by itself."""
+        return self.phase in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run. `seq` counts from 1 within the run."""
+
+    run_id: str
+    seq: int
+    time_s: float
+    kind: str
+    data: dict[str, Any]
+
+
+class Facts(Protocol):
+    """What the ledger can be asked and told, in process or through the cluster."""
+
+    def publish(self, kind: Kind, name: str, manifest_id: str) -> Version:
+        """Give a manifest the next number of `name`; a known manifest keeps its number."""
+
+    def resolve(self, kind: Kind, ref: Ref) -> Version:
+        """The version that `ref` means. Raises NotFoundError, naming what is near."""
+
+    def versions(self, kind: Kind, name: str | None = None) -> list[Version]:
+        """All versions, oldest first."""
+
+    def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
+        """Point an alias to an existing version. Raises NotFoundError."""
+
+    def aliases(self, kind: Kind, name: str) -> dict[str, int]:
+        """Alias to version number."""
+
+    def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
+        """Note a run as queued; a run of that id is returned as it is."""
+
+    def run(self, run_id: str) -> Run:
+        """Raises NotFoundError."""
+
+    def runs(self, kind: str | None = None) -> list[Run]:
+        """Newest first."""
+
+    def set_phase(
+        self,
+        run_id: str,
+        phase: Phase,
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move a run to a phase and append a "phase" event. Raises NotFoundError."""
+
+    def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+        """Append (kind, data) pairs; returns the last sequence number, durable."""
+
+    def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Events with a larger sequence number, in order."""
+
+    def add_key(self, key_id: str, digest: str, name: str) -> None:
+        """Note an API key by the SHA-256 of its text. Raises ConflictError."""
+
+    def key_digests(self) -> dict[str, str]:
+        """Digest to key id of every valid key."""
