@@ -195,6 +195,8 @@ def check_machine(root: Path, env: Mapping[str, str]) -> None:
     has_venv = all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
     if not has_venv and not (root / ".venv" / "pyvenv.cfg").exists():
         raise missing_venv(sys.version_info[:2])
+    if not (root / ".venv" / "pyvenv.cfg").exists():
+        check_space(root, "rest")  # what is needed beside torch; exactly once its build is known
     for name, default in (("MULM_HTTP_PORT", 8000), ("MULM_DASHBOARD_PORT", 8265)):
         warning = port_warning(name, env.get(name, ""), default, port_owner)
         if warning:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from actors.cluster_info import ClusterInfo, ray_env, read_info, read_token
 from actors.dashboard import Dashboard
-from actors.head import ENV_VARIABLES_OF_RAY, Head, make_temp_dir
+from actors.head import ENV_VARIABLES_OF_RAY, Head, fresh_temp_dir
 from actors.ports import choose_port
 from actors.processes import Pack, exit_status, is_alive, spawn
-from mulm.atomic import write_atomic
+from mulm.atomic import naming_full_disk, write_atomic
 from mulm.errors import ConflictError, DeadlineError, MulmError, NotRunningError
 from mulm.home import Home
 from mulm.settings import Settings, variable_of
@@ -30,7 +30,10 @@ from mulm.store import Store
 __all__ = ["ENV_VARIABLES_OF_RAY", "ClusterInfo", "connect", "down", "ray_env", "up"]
 
 _UP_TIMEOUT_S = 180.0
-"""A busy machine took 50 s; an idle one takes 7."""
+"""A busy machine took 50 s; an idle one takes about 7."""
+
+_DOWN_PATIENCE_S = 60.0
+"""How long `down` waits for an `up` that is under way; nearly all have ended by then."""
 
 _GRACE_S = 2.0
 _POLL_S = 0.05
@@ -60,12 +63,13 @@ def up(home: Home, settings: Settings, prepare: Callable[[], None] = lambda: Non
         prepare()
         head = _plan(home, settings)
         try:
+            head.make_temp_dir()
             _start(head)
+            write_atomic(home.cluster, head.info.model_dump_json().encode(), mode=0o600)
         except BaseException:  # Ctrl-C included: nothing may stay behind
             _remove(home, head.info)
             raise
-        write_atomic(home.cluster, head.info.model_dump_json().encode(), mode=0o600)
-    return head.info
+        return head.info
 
 
 def connect(home: Home) -> ClusterInfo:
@@ -81,21 +85,33 @@ def connect(home: Home) -> ClusterInfo:
 
 
 def down(home: Home) -> bool:
-    """End everything of this home's cluster; returns whether there was anything. Idempotent."""
-    info = read_info(home)
-    had_processes = _remove(home, info)
+    """End everything of this home's cluster; returns whether there was anything. Idempotent.
+
+    Raises:
+        ConflictError: another process is starting it and takes long.
+    """
+    if not home.root.exists():
+        return False
+    with _only_one(home, _DOWN_PATIENCE_S):
+        info = read_info(home)
+        had_processes = _remove(home, info)
     return info is not None or had_processes
 
 
 @contextmanager
-def _only_one(home: Home) -> Iterator[None]:
-    with (home.root / "up.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(
-                "another `mulm up` is starting the application", hint="wait for it"
-            ) from None
+def _only_one(home: Home, patience_s: float = 0.0) -> Iterator[None]:
+    deadline_s = time.monotonic() + patience_s
+    with naming_full_disk(home.root), (home.root / "up.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    raise ConflictError(
+                        "another process is starting or ending the application", hint="wait for it"
+                    ) from None
+            time.sleep(_POLL_S)
         yield
 
 
@@ -129,7 +145,7 @@ def _plan(home: Home, settings: Settings) -> Head:
         http_host=settings.http_host,
         http_port=http_port,
         pid=0,
-        temp_dir=str(make_temp_dir()),
+        temp_dir=str(fresh_temp_dir()),
     )
     return Head(home, settings, info)
 

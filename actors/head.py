@@ -7,6 +7,7 @@ all addresses are loopback, all ports are free ones or the user's, the token is 
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import actors
 from actors.cluster_info import MARKER, ClusterInfo, ray_env
 from actors.cpus import usable_cpus
 from actors.processes import TEMP_DIR_VARIABLE
+from mulm.atomic import naming_full_disk
 from mulm.home import Home
 from mulm.settings import Settings
 
@@ -50,6 +52,11 @@ class Head:
     def ray_dir(self) -> Path:
         """Ray's own folder, which it opens to everybody: hence inside a closed one."""
         return Path(self.info.temp_dir) / "ray"
+
+    def make_temp_dir(self) -> None:
+        """Make the cluster's folder, for us only."""
+        with naming_full_disk(Path(self.info.temp_dir).parent):
+            Path(self.info.temp_dir).mkdir(mode=0o700)
 
     def command(self) -> list[str]:
         """Ray's start command; its process lives as long as the head."""
@@ -90,11 +97,11 @@ class Head:
         }
 
 
-def make_temp_dir() -> Path:
-    """A fresh folder, for us only, with a path short enough for sockets inside."""
+def fresh_temp_dir() -> Path:
+    """A path that nobody else can guess, short enough for sockets inside; nothing is made yet."""
     usual = tempfile.gettempdir()
-    base = usual if len(usual) <= _LONGEST_BASE else "/tmp"  # noqa: S108 mkdtemp makes it ours
-    return Path(tempfile.mkdtemp(prefix="mulm-", dir=base))
+    base = usual if len(usual) <= _LONGEST_BASE else "/tmp"  # noqa: S108 the folder is made ours
+    return Path(base) / f"mulm-{secrets.token_hex(6)}"
 
 
 def _joined(first: str, others: str) -> str:

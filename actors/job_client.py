@@ -56,8 +56,6 @@ class JobClient:
         module: str,
         run_id: str,
         config_path: Path,
-        overrides: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> str:
         """Start `python -m MODULE --config FILE --run ID` as a job; returns its submission id.
@@ -73,12 +71,10 @@ class JobClient:
             return newest.submission_id
         submission_id = _attempt_id(run_id, newest.number + 1 if newest else 1)
         command = [sys.executable, "-m", module, "--config", str(config_path), "--run", run_id]
-        command += [part for override in overrides for part in ("--set", override)]
         body = {
             "entrypoint": f"cd {shlex.quote(str(folder or Path.cwd()))} && exec"
             f" {shlex.join(command)}",
             "submission_id": submission_id,
-            "runtime_env": {"env_vars": dict(env)} if env else {},
         }
         self._dashboard.request("POST", "/api/jobs/", body, _SUBMIT_TIMEOUT_S)
         return submission_id

@@ -19,6 +19,7 @@ from ray.train.torch.config import _TorchBackend
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 TIMEOUT_S = 60
+"""How long a worker waits in a collective for its peers, whatever they do meanwhile."""
 
 
 class HomeTorchBackend(_TorchBackend):  # type: ignore[misc]

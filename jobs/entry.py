@@ -11,10 +11,8 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 import mulm
 from jobs.exit_codes import exit_code
+from jobs.signals import signals_wait, stopping_on_signals
 from mulm.config import Frozen, canonical_json, load_config
 from mulm.errors import (
     ConfigError,
@@ -34,6 +33,7 @@ from mulm.errors import (
 from mulm.facts import Facts, Run
 from mulm.home import Home
 from mulm.log import configure_logging
+from mulm.run_lock import run_lock
 from mulm.store import Store
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def run_job(
         arguments = _parse(kind, argv)
         config = load_config(schema, arguments.config, arguments.overrides)
         home, facts = _connect()
-        with _stopping_on_signals():  # after connecting, since Ray sets a handler of its own
+        with stopping_on_signals():  # after connecting, since Ray sets a handler of its own
             context = JobContext(arguments.run or "", home, Store(home.store), facts)
             result = _run(kind, config, work, identity, context)
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 the border
@@ -92,7 +92,7 @@ def run_id_of(kind: str, config: Frozen, identity: Mapping[str, Any] | None = No
     values = {
         "kind": kind,
         "code": mulm.__version__,
-        "config": config.model_dump(mode="json"),
+        "config": _identity_of(config),
         "identity": dict(identity or {}),
     }
     return f"run_{sha256(canonical_json(values)).hexdigest()[:12]}"
@@ -106,30 +106,32 @@ def execute(
 ) -> dict[str, Any]:
     """Do the work as a run: its phases, its result or its error go to the ledger.
 
-    A run that has succeeded and whose result is still in the store is not repeated.
+    A run that has succeeded and whose result is still in the store is not repeated. Fields in
+    the config's `NOT_IDENTITY` may differ from those that the run began with.
 
     Raises:
-        ConflictError: the run exists with another config.
+        ConflictError: the run exists with another config, or another process works on it.
         MulmError: what the work raised, noted in the ledger.
     """
-    run = context.facts.create_run(context.run_id, kind, config.model_dump(mode="json"))
-    _check_same(run, kind, config)
-    if is_finished(run, context.store):
-        _log.info("already finished run=%s", run.id)
-        return dict(run.result or {})
-    context.facts.set_phase(run.id, "preparing")
-    try:
-        context.facts.set_phase(run.id, "running")
-        result = work(context, config)
-    except BaseException as error:
-        _note_end(context, error)
-        raise
-    context.facts.set_phase(run.id, "succeeded", result=result)
-    return result
+    with run_lock(context.home, context.run_id):
+        values = config.model_dump(mode="json")
+        run = context.facts.create_run(context.run_id, kind, values)
+        _check_same(run, kind, config)
+        if is_finished(run, context.store):
+            _log.info("already finished run=%s", run.id)
+            return dict(run.result or {})
+        if run.config != values:
+            context.facts.set_config(run.id, values)
+        return _work(config, work, context)
 
 
 def is_finished(run: Run, store: Store) -> bool:
-    """Whether the run has succeeded and the versions that its result names are there and whole."""
+    """Whether the run has succeeded and the versions that its result names are there and whole.
+
+    Every byte is hashed (about 0.6 s per GB), also when the command line has done so a moment
+    ago: it makes a job only of what it found unfinished, so the second time ends at once. Hence
+    the same command finds and mends a damaged file.
+    """
     if run.phase != "succeeded" or run.result is None:
         return False
     try:
@@ -143,7 +145,11 @@ def is_finished(run: Run, store: Store) -> bool:
 
 
 def mulm_cause(error: BaseException) -> MulmError | None:
-    """The error of ours that a chain of wrapping errors goes back to, if there is one."""
+    """The error of ours that a chain of wrapping errors goes back to, if there is one.
+
+    Only what was wrapped on purpose counts: an error of ours that was merely being handled when
+    another one came up (`__context__`) says nothing about that one.
+    """
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
@@ -156,7 +162,7 @@ def mulm_cause(error: BaseException) -> MulmError | None:
             return current
         waiting += [getattr(current, "cause", None), current.__cause__]
         waiting += list(getattr(current, "worker_failures", {}).values())
-        waiting.append(current.__context__)
+        waiting.append(getattr(current, "controller_failure", None))
     return None
 
 
@@ -173,6 +179,21 @@ def _run(
         context = JobContext(run_id, context.home, context.store, context.facts)
     _log.info("start kind=%s run=%s", kind, context.run_id)
     return {"run": context.run_id, **execute(kind, config, work, context)}
+
+
+def _work(
+    config: C, work: Callable[[JobContext, C], dict[str, Any]], context: JobContext
+) -> dict[str, Any]:
+    try:
+        context.facts.set_phase(context.run_id, "running")
+        result = work(context, config)
+        with signals_wait():
+            context.facts.set_phase(context.run_id, "succeeded", result=result)
+    except BaseException as error:
+        with signals_wait():
+            _note_end(context, error)
+        raise
+    return result
 
 
 def _parse(kind: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -207,8 +228,13 @@ def _connect() -> tuple[Home, Facts]:
     return home, connect_facts()
 
 
+def _identity_of(config: Frozen) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(config.NOT_IDENTITY))
+
+
 def _check_same(run: Run, kind: str, config: Frozen) -> None:
-    if run.kind != kind or run.config != config.model_dump(mode="json"):
+    began = {key: value for key, value in run.config.items() if key not in config.NOT_IDENTITY}
+    if run.kind != kind or began != _identity_of(config):
         raise ConflictError(
             f"{run.id} is a {run.kind} run with another config",
             hint="leave `--run` away: the id is then derived from the config",
@@ -220,6 +246,8 @@ def _note_end(context: JobContext, error: BaseException) -> None:
     phase = "cancelled" if isinstance(ours, StoppedError) else "failed"
     described = {"code": ours.code, "message": ours.message, "hint": ours.hint}
     try:
+        if context.facts.run(context.run_id).phase == "succeeded":
+            return  # the signal came after that had been noted
         context.facts.set_phase(context.run_id, phase, error=described)  # type: ignore[arg-type]
     except MulmError as unreachable:
         _log.warning("the ledger did not take the end of the run: %s", unreachable.message)
@@ -238,26 +266,3 @@ def _report(error: BaseException) -> int:
     hint = f" ({ours.hint})" if ours.hint else ""
     print(f"error [{ours.code}]: {ours.message}{hint}", file=sys.stderr, flush=True)
     return exit_code(ours)
-
-
-@contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the main thread at the first SIGINT or SIGTERM; ignore the rest.
-
-    It is the one exception that also ends a blocking call into Ray; `_as_ours` makes it a
-    StoppedError. Ray kills what takes too long, so a second request needs no answer.
-    """
-    is_stopping = False
-
-    def stop(*_: object) -> None:
-        nonlocal is_stopping
-        if not is_stopping:
-            is_stopping = True
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

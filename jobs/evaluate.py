@@ -6,7 +6,8 @@ Prints bits per byte of the model beside those of `xz -9e` on the same text.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from mulm.manifest import Manifest
 from mulm.model.stored import load_model, model_config
 from mulm.refs import parse_ref
 from mulm.train.device import DTYPES, choose_device, choose_precision
+
+_PROGRESS_INTERVAL_S = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +54,7 @@ def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
         seq_len=seq_len,
         stride=min(config.stride or max(1, seq_len // 2), seq_len),
         dtype=DTYPES[precision],
+        on_progress=_progress(context),
     )
     xz_bits = xz_bits_per_byte(context.store, dataset)
     verdict = judge(bits, xz_bits)
@@ -83,6 +87,27 @@ def _dataset(context: JobContext, config: EvaluateConfig, model: Manifest) -> Ma
             hint="build the dataset with the model's tokenizer",
         )
     return dataset
+
+
+def _progress(
+    context: JobContext, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """Tells the run now and then how many tokens are read: each event is a durable write."""
+    started_s = told_s = clock()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told_s
+        now_s = clock()
+        if done < total and now_s - told_s < _PROGRESS_INTERVAL_S:
+            return
+        told_s = now_s
+        rate_per_s = done / max(now_s - started_s, 1e-9)
+        context.emit(
+            "progress", stage="evaluate", done=done, total=total, unit="tokens",
+            rate_per_s=round(rate_per_s, 1), eta_s=round((total - done) / max(rate_per_s, 1e-9), 1),
+        )  # fmt: skip
+
+    return tell
 
 
 def _trained_seq_len(context: JobContext, manifest: Manifest) -> int:

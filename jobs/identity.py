@@ -15,7 +15,7 @@ from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
 from mulm.refs import parse_ref
 from mulm.store import Store
-from mulm.train.config import TrainConfig
+from mulm.train.config import TRAIN_VERSION, TrainConfig
 
 
 def prepare_identity(recipe: Recipe, facts: Facts, _store: Store) -> dict[str, Any]:
@@ -29,8 +29,11 @@ def prepare_identity(recipe: Recipe, facts: Facts, _store: Store) -> dict[str, A
 
 
 def train_identity(config: TrainConfig, facts: Facts, _store: Store) -> dict[str, Any]:
-    """The dataset version."""
-    return {"dataset": facts.resolve("dataset", parse_ref(config.dataset)).manifest_id}
+    """The dataset version, the training loop."""
+    return {
+        "dataset": facts.resolve("dataset", parse_ref(config.dataset)).manifest_id,
+        "train": TRAIN_VERSION,
+    }
 
 
 def evaluate_identity(config: EvaluateConfig, facts: Facts, _store: Store) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import Kind
 from mulm.refs import parse_ref
+from mulm.run_lock import is_held
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 
@@ -162,7 +163,7 @@ class Journey:
     def _note_death(self, jobs: JobClient, run_id: str) -> None:
         """A process that was killed could not say so itself."""
         run = known_run(self._facts, run_id)
-        if run is not None and not run.has_ended:
+        if run is not None and not run.has_ended and not is_held(self._home, run_id):
             with owned_facts(self._home) as facts:
                 reconcile(facts, run, jobs.newest(run_id))
 

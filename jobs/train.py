@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from jobs.identity import train_identity
 from mulm.errors import ConfigError, DeviceError, JobFailedError, MulmError, StoppedError
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
-from mulm.train.local import publish_model, resolve_dataset
+from mulm.train.local import check_dataset, publish_model, resolve_dataset
 from mulm.train.loop import TrainResult
 
 MAX_RESTARTS = 3
@@ -42,7 +43,8 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     """Train on the cluster that this driver has joined; returns the run's result.
 
     Raises:
-        NotFoundError: no such dataset.
+        NotFoundError: no such dataset, or a file of it is missing.
+        CorruptError, DataError: the dataset is damaged or too small for one window.
         ConfigError: more workers than the cluster has room for.
         DeviceError: the device that was asked for is absent.
         StoppedError: someone asked to stop; the run can go on from its checkpoint.
@@ -52,9 +54,10 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     resources = ray.cluster_resources()
     device, reason = choose_device(config.device, has_cuda=resources.get("GPU", 0) > 0)
     check_room(config.workers, device, resources)
+    check_dataset(config, dataset, context.store)
     context.emit("log", text=f"device {device}: {reason}")
     order = TrainOrder(config, context.run_id, str(context.home.root), dataset, device)
-    outcome = _fit(_make_trainer(order), context)
+    outcome = fit_again_if_lost(lambda: _fit(_make_trainer(order), context), context)
     if outcome.error:
         raise outcome.error
     assert outcome.result is not None
@@ -96,9 +99,25 @@ def _make_trainer(order: TrainOrder) -> Any:
         run_config=RunConfig(
             name="ray_train",
             storage_path=f"{order.home}/runs/{order.run_id}",
-            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            failure_config=FailureConfig(max_failures=0),  # see `fit_again_if_lost`
         ),
     )
+
+
+def fit_again_if_lost(fit: Callable[[], WorkerOutcome], context: JobContext) -> WorkerOutcome:
+    """Start the group again after lost workers, up to `MAX_RESTARTS` times.
+
+    Ray Train would also do so after an error of ours, which the same run meets again: a full disk,
+    a damaged file. Those are final.
+    """
+    for n_lost in range(1, MAX_RESTARTS + 1):
+        try:
+            return fit()
+        except JobFailedError as error:
+            context.emit(
+                "log", text=f"{error.message}; starting again ({n_lost} of {MAX_RESTARTS})"
+            )
+    return fit()
 
 
 def _fit(trainer: Any, context: JobContext) -> WorkerOutcome:
@@ -133,11 +152,8 @@ def _join(thread: threading.Thread, is_over: Callable[[], bool] = lambda: False)
 def _stop(thread: threading.Thread, context: JobContext) -> None:
     """Ask the workers for a checkpoint and give them time to write it."""
     context.facts.set_phase(context.run_id, "pausing")
-    waiting = threading.Timer(STOP_TIMEOUT_S, lambda: None)
-    waiting.daemon = True
-    waiting.start()
-    _join(thread, is_over=lambda: not waiting.is_alive())
-    waiting.cancel()
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    _join(thread, is_over=lambda: time.monotonic() > deadline_s)
 
 
 def explain_failure(error: BaseException) -> MulmError:

@@ -7,7 +7,6 @@ down the caller owns the ledger, so the key and lost runs are seen to before Ray
 from __future__ import annotations
 
 import logging
-from contextlib import closing
 
 from actors import cluster
 from actors.cluster_info import ClusterInfo
@@ -15,6 +14,7 @@ from actors.job_client import JobClient, reconcile
 from mulm.errors import MulmError, NotRunningError
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.run_lock import is_held
 from mulm.settings import Settings
 from serve_app.keys import ensure_first_key
 
@@ -53,7 +53,8 @@ def _stop_jobs(home: Home, grace_s: float) -> None:
 
 
 def _prepare(home: Home) -> None:
-    with closing(Ledger(home.ledger)) as ledger:
+    with Ledger(home.ledger) as ledger:
         ensure_first_key(home, ledger)
         for run in ledger.runs():
-            reconcile(ledger, run, None)
+            if not is_held(home, run.id):  # the command line works without the application too
+                reconcile(ledger, run, None)

@@ -20,6 +20,7 @@ from mulm.config import Frozen
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.store import Store
+from mulm.train.config import TrainConfig
 
 Result = dict[str, Any]
 
@@ -31,10 +32,10 @@ def work_here(kind: str, config: Frozen, run_id: str, home: Home, progress: Prog
         StoppedError: Ctrl-C; the same command goes on where it was.
         MulmError: what the work raised.
     """
-    with ShownLedger(home.ledger, progress) as facts, _stop_on_interrupt() as stop:
+    with ShownLedger(home.ledger, progress) as facts:
         context = JobContext(run_id, home, Store(home.store), facts)
         try:
-            return execute(kind, config, _work(kind, stop), context)
+            return execute(kind, config, _work(kind), context)
         finally:
             progress.clear()
 
@@ -71,13 +72,9 @@ def _stop_on_interrupt() -> Iterator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(kind: str, stop: Event) -> Callable[[JobContext, Any], Result]:
+def _work(kind: str) -> Callable[[JobContext, Any], Result]:
     if kind == "train":
-        from mulm.train.local import train_locally
-
-        return lambda c, config: train_locally(
-            config, c.run_id, c.home, c.store, c.facts, should_stop=stop.is_set
-        )
+        return _train
     if kind == "prepare":
         from jobs.prepare import prepare
         from mulm.data.executor import InProcess
@@ -86,3 +83,17 @@ def _work(kind: str, stop: Event) -> Callable[[JobContext, Any], Result]:
     from jobs.evaluate import evaluate
 
     return evaluate
+
+
+def _train(context: JobContext, config: TrainConfig) -> Result:
+    from mulm.train.local import train_locally
+
+    with _stop_on_interrupt() as stop:
+        return train_locally(
+            config,
+            context.run_id,
+            context.home,
+            context.store,
+            context.facts,
+            should_stop=stop.is_set,
+        )

@@ -30,24 +30,42 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
 @contextmanager
 def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     """A binary file to fill; it takes the name `path` when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with naming_full_disk(path.parent):
+        _make_levels(path.parent, 0o777)
+        try:
+            with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and its parents so that they survive a power cut; harmless when it exists.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    with naming_full_disk(folder):
+        _make_levels(folder, mode)
+
+
+@contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Raise NoSpaceError in the place of the system's error for a full disk."""
     try:
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(
-                f"no space left on the disk of {str(path.parent)!r}",
-                hint="free some space and run the same command again; nothing was lost",
-            ) from None
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpaceError(
+            f"no space left on the disk of {str(folder)!r}",
+            hint="free some space and run the same command again; nothing was lost",
+        ) from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,3 +75,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_levels(folder: Path, mode: int) -> None:
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for level in reversed(missing):
+        level.mkdir(mode=mode, exist_ok=True)
+        sync_folder(level.parent)

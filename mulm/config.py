@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,7 +19,10 @@ from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
 class Frozen(BaseModel):
     """An immutable schema that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset()
+    """Fields of a job's config that do not change its result: a run may go on with others."""
 
 
 C = TypeVar("C", bound=Frozen)

@@ -88,6 +88,9 @@ class Facts(Protocol):
     def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
         """Note a run as queued; a run of that id is returned as it is."""
 
+    def set_config(self, run_id: str, config: Mapping[str, Any]) -> None:
+        """Note with what a run goes on, where that may change. Raises NotFoundError."""
+
     def run(self, run_id: str) -> Run:
         """Raises NotFoundError."""
 
@@ -112,6 +115,9 @@ class Facts(Protocol):
 
     def add_key(self, key_id: str, digest: str, name: str) -> None:
         """Note an API key by the SHA-256 of its text. Raises ConflictError."""
+
+    def replace_key(self, key_id: str, digest: str, name: str) -> None:
+        """As `add_key`; every other key of that name is not valid any more."""
 
     def key_digests(self) -> dict[str, str]:
         """Digest to key id of every valid key."""

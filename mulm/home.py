@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mulm.atomic import make_folder
+from mulm.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -23,8 +26,18 @@ class Home:
         return cls(Path(env.get("MULM_HOME") or Path.home() / ".mulm").expanduser().absolute())
 
     def create(self) -> Home:
-        """Make the folder, readable by its owner only; harmless when it exists."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Make the folder, readable by its owner only; harmless when it exists.
+
+        Raises:
+            ConfigError: it cannot be made or written to.
+            NoSpaceError: the disk is full.
+        """
+        try:
+            make_folder(self.root, mode=0o700)
+        except OSError as error:
+            raise _unusable(self.root, error.strerror) from None
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise _unusable(self.root, "it is read-only")
         return self
 
     @property
@@ -55,3 +68,10 @@ class Home:
     def run(self, run_id: str) -> Path:
         """The folder of one run: resolved config, checkpoints, TensorBoard files."""
         return self.root / "runs" / run_id
+
+
+def _unusable(root: Path, reason: str | None) -> ConfigError:
+    return ConfigError(
+        f"the folder {str(root)!r} cannot be used: {reason}",
+        hint="point MULM_HOME at a folder that you may write to",
+    )

@@ -13,28 +13,29 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.facts import Event, Phase, Run, Version
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
+from mulm.sqlite_errors import BUSY_TIMEOUT_S, named_errors
 
 
 class Ledger:
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        self._path = path
         self._clock = clock
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_SCHEMA)
+        with named_errors(path):
+            self._db = _open(path)
 
     def __enter__(self) -> Self:
         return self
@@ -48,8 +49,7 @@ class Ledger:
 
     def publish(self, kind: Kind, name: str, manifest_id: str) -> Version:
         check_name(name)
-        with self._lock, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._writing():
             known = self._one(
                 "SELECT * FROM versions WHERE kind=? AND name=? AND manifest_id=?",
                 kind, name, manifest_id,
@@ -65,7 +65,7 @@ class Ledger:
         return Version(*row)
 
     def resolve(self, kind: Kind, ref: Ref) -> Version:
-        with self._lock:
+        with self._reading():
             number = ref.version
             if ref.alias:
                 alias = self._one(
@@ -93,7 +93,7 @@ class Ledger:
     def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
         check_alias(alias)
         self.resolve(kind, Ref(name, version=number))
-        with self._lock, self._db:
+        with self._writing():
             row = (kind, name, alias, number, self._clock())
             self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?,?)", row[:4])
             self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
@@ -104,12 +104,21 @@ class Ledger:
 
     def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
         now_s = self._clock()
-        with self._lock, self._db:
+        with self._writing():
             self._db.execute(
                 "INSERT OR IGNORE INTO runs VALUES (?,?,?,'queued',?,?,NULL,NULL)",
                 (run_id, kind, json.dumps(dict(config)), now_s, now_s),
             )
         return self.run(run_id)
+
+    def set_config(self, run_id: str, config: Mapping[str, Any]) -> None:
+        with self._writing():
+            changed = self._db.execute(
+                "UPDATE runs SET config=?, updated_s=? WHERE id=?",
+                (_dump(config), self._clock(), run_id),
+            )
+            if not changed.rowcount:
+                raise NotFoundError(f"no run {run_id!r}")
 
     def run(self, run_id: str) -> Run:
         rows = self._all("SELECT * FROM runs WHERE id=?", run_id)
@@ -132,7 +141,7 @@ class Ledger:
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
     ) -> None:
-        with self._lock, self._db:
+        with self._writing():
             changed = self._db.execute(
                 "UPDATE runs SET phase=?, updated_s=?, result=?, error=? WHERE id=?",
                 (phase, self._clock(), _dump(result), _dump(error), run_id),
@@ -143,7 +152,7 @@ class Ledger:
             self._append(run_id, [("phase", data)])
 
     def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        with self._lock, self._db:
+        with self._writing():
             return self._append(run_id, events)
 
     def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
@@ -158,15 +167,35 @@ class Ledger:
 
     def add_key(self, key_id: str, digest: str, name: str) -> None:
         try:
-            with self._lock, self._db:
+            with self._writing():
                 self._db.execute(
                     "INSERT INTO keys VALUES (?,?,?,?)", (key_id, digest, name, self._clock())
                 )
         except sqlite3.IntegrityError:
             raise ConflictError(f"the key {key_id!r} exists already") from None
 
+    def replace_key(self, key_id: str, digest: str, name: str) -> None:
+        with self._writing():
+            self._db.execute("DELETE FROM keys WHERE name = ?", (name,))
+            self._db.execute(
+                "INSERT OR REPLACE INTO keys VALUES (?,?,?,?)",
+                (key_id, digest, name, self._clock()),
+            )
+
     def key_digests(self) -> dict[str, str]:
         return {row["digest"]: row["id"] for row in self._all("SELECT digest, id FROM keys")}
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, named_errors(self._path):
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction, alone from its first reading: another process may write too."""
+        with self._reading(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
 
     def _append(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
         last = self._one("SELECT max(seq) AS seq FROM events WHERE run_id=?", run_id)
@@ -185,7 +214,7 @@ class Ledger:
         return NotFoundError(f"no {kind} {str(ref)!r}", hint=nearest(str(ref), options))
 
     def _all(self, query: str, *values: object) -> list[dict[str, Any]]:
-        with self._lock:
+        with self._reading():
             return self._rows(query, values)
 
     def _one(self, query: str, *values: object) -> dict[str, Any] | None:
@@ -215,6 +244,18 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE TABLE IF NOT EXISTS keys (
     id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT NOT NULL, created_s REAL NOT NULL);
 """
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def _version(row: Mapping[str, Any]) -> Version:

@@ -15,14 +15,13 @@ from pydantic import ValidationError
 from mulm.config import Frozen, canonical_json
 from mulm.errors import CorruptError
 
-Kind = Literal["documents", "tokenizer", "dataset", "model", "evaluation"]
+Kind = Literal["documents", "tokenizer", "dataset", "model"]
 
 PREFIX_BY_KIND: dict[Kind, str] = {
     "documents": "doc",
     "tokenizer": "tok",
     "dataset": "ds",
     "model": "mdl",
-    "evaluation": "eval",
 }
 
 
@@ -62,11 +61,6 @@ class Manifest(Frozen):
         """`ds_` (or `mdl_` ...) and the first 24 hex digits of the content's SHA-256."""
         return f"{PREFIX_BY_KIND[self.kind]}_{hashlib.sha256(self.to_bytes()).hexdigest()[:24]}"
 
-    @property
-    def size_bytes(self) -> int:
-        """Sum of the blobs' sizes."""
-        return sum(blob.size_bytes for blob in self.blobs)
-
     def blob(self, name: str) -> BlobEntry:
         """The blob of that name.
 
@@ -97,5 +91,5 @@ def parse_manifest(content: bytes, expected_id: str) -> Manifest:
 def _corrupt(manifest_id: str) -> CorruptError:
     return CorruptError(
         f"the manifest of {manifest_id} does not match its checksum",
-        hint="delete it from the store and build it again",
+        hint="run the command that made it again: it writes it anew",
     )

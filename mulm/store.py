@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
-from typing import BinaryIO
 
-from mulm.atomic import atomic_file, sync_folder, write_atomic
+from mulm.atomic import make_folder, write_atomic
 from mulm.config import canonical_json
 from mulm.errors import CorruptError, NoSpaceError, NotFoundError
 from mulm.manifest import BlobEntry, Manifest, parse_manifest
 
+_log = logging.getLogger(__name__)
+
 _CHUNK_BYTES = 1 << 20
+_HINT = (
+    "run the command that made it again (`mulm data build`, `mulm train`): it mends what is damaged"
+)
 
 
 class Store:
@@ -46,17 +51,6 @@ class Store:
             write_atomic(path, content, mode=0o444)
         return BlobEntry(name=name, sha256=digest, size_bytes=len(content), rows=rows)
 
-    def put_file(self, name: str, source: Path, rows: int = 0) -> BlobEntry:
-        """Store a copy of a file without holding it in memory."""
-        with source.open("rb") as file:
-            digest, size_bytes = _hash(file)
-            path = self._blob_path(digest)
-            if not _holds(path, digest):
-                file.seek(0)
-                with atomic_file(path, mode=0o444) as target:
-                    shutil.copyfileobj(file, target, _CHUNK_BYTES)
-        return BlobEntry(name=name, sha256=digest, size_bytes=size_bytes, rows=rows)
-
     def read(self, entry: BlobEntry) -> bytes:
         """The bytes of a blob, checked.
 
@@ -77,19 +71,17 @@ class Store:
             CorruptError: its bytes do not match the checksum.
         """
         path = self._existing(entry)
-        with path.open("rb") as file:
-            digest, _ = _hash(file)
-        if digest != entry.sha256:
+        if hash_file(path) != entry.sha256:
             raise _corrupt(entry)
         return path
 
     def save(self, manifest: Manifest) -> str:
-        """Write a manifest whose blobs are all stored; returns its id."""
+        """Write a manifest whose blobs are all stored, also over a damaged one; returns its id."""
         for entry in manifest.blobs:
             self._existing(entry)
-        path = self._manifest_path(manifest.id)
-        if not path.exists():
-            write_atomic(path, manifest.to_bytes(), mode=0o444)
+        path, content = self._manifest_path(manifest.id), manifest.to_bytes()
+        if not path.exists() or path.read_bytes() != content:
+            write_atomic(path, content, mode=0o444)
         return manifest.id
 
     def load(self, manifest_id: str) -> Manifest:
@@ -110,12 +102,19 @@ class Store:
         write_atomic(self._step_path(key), canonical_json({"manifest": manifest_id}))
 
     def recall(self, key: str) -> Manifest | None:
-        """The result of a finished step, if it and all its blobs are still there."""
+        """The result of a finished step, if all of it is still there and whole.
+
+        What is lost or damaged counts as unknown: making it again mends it.
+        """
         try:
-            manifest = self.load(json.loads(self._step_path(key).read_bytes())["manifest"])
+            marker = json.loads(self._step_path(key).read_bytes())
+            manifest = self.load(str(marker["manifest"]))
             for entry in manifest.blobs:
-                self._existing(entry)
-        except (FileNotFoundError, NotFoundError):
+                self.path(entry)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, NotFoundError, CorruptError) as error:
+            _log.warning("a finished step is made again key=%s reason=%s", key, error)
             return None
         return manifest
 
@@ -125,7 +124,7 @@ class Store:
         Raises:
             NoSpaceError: fewer than `size_bytes` are free.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         free_bytes = shutil.disk_usage(self.root).free
         if free_bytes < size_bytes:
             raise NoSpaceError(
@@ -152,19 +151,12 @@ class Store:
         except FileNotFoundError:
             raise NotFoundError(
                 f"the file {entry.name!r} is missing from the store",
-                hint="build the version again",
+                hint=_HINT,
                 sha256=entry.sha256,
             ) from None
         if size_bytes != entry.size_bytes:
             raise _corrupt(entry)
         return path
-
-    def discard(self, entry: BlobEntry) -> None:
-        """Delete a blob that was found corrupt, so that building again writes it anew."""
-        path = self._blob_path(entry.sha256)
-        path.unlink(missing_ok=True)
-        if path.parent.exists():
-            sync_folder(path.parent)
 
 
 def step_key(step: str, **inputs: object) -> str:
@@ -174,25 +166,20 @@ def step_key(step: str, **inputs: object) -> str:
 
 def hash_file(path: Path) -> str:
     """The SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return _hash(file)[0]
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _holds(path: Path, digest: str) -> bool:
     return path.exists() and hash_file(path) == digest
 
 
-def _hash(file: BinaryIO) -> tuple[str, int]:
-    digest, size_bytes = hashlib.sha256(), 0
-    while chunk := file.read(_CHUNK_BYTES):
-        digest.update(chunk)
-        size_bytes += len(chunk)
-    return digest.hexdigest(), size_bytes
-
-
 def _corrupt(entry: BlobEntry) -> CorruptError:
     return CorruptError(
         f"the file {entry.name!r} does not match its checksum",
-        hint="its disk or copy is damaged: build the version again",
+        hint=_HINT,
         sha256=entry.sha256,
     )

@@ -6,7 +6,6 @@ so what passes with them is real behaviour.
 
 from __future__ import annotations
 
-import ctypes
 import json
 
 import torch
@@ -15,6 +14,7 @@ from mulm import __version__
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
+from mulm.model.weights import tensor_bytes
 from mulm.store import Store
 
 TINY = MicroLMConfig(
@@ -83,5 +83,4 @@ def tiny_dataset(
 
 
 def _uint16_bytes(tokens: torch.Tensor) -> bytes:
-    content = tokens.to(torch.uint16).contiguous()
-    return ctypes.string_at(content.data_ptr(), content.nbytes)
+    return tensor_bytes(tokens.to(torch.uint16))

@@ -5,15 +5,21 @@
 The model travels as `user_config`, so another one is taken over in place.
 """
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve import Application
 
+from mulm.errors import DeviceError
 from serve_app.engine_host import EngineHost
 from serve_app.ingress_host import IngressHost
+from serve_app.replica_port import bind_to_node
 from serve_app.settings import AppArgs
+
+_log = logging.getLogger(__name__)
 
 ENGINE = "engine"
 INGRESS = "ingress"
@@ -22,37 +28,92 @@ INGRESS = "ingress"
 # whose workers want a CPU each, waiting for as long as a model is served.
 _RESERVED_CPUS = 0
 _INGRESS_MAX_ONGOING = 1000
-_DRAIN_S = 10.0
+_INGRESS_MAX_QUEUED = 200
+_HEALTH_PERIOD_S = 1.0
+"""Three failures in a row replace a replica: a broken engine is gone within seconds."""
+
+_LOOK_BACK_S = 10.5
+"""Over how long Serve averages; it wants more than 10."""
+
+_METRICS_ENV = {"RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
+"""For the ingress, whose handle counts the engine's requests for the autoscaler."""
+
+
+class EngineReplica(EngineHost):
+    """The engine host in a replica's process."""
+
+    def __init__(self) -> None:
+        bind_to_node()
+        super().__init__()
+
+
+class IngressReplica(IngressHost):
+    """The ingress host in a replica's process."""
+
+    def __init__(self, engine: Any) -> None:
+        bind_to_node()
+        super().__init__(engine)
 
 
 def build(args: AppArgs) -> Application:
     """The ingress in front of autoscaled engine hosts."""
     config = args.model_dump(mode="json") if args.model else None
+    resources = ray.cluster_resources() if ray.is_initialized() else {}
+    max_replicas, reason = placeable_replicas(args, resources)
+    _log.info("engine replicas min=%d max=%d reason=%s", args.min_replicas, max_replicas, reason)
     engine = serve.deployment(
-        EngineHost,
+        EngineReplica,
         name=ENGINE,
         user_config=config,
-        ray_actor_options=engine_resources(args, has_gpu=_has_gpu()),
+        ray_actor_options=engine_resources(args, has_gpu=resources.get("GPU", 0) >= 1),
         autoscaling_config={
             "min_replicas": args.min_replicas,
-            "max_replicas": args.max_replicas,
+            "max_replicas": max_replicas,
             "target_ongoing_requests": args.n_slots,
+            "upscale_delay_s": args.upscale_delay_s,
+            "downscale_delay_s": args.downscale_delay_s,
+            "look_back_period_s": _LOOK_BACK_S,
         },
         # Twice the slots: a finished sequence finds its successor in the engine's own line.
         max_ongoing_requests=2 * args.n_slots,
         max_queued_requests=args.max_queued,
-        graceful_shutdown_timeout_s=_DRAIN_S,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=args.request_timeout_s,
     ).bind()
     ingress = serve.deployment(
-        serve.ingress()(IngressHost),
+        serve.ingress()(IngressReplica),
         name=INGRESS,
         user_config=config,
-        ray_actor_options={"num_cpus": _RESERVED_CPUS},
+        ray_actor_options={
+            "num_cpus": _RESERVED_CPUS,
+            "runtime_env": {"env_vars": _METRICS_ENV},
+        },
         max_ongoing_requests=_INGRESS_MAX_ONGOING,
-        graceful_shutdown_timeout_s=_DRAIN_S,
+        max_queued_requests=_INGRESS_MAX_QUEUED,
+        graceful_shutdown_timeout_s=args.request_timeout_s,
     ).bind(engine)
     application: Application = ingress
     return application
+
+
+def placeable_replicas(args: AppArgs, resources: Mapping[str, float]) -> tuple[int, str]:
+    """How many engines the cluster has room for, up to `max_replicas`, and why.
+
+    Raises:
+        DeviceError: it has no room for `min_replicas`.
+    """
+    n_gpus, n_cpus = (int(resources.get(name, 0)) for name in ("GPU", "CPU"))
+    if args.device == "cuda" or (args.device == "auto" and n_gpus):
+        if n_gpus < args.min_replicas:
+            raise DeviceError(
+                f"{args.min_replicas} engines need a GPU each and there are {n_gpus}",
+                hint="lower min_replicas, or set device to cpu",
+            )
+        room, what = n_gpus, f"{n_gpus} GPUs"
+    else:
+        room = max(n_cpus // args.n_threads, args.min_replicas)
+        what = f"{n_cpus} CPUs for {args.n_threads} threads each"
+    return (room, what) if room < args.max_replicas else (args.max_replicas, "as asked for")
 
 
 def engine_resources(args: AppArgs, has_gpu: bool) -> dict[str, Any]:
@@ -63,7 +124,3 @@ def engine_resources(args: AppArgs, has_gpu: bool) -> dict[str, Any]:
         "num_gpus": 1 if is_on_gpu else 0,
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(args.n_threads)}},
     }
-
-
-def _has_gpu() -> bool:
-    return bool(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1)

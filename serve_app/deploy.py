@@ -1,7 +1,8 @@
 """Puts the application on a running cluster, by config deploy through Ray's Serve REST API.
 
 Called by `mulm serve` and the demo. Invariants: deploying the same again changes nothing; another
-model is taken over by the running replicas in place; it returns only when HTTP answers.
+model is taken over by the running replicas in place; it returns only when our own API, asked with
+our key, says that it serves the model.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from typing import Any
 import httpx
 
 from actors.cluster_info import ClusterInfo
-from mulm.errors import DeadlineError, JobFailedError, NotRunningError
+from actors.dashboard import Dashboard
+from actors.ports import choose_port
+from mulm.errors import DeadlineError, JobFailedError, MulmError, NotRunningError
+from mulm.home import Home
+from mulm.settings import variable_of
+from serve_app.keys import read_first_key
 from serve_app.settings import AppArgs
 
 APPLICATION = "mulm"
 IMPORT_PATH = "serve_app.app:build"
 DEPLOYMENTS = ("engine", "ingress")
+_STEADY = frozenset({"HEALTHY", "UPSCALING", "DOWNSCALING"})
+"""Serve's states of a deployment that answers; load adds and ends replicas at any time."""
+
 _PATH = "/api/serve/applications/"
 _POLL_S = 0.2
 _CALL_TIMEOUT_S = 60.0
@@ -32,6 +41,7 @@ def deploy(
     token: str,
     args: AppArgs,
     *,
+    home: Home | None = None,
     timeout_s: float = 180.0,
     report: Report = lambda _text: None,
 ) -> None:
@@ -41,6 +51,7 @@ def deploy(
         info: The running application.
         token: Ray's token.
         args: What to serve; `args.model` is a pinned reference.
+        home: Where the first API key lies; by default the home of the environment.
         timeout_s: Seconds to wait.
         report: Told each new state in a few words.
 
@@ -48,26 +59,29 @@ def deploy(
         JobFailedError: the deployment failed, with its own last words.
         DeadlineError: it was not ready in time.
         NotRunningError: the cluster does not answer.
+        PortBusyError: another process has taken the HTTP port since `mulm up`.
+        NotFoundError: the first API key is gone.
     """
     deadline_s = time.monotonic() + timeout_s
+    key = read_first_key(home or Home.from_env())
     config = deploy_config(info, args)
-    with _dashboard(info, token) as http:
-        _checked(_send(http, "PUT", _PATH, config))
-        _wait(lambda: _is_running(http, config, report), deadline_s, "the deployment")
+    dashboard = Dashboard(info.dashboard_url, token)
+    if not has_proxy(dashboard.request("GET", _PATH)):
+        choose_port(info.http_host, info.http_port, variable_of("http_port"))
+    _put(dashboard, config)
+    _wait(lambda: _is_running(dashboard, config, report), deadline_s, "the deployment")
     report("waiting for HTTP")
-    _wait(lambda: _answers(info), deadline_s, "the HTTP API")
+    _wait(lambda: _serves(info, key, args), deadline_s, "the HTTP API")
 
 
-def undeploy(info: ClusterInfo, token: str) -> None:
-    """Stop serving; harmless when nothing is served. Raises NotRunningError."""
-    with _dashboard(info, token) as http:
-        _checked(_send(http, "DELETE", _PATH, None))
+def has_proxy(details: dict[str, Any]) -> bool:
+    """Whether Serve has bound the HTTP port, so that it is busy because of us."""
+    return bool(details.get("proxies"))
 
 
 def deploy_config(info: ClusterInfo, args: AppArgs) -> dict[str, Any]:
     """The body of the config deploy: what may change in place is `user_config`."""
     assert args.ref
-    user_config = args.model_dump(mode="json")
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": info.http_host, "port": info.http_port},
@@ -77,9 +91,17 @@ def deploy_config(info: ClusterInfo, args: AppArgs) -> dict[str, Any]:
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
                 "args": args.fixed(),
-                "deployments": [{"name": name, "user_config": user_config} for name in DEPLOYMENTS],
+                "deployments": [_deployment(name, args) for name in DEPLOYMENTS],
             }
         ],
+    }
+
+
+def _deployment(name: str, args: AppArgs) -> dict[str, Any]:
+    return {
+        "name": name,
+        "user_config": args.model_dump(mode="json"),
+        "graceful_shutdown_timeout_s": args.request_timeout_s,
     }
 
 
@@ -93,7 +115,7 @@ def state_of(details: dict[str, Any], config: dict[str, Any]) -> tuple[str, str]
     if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
         return "failed", "\n".join(filter(None, words))
     is_ours = all(
-        deployments.get(d["name"], {}).get("status") == "HEALTHY"
+        deployments.get(d["name"], {}).get("status") in _STEADY
         and deployments[d["name"]]["deployment_config"].get("user_config") == d["user_config"]
         for d in wanted
     )
@@ -103,20 +125,40 @@ def state_of(details: dict[str, Any], config: dict[str, Any]) -> tuple[str, str]
     return "deploying", ", ".join(states) or "starting"
 
 
-def _is_running(http: httpx.Client, config: dict[str, Any], report: Report) -> bool:
-    reply = _checked(_send(http, "GET", _PATH, None))
-    state, words = state_of(reply.json(), config)
+def _put(dashboard: Dashboard, config: dict[str, Any]) -> None:
+    try:
+        dashboard.request("PUT", _PATH, config, timeout_s=_CALL_TIMEOUT_S)
+    except (NotRunningError, DeadlineError):
+        raise
+    except MulmError as error:
+        raise JobFailedError(f"the deployment was refused: {error.message}") from None
+
+
+def _is_running(dashboard: Dashboard, config: dict[str, Any], report: Report) -> bool:
+    state, words = state_of(dashboard.request("GET", _PATH), config)
     if state == "failed":
         raise JobFailedError(f"the deployment failed: {last_line(words)}", log=words[-_LOG_CHARS:])
     report(words)
     return state == "running"
 
 
-def _answers(info: ClusterInfo) -> bool:
+def _serves(info: ClusterInfo, key: str, args: AppArgs) -> bool:
+    headers = {"Authorization": f"Bearer {key}"}
+    url = f"{info.api_url}/v1/models"
     try:
-        return httpx.get(f"{info.api_url}/readyz", timeout=5.0, trust_env=False).is_success
+        reply = httpx.get(url, headers=headers, timeout=5.0, trust_env=False)
     except httpx.TransportError:
         return False
+    return reply.is_success and names_model(reply, args)
+
+
+def names_model(reply: httpx.Response, args: AppArgs) -> bool:
+    """Whether an answer of `/v1/models` is ours and of that model."""
+    try:
+        served = [(model["id"], model["root"]) for model in reply.json()["data"]]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return served == [(args.name, args.model)]
 
 
 def last_line(words: str) -> str:
@@ -131,27 +173,3 @@ def _wait(is_done: Callable[[], bool], deadline_s: float, what: str) -> None:
         if time.monotonic() > deadline_s:
             raise DeadlineError(f"{what} was not ready in time", hint="look at the Ray dashboard")
         time.sleep(_POLL_S)
-
-
-def _dashboard(info: ClusterInfo, token: str) -> httpx.Client:
-    return httpx.Client(
-        base_url=info.dashboard_url,
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=_CALL_TIMEOUT_S,
-        trust_env=False,
-    )
-
-
-def _send(http: httpx.Client, method: str, path: str, body: object) -> httpx.Response:
-    try:
-        return http.request(method, path, json=body)
-    except httpx.TransportError as error:
-        raise NotRunningError(
-            f"the cluster does not answer: {error}", hint="run `mulm up` first"
-        ) from None
-
-
-def _checked(reply: httpx.Response) -> httpx.Response:
-    if reply.is_error:
-        raise JobFailedError(f"Ray answered {reply.status_code}: {last_line(reply.text)}")
-    return reply

@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from mulm.errors import OverloadedError
 from mulm.messages import GenerateRequest, TokenChunk
+
+
+class ModelChangingError(OverloadedError):
+    """This replica holds another model, as happens while one replaces another."""
 
 
 class EngineClient(Protocol):
@@ -20,4 +25,7 @@ class EngineClient(Protocol):
         """Tokens as they come; the last chunk has a finish reason. Closing it cancels."""
 
     async def is_ready(self) -> bool:
-        """Whether a replica answers."""
+        """Whether a replica answers, or is too busy to."""
+
+    async def holds(self, model_id: str) -> bool:
+        """Whether a replica generates with that model by now."""

@@ -1,8 +1,9 @@
 """The engine host: one replica that owns the model's weights.
 
 Made a deployment in `serve_app.app`; called by the ingress over a Serve handle. It takes its
-model from the store, and another one in place: requests that run on the old model finish there.
-Invariant: a request never meets another model than the one its token ids were made for.
+model from the store, and another one in place: for a while both answer, each to its own id, so
+that the ingress can follow. Invariant: a request never meets another model than the one its token
+ids were made for.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from typing import Any
 
 from mulm.config import parse_config
 from mulm.engine.engine import Engine
-from mulm.errors import NotRunningError, OverloadedError
+from mulm.errors import NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk
+from serve_app.engine_client import ModelChangingError
 from serve_app.engine_thread import EngineThread
 from serve_app.settings import AppArgs
 
 _log = logging.getLogger(__name__)
+
+KEEP_PREVIOUS_S = 30.0
+"""How long a replaced model takes new requests: until each ingress has noticed, by far."""
 
 OpenModel = Callable[[AppArgs], tuple[str, Any]]
 """Gives the manifest id and the model, ready to compute."""
@@ -29,20 +34,36 @@ OpenModel = Callable[[AppArgs], tuple[str, Any]]
 class EngineHost:
     """Generates for one model; `reconfigure` gives it the first and every later one."""
 
-    def __init__(self, open_model: OpenModel | None = None, **engine_options: Any) -> None:
+    def __init__(
+        self,
+        open_model: OpenModel | None = None,
+        keep_previous_s: float = KEEP_PREVIOUS_S,
+        **engine_options: Any,
+    ) -> None:
         self._open_model = open_model or open_from_store
+        self._keep_previous_s = keep_previous_s
         self._engine_options = engine_options
+        self._args: AppArgs | None = None
         self._model_id = ""
-        self._thread: EngineThread | None = None
+        self._threads: dict[str, EngineThread] = {}
+        self._loading = asyncio.Lock()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Serve's hook for `user_config`: load what it names, then switch over."""
+        """Serve's hook for `user_config`: load what it names, then switch over.
+
+        Serve calls it with an unchanged config too, when it numbers replicas anew.
+        """
         args = parse_config(AppArgs, config)
-        model_id, engine = await asyncio.to_thread(self._open_engine, args)
-        previous, self._thread = self._thread, EngineThread(engine)
-        self._model_id = model_id
-        if previous is not None:
-            previous.retire()
+        async with self._loading:
+            if self._args is not None and _makes_same_engine(args, self._args):
+                return
+            model_id, engine = await asyncio.to_thread(self._open_engine, args)
+            previous, self._model_id, self._args = self._model_id, model_id, args
+            if model_id not in self._threads:
+                self._threads[model_id] = EngineThread(engine)
+        if previous not in ("", model_id):
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._keep_previous_s, self._retire, previous)
         _log.info("model loaded model=%s slots=%d", model_id, args.n_slots)
 
     async def generate(
@@ -51,30 +72,34 @@ class EngineHost:
         """The tokens of a request; closing the iterator frees its slot.
 
         Raises:
-            OverloadedError: this replica holds another model, as happens during a change.
+            ModelChangingError: this replica holds another model, as happens during a change.
             MulmError: see `EngineThread.generate`.
         """
-        if self._thread is None:
+        if not self._threads:
             raise NotRunningError("no model is loaded yet", hint="try again in a moment")
-        if model_id != self._model_id:
-            raise OverloadedError("the model is being changed", hint="try again in a moment")
-        async with aclosing(self._thread.generate(request)) as chunks:
+        if model_id not in self._threads:
+            raise ModelChangingError("the model is being changed", hint="try again in a moment")
+        async with aclosing(self._threads[model_id].generate(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def load(self) -> dict[str, Any]:
         """What this replica does right now."""
-        n_unfinished = self._thread.n_unfinished if self._thread else 0
+        n_unfinished = sum(thread.n_unfinished for thread in self._threads.values())
         return {"model_id": self._model_id, "n_unfinished": n_unfinished}
 
     def check_health(self) -> None:
         """Serve's hook: raising has the replica replaced."""
-        if self._thread is not None:
-            self._thread.check_health()
+        for thread in self._threads.values():
+            thread.check_health()
 
     def __del__(self) -> None:
-        if self._thread is not None:
-            self._thread.stop()
+        for thread in self._threads.values():
+            thread.stop()
+
+    def _retire(self, model_id: str) -> None:
+        if model_id != self._model_id and model_id in self._threads:
+            self._threads.pop(model_id).retire()
 
     def _open_engine(self, args: AppArgs) -> tuple[str, Engine]:
         model_id, model = self._open_model(args)
@@ -87,6 +112,10 @@ class EngineHost:
             **self._engine_options,
         )
         return model_id, engine
+
+
+def _makes_same_engine(one: AppArgs, other: AppArgs) -> bool:
+    return (one.model, one.fixed()) == (other.model, other.fixed())
 
 
 def open_from_store(args: AppArgs) -> tuple[str, Any]:

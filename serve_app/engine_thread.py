@@ -72,6 +72,7 @@ class EngineThread:
         self._streams: dict[str, _Stream] = {}
         self._flushed_s = self._progressed_s = clock()
         self._stop: _Stop | None = None
+        self._door = threading.Lock()  # held for moments: nobody enters a closed inbox
         self._is_closed = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -88,10 +89,8 @@ class EngineThread:
         Raises:
             MulmError: what `Engine.add` raises, or NotRunningError when the engine stopped.
         """
-        if self._is_closed:
-            raise NotRunningError("the engine has stopped", hint="try again in a moment")
         stream = _Stream(request, asyncio.get_running_loop(), asyncio.Queue())
-        self._inbox.put(_Add(stream))
+        self._enter(_Add(stream))
         has_ended = False
         try:
             while not has_ended:
@@ -117,14 +116,25 @@ class EngineThread:
 
     def retire(self) -> None:
         """Take no new requests, finish the running ones, then end."""
-        self._is_closed = True
-        self._inbox.put(_Stop(when_idle=True))
+        self._close(_Stop(when_idle=True))
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End now; consumers get a NotRunningError."""
-        self._is_closed = True
-        self._inbox.put(_Stop(when_idle=False))
+        self._close(_Stop(when_idle=False))
         self._thread.join(timeout_s)
+
+    def _enter(self, command: _Add) -> None:
+        with self._door:
+            if self._is_closed:
+                raise NotRunningError("the engine has stopped", hint="try again in a moment")
+            self._inbox.put(command)
+
+    def _close(self, command: _Stop | None = None) -> None:
+        """Whoever entered before is in the inbox by now, ahead of the command."""
+        with self._door:
+            self._is_closed = True
+            if command is not None:
+                self._inbox.put(command)
 
     def _run(self) -> None:
         try:
@@ -136,7 +146,7 @@ class EngineThread:
             _log.exception("engine broke requests=%d", len(self._streams))
             self._failure = error
         finally:
-            self._is_closed = True
+            self._close()
             self._fail_all(NotRunningError("the engine stopped", hint="try again in a moment"))
 
     def _is_done(self) -> bool:

@@ -37,6 +37,20 @@ STATUS_BY_CODE: dict[str, int] = {
     "deadline_exceeded": 504,
     "stopped": 503,
 }
+STATUS_BY_REQUEST_CODE: dict[str, int] = {
+    "invalid_json": 400,
+    "invalid_value": 400,
+    "unknown_parameter": 400,
+    "unsupported_parameter": 400,
+    "model_not_found": 404,
+    "method_not_allowed": 405,
+    "request_too_large": 413,
+}
+"""Codes that only HTTP has: of requests that are wrong before they reach us."""
+
+HTTP_ERROR = "http_error"
+"""The code of a status that has none of its own."""
+
 RETRY_AFTER_S = 1
 CLIENT_CODES = {"unauthorized": "invalid_api_key"}
 """Where OpenAI has its own word for our code."""
@@ -50,8 +64,9 @@ REFUSALS = frozenset({"unsupported_parameter", "unknown_parameter"})
 
 def status_of(error: MulmError) -> int:
     """The HTTP status, from the code of the nearest class that has one."""
+    status_by_code = STATUS_BY_REQUEST_CODE | STATUS_BY_CODE
     codes = (getattr(cls, "code", "") for cls in type(error).__mro__)
-    return next(STATUS_BY_CODE[code] for code in codes if code in STATUS_BY_CODE)
+    return next(status_by_code[code] for code in codes if code in status_by_code)
 
 
 def error_body(error: MulmError) -> dict[str, Any]:
@@ -75,13 +90,13 @@ def error_response(error: MulmError) -> JSONResponse:
 def too_large_response(max_bytes: int) -> JSONResponse:
     """The answer to a body that exceeds the limit."""
     message = f"the request's body is larger than {max_bytes} bytes"
-    return JSONResponse(_body(message, 413, "request_too_large", None), 413)
+    return _refusal(message, "request_too_large", None)
 
 
 async def on_http_error(_request: Request, error: Exception) -> Response:
     """For FastAPI: no such route, wrong method."""
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, HTTP_ERROR)
     body = _body(str(error.detail), error.status_code, code, None)
     return JSONResponse(body, error.status_code, error.headers)
 
@@ -104,13 +119,16 @@ async def on_validation_error(_request: Request, error: Exception) -> Response:
     path = [str(part) for part in (*first["loc"][1:], *context.get("param", ()))]
     param = ".".join(part for part in path if not _UNION_TAG.fullmatch(part))
     if first["type"] == "json_invalid":
-        return JSONResponse(_body("the body is not valid JSON", 400, "invalid_json", None), 400)
+        return _refusal("the body is not valid JSON", "invalid_json", None)
     if first["type"] in REFUSALS:
-        body = _body(f"{param!r} {first['msg']}", 400, str(first["type"]), param)
-    else:
-        message = str(first["msg"]).removeprefix("Value error, ")
-        body = _body(f"{param or 'body'}: {message}", 400, "invalid_value", param or None)
-    return JSONResponse(body, 400)
+        return _refusal(f"{param!r} {first['msg']}", str(first["type"]), param)
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return _refusal(f"{param or 'body'}: {message}", "invalid_value", param or None)
+
+
+def _refusal(message: str, code: str, param: str | None) -> JSONResponse:
+    status = STATUS_BY_REQUEST_CODE[code]
+    return JSONResponse(_body(message, status, code, param), status)
 
 
 def _body(message: str, status: int, code: str, param: object) -> dict[str, Any]:

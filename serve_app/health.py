@@ -18,6 +18,6 @@ async def healthz() -> dict[str, str]:
 async def readyz(service: ServiceDependency) -> dict[str, str]:
     """A model is loaded and an engine answers."""
     service.current()
-    if not await service.engine.is_ready():
+    if not await service.is_ready():
         raise NotRunningError("no engine answers", hint="try again in a moment")
     return {"status": "ready"}

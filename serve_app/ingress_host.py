@@ -31,12 +31,16 @@ class IngressHost:
 
         self._facts: Facts = connect_facts()
         self._service = Service(ServeEngineClient(engine))
+        self._change: asyncio.Task[None] | None = None
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Serve's hook for `user_config`."""
+        """Serve's hook for `user_config`; the old model is served until an engine has the new."""
         args = parse_config(AppArgs, config)
         store = Store(Home.from_env().store)
-        self._service.served = await asyncio.to_thread(open_served, args, store, self._facts)
+        served = await asyncio.to_thread(open_served, args, store, self._facts)
+        if self._change is not None:
+            self._change.cancel()
+        self._change = asyncio.create_task(self._service.take_over(served))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""

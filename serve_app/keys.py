@@ -1,7 +1,7 @@
 """API keys: made here, known to the ledger by their digest, shown to nobody.
 
 Called by `mulm up`. Invariant: the first key stands in `home.api_key` with mode 0600 and is
-valid in the ledger, whichever of the two was lost before.
+valid in the ledger, whichever of the two was lost before; no other key of its name is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import secrets
 
 from mulm.atomic import write_atomic
-from mulm.errors import CorruptError
+from mulm.errors import CorruptError, NotFoundError
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.refs import new_id
@@ -29,6 +29,8 @@ def make_key() -> tuple[str, str, str]:
 def ensure_first_key(home: Home, facts: Facts) -> bool:
     """Make the first key, or mend what is missing of it; returns whether a new one was made.
 
+    A new one takes the place of the old, which is refused from then on.
+
     Raises:
         CorruptError: the file holds something else.
     """
@@ -37,7 +39,7 @@ def ensure_first_key(home: Home, facts: Facts) -> bool:
         write_atomic(home.api_key, f"{make_key()[1]}\n".encode(), mode=0o600)
     digest = digest_of(read_first_key(home))
     if digest not in facts.key_digests():
-        facts.add_key(new_id("key"), digest, FIRST_KEY_NAME)
+        facts.replace_key(new_id("key"), digest, FIRST_KEY_NAME)
     return is_new
 
 
@@ -45,9 +47,16 @@ def read_first_key(home: Home) -> str:
     """The text of the first key.
 
     Raises:
+        NotFoundError: there is no file.
         CorruptError: the file does not hold a key.
     """
-    text = home.api_key.read_text(encoding="utf-8", errors="replace").strip()
+    try:
+        text = home.api_key.read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"there is no API key in {str(home.api_key)!r}",
+            hint="`mulm down` and `mulm up` make a new one; the old one ends with it",
+        ) from None
     if not _PATTERN.fullmatch(text):
         raise CorruptError(
             f"{str(home.api_key)!r} does not hold an API key",

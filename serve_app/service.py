@@ -4,8 +4,9 @@ Made by the ingress, which swaps `served` when another model is deployed; routes
 `ServiceDependency`. Invariant: one request uses one `Served` from its first to its last byte.
 """
 
+import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -15,7 +16,10 @@ from mulm.errors import NotFoundError, NotRunningError
 from mulm.facts import Facts
 from mulm.store import Store
 from serve_app.engine_client import EngineClient
+from serve_app.probe import Probe
 from serve_app.settings import AppArgs
+
+_SWITCH_POLL_S = 0.2
 
 
 class ModelNotFoundError(NotFoundError):
@@ -43,12 +47,23 @@ class Service:
 
     engine: EngineClient
     served: Served | None = None
+    is_ready: Probe = field(init=False)
+    """Whether an engine answers."""
+
+    def __post_init__(self) -> None:
+        self.is_ready = Probe(self.engine.is_ready)
 
     def current(self) -> Served:
         """What is served now. Raises NotRunningError before the first model is there."""
         if self.served is None:
             raise NotRunningError("no model is loaded yet", hint="try again in a moment")
         return self.served
+
+    async def take_over(self, served: Served, poll_s: float = _SWITCH_POLL_S) -> None:
+        """Serve another model from the moment at which an engine holds it; until then the old."""
+        while self.served is not None and not await self.engine.holds(served.model_id):
+            await asyncio.sleep(poll_s)
+        self.served = served
 
     def model(self, name: str) -> Served:
         """The served model of that name, reference or id. Raises ModelNotFoundError."""
@@ -87,4 +102,10 @@ def _service(request: Request) -> Service:
     return service
 
 
+def _request_id(request: Request) -> str:
+    request_id: str = request.state.request_id
+    return request_id
+
+
+RequestIdDependency = Annotated[str, Depends(_request_id)]
 ServiceDependency = Annotated[Service, Depends(_service)]

@@ -41,9 +41,15 @@ class AppArgs(Frozen):
     """Requests that may wait for a replica; beyond it clients are told to come back."""
     min_replicas: Annotated[int, Field(ge=1)] = 1
     max_replicas: Annotated[int, Field(ge=1)] = 2
+    """Engines at most, under load; fewer where the machine cannot place that many."""
+    upscale_delay_s: Annotated[float, Field(ge=0)] = 2.0
+    """How long more streams than slots must last before another engine starts."""
+    downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
+    """How long there must be too little to do before one ends."""
     n_threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of each replica's matrix products."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """From a request's arrival to its last token, and how long an engine that ends may drain."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> AppArgs:

@@ -1,12 +1,17 @@
-"""What all tests share: a home of their own."""
+"""What all tests share: a home of their own, and property tests that no busy machine fails."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mulm.home import Home
+
+# A slow machine is no counterexample.
+settings.register_profile("any_machine", deadline=None)
+settings.load_profile("any_machine")
 
 
 @pytest.fixture

@@ -89,16 +89,20 @@ class TokenLoader:
         tokens = torch.stack([self._tokens(w * self.seq_len, self.seq_len + 1) for w in windows])
         return tokens[:, :-1], tokens[:, 1:]
 
-    def iter_validation(self, batch_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def iter_validation(
+        self, batch_rows: int, start: int = 0, step: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """All windows in order; every token but the first is a target exactly once.
+
+        Workers share them by batch: batch `start`, then every `step`-th, read one at a time.
 
         Yields:
             x_BT and y_BT, int64, B at most `batch_rows`. The last window may be short: it is
             filled with token 0 whose targets are `IGNORED_TARGET`.
         """
-        starts = range(0, max(0, self.n_tokens - 1), self.seq_len)
-        for first in range(0, len(starts), batch_rows):
-            rows = [self._padded(start) for start in starts[first : first + batch_rows]]
+        windows = range(0, max(0, self.n_tokens - 1), self.seq_len)
+        for first in range(start * batch_rows, len(windows), step * batch_rows):
+            rows = [self._padded(window) for window in windows[first : first + batch_rows]]
             yield torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
 
     def _window(self, position: int) -> int:

@@ -1,22 +1,18 @@
 """Steps of a build that are remembered: the same inputs are not worked on twice.
 
 Called by `mulm.data.build`. Invariant: a remembered result is used only if every blob of it
-still has its checksum; a damaged blob is thrown away and made anew.
+still has its checksum; else the step runs again, and the store mends what was damaged.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mulm.errors import CorruptError
-from mulm.manifest import BlobEntry, Manifest
+from mulm.manifest import Manifest
 from mulm.store import Store, step_key
-
-_log = logging.getLogger(__name__)
 
 
 class Emit(Protocol):
@@ -44,7 +40,7 @@ class Steps:
         """The remembered result of these inputs, else a new one; a "stage" event says which."""
         start_s = time.monotonic()
         key = step_key(name, code=self.code_version, **inputs)
-        known = recall(self.store, key)
+        known = self.store.recall(key)
         manifest = known or make()
         if known is None:
             self.store.save(manifest)
@@ -56,22 +52,6 @@ class Steps:
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
         """Tell how far a stage is."""
         self.emit("progress", stage=stage, done=done, total=total, unit=unit)
-
-
-def recall(store: Store, key: str) -> Manifest | None:
-    """The intact result of a finished step, or None; damaged blobs are discarded."""
-    try:
-        manifest = store.recall(key)
-        for entry in manifest.blobs if manifest else ():
-            store.path(entry)
-    except CorruptError as error:
-        sha256 = error.details.get("sha256")
-        if not isinstance(sha256, str):
-            raise
-        _log.warning("damaged blob is made anew sha256=%s", sha256)
-        store.discard(BlobEntry(name="", sha256=sha256, size_bytes=0))
-        return None
-    return manifest
 
 
 def silent(kind: str, **data: Any) -> None:

@@ -1,9 +1,9 @@
 """The engine: continuous batching over one model, synchronous, in one thread.
 
-Called by the engine host's thread, by evaluation and by tests. One step reads *schedule, run,
-sample, finish*. Invariants: a request that was accepted ends in exactly one chunk with a finish
-reason, unless it is cancelled; whatever ends it frees its slot at once; a request with a seed
-gets the same tokens whatever runs beside it, as far as the model's kernels allow.
+Called by the engine host's thread; `generate` is for use in this process. One step reads
+*schedule, run, sample, finish*. Invariants: a request that was accepted ends in exactly one chunk
+with a finish reason, unless it is cancelled; whatever ends it frees its slot at once; a request
+with a seed gets the same tokens whatever runs beside it, as far as the model's kernels allow.
 """
 
 from __future__ import annotations
@@ -91,7 +91,6 @@ class Engine:
         """Stop a request and free its slot; False when it has ended already."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is not None:
-            sequence.finish_reason = "cancelled"
             self._scheduler.release(sequence)
         return sequence is not None
 

@@ -53,11 +53,6 @@ class Sequence:
         return len(self.token_ids) - self.n_prompt
 
     @property
-    def uncached_ids(self) -> list[int]:
-        """Tokens that the model has not read yet; never empty."""
-        return self.token_ids[self.n_cached :]
-
-    @property
     def is_prefilling(self) -> bool:
         """Whether part of the prompt is still unread."""
         return self.n_cached < self.n_prompt

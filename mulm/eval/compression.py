@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import lzma
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from mulm.data.loader import IGNORED_TARGET, TokenLoader
-from mulm.errors import DataError
+from mulm.errors import DataError, TrainingDivergedError
 from mulm.manifest import Manifest
 from mulm.model.microlm import MicroLM
 from mulm.store import Store
@@ -34,28 +34,42 @@ def bits_per_byte(
     stride: int | None = None,
     dtype: torch.dtype = torch.float32,
     batch_rows: int = 8,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> float:
     """Bits that the model needs per UTF-8 byte of the dataset's validation text.
 
     Each token is predicted from at least `seq_len - stride` tokens before it (fewer at the
     start of the text). A `stride` equal to `seq_len` is the cheapest and reads nothing twice;
-    half of it costs twice as much and is closer to how the model is used.
+    half of it costs twice as much and is closer to how the model is used. `on_progress` hears after
+    each batch how many tokens of how many are read.
 
     Raises:
         DataError: the dataset has no validation text.
+        TrainingDivergedError: the model gives no finite numbers.
     """
     stride = stride or seq_len
     loader = TokenLoader(store, dataset, "validation", seq_len=stride)
     batches = with_context(loader.iter_validation(batch_rows), seq_len - stride)
+    batches = _counted(batches, loader.n_tokens, on_progress)
     return to_bits_per_byte(sum_nats(model, batches, dtype), dataset)
 
 
 def to_bits_per_byte(nats: float, dataset: Manifest) -> float:
-    """Nats of the whole validation text as bits per byte of it."""
+    """Nats of the whole validation text as bits per byte of it.
+
+    Raises:
+        DataError: the dataset has no validation text.
+        TrainingDivergedError: `nats` is not a finite number.
+    """
     n_bytes = dataset.counts.get("validation_bytes", 0)
     if not n_bytes:
         raise DataError(
             f"{dataset.id} has no validation text", hint="give its recipe a validation split"
+        )
+    if not math.isfinite(nats):
+        raise TrainingDivergedError(
+            "the loss on the held-out text is not a finite number",
+            hint="train with a lower optimizer.matrix_lr and optimizer.embedding_lr",
         )
     return nats / math.log(2) / n_bytes
 
@@ -97,6 +111,17 @@ def with_context(batches: Iterable[Batch], n_context: int) -> Iterator[Batch]:
             before_T = row[0][-n_context:]
         if full_rows:
             yield torch.stack([x for x, _ in full_rows]), torch.stack([y for _, y in full_rows])
+
+
+def _counted(
+    batches: Iterable[Batch], n_tokens: int, on_progress: Callable[[int, int], None]
+) -> Iterator[Batch]:
+    """Pass batches on; a batch is done when the next one is asked for."""
+    done, total = 0, max(0, n_tokens - 1)
+    for x_BT, y_BT in batches:
+        yield x_BT, y_BT
+        done += int((y_BT != IGNORED_TARGET).sum())
+        on_progress(done, total)
 
 
 def xz_bits_per_byte(store: Store, dataset: Manifest) -> float:

@@ -23,11 +23,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mulm.atomic import sync_folder, write_atomic
+from mulm.atomic import make_folder, sync_folder, write_atomic
 from mulm.config import canonical_json
-from mulm.errors import CorruptError
+from mulm.errors import ConfigError, CorruptError
 from mulm.model.weights import read_tensors, tensors_to_bytes
 
+SCHEMA_VERSION = 1
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -53,14 +54,16 @@ def save_checkpoint(
     target = folder / f"step-{step:08d}"
     if target.exists():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     partial = folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
     files = {_TENSORS: tensors_to_bytes(tensors), _STATE: canonical_json(dict(state))}
     sums = {
         name: {"sha256": sha256(content).hexdigest(), "size_bytes": len(content)}
         for name, content in files.items()
     }
-    files[_MANIFEST] = canonical_json({"schema_version": 1, "step": step, "files": sums})
+    files[_MANIFEST] = canonical_json(
+        {"schema_version": SCHEMA_VERSION, "step": step, "files": sums}
+    )
     try:
         for name, content in files.items():
             write_atomic(partial / name, content)
@@ -77,9 +80,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CorruptError: a file is missing or does not match its checksum; the hint names the
             checkpoint before it, if there is one.
+        ConfigError: it was written in a format that this code does not know.
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
+        _check_format(path, manifest["schema_version"])
         contents = {name: (path / name).read_bytes() for name in (_TENSORS, _STATE)}
         for name, content in contents.items():
             if sha256(content).hexdigest() != manifest["files"][name]["sha256"]:
@@ -114,6 +119,14 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
         shutil.rmtree(doomed)
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _check_format(path: Path, version: object) -> None:
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"the checkpoint {path.name} has format {version!r}, this code reads {SCHEMA_VERSION}",
+            hint="go on with the version of µLM that wrote it, or train under a new run id",
+        )
 
 
 def _corrupt(path: Path, name: str) -> CorruptError:

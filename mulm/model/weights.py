@@ -45,8 +45,14 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    data = [ctypes.string_at(tensor.data_ptr(), tensor.nbytes) for tensor in flat.values()]
+    data = [tensor_bytes(tensor) for tensor in flat.values()]
     return b"".join([len(text).to_bytes(8, "little"), text, *data])
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The raw bytes of a tensor, little-endian, in row order."""
+    flat = tensor.detach().to("cpu").contiguous()
+    return ctypes.string_at(flat.data_ptr(), flat.nbytes)
 
 
 def read_tensors(content: bytes) -> dict[str, Tensor]:

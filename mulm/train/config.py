@@ -6,7 +6,7 @@ Read once at the entry point; needs no torch. What can be computed is not a sett
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,11 @@ from mulm.refs import check_name, parse_ref
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+TRAIN_VERSION = 1
+"""Counts the changes of the training loop that change what is learned."""
+_ANY_VOCABULARY = 256
+"""Enough to check a shape before the dataset, and so the vocabulary, is known."""
 
 
 class OptimizerConfig(Frozen):
@@ -33,6 +38,11 @@ class OptimizerConfig(Frozen):
     """Of the matrices inside blocks only."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Of the mean gradient of the AdamW parameters, which Muon does not bound; 0 is off."""
+
+    @property
+    def lr(self) -> float:
+        """The rate of the matrices inside blocks, which stands for the run."""
+        return self.matrix_lr if self.kind == "muon" else self.embedding_lr
 
 
 class ScheduleConfig(Frozen):
@@ -54,13 +64,19 @@ class ScheduleConfig(Frozen):
 class TrainConfig(Frozen):
     """One training run."""
 
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "device", "log_every", "validate_every", "checkpoint_every"}
+        | {"keep_checkpoints"}
+    )
+    """Fields that a resume may change: they have no part in what is learned."""
+
     name: str
     """The model is published under this name."""
     dataset: str
     """A reference: `books`, `books@3` or `books@alias`."""
     preset: str = "demo"
     model: dict[str, Any] = {}
-    """Fields of the model's shape that differ from the preset."""
+    """Fields of the model's shape that differ from the preset; see `MicroLMConfig`."""
     steps: Count = 400
     batch_tokens: Count = 8192
     """Tokens of one optimizer step, over all workers."""
@@ -104,6 +120,18 @@ class TrainConfig(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _shape_is_possible(self) -> TrainConfig:
+        if "vocab_size" in self.model:
+            raise ValueError("model.vocab_size is that of the dataset's tokenizer: leave it away")
+        longest = self.shape(_ANY_VOCABULARY).max_seq_len
+        if longest < self.seq_len:
+            raise ValueError(
+                f"model.max_seq_len ({longest}) is less than seq_len ({self.seq_len}):"
+                " raise it, or leave it away"
+            )
+        return self
+
     @property
     def n_rows(self) -> int:
         """Rows of one global batch."""
@@ -116,9 +144,16 @@ class TrainConfig(Frozen):
             UnknownNameError: no such preset, or no such field in `model`.
             ConfigError: the fields do not fit together.
         """
-        values = preset(self.preset, vocab_size).model_dump() | self.model
-        values["max_seq_len"] = max(values["max_seq_len"], self.seq_len)
-        return parse_config(MicroLMConfig, values | {"vocab_size": vocab_size})
+        chosen = preset(self.preset, vocab_size).model_dump()
+        chosen["max_seq_len"] = max(chosen["max_seq_len"], self.seq_len)
+        values = chosen | self.model | {"vocab_size": vocab_size}
+        return parse_config(_Shaped, {"model": values}).model
+
+
+class _Shaped(Frozen):
+    """So that a mistake in the shape is reported as one in `model`."""
+
+    model: MicroLMConfig
 
 
 def _as_value_error(check: Callable[[str], object], text: str) -> None:

@@ -25,7 +25,7 @@ class TrainContext(Protocol):
 
     @property
     def rank(self) -> int:
-        """This worker's number, from 0; worker 0 reports, validates and writes files."""
+        """This worker's number, from 0; worker 0 alone reports and writes files."""
 
     @property
     def world_size(self) -> int:
@@ -48,7 +48,7 @@ class TrainContext(Protocol):
         """The run's own folder, for checkpoints and TensorBoard files."""
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Append an event to the run; returns soon. "checkpoint" makes all events durable."""
+        """Append an event to the run; returns within seconds, also where the ledger is slow."""
 
     def should_stop(self) -> bool:
         """Whether someone asked this worker to stop; asked once per step."""

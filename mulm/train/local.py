@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from mulm.data.loader import TokenLoader
 from mulm.errors import ConfigError
+from mulm.eval.compression import to_bits_per_byte
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.manifest import Manifest
@@ -38,8 +40,9 @@ def train_locally(
     Raises:
         ConfigError: more than one worker was asked for.
         DeviceError: the device that was asked for is absent.
-        NotFoundError: no such dataset.
-        StoppedError: `should_stop` said so.
+        NotFoundError: no such dataset, or a file of it is missing.
+        CorruptError, DataError: the dataset is damaged or too small for one window.
+        StoppedError: `should_stop` said so, and a checkpoint was written.
     """
     if config.workers != 1:
         raise ConfigError(
@@ -48,6 +51,7 @@ def train_locally(
         )
     device, reason = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
+    check_dataset(config, dataset, store)
 
     def on_event(kind: str, data: Mapping[str, Any]) -> None:
         facts.append_events(run_id, [(kind, data)])
@@ -70,6 +74,19 @@ def resolve_dataset(config: TrainConfig, store: Store, facts: Facts) -> Manifest
     dataset = store.load(version.manifest_id)
     config.shape(int(dataset.counts["vocab_size"]))
     return dataset
+
+
+def check_dataset(config: TrainConfig, dataset: Manifest, store: Store) -> None:
+    """Find now what would otherwise end the run on a worker or after hours.
+
+    Raises:
+        NotFoundError, CorruptError: a file that training reads is missing or damaged.
+        DataError: too few tokens for one window, or nothing held out.
+    """
+    TokenLoader(store, dataset, seq_len=config.seq_len)
+    TokenLoader(store, dataset, "validation", seq_len=config.seq_len)
+    store.read(dataset.blob("tokenizer.json"))
+    to_bits_per_byte(0.0, dataset)
 
 
 def publish_model(config: TrainConfig, result: TrainResult, facts: Facts) -> dict[str, Any]:

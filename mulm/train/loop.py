@@ -1,8 +1,9 @@
 """The training loop: the same alone, in a test, or in one of many Ray Train workers.
 
 Called with a configuration and a context. Invariants: the global batch of a step does not
-depend on the number of workers; killed at any moment and started again, a run continues from
-its newest checkpoint as if it had never stopped; every worker takes every decision alike.
+depend on the number of workers; killed at any moment and started again with as many workers, a
+run continues from its newest checkpoint as if it had never stopped, bit for bit; every worker
+takes every decision alike.
 Shape letters: B rows, T tokens, D d_model.
 """
 
@@ -10,16 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mulm.data.loader import TokenLoader
+from mulm.data.loader import IGNORED_TARGET, TokenLoader
 from mulm.errors import StoppedError, TrainingDivergedError
 from mulm.eval.compression import sum_nats, to_bits_per_byte
 from mulm.model.stored import store_model
 from mulm.train import state as states
+from mulm.train.agreement import require_agreement
+from mulm.train.checkpoint_writer import CheckpointWriter
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.loss import sum_cross_entropy
@@ -37,12 +39,16 @@ _MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a run ended; `model_id` is the stored model (worker 0 only, else empty)."""
+    """How a run ended; `model_id` is the stored model (worker 0 only, else empty).
+
+    `tokens_per_s` is the mean over the steps since this process began, without the time of
+    validation and checkpoints; None where the last step was done before.
+    """
 
     steps: int
     loss: float
     validation_bits_per_byte: float
-    tokens_per_s: float
+    tokens_per_s: float | None
     parameters: int
     model_id: str
 
@@ -57,11 +63,8 @@ class _Run:
     validation: TokenLoader
     sync: Sync
     metrics: Metrics
+    writer: CheckpointWriter
     state: TrainState
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.context.folder / "checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,11 @@ def train(config: TrainConfig, context: TrainContext) -> TrainResult:
 
     Raises:
         StoppedError: someone asked to stop; a checkpoint was written.
-        TrainingDivergedError: the loss was not finite for several steps in a row.
-        CorruptError: the newest checkpoint is damaged.
-        ConfigError, TokenizerMismatchError: it belongs to something else.
+        TrainingDivergedError: the loss was not finite for several steps in a row, or that of the
+            held-out text was not.
+        CorruptError: the newest checkpoint is damaged, or workers begin with different weights.
+        ConfigError, TokenizerMismatchError: it belongs to something else, or workers differ.
+        NoSpaceError: a checkpoint or the model did not fit on the disk.
     """
     run = _begin(config, context)
     try:
@@ -92,29 +97,32 @@ def train(config: TrainConfig, context: TrainContext) -> TrainResult:
             _checkpoint_if_due(run)
         return _finish(run)
     finally:
+        run.writer.close()
         run.metrics.close()
 
 
 def _begin(config: TrainConfig, context: TrainContext) -> _Run:
     folder = context.folder / "checkpoints"
     state, is_resumed = states.begin(config, context.dataset, context.device, folder)
-    metrics = Metrics(context, state.step, config.steps)
-    if is_resumed:
-        metrics.event("resumed", step=state.step)
-    metrics.event("log", text=_describe(config, context, state))
-    return _Run(
+    sync: Sync = SingleSync()
+    if context.world_size > 1:
+        sync = DdpSync(context.device)
+        require_agreement(state, sync, context.rank, context.world_size)
+    store, dataset, seq_len = context.store, context.dataset, config.seq_len
+    run = _Run(
         config=config,
         context=context,
-        loader=TokenLoader(
-            context.store, context.dataset, seq_len=config.seq_len, seed=config.seed
-        ),
-        validation=TokenLoader(
-            context.store, context.dataset, "validation", seq_len=config.seq_len
-        ),
-        sync=DdpSync(context.device) if context.world_size > 1 else SingleSync(),
-        metrics=metrics,
+        loader=TokenLoader(store, dataset, seq_len=seq_len, seed=config.seed),
+        validation=TokenLoader(store, dataset, "validation", seq_len=seq_len),
+        sync=sync,
+        metrics=Metrics(context, state.step, config.steps),
+        writer=CheckpointWriter(folder, config.keep_checkpoints),
         state=state,
     )
+    if is_resumed:
+        run.metrics.event("resumed", step=state.step)
+    run.metrics.event("log", text=_describe(config, context, state))
+    return run
 
 
 def _describe(config: TrainConfig, context: TrainContext, state: TrainState) -> str:
@@ -134,7 +142,7 @@ def _add_up_gradients(run: _Run) -> _Totals:
         loss = _loss(run.state, x_BT, y_BT)
         loss.backward()  # type: ignore[no-untyped-call]
         loss_nats += float(loss.detach())
-        n_tokens += int((y_BT >= 0).sum())
+        n_tokens += int((y_BT != IGNORED_TARGET).sum())
     wants_stop = float(run.context.should_stop())
     total_nats, total_tokens, n_stopping = run.sync.sum_values([loss_nats, n_tokens, wants_stop])
     return _Totals(total_nats, total_tokens, n_stopping > 0)
@@ -163,6 +171,7 @@ def _stop_if_asked(run: _Run, totals: _Totals) -> None:
     """End between two steps, with a checkpoint of what is done."""
     if totals.is_stopping:
         _checkpoint(run)
+        _tell(run, run.writer.wait())
         raise StoppedError(
             f"training stopped at step {run.state.step} of {run.config.steps}",
             hint="run the same command again to go on from there",
@@ -182,7 +191,7 @@ def _take_step(run: _Run, totals: _Totals) -> None:
     state.optimizer.step(scale)
     state.loss, state.n_skipped_in_row = loss, 0
     if state.step % config.log_every == 0 or state.step == config.steps:
-        values = {"loss": loss, "lr": scale * config.optimizer.matrix_lr, "grad_norm": norm}
+        values = {"loss": loss, "lr": scale * config.optimizer.lr, "grad_norm": norm}
         run.metrics.step(state.step, config.batch_tokens, values)
 
 
@@ -217,15 +226,11 @@ def _validate_if_due(run: _Run) -> None:
 
 
 def _validate(run: _Run) -> None:
-    """Each worker takes every n-th batch; the sum is the same for any number of workers."""
+    """Each worker takes every n-th batch; the sum is the same up to rounding for any n."""
     started_s = run.context.now_s()
     state, context = run.state, run.context
     rows = max(1, _MICRO_BATCH_TOKENS[context.device.type] // run.config.seq_len)
-    batches = [
-        batch
-        for number, batch in enumerate(run.validation.iter_validation(rows))
-        if number % context.world_size == context.rank
-    ]
+    batches = run.validation.iter_validation(rows, context.rank, context.world_size)
     (nats,) = run.sync.sum_values([sum_nats(state.model, batches, state.dtype)])
     state.bits_per_byte = to_bits_per_byte(nats, context.dataset)
     run.metrics.metric(state.step, {"validation_bits_per_byte": state.bits_per_byte})
@@ -233,15 +238,23 @@ def _validate(run: _Run) -> None:
 
 
 def _checkpoint_if_due(run: _Run) -> None:
+    _tell(run, run.writer.poll())
     step = run.state.step
     if step % run.config.checkpoint_every == 0 or step == run.config.steps:
         _checkpoint(run)
 
 
 def _checkpoint(run: _Run) -> None:
+    """Copy the state and have it written; training goes on meanwhile."""
     if run.context.rank == 0:
-        states.save(run.state, run.config, run.context.dataset, run.checkpoints)
-        run.metrics.event("checkpoint", step=run.state.step)
+        started_s = run.context.now_s()
+        _tell(run, run.writer.start(states.snapshot(run.state, run.config, run.context.dataset)))
+        run.metrics.pause_clock(run.context.now_s() - started_s)
+
+
+def _tell(run: _Run, written_step: int | None) -> None:
+    if written_step is not None:
+        run.metrics.event("checkpoint", step=written_step)
 
 
 def _finish(run: _Run) -> TrainResult:
@@ -249,6 +262,7 @@ def _finish(run: _Run) -> TrainResult:
         _validate(run)
     bits_per_byte = run.state.bits_per_byte
     assert bits_per_byte is not None
+    _tell(run, run.writer.wait())
     return TrainResult(
         steps=run.state.step,
         loss=run.state.loss,
@@ -263,6 +277,7 @@ def _store(run: _Run) -> str:
     """Put the trained model into the store, with all that it was made from."""
     context, state = run.context, run.state
     dataset = context.dataset
+    n_tokens = (state.step - state.n_skipped) * run.config.batch_tokens
     manifest = store_model(
         context.store,
         state.model,
@@ -271,6 +286,6 @@ def _store(run: _Run) -> str:
         config=run.config.model_dump(mode="json"),
         parents={"dataset": dataset.id},
         licences=dataset.licences,
-        counts={"steps": state.step, "tokens": state.step * run.config.batch_tokens},
+        counts={"steps": state.step, "tokens": n_tokens},
     )
     return manifest.id

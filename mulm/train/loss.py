@@ -1,7 +1,8 @@
 """Cross-entropy from hidden states without the full logits.
 
-Called by the training loop, validation and evaluation. Invariant: the result and the
-gradients are those of the plain fp32 computation; the memory is that of one chunk of logits.
+Called by the training loop, validation and evaluation. Invariant: for a given type of the matrix
+products, result and gradients do not depend on the chunks, up to rounding, and in fp32 they are
+those of the plain computation; the memory is that of one chunk of logits.
 Shape letters: N tokens, C tokens of a chunk, D d_model, V vocabulary.
 """
 
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED_TARGET = -100
+from mulm.data.loader import IGNORED_TARGET
+
 _CHUNK_TOKENS = 2048
 
 
@@ -23,7 +25,7 @@ def sum_cross_entropy(
     dtype: torch.dtype = torch.float32,
     chunk_tokens: int = _CHUNK_TOKENS,
 ) -> Tensor:
-    """Sum over tokens of -log p(target), in nats; targets of -100 count nothing.
+    """Sum over tokens of -log p(target), in nats; `IGNORED_TARGET` counts nothing.
 
     `dtype` is that of the matrix products; the softmax is always fp32.
     """

@@ -21,7 +21,12 @@ class Metrics:
         self._is_reporter = context.rank == 0
         self._writer = open_tensorboard(context, first_step) if self._is_reporter else None
         self._since_s, self._since_step = context.now_s(), first_step
-        self.tokens_per_s = 0.0
+        self._steps_s, self._n_steps, self._n_tokens = 0.0, 0, 0
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """The mean since this process began, without validation; None where it took no step."""
+        return round(self._n_tokens / self._steps_s, 1) if self._n_steps else None
 
     def step(self, step: int, batch_tokens: int, values: dict[str, float]) -> None:
         """Report a finished step: a "metric" and a "progress" event; steps count from 1."""
@@ -29,9 +34,14 @@ class Metrics:
         seconds = max(now_s - self._since_s, 1e-9)
         n_steps = step - self._since_step
         self._since_s, self._since_step = now_s, step
-        self.tokens_per_s = n_steps * batch_tokens / seconds
+        self._steps_s += seconds
+        self._n_steps += n_steps
+        self._n_tokens += n_steps * batch_tokens
         eta_s = (self._steps - step) * seconds / max(n_steps, 1)
-        speed = {"tokens_per_s": round(self.tokens_per_s, 1), "eta_s": round(eta_s, 1)}
+        speed = {
+            "tokens_per_s": round(n_steps * batch_tokens / seconds, 1),
+            "eta_s": round(eta_s, 1),
+        }
         self.metric(step, values | speed)
         self._emit(
             "progress",

@@ -16,24 +16,13 @@ from torch import Tensor
 
 from mulm.errors import ConfigError, CorruptError, TokenizerMismatchError
 from mulm.manifest import Manifest
-from mulm.model.checkpoint import (
-    Checkpoint,
-    newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from mulm.model.checkpoint import Checkpoint, newest_checkpoint
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.weights import load_weights
 from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES, choose_precision
 from mulm.train.optim import Optimizer
-
-MAY_CHANGE = frozenset(
-    {"workers", "device", "precision", "log_every", "validate_every", "checkpoint_every"}
-    | {"keep_checkpoints"}
-)
-"""Settings that a resume may change: they have no part in what is learned."""
 
 
 @dataclass(slots=True)
@@ -56,6 +45,15 @@ class TrainState:
         return DTYPES[self.precision]
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of a state between two steps: what a checkpoint holds."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
 def begin(
     config: TrainConfig, dataset: Manifest, device: torch.device, folder: Path
 ) -> tuple[TrainState, bool]:
@@ -70,7 +68,7 @@ def begin(
     if saved:
         check_same_run(saved.state, config, dataset)
     precision, reason = choose_precision(config.precision, device.type)
-    if saved and precision != saved.state["precision"]:
+    if saved and config.precision == "auto":
         precision, reason = str(saved.state["precision"]), "as the run began"
     shape = config.shape(int(dataset.counts["vocab_size"]))
     state = fresh(config, shape, device, precision, reason)
@@ -109,10 +107,8 @@ def restore(state: TrainState, saved: Checkpoint) -> None:
         raise CorruptError(f"the checkpoint of step {saved.step} lacks {error}") from None
 
 
-def save(state: TrainState, config: TrainConfig, dataset: Manifest, folder: Path) -> None:
-    """Write a checkpoint and drop the oldest beyond `keep_checkpoints`."""
-    tensors = {f"model.{name}": t for name, t in state.model.state_dict().items()}
-    tensors |= {f"optimizer.{name}": t for name, t in state.optimizer.tensors().items()}
+def snapshot(state: TrainState, config: TrainConfig, dataset: Manifest) -> Snapshot:
+    """Copy all that a checkpoint holds, in the memory of the CPU."""
     facts = {
         "loss": state.loss if state.loss == state.loss else None,  # JSON has no NaN
         "bits_per_byte": state.bits_per_byte,
@@ -123,8 +119,14 @@ def save(state: TrainState, config: TrainConfig, dataset: Manifest, folder: Path
         "dataset": dataset.id,
         "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
     }
-    save_checkpoint(folder, state.step, tensors, facts)
-    prune_checkpoints(folder, config.keep_checkpoints)
+    copies = {name: t.detach().to("cpu", copy=True) for name, t in all_tensors(state).items()}
+    return Snapshot(state.step, copies, facts)
+
+
+def all_tensors(state: TrainState) -> dict[str, Tensor]:
+    """The live weights and optimizer state by name."""
+    weights = {f"model.{name}": t for name, t in state.model.state_dict().items()}
+    return weights | {f"optimizer.{name}": t for name, t in state.optimizer.tensors().items()}
 
 
 def check_same_run(saved: dict[str, Any], config: TrainConfig, dataset: Manifest) -> None:
@@ -142,7 +144,7 @@ def check_same_run(saved: dict[str, Any], config: TrainConfig, dataset: Manifest
         )
     began, now = saved["config"], config.model_dump(mode="json")
     for key in sorted(began.keys() | now.keys()):
-        if key not in MAY_CHANGE | {"dataset"} and began.get(key) != now.get(key):
+        if key not in TrainConfig.NOT_IDENTITY | {"dataset"} and began.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}: the run began with {began.get(key)!r}, not {now.get(key)!r}",
                 hint="train under a new run id, or resume with the configuration it began with",

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from mulm.errors import ConfigError, ContextLengthError
 from mulm.messages import GenerateRequest, SamplingParams
 from mulm.refs import new_id
-from serve_app.openai_api.choices import Delta, Deltas, begun, merge, read_choice
+from serve_app.openai_api.choices import BegunDeltas, Delta, begun, merge, read_choice
 from serve_app.openai_api.schemas import MAX_SEQUENCES, Generation
 from serve_app.openai_api.stream import EventStream
 from serve_app.service import Served, Service
@@ -31,6 +31,9 @@ class Format(Protocol):
     id_prefix: str
     whole_object: str
     chunk_object: str
+    prompt_param: str
+    default_max_tokens: int | None
+    """New tokens of a choice when the client does not say; None is all that the window leaves."""
 
     def choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
         """A finished choice."""
@@ -72,9 +75,9 @@ async def answer(
     served: Served,
     prompts: Sequence[Sequence[int]],
     body: Generation,
-    max_tokens: int | None,
     stop_token_ids: tuple[int, ...],
     form: Format,
+    request_id: str,
 ) -> Response:
     """Generate `n` choices for each prompt and write them.
 
@@ -83,9 +86,9 @@ async def answer(
         served: The model that the prompts were encoded for.
         prompts: Token ids.
         body: Sampling and streaming options.
-        max_tokens: New tokens for each choice; None is all that the window leaves.
         stop_token_ids: End a choice without being part of it.
         form: How the endpoint writes.
+        request_id: Of the HTTP request; each choice's id in the engine begins with it.
 
     Raises:
         MulmError: whatever goes wrong before the first token.
@@ -98,8 +101,8 @@ async def answer(
             param="prompt" if len(prompts) > MAX_SEQUENCES else "n",
         )
     requests = [
-        _request(served, ids, body, max_tokens, stop_token_ids, number)
-        for ids in prompts
+        _request(served, ids, body, stop_token_ids, form, f"{request_id}-{index}-{number}", number)
+        for index, ids in enumerate(prompts)
         for number in range(n_choices)
     ]
     deltas = await begun(merge([
@@ -108,7 +111,7 @@ async def answer(
     ]))  # fmt: skip
     state = _Answer(served, form, sum(len(ids) for ids in prompts), id=new_id(form.id_prefix))
     if body.stream:
-        return EventStream(_write_chunks(state, deltas, body.wants_usage))
+        return EventStream(_write_chunks(state, deltas, body.wants_usage), deltas)
     return JSONResponse(await _write_whole(state, deltas, len(requests)))
 
 
@@ -116,48 +119,59 @@ def _request(
     served: Served,
     prompt_ids: Sequence[int],
     body: Generation,
-    max_tokens: int | None,
     stop_token_ids: tuple[int, ...],
+    form: Format,
+    request_id: str,
     number: int,
 ) -> GenerateRequest:
     sampling = SamplingParams(
-        max_tokens=_budget(len(prompt_ids), max_tokens, served.max_seq_len),
+        max_tokens=_budget(len(prompt_ids), body, form, served.max_seq_len),
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=body.top_k or 0,
         seed=None if body.seed is None else (body.seed + number) % _SEED_RANGE,
         stop_token_ids=stop_token_ids,
     )
-    return GenerateRequest(new_id("req"), tuple(prompt_ids), sampling, served.request_timeout_s)
+    return GenerateRequest(request_id, tuple(prompt_ids), sampling, served.request_timeout_s)
 
 
-def _budget(n_prompt: int, asked: int | None, window: int) -> int:
+def _budget(n_prompt: int, body: Generation, form: Format, window: int) -> int:
     left = window - n_prompt
-    if (asked or 1) > left:
-        wanted = f" and {asked} more were asked for" if asked else ""
+    if left < 1:
         raise ContextLengthError(
-            f"the model's window is {window} tokens; the prompt has {n_prompt}{wanted}",
-            hint="shorten the prompt or lower max_tokens",
-            param="messages" if asked is None else "max_tokens",
+            f"the model's window is {window} tokens; the prompt has {n_prompt}",
+            hint="shorten the prompt",
+            param=form.prompt_param,
         )
-    return asked or left
+    if body.limit is None:
+        return min(form.default_max_tokens or left, left)
+    if body.limit > left:
+        raise ContextLengthError(
+            f"the model's window is {window} tokens; the prompt has {n_prompt}"
+            f" and {body.limit} more were asked for",
+            hint=f"shorten the prompt or lower {body.limit_param}",
+            param=body.limit_param,
+        )
+    return body.limit
 
 
-async def _write_whole(state: _Answer, deltas: Deltas, n_choices: int) -> dict[str, Any]:
-    texts, reasons = [""] * n_choices, ["length"] * n_choices
+async def _write_whole(state: _Answer, deltas: BegunDeltas, n_choices: int) -> dict[str, Any]:
+    texts = [""] * n_choices
+    reasons: dict[int, str] = {}
     async with aclosing(deltas):
         async for delta in deltas:
             state.n_tokens += delta.n_tokens
             texts[delta.index] += delta.text
-            reasons[delta.index] = delta.finish_reason or reasons[delta.index]
-    pairs = enumerate(zip(texts, reasons, strict=True))
-    choices = [state.format.choice(index, text, reason) for index, (text, reason) in pairs]
+            if delta.finish_reason:
+                reasons[delta.index] = delta.finish_reason
+    assert len(reasons) == n_choices, "a choice has no end"
+    choices = [state.format.choice(index, text, reasons[index]) for index, text in enumerate(texts)]
     head = state.head(state.format.whole_object)
     return head | {"choices": choices, "usage": state.usage()}
 
 
 async def _write_chunks(
-    state: _Answer, deltas: Deltas, wants_usage: bool
+    state: _Answer, deltas: BegunDeltas, wants_usage: bool
 ) -> AsyncGenerator[dict[str, Any], None]:
     head = state.head(state.format.chunk_object) | ({"usage": None} if wants_usage else {})
     started: set[int] = set()

@@ -1,16 +1,18 @@
 """`POST /v1/chat/completions`: answers a conversation."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from mulm.chat import Message, render
+from mulm.data.tokenizer import Tokenizer
 from serve_app.openai_api.answer import answer
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.schemas import ChatBody, ChatMessage
-from serve_app.service import ServiceDependency
+from serve_app.service import RequestIdDependency, ServiceDependency
 
 router = APIRouter()
 
@@ -21,6 +23,8 @@ class ChatFormat:
     id_prefix = "chatcmpl"
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
+    prompt_param = "messages"
+    default_max_tokens: int | None = None
 
     def choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
         """As `Format.choice`."""
@@ -45,13 +49,20 @@ class ChatFormat:
 
 
 @router.post("/v1/chat/completions", response_model=None)
-async def create_chat_completion(body: ChatBody, service: ServiceDependency) -> Response:
+async def create_chat_completion(
+    body: ChatBody, service: ServiceDependency, request_id: RequestIdDependency
+) -> Response:
     """Answer as the assistant."""
     served = service.model(body.model)
-    messages = [to_message(message) for message in body.messages]
-    prompt = await asyncio.to_thread(render, messages, served.tokenizer)
+    prompt = await asyncio.to_thread(encode_chat, body.messages, served.tokenizer)
     stop_ids = (served.tokenizer.im_end_id, served.tokenizer.end_of_text_id)
-    return await answer(service, served, [prompt], body, body.limit, stop_ids, ChatFormat())
+    return await answer(service, served, [prompt], body, stop_ids, ChatFormat(), request_id)
+
+
+def encode_chat(messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> list[int]:
+    """A conversation begins a document, as in training: `<|endoftext|>` stands before it."""
+    rendered = render([to_message(message) for message in messages], tokenizer)
+    return [tokenizer.end_of_text_id, *rendered]
 
 
 def to_message(message: ChatMessage) -> Message:

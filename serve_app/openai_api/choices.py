@@ -43,17 +43,27 @@ async def read_choice(
     """One choice until it ends; at a stop string the request is cancelled.
 
     Raises:
-        DeadlineError: it took too long.
+        DeadlineError: it took too long, here or in the engine.
         NotRunningError: the engine gave it up.
     """
     text = TextStream(tokenizer, stops)
+    end_s = asyncio.get_running_loop().time() + request.deadline_s
     async with aclosing(engine.generate(model_id, request)) as chunks:
-        async for chunk in chunks:
+        while (chunk := await _next(chunks, end_s)) is not None:
             delta = _read_chunk(text, chunk, index)
             yield delta
             if delta.finish_reason:
                 return
     raise NotRunningError("the engine ended the stream early", hint="try again in a moment")
+
+
+async def _next(chunks: AsyncGenerator[TokenChunk, None], end_s: float) -> TokenChunk | None:
+    """The next chunk, None at the end; the time in queues before the engine counts too."""
+    try:
+        async with asyncio.timeout_at(end_s):
+            return await anext(chunks, None)
+    except TimeoutError:
+        raise _late() from None
 
 
 async def merge(sources: Sequence[Deltas]) -> Deltas:
@@ -76,21 +86,31 @@ async def merge(sources: Sequence[Deltas]) -> Deltas:
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def begun(deltas: Deltas) -> Deltas:
+class BegunDeltas:
+    """Deltas whose first has come; unlike a generator's, its `aclose` works before any reading."""
+
+    def __init__(self, first: Delta, rest: Deltas) -> None:
+        self._first = first
+        self._rest = rest
+
+    async def __aiter__(self) -> Deltas:
+        yield self._first
+        async for delta in self._rest:
+            yield delta
+
+    async def aclose(self) -> None:
+        """Close what the deltas are read from."""
+        await self._rest.aclose()
+
+
+async def begun(deltas: Deltas) -> BegunDeltas:
     """The same deltas, once the first is there: what fails before it is raised here."""
     try:
         first = await anext(deltas)
     except BaseException:
         await deltas.aclose()
         raise
-    return _resume(first, deltas)
-
-
-async def _resume(first: Delta, rest: Deltas) -> Deltas:
-    async with aclosing(rest):
-        yield first
-        async for delta in rest:
-            yield delta
+    return BegunDeltas(first, deltas)
 
 
 async def _pump(source: Deltas, queue: asyncio.Queue[Delta | Exception | None]) -> None:
@@ -114,10 +134,12 @@ def _read_chunk(text: TextStream, chunk: TokenChunk, index: int) -> Delta:
             return Delta(index, "".join(pieces), n_tokens, "stop")
     match chunk.finish_reason:
         case "deadline":
-            raise DeadlineError("the answer was not finished in time", hint="ask for fewer tokens")
-        case "cancelled":
-            raise NotRunningError("the request was cancelled", hint="try again in a moment")
+            raise _late()
         case "stop" | "length" as reason:
             pieces.append(text.finish())
             return Delta(index, "".join(pieces), n_tokens, "stop" if text.is_stopped else reason)
     return Delta(index, "".join(pieces), n_tokens)
+
+
+def _late() -> DeadlineError:
+    return DeadlineError("the answer was not finished in time", hint="ask for fewer tokens")

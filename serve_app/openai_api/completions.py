@@ -11,11 +11,9 @@ from mulm.data.tokenizer import Tokenizer
 from serve_app.openai_api.answer import answer
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.schemas import CompletionBody
-from serve_app.service import ServiceDependency
+from serve_app.service import RequestIdDependency, ServiceDependency
 
 router = APIRouter()
-
-DEFAULT_MAX_TOKENS = 16
 
 
 class CompletionFormat:
@@ -23,6 +21,8 @@ class CompletionFormat:
 
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
+    prompt_param = "prompt"
+    default_max_tokens: int | None = 16
 
     def choice(self, index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
         """As `Format.choice`."""
@@ -36,14 +36,15 @@ class CompletionFormat:
 
 
 @router.post("/v1/completions", response_model=None)
-async def create_completion(body: CompletionBody, service: ServiceDependency) -> Response:
+async def create_completion(
+    body: CompletionBody, service: ServiceDependency, request_id: RequestIdDependency
+) -> Response:
     """Complete one or more prompts."""
     served = service.model(body.model)
     tokenizer = served.tokenizer
     prompts = await asyncio.to_thread(encode_prompts, body.prompt, tokenizer)
-    max_tokens = body.max_tokens or DEFAULT_MAX_TOKENS
     stop_ids = (tokenizer.end_of_text_id,)
-    return await answer(service, served, prompts, body, max_tokens, stop_ids, CompletionFormat())
+    return await answer(service, served, prompts, body, stop_ids, CompletionFormat(), request_id)
 
 
 def encode_prompts(

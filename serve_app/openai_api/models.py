@@ -27,4 +27,5 @@ def _describe(served: Served) -> dict[str, Any]:
         "object": "model",
         "created": int(served.created_s),
         "owned_by": "mulm",
+        "root": served.ref,
     }

@@ -100,6 +100,16 @@ class Generation(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
+    def limit(self) -> int | None:
+        """New tokens at most, if the client says."""
+        return self.max_tokens
+
+    @property
+    def limit_param(self) -> str:
+        """The name under which it says so."""
+        return "max_tokens"
+
+    @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with the token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -184,6 +194,11 @@ class ChatBody(Generation):
     def limit(self) -> int | None:
         """New tokens at most, under whichever of its two names."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def limit_param(self) -> str:
+        """As `Generation.limit_param`."""
+        return "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
 
     @model_validator(mode="after")
     def _has_one_limit(self) -> ChatBody:

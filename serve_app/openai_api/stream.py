@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -22,11 +22,24 @@ _log = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
 
 
-class EventStream(StreamingResponse):
-    """An answer in events; closes its source however it ends."""
+class Closable(Protocol):
+    """Something to be closed, any number of times."""
 
-    def __init__(self, objects: AsyncGenerator[dict[str, Any], None]) -> None:
+    async def aclose(self) -> None:
+        """Close it."""
+
+
+class EventStream(StreamingResponse):
+    """An answer in events; closes its source however it ends.
+
+    Args:
+        objects: The events' content.
+        source: What they are made from; it is closed even if nobody ever asked for an event.
+    """
+
+    def __init__(self, objects: AsyncGenerator[dict[str, Any], None], source: Closable) -> None:
         self._events = encode(objects)
+        self._source = source
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(self._events, media_type="text/event-stream", headers=headers)
 
@@ -36,6 +49,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._events.aclose()
+            await self._source.aclose()
 
 
 async def encode(objects: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:

@@ -79,8 +79,7 @@ def probe(tmp_path: Path) -> Path:
 def submit(cluster: Any, folder: Path, run_id: str, mode: str) -> str:
     config = folder / f"{mode}.json"
     config.write_text(json.dumps({"mode": mode}))
-    env = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
-    return str(cluster.jobs.submit("probe_job", run_id, config, env=env, folder=folder))
+    return str(cluster.jobs.submit("probe_job", run_id, config, folder=folder))
 
 
 def wait_for_phase(ledger: Ledger, run_id: str, phase: str, timeout_s: float = 120.0) -> None:

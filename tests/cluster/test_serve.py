@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -12,9 +14,11 @@ import openai
 import pytest
 
 from actors.cluster_info import read_token
+from actors.dashboard import Dashboard
 from actors.head import ENV_VARIABLES_OF_RAY
+from actors.processes import Pack
 from mulm.errors import JobFailedError
-from serve_app.deploy import deploy, undeploy
+from serve_app.deploy import deploy
 from serve_app.keys import read_first_key
 from serve_app.settings import AppArgs
 
@@ -49,11 +53,23 @@ for seed in (1, 2):
     print(facts.publish("model", "served-in-test", manifest.id).ref)
 """
 
+_LOAD = """
+import json, sys
+import ray
+from ray import serve
+
+ray.init(sys.argv[1], namespace="mulm", log_to_driver=False, logging_level="ERROR")
+handle = serve.get_deployment_handle("engine", "mulm")
+for _ in sys.stdin:
+    print(json.dumps(handle.load.remote().result(timeout_s=10)), flush=True)
+"""
+
 
 def put(cluster, ref: str, **options) -> None:
     """Deploy with one slot and one place in each line, so that little is enough to fill it."""
     args = AppArgs(model=ref, served_name="tiny", n_slots=1, max_queued=1, max_replicas=1)
-    deploy(cluster.info, read_token(cluster.home), args.model_copy(update=options))
+    args = args.model_copy(update=options)
+    deploy(cluster.info, read_token(cluster.home), args, home=cluster.home)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +83,7 @@ def refs(cluster) -> list[str]:
 @pytest.fixture(scope="module")
 def served(cluster, refs):
     put(cluster, refs[0])
-    yield cluster
-    undeploy(cluster.info, read_token(cluster.home))
+    return cluster
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +95,30 @@ def client(served):
         timeout=60.0,
     ) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def load(served):
+    """What the engine does, asked through its own handle, in a process inside the cluster."""
+    env = served.env | ENV_VARIABLES_OF_RAY
+    command = [sys.executable, "-c", _LOAD, served.info.gcs_address]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as asking:
+
+        def ask_load() -> dict:
+            asking.stdin.write("\n")
+            asking.stdin.flush()
+            return json.loads(asking.stdout.readline())
+
+        yield ask_load
+        asking.stdin.close()
+
+
+def wait_for(is_true, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
 
 
 def ask(client, **options):
@@ -118,21 +157,35 @@ def test_a_wrong_key_is_refused(served, client):
     assert httpx.get(f"{served.info.api_url}/readyz").is_success
 
 
+def test_serves_proxy_answers_two_routes_without_a_key(served):
+    for path, text in [("/-/healthz", "success"), ("/-/routes", '{"/":"mulm"}')]:
+        assert httpx.get(f"{served.info.api_url}{path}").text == text
+
+
+def test_everything_listens_on_loopback(served):
+    processes = Pack(served.home, served.info.id).find()
+    listening = [c for p in processes for c in p.net_connections("tcp") if c.status == "LISTEN"]
+    assert served.info.http_port in {c.laddr.port for c in listening}
+    assert {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}
+
+
 def test_a_prompt_that_is_too_long_is_refused(client):
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, max_tokens=WINDOW)
     assert refused.value.code == "context_length_exceeded"
 
 
-def test_a_reader_that_leaves_frees_its_slot(client):
-    endless(client).close()
-    assert ask(client).usage.completion_tokens <= 5
+def test_a_reader_that_leaves_frees_its_slot(client, load):
+    stream = endless(client)
+    assert load()["n_unfinished"] == 1
+    stream.close()
+    wait_for(lambda: load()["n_unfinished"] == 0, 2.0)
 
 
-def test_a_caller_that_gives_up_frees_its_slot(client):
+def test_a_caller_that_gives_up_frees_its_slot(client, load):
     with pytest.raises(openai.APITimeoutError):
         ask(client.with_options(timeout=1.0), max_tokens=WINDOW - 10, temperature=0)
-    assert ask(client).usage.completion_tokens <= 5
+    wait_for(lambda: load()["n_unfinished"] == 0, 2.0)
 
 
 def test_more_than_fits_is_told_to_come_back(client):
@@ -167,6 +220,46 @@ def test_another_model_is_taken_over_in_place(cluster, refs, client):
     assert ask(client).system_fingerprint != before
     put(cluster, refs[0])
     assert ask(client).system_fingerprint == before
+
+
+def test_no_request_fails_while_the_model_changes(cluster, refs, client):
+    seen: list[str] = []
+    is_over = threading.Event()
+
+    def press() -> None:
+        while not is_over.is_set():
+            seen.append(ask(client).system_fingerprint)
+
+    with ThreadPoolExecutor(1) as pool:
+        pressing = pool.submit(press)
+        try:
+            for ref in (refs[1], refs[0]):
+                n_before = len(seen)
+                put(cluster, ref)
+                wait_for(lambda n=n_before: len(seen) > n + 5 or pressing.done(), 20.0)
+        finally:
+            is_over.set()
+        pressing.result()
+    assert len(set(seen)) == 2
+
+
+def test_more_streams_than_slots_bring_a_second_engine(cluster, refs, client):
+    put(cluster, refs[0], max_replicas=2, downscale_delay_s=2.0)
+    dashboard = Dashboard.of(cluster.info, cluster.home)
+
+    def n_engines() -> int:
+        details = dashboard.request("GET", "/api/serve/applications/")
+        engine = details["applications"]["mulm"]["deployments"]["engine"]
+        return sum(replica["state"] == "RUNNING" for replica in engine["replicas"])
+
+    with ThreadPoolExecutor(2) as pool:
+        streams = [pool.submit(endless, client) for _ in range(2)]
+        wait_for(lambda: n_engines() == 2, 60.0)
+        for stream in streams:
+            stream.result().close()
+    wait_for(lambda: n_engines() == 1, 60.0)
+    put(cluster, refs[0])
+    assert ask(client).usage.completion_tokens <= 5
 
 
 def test_a_deployment_that_cannot_start_says_why(cluster, refs, client):

@@ -19,7 +19,7 @@ import pytest
 
 from actors.cluster_info import ray_env
 from jobs.exit_codes import exit_code
-from mulm.errors import ConfigError, DeviceError, StoppedError
+from mulm.errors import ConfigError, CorruptError, DataError, DeviceError, StoppedError
 from mulm.facts import Event
 from mulm.ledger import Ledger
 from mulm.model.checkpoint import checkpoints
@@ -29,6 +29,10 @@ from mulm.testing import TINY_SHAPE, tiny_dataset
 pytestmark = pytest.mark.cluster
 
 DEADLINE_S = 150.0
+STEPS = 400
+"""Some seconds of work: whoever is killed at the latest of these steps has not ended before."""
+LATEST_KILL = 80
+SEED = int(os.environ.get("MULM_TEST_SEED", "1"))
 
 
 class Training:
@@ -43,8 +47,8 @@ class Training:
 
     def command(self, run_id: str, **changes: Any) -> list[str]:
         config = {
-            "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 120, "workers": 2,
-            "batch_tokens": 128, "seq_len": 16, "log_every": 1, "validate_every": 25,
+            "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": STEPS, "workers": 2,
+            "batch_tokens": 128, "seq_len": 16, "log_every": 1, "validate_every": 100,
             "checkpoint_every": 10, "keep_checkpoints": 2, "device": "cpu",
         }  # fmt: skip
         path = self.folder / f"{run_id}.json"
@@ -72,7 +76,10 @@ class Training:
     def events(self, run_id: str) -> list[Event]:
         ledger = Ledger(self.home.ledger)
         try:
-            return ledger.events(run_id)
+            events: list[Event] = []
+            while more := ledger.events(run_id, after=len(events)):
+                events += more
+            return events
         finally:
             ledger.close()
 
@@ -109,8 +116,10 @@ def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def test_killed_driver_resumes_bit_for_bit(training: Training) -> None:
     whole = result_of(training.finish("run_whole"))
+    step = random.Random(SEED).randint(10, LATEST_KILL)
+    print(f"killed at the checkpoint from step {step}: MULM_TEST_SEED={SEED}")
     with training.started("run_cut") as driver:
-        training.wait_for_checkpoint("run_cut", random.Random().randint(10, 80))
+        training.wait_for_checkpoint("run_cut", step)
         driver.send_signal(signal.SIGKILL)
         assert driver.wait(10) == -signal.SIGKILL
     killed_at = len(training.events("run_cut"))
@@ -118,9 +127,9 @@ def test_killed_driver_resumes_bit_for_bit(training: Training) -> None:
     assert resumed["model_id"] == whole["model_id"]
     starts = [e.data["step"] for e in training.events("run_cut") if e.kind == "resumed"]
     assert starts
-    assert 10 <= starts[0] < 120
+    assert 10 <= starts[0] < STEPS
     expected, after = training.curve("run_whole"), training.curve("run_cut", killed_at)
-    assert sorted(after) == list(range(starts[0] + 1, 121))
+    assert sorted(after) == list(range(starts[0] + 1, STEPS + 1))
     assert after == {step: expected[step] for step in after}
     assert training.curve("run_cut").items() <= expected.items()
 
@@ -129,7 +138,7 @@ def test_killed_worker_costs_only_time(training: Training) -> None:
     whole = result_of(training.finish("run_whole"))
     with training.started("run_worker") as driver:
         training.wait_for_checkpoint("run_worker", 20)
-        random.choice(workers_of(training)).send_signal(signal.SIGKILL)
+        random.Random(SEED).choice(workers_of(training)).send_signal(signal.SIGKILL)
         _, errors = driver.communicate(timeout=DEADLINE_S)
         assert driver.returncode == 0, errors
     assert any(event.kind == "resumed" for event in training.events("run_worker"))
@@ -159,6 +168,11 @@ def test_stopped_run_goes_on(training: Training) -> None:
     [
         ({"workers": 5}, ConfigError("x"), "workers: 5"),
         ({"device": "cuda"}, DeviceError("x"), "cuda"),
+        (
+            {"seq_len": 4096, "model": {}, "batch_tokens": 8192},
+            DataError("x"),
+            "fewer than one window",
+        ),
     ],
 )
 def test_impossible_wishes_end_before_anything_starts(
@@ -167,7 +181,21 @@ def test_impossible_wishes_end_before_anything_starts(
     done = training.finish(f"run_no_{word[:4]}", **changes)
     assert done.returncode == exit_code(error)
     assert word in done.stderr
-    assert not training.home.run(f"run_no_{word[:4]}").exists()
+    assert not (training.home.run(f"run_no_{word[:4]}") / "ray_train").exists()
+
+
+def test_an_error_of_one_worker_ends_the_run_at_once(training: Training) -> None:
+    store = Store(training.home.store)
+    tokenizer = store.path(tiny_dataset(store).blob("tokenizer.json"))
+    with training.started("run_damaged") as driver:
+        training.wait_for_checkpoint("run_damaged", 10)
+        tokenizer.chmod(0o644)
+        tokenizer.write_bytes(b"?" * tokenizer.stat().st_size)  # worker 0 reads it at the end
+        _, errors = driver.communicate(timeout=DEADLINE_S)
+    tiny_dataset(store)  # mends it
+    assert driver.returncode == exit_code(CorruptError("x"))
+    assert "tokenizer.json" in errors.splitlines()[-1]
+    assert not [event for event in training.events("run_damaged") if event.kind == "resumed"]
 
 
 def workers_of(training: Training) -> list[psutil.Process]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mulm.atomic import atomic_file, write_atomic
+from mulm.atomic import atomic_file, make_folder, write_atomic
 from mulm.errors import NoSpaceError
 
 
@@ -41,6 +41,34 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: in
     assert caught.value.hint
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_every_new_folder_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    write_atomic(tmp_path / "a" / "b" / "file", b"")
+    levels = [tmp_path, tmp_path / "a", tmp_path / "a" / "b" / "file", tmp_path / "a" / "b"]
+    assert synced == [level.stat().st_ino for level in levels]
+    synced.clear()
+    make_folder(tmp_path / "a" / "b")
+    assert synced == []
+
+
+def test_a_disk_too_full_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(NoSpaceError):
+        write_atomic(tmp_path / "a" / "file", b"")
+    with pytest.raises(NoSpaceError):
+        make_folder(tmp_path / "a")
 
 
 def test_other_errors_pass_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ class Inner(Frozen):
 class Outer(Frozen):
     name: str
     steps: int = 10
+    rate: float = 1.0
     tokenizer: Inner = Inner()
     sources: list[Inner] = []
     maybe: Inner | None = None
@@ -84,6 +85,16 @@ def test_a_bad_file(tmp_path: Path, name: str, content: bytes, text: str) -> Non
         load_config(Outer, path)
     assert text in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["Infinity", "NaN", "-Infinity", "1e999"])
+def test_numbers_are_finite(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(f'{{"name": "x", "rate": {text}}}')
+    with pytest.raises(ConfigError, match="rate: Input should be a finite number"):
+        load_config(Outer, path)
+    with pytest.raises(ConfigError, match="rate"):
+        load_config(Outer, None, ["name=x", f"rate={text}"])
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -107,6 +109,36 @@ def test_events_of_many_threads_have_no_gap(ledger: Ledger) -> None:
     events = ledger.events("run_1")
     assert [e.seq for e in events] == list(range(1, 161))
     assert [e.kind for e in events] == ["a", "b"] * 80
+
+
+def test_events_of_two_owners_have_no_gap(tmp_path: Path) -> None:
+    """Two processes may have the file open, such as the command line's and the application's."""
+    with Ledger(tmp_path / "ledger.sqlite") as first, Ledger(tmp_path / "ledger.sqlite") as second:
+        first.create_run("run_1", "train", {})
+
+        def append(ledger: Ledger) -> None:
+            for _ in range(20):
+                ledger.append_events("run_1", [("a", {})])
+                ledger.set_phase("run_1", "running")
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(append, (first, second)))
+        assert [e.seq for e in second.events("run_1")] == list(range(1, 81))
+
+
+def test_a_run_goes_on_with_another_config(ledger: Ledger) -> None:
+    ledger.create_run("run_1", "train", {"workers": 1})
+    ledger.set_config("run_1", {"workers": 2})
+    assert ledger.run("run_1").config == {"workers": 2}
+    with pytest.raises(NotFoundError):
+        ledger.set_config("run_2", {})
+
+
+def test_a_block_closes_it(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.runs() == []
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        ledger.runs()
 
 
 def test_events_in_pages(ledger: Ledger) -> None:

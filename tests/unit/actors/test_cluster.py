@@ -4,13 +4,16 @@ import fcntl
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from actors import cluster
 from actors.cluster_info import ClusterInfo, read_info
-from mulm.errors import ConflictError, MulmError, NotRunningError, PortBusyError
+from actors.head import Head
+from actors.processes import Pack
+from mulm.errors import ConflictError, MulmError, NoSpaceError, NotRunningError, PortBusyError
 from mulm.home import Home
 from mulm.settings import Settings
 
@@ -116,6 +119,49 @@ def test_ctrl_c_during_up_leaves_nothing(
         cluster.up(home, FREE)
     assert sorted(never_started.iterdir()) == before
     assert cluster.down(home) is False
+
+
+@pytest.mark.parametrize("where", ["head.Head.make_temp_dir", "cluster.write_atomic"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, NoSpaceError("full")])
+def test_no_moment_of_up_leaves_anything(
+    home: Home, never_started: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    cluster._ensure_token(home)
+    before = sorted(never_started.iterdir())
+    monkeypatch.setattr("actors.head.Head.command", lambda head: ["/bin/sleep", "60"])
+    monkeypatch.setattr(
+        "actors.head.Head.ledger_command", lambda head, s: ["/bin/sh", "-c", "exit"]
+    )
+    monkeypatch.setattr("actors.cluster._answers", lambda dashboard: True)
+    make_temp_dir = Head.make_temp_dir
+
+    def stop(*args: object, **_: object) -> None:
+        if isinstance(args[0], Head):
+            make_temp_dir(args[0])
+        raise error
+
+    monkeypatch.setattr(f"actors.{where}", stop)
+    with pytest.raises(BaseException) as caught:
+        cluster.up(home, FREE)
+    assert isinstance(caught.value, KeyboardInterrupt | NoSpaceError)
+    assert sorted(never_started.iterdir()) == before
+    assert Pack(home).find() == []
+
+
+def test_down_waits_for_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.cluster.write_text(DEAD.model_dump_json())
+    with (home.root / "up.lock").open("w") as file, ThreadPoolExecutor() as pool:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        going = pool.submit(cluster.down, home)
+        with pytest.raises(TimeoutError):
+            going.result(0.3)
+        assert home.cluster.exists()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert going.result(10) is True
+        fcntl.flock(file, fcntl.LOCK_EX)
+        monkeypatch.setattr(cluster, "_DOWN_PATIENCE_S", 0.1)
+        with pytest.raises(ConflictError, match="is starting or ending"):
+            cluster.down(home)
 
 
 def test_what_prepares_runs_before_anything_starts(home: Home) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.cluster_info import ClusterInfo
-from actors.head import Head, make_temp_dir
+from actors.head import Head, fresh_temp_dir
 from mulm.home import Home
 from mulm.settings import Settings
 
@@ -50,15 +50,22 @@ def test_the_environment_asks_for_the_token(head: Head, monkeypatch: pytest.Monk
     assert (Path(env["PYTHONPATH"].split(":")[0]) / "actors").is_dir()
 
 
-def test_the_folder_is_ours_and_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_ours_and_short(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = tmp_path / ("d" * 40)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
-    folder = make_temp_dir()
+    folder = fresh_temp_dir()
+    assert not folder.exists()
+    head.info = head.info.model_copy(update={"temp_dir": str(folder)})
+    head.make_temp_dir()
     try:
         assert folder.stat().st_mode & 0o777 == 0o700
         socket = folder / "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
         assert len(str(socket)) < 104
+        with pytest.raises(FileExistsError):
+            head.make_temp_dir()
     finally:
         folder.rmdir()
 

@@ -58,15 +58,10 @@ def test_a_run_has_one_living_job(ray: FakeDashboard) -> None:
 
 
 def test_the_entrypoint_is_quoted(ray: FakeDashboard) -> None:
-    JobClient(ray).submit(
-        "jobs.train", "run_a", Path("my file; rm.yaml"), ["name=$(x)"], {"A": "1"}, Path("/a b")
-    )
+    JobClient(ray).submit("jobs.train", "run_a", Path("my file; rm.yaml"), Path("/a b"))
     entrypoint = ray.jobs[0]["entrypoint"]
     assert entrypoint.startswith("cd '/a b' && exec ")
-    assert entrypoint.endswith(
-        " -m jobs.train --config 'my file; rm.yaml' --run run_a --set 'name=$(x)'"
-    )
-    assert ray.jobs[0]["runtime_env"] == {"env_vars": {"A": "1"}}
+    assert entrypoint.endswith(" -m jobs.train --config 'my file; rm.yaml' --run run_a")
 
 
 def test_waiting_has_a_deadline(ray: FakeDashboard) -> None:

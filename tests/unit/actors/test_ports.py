@@ -27,4 +27,4 @@ def test_zero_takes_any_free_port() -> None:
 
 def test_a_foreign_address_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"198\.51\.100\.1"):
-        choose_port("198.51.100.1", 8000, "X")
+        choose_port("198.51.100.1", choose_port("127.0.0.1", 0, "X"), "X")

@@ -1,55 +1,63 @@
-"""Events reach the ledger in order, whatever it does meanwhile; gloo gets the right interface."""
+"""A worker's context waits for the ledger for a while only; gloo gets the right interface."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.process_group import interface_of
-from actors.train_context import EventSender
-from mulm.errors import NotRunningError
-from mulm.ledger import Ledger
+import pytest
+import torch
+
+from actors import train_context
+from actors.process_group import TIMEOUT_S, interface_of
+from actors.train_context import FLUSH_TIMEOUT_S, RayTrainContext, threads_per_worker
+from mulm.store import Store
+from mulm.testing import tiny_dataset
 
 
-class Flaky(Ledger):
-    """A ledger that is away for a while."""
+class Line:
+    """An event sender whose ledger takes nothing, or all."""
 
-    is_away = False
+    is_stop_requested = False
 
-    def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        if self.is_away:
-            raise NotRunningError("away")
-        return super().append_events(run_id, events)
+    def __init__(self, answers: bool) -> None:
+        self.answers = answers
+        self.told: list[str] = []
+        self.waits_s: list[float] = []
 
+    def add(self, kind: str, data: Any) -> None:
+        self.told.append(kind)
 
-def test_no_event_is_lost_or_moved(tmp_path: Path) -> None:
-    ledger = Flaky(tmp_path / "ledger.sqlite")
-    ledger.create_run("run_a", "train", {})
-    sender = EventSender(ledger, "run_a", interval_s=60)
-    sender.add("metric", {"step": 1})
-    ledger.is_away = True
-    assert not sender.flush()
-    sender.add("metric", {"step": 2})
-    ledger.is_away = False
-    sender.add("checkpoint", {"step": 2})
-    sender.close()
-    seen = [(event.kind, event.data["step"]) for event in ledger.events("run_a")]
-    assert seen == [("metric", 1), ("metric", 2), ("checkpoint", 2)]
-    ledger.close()
+    def flush(self, timeout_s: float) -> bool:
+        self.waits_s.append(timeout_s)
+        return self.answers
 
 
-def test_the_phase_carries_a_stop_request(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.sqlite")
-    ledger.create_run("run_a", "train", {})
-    sender = EventSender(ledger, "run_a", interval_s=60)
-    sender._look_for_stop()
-    assert not sender.is_stop_requested
-    ledger.set_phase("run_a", "pausing")
-    sender._look_for_stop()
-    assert sender.is_stop_requested
-    sender.close()
-    ledger.close()
+@pytest.mark.parametrize("answers", [True, False])
+def test_only_a_checkpoint_waits_and_says_if_in_vain(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: bool
+) -> None:
+    store, line = Store(tmp_path), Line(answers)
+    context = RayTrainContext(
+        store,
+        tiny_dataset(store),
+        tmp_path,
+        torch.device("cpu"),
+        0,
+        2,
+        line,  # type: ignore[arg-type]
+    )
+    context.emit("metric", {"step": 1})
+    assert line.waits_s == []
+    context.emit("checkpoint", {"step": 1})
+    assert line.waits_s == [FLUSH_TIMEOUT_S]
+    assert FLUSH_TIMEOUT_S < TIMEOUT_S / 2, "else the others give up in their all-reduce"
+    assert ("events wait in memory" in caplog.text) is not answers
+
+
+def test_workers_of_a_machine_share_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_context, "usable_cpus", lambda: 6)
+    assert [threads_per_worker(n) for n in (1, 2, 4, 9)] == [6, 3, 1, 1]
 
 
 def test_the_interface_that_owns_the_address() -> None:

@@ -81,6 +81,31 @@ def test_validation_covers_every_target_once(store: Store, n_tokens: int) -> Non
     assert pairs == list(pairwise(range(100, 100 + n_tokens)))
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+def test_workers_share_the_validation_and_read_only_their_part(
+    store: Store, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = TokenLoader(store, dataset(store, [[0, 1]], list(range(48))), "validation", seq_len=4)
+    whole = list(loader.iter_validation(2))
+    n_read, honest = 0, loader._padded
+
+    def counted(start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal n_read
+        n_read += 1
+        return honest(start)
+
+    monkeypatch.setattr(loader, "_padded", counted)
+    for worker in range(workers):
+        mine = loader.iter_validation(2, worker, workers)
+        for number, (x_BT, y_BT) in zip(range(worker, len(whole), workers), mine, strict=True):
+            assert torch.equal(x_BT, whole[number][0])
+            assert torch.equal(y_BT, whole[number][1])
+    assert n_read == 12
+    n_read = 0
+    next(loader.iter_validation(2))
+    assert n_read == 2, "one batch in memory at a time"
+
+
 def test_wide_tokens(store: Store) -> None:
     manifest = dataset(store, [[70_000, 70_001, 5]], code="I")
     assert TokenLoader(store, manifest, seq_len=2).batch(0, 1)[1].tolist() == [[70_001, 5]]

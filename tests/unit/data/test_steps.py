@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mulm.data.steps import Steps, recall
+from mulm.data.steps import Steps, silent
 from mulm.manifest import Manifest
-from mulm.store import Store, step_key
+from mulm.store import Store
 
 
 def test_a_step_runs_once(store: Store) -> None:
@@ -26,12 +26,14 @@ def test_a_step_runs_once(store: Store) -> None:
     assert len(made) == 3
 
 
-def test_missing_blob_is_not_recalled(store: Store) -> None:
-    entry = store.put("a", b"content")
-    manifest = Manifest(kind="documents", code_version="v", config={}, blobs=(entry,))
-    store.save(manifest)
-    key = step_key("s")
-    store.remember(key, manifest.id)
-    assert recall(store, key) == manifest
-    store.discard(entry)
-    assert recall(store, key) is None
+def test_a_damaged_result_is_made_again(store: Store) -> None:
+    def make() -> Manifest:
+        blobs = (store.put("a", b"content"),)
+        return Manifest(kind="documents", code_version="v", config={}, blobs=blobs)
+
+    steps = Steps(store, silent, "v")
+    [entry] = steps.run("read", {}, make, lambda m: "").blobs
+    path = store.path(entry)
+    path.chmod(0o644)
+    path.write_bytes(b"contend")
+    assert store.read(steps.run("read", {}, make, lambda m: "").blobs[0]) == b"content"

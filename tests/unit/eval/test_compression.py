@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mulm.data.loader import TokenLoader
-from mulm.errors import DataError
+from mulm.errors import DataError, TrainingDivergedError
 from mulm.eval.compression import (
     bits_per_byte,
     sum_nats,
@@ -54,6 +54,23 @@ def test_context_is_really_seen(tmp_path: Path) -> None:
     exact = sum_nats(model, whole.iter_validation(1), torch.float32)
     sliding = sum_nats(model, with_context(pieces.iter_validation(2), 24), torch.float32)
     assert sliding == pytest.approx(exact, rel=1e-5)
+
+
+def test_progress_counts_every_token(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    told: list[tuple[int, int]] = []
+    bits_per_byte(
+        tiny_model(), store, tiny_dataset(store), seq_len=16, stride=8, batch_rows=4,
+        on_progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert len(told) > 3
+    assert told == sorted(told)
+    assert told[-1] == (149, 149)
+
+
+def test_numbers_that_are_not_finite_are_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError, match="not a finite number"):
+        to_bits_per_byte(math.nan, tiny_dataset(Store(tmp_path)))
 
 
 def test_no_validation_text_is_said(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ import pytest
 from jobs import entry
 from jobs.entry import JobContext, execute, mulm_cause, run_id_of, run_job
 from mulm.config import Frozen
-from mulm.errors import ConflictError, DataError, MulmError
+from mulm.errors import ConflictError, DataError, MulmError, NotRunningError, StoppedError
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.store import Store
 
 
 class Config(Frozen):
+    NOT_IDENTITY = frozenset({"workers"})
+
     mode: str = "ok"
+    workers: int = 1
 
 
 @pytest.fixture
@@ -54,10 +57,14 @@ def test_success(ledger: Ledger, config: str, capsys: pytest.CaptureFixture[str]
     assert run_job("probe", ["--config", config], Config, work) == 0
     [run] = ledger.runs("probe")
     assert run.id == run_id_of("probe", Config())
-    assert (run.phase, run.result, run.config) == ("succeeded", {"answer": 42}, {"mode": "ok"})
+    assert (run.phase, run.result, run.config) == (
+        "succeeded",
+        {"answer": 42},
+        {"mode": "ok", "workers": 1},
+    )
     assert capsys.readouterr().out == f'{{"run": "{run.id}", "answer": 42}}\n'
     events = [event.data.get("phase", event.kind) for event in ledger.events(run.id)]
-    assert events == ["preparing", "running", "log", "succeeded"]
+    assert events == ["running", "log", "succeeded"]
 
 
 def test_a_finished_run_is_not_repeated(ledger: Ledger, config: str) -> None:
@@ -100,10 +107,56 @@ def test_every_end_is_noted(
 
 def test_a_stopped_run_goes_on(ledger: Ledger, home: Home) -> None:
     context = JobContext("run_1", home, Store(home.store), ledger)
-    ledger.create_run("run_1", "probe", {"mode": "ok"})
+    ledger.create_run("run_1", "probe", {"mode": "ok", "workers": 1})
     ledger.set_phase("run_1", "cancelled", error={"code": "stopped"})
     assert execute("probe", Config(), work, context) == {"answer": 42}
     assert ledger.run("run_1").error is None
+
+
+def test_one_run_is_one_process(ledger: Ledger, home: Home) -> None:
+    context = JobContext("run_1", home, Store(home.store), ledger)
+
+    def again(context: JobContext, config: Config) -> dict[str, Any]:
+        with pytest.raises(ConflictError, match="works on run_1 already"):
+            execute("probe", config, work, context)
+        return {}
+
+    assert execute("probe", Config(), again, context) == {}
+    assert [e.kind for e in ledger.events("run_1")] == ["phase", "phase"]
+    assert ledger.run("run_1").phase == "succeeded"
+
+
+def test_a_run_goes_on_with_another_number_of_workers(ledger: Ledger, home: Home) -> None:
+    def stop(context: JobContext, config: Config) -> dict[str, Any]:
+        raise StoppedError("enough")
+
+    first, second = Config(workers=2), Config(workers=3)
+    assert run_id_of("probe", first) == run_id_of("probe", second)
+    context = JobContext(run_id_of("probe", first), home, Store(home.store), ledger)
+    with pytest.raises(StoppedError):
+        execute("probe", first, stop, context)
+    assert execute("probe", second, work, context) == {"answer": 42}
+    assert ledger.run(context.run_id).config == {"mode": "ok", "workers": 3}
+    assert execute("probe", first, stop, context) == {"answer": 42}
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_signal_while_success_is_noted(
+    ledger: Ledger, config: str, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    set_phase = ledger.set_phase
+
+    def interrupted(run_id: str, phase: Any, **rest: Any) -> None:
+        if phase == "succeeded" and not after:
+            os.kill(os.getpid(), signal.SIGINT)
+        set_phase(run_id, phase, **rest)
+        if phase == "succeeded" and after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ledger, "set_phase", interrupted)
+    assert run_job("probe", ["--config", config, "--run", "run_1"], Config, work) == 130
+    assert (ledger.run("run_1").phase, ledger.run("run_1").result) == ("succeeded", {"answer": 42})
+    assert run_job("probe", ["--config", config, "--run", "run_1"], Config, work) == 0
 
 
 def test_one_run_id_is_one_config(ledger: Ledger, home: Home) -> None:
@@ -149,6 +202,25 @@ def test_the_cause_is_found_through_wrappers() -> None:
     outer.worker_failures[1].cause = ours  # type: ignore[attr-defined]
     assert mulm_cause(outer) is ours
     assert mulm_cause(ValueError("y")) is None
+    controller = WrapperError()
+    controller.controller_failure = ours  # type: ignore[attr-defined]
+    assert mulm_cause(controller) is ours
     loop = MulmError("z")
     loop.__context__ = loop
     assert mulm_cause(loop) is loop
+
+
+def test_an_error_that_was_only_being_handled_is_no_cause() -> None:
+    def handling(hide: bool) -> BaseException:
+        try:
+            try:
+                raise NotRunningError("the application is not up")
+            except NotRunningError:
+                if hide:
+                    raise ZeroDivisionError from None
+                raise ZeroDivisionError  # noqa: B904 this is the point
+        except ZeroDivisionError as error:
+            return error
+
+    assert mulm_cause(handling(hide=False)) is None
+    assert mulm_cause(handling(hide=True)) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mulm.errors import CorruptError
+from mulm.errors import ConfigError, CorruptError
 from mulm.model.checkpoint import (
     checkpoints,
     load_checkpoint,
@@ -65,3 +65,12 @@ def test_keeps_the_newest(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, step, TENSORS, {})
     prune_checkpoints(tmp_path, keep=2)
     assert [load_checkpoint(path).step for path in checkpoints(tmp_path)] == [2, 10]
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    manifest = save_checkpoint(tmp_path, 4, TENSORS, {}) / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"schema_version":1', '"schema_version":2'))
+    assert manifest.read_text() != text
+    with pytest.raises(ConfigError, match="has format 2, this code reads 1"):
+        newest_checkpoint(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -36,6 +37,9 @@ class LocalEngine:
     async def is_ready(self) -> bool:
         return True
 
+    async def holds(self, _model_id: str) -> bool:
+        return True
+
 
 class ScriptedEngine:
     """Says what it is told to, in the groups it is told to."""
@@ -44,9 +48,12 @@ class ScriptedEngine:
         self.groups: list[Sequence[int]] = []
         self.end: FinishReason | Exception = "length"
         self.error: Exception | None = None
+        self.never_ends = False
         self.n_closed_early = 0
         self.requests: list[GenerateRequest] = []
         self.ready = True
+        self.n_probes = 0
+        self.held: set[str] = set()
 
     async def generate(
         self, _model_id: str, request: GenerateRequest
@@ -59,13 +66,20 @@ class ScriptedEngine:
                 yield TokenChunk(request.request_id, tuple(group))
             if isinstance(self.end, Exception):
                 raise self.end
+            if self.never_ends:
+                await asyncio.Event().wait()
             yield TokenChunk(request.request_id, (), self.end)
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             self.n_closed_early += 1
             raise
 
     async def is_ready(self) -> bool:
+        self.n_probes += 1
+        await asyncio.sleep(0)
         return self.ready
+
+    async def holds(self, model_id: str) -> bool:
+        return model_id in self.held
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +99,11 @@ def thread():
     under_test = EngineThread(engine)
     yield under_test
     under_test.stop()
+
+
+@pytest.fixture
+def key() -> str:
+    return KEY
 
 
 @pytest.fixture

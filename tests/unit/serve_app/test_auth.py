@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 
 import pytest
 
@@ -63,3 +65,51 @@ def test_known_keys_outlive_a_short_absence_of_the_ledger(ledger, verify):
     ledger.now_s += STALE_KEYS_MAX_AGE_S
     with pytest.raises(NotRunningError):
         verify("one")
+
+
+def test_after_a_quiet_hour_a_revoked_key_is_not_believed(ledger, verify):
+    verify("one")
+    ledger.digests = {}
+    ledger.now_s += STALE_KEYS_MAX_AGE_S / 2
+    with pytest.raises(AuthError):
+        verify("one")
+
+
+@pytest.mark.parametrize("error", [NotRunningError("actor 1a2b, pid 7"), RuntimeError("pid 7")])
+def test_whatever_the_ledger_raises_tells_nothing_of_its_insides(ledger, error):
+    def fetch():
+        raise error
+
+    with pytest.raises(NotRunningError) as caught:
+        asyncio.run(KeyRing(fetch, ledger.clock).verify("one"))
+    assert "pid" not in f"{caught.value.message}{caught.value.hint}"
+
+
+def test_a_ledger_that_hangs_delays_nobody_whose_key_is_known(ledger):
+    is_over = threading.Event()
+    hangs = threading.Event()
+
+    def fetch():
+        if hangs.is_set():
+            is_over.wait(20)
+        return ledger.fetch()
+
+    async def check():
+        ring = KeyRing(fetch, ledger.clock, wait_s=0.05)
+        await ring.verify("one")
+        hangs.set()
+        for _ in range(40):  # more than the executor has threads
+            ledger.now_s += KEYS_MAX_AGE_S + 1
+            assert await asyncio.wait_for(ring.verify("one"), 1.0) == "key_1"
+        assert ledger.n_calls == 1
+        with pytest.raises(AuthError):
+            await asyncio.wait_for(ring.verify("two"), 1.0)
+        is_over.set()
+        await asyncio.sleep(0.1)
+        ledger.digests = {digest_of("two"): "key_2"}
+        ledger.now_s += KEYS_MAX_AGE_S + 1
+        assert await ring.verify("two") == "key_2"
+
+    started_s = time.monotonic()
+    asyncio.run(check())
+    assert time.monotonic() - started_s < 10

@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+import socket
+
+import httpx
 import pytest
 
 from actors.cluster_info import ClusterInfo
-from mulm.errors import ConfigError
-from serve_app.deploy import DEPLOYMENTS, deploy_config, last_line, state_of
+from mulm.errors import ConfigError, NotFoundError, PortBusyError
+from mulm.home import Home
+from serve_app.deploy import (
+    DEPLOYMENTS,
+    deploy,
+    deploy_config,
+    has_proxy,
+    last_line,
+    names_model,
+    state_of,
+)
+from serve_app.keys import make_key
 from serve_app.settings import IN_PLACE, AppArgs
 
 INFO = ClusterInfo(
@@ -39,6 +52,9 @@ def test_running_means_our_config_on_healthy_deployments():
     assert state_of({}, CONFIG) == ("deploying", "starting")
     assert state_of(details(model="m@2"), CONFIG)[0] == "deploying"
     assert state_of(details(deployment="UPDATING"), CONFIG)[0] == "deploying"
+    for moving in ("UPSCALING", "DOWNSCALING"):
+        assert state_of(details(deployment=moving), CONFIG)[0] == "running"
+        assert state_of(details(deployment=moving, model="m@2"), CONFIG)[0] == "deploying"
     assert state_of(details(status="DEPLOYING"), CONFIG)[0] == "deploying"
 
 
@@ -51,6 +67,61 @@ def test_the_last_line_of_a_traceback_names_the_error():
     assert last_line(words) == "NotFoundError: no model 'x@9'"
     assert last_line("a\nb\n") == "b"
     assert last_line("") == "no reason given"
+
+
+def test_running_streams_of_a_replica_that_ends_have_their_time():
+    config = deploy_config(INFO, AppArgs(model="m@1", request_timeout_s=7.0))
+    for deployment in config["applications"][0]["deployments"]:
+        assert deployment["graceful_shutdown_timeout_s"] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("body", "is_ours"),
+    [
+        ('{"data": [{"id": "m", "root": "m@1"}]}', True),
+        ('{"data": [{"id": "m", "root": "m@2"}]}', False),
+        ('{"data": [{"id": "m"}]}', False),
+        ('{"data": []}', False),
+        ('{"status": "ready"}', False),
+        ("[]", False),
+        ("<html>", False),
+    ],
+)
+def test_a_strangers_answer_is_not_ours(body, is_ours):
+    assert names_model(httpx.Response(200, text=body), AppArgs(model="m@1")) == is_ours
+
+
+@pytest.fixture
+def home(tmp_path):
+    home = Home(tmp_path / "home").create()
+    home.api_key.write_text(make_key()[1])
+    return home
+
+
+class SilentDashboard:
+    """Serve was never started; nothing may be put."""
+
+    def __init__(self, *_args):
+        pass
+
+    def request(self, method, _path, _body=None, **_options):
+        assert method == "GET"
+        return {"applications": {}, "proxies": {}}
+
+
+def test_a_port_that_was_taken_since_up_is_named(home, monkeypatch):
+    monkeypatch.setattr("serve_app.deploy.Dashboard", SilentDashboard)
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        info = INFO.model_copy(update={"http_port": stranger.getsockname()[1]})
+        with pytest.raises(PortBusyError, match="is taken by"):
+            deploy(info, "token", AppArgs(model="m@1"), home=home)
+    assert has_proxy({"proxies": {"node": {"status": "HEALTHY"}}})
+
+
+def test_a_key_that_is_gone_is_named_before_anything_is_deployed(home):
+    home.api_key.unlink()
+    with pytest.raises(NotFoundError, match="no API key"):
+        deploy(INFO, "token", AppArgs(model="m@1"), home=home)
 
 
 def test_a_deployment_needs_a_model():

@@ -5,16 +5,23 @@ import asyncio
 import pytest
 
 from mulm.engine.fake import FakeModel, fake_cache
-from mulm.errors import ConfigError, NotRunningError, OverloadedError
+from mulm.errors import ConfigError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams
+from serve_app.engine_client import ModelChangingError
 from serve_app.engine_host import EngineHost
+
+KEEP_S = 0.3
 
 REQUEST = GenerateRequest("a", (1, 2), SamplingParams(max_tokens=40, temperature=0))
 
 
 @pytest.fixture
 def host():
-    return EngineHost(lambda args: (f"id of {args.model}", FakeModel()), make_cache=fake_cache)
+    return EngineHost(
+        lambda args: (f"id of {args.model}", FakeModel()),
+        keep_previous_s=KEEP_S,
+        make_cache=fake_cache,
+    )
 
 
 async def collect(host, model_id, request=REQUEST):
@@ -41,9 +48,34 @@ def test_another_model_is_taken_over_without_dropping_a_request(host):
         await host.reconfigure({"model": "m@2"})
         rest = [chunk async for chunk in running]
         assert sum(len(c.token_ids) for c in (first, *rest)) == 40
-        with pytest.raises(OverloadedError):
-            await collect(host, "id of m@1")
+        assert await collect(host, "id of m@1"), "the ingress has not switched yet"
         assert await collect(host, "id of m@2")
+        assert (await host.load())["model_id"] == "id of m@2"
+        await asyncio.sleep(KEEP_S + 0.1)
+        with pytest.raises(ModelChangingError):
+            await collect(host, "id of m@1")
+
+    asyncio.run(check())
+
+
+def test_the_same_config_again_builds_no_second_engine():
+    opened = []
+
+    def open_model(args):
+        opened.append(args.model)
+        return f"id of {args.model}", FakeModel()
+
+    host = EngineHost(open_model, make_cache=fake_cache)
+
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        await host.reconfigure({"model": "m@1"})
+        await host.reconfigure({"model": "m@1", "request_timeout_s": 5.0})
+        assert opened == ["m@1"]
+        await host.reconfigure({"model": "m@2"})
+        await host.reconfigure({"model": "m@1"})
+        await asyncio.sleep(0)
+        assert await collect(host, "id of m@1")
 
     asyncio.run(check())
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 import time
 from contextlib import aclosing
 
@@ -19,7 +21,15 @@ class SlowModel(FakeModel):
     step_s = 0.002
     is_broken = False
 
+    def __init__(self, config):
+        super().__init__(config)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.is_inside = threading.Event()
+
     def decode(self, ids_B, cache, slots_B, positions_B):
+        self.is_inside.set()
+        self.gate.wait(30)
         time.sleep(self.step_s)
         if self.is_broken:
             raise RuntimeError("device lost")
@@ -54,14 +64,18 @@ async def until_idle(thread):
     pytest.fail("a slot is still held")
 
 
-def test_tokens_are_those_of_the_engine_in_few_chunks(thread):
+def test_tokens_are_those_of_the_engine_in_few_chunks(model):
+    clock = itertools.count(0, 0.01)  # each look at the clock, one a step, finds 10 ms gone
+    engine = Engine(model, n_slots=2, make_cache=fake_cache)
+    thread = EngineThread(engine, flush_interval_s=0.1, clock=lambda: next(clock))
     chunks = asyncio.run(collect(thread, request()))
+    thread.stop()
     alone = Engine(FakeModel(), n_slots=1, make_cache=fake_cache).generate([request()])["a"]
     assert sum((c.token_ids for c in chunks), ()) == alone.token_ids
     assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1].finish_reason == "length"
     assert len(chunks[0].token_ids) == 1, "the first token goes at once"
-    assert len(chunks) < 25, "the others go in groups"
+    assert len(chunks) <= 2 + 50 * 2 // 10, "the others go in groups"
 
 
 def test_a_consumer_that_leaves_frees_its_slot(thread):
@@ -120,17 +134,37 @@ def test_a_stuck_step_is_unhealthy_and_an_idle_engine_is_not(model):
     thread = EngineThread(Engine(model, n_slots=1, make_cache=fake_cache), clock=clock)
     clock.now_s = 1000.0
     thread.check_health()
-    model.step_s = 0.5
+    model.gate.clear()
 
     async def check():
         async with aclosing(thread.generate(request(max_tokens=5))) as chunks:
             await anext(chunks)
+            await asyncio.to_thread(model.is_inside.wait, 10)
             clock.now_s = 2000.0
             with pytest.raises(NotRunningError, match="no step"):
                 thread.check_health()
+            model.gate.set()
 
     asyncio.run(check())
     thread.stop()
+
+
+def test_whoever_comes_while_the_thread_dies_is_answered(thread, model):
+    def die():
+        model.is_broken = True
+        model.gate.set()
+        time.sleep(0.3)  # time enough to fail and to look into the inbox
+
+    async def check():
+        model.gate.clear()
+        first = asyncio.create_task(collect(thread, request("first")))
+        await asyncio.to_thread(model.is_inside.wait, 10)
+        thread._inbox = SlowInbox(thread._inbox, die)
+        for running in (asyncio.create_task(collect(thread, request("late"))), first):
+            with pytest.raises(NotRunningError):
+                await asyncio.wait_for(running, 5.0)
+
+    asyncio.run(check())
 
 
 def test_retiring_finishes_what_runs_and_takes_nothing_new(thread):
@@ -154,3 +188,17 @@ def test_stopping_ends_consumers_with_an_error(thread):
             await running
 
     asyncio.run(check())
+
+
+class SlowInbox:
+    """An inbox that one command enters slowly."""
+
+    def __init__(self, inner, before_put):
+        self._inner = inner
+        self._before_put = before_put
+        self.get, self.empty = inner.get, inner.empty
+
+    def put(self, command):
+        before_put, self._before_put = self._before_put, lambda: None
+        before_put()
+        self._inner.put(command)

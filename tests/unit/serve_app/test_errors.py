@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from mulm.errors import AuthError, OverloadedError, error_classes
-from serve_app.errors import STATUS_BY_CODE, error_body, error_response, status_of
+from serve_app.errors import (
+    STATUS_BY_CODE,
+    STATUS_BY_REQUEST_CODE,
+    error_body,
+    error_response,
+    status_of,
+)
 from serve_app.service import ModelNotFoundError
 
 
@@ -29,3 +38,19 @@ def test_a_special_error_has_the_status_of_its_family():
 def test_headers_that_tell_clients_what_to_do():
     assert error_response(OverloadedError("x")).headers["retry-after"] == "1"
     assert error_response(AuthError("x")).headers["www-authenticate"] == "Bearer"
+
+
+def test_codes_of_http_alone_are_frozen_and_on_the_page():
+    assert STATUS_BY_REQUEST_CODE == {
+        "invalid_json": 400,
+        "invalid_value": 400,
+        "unknown_parameter": 400,
+        "unsupported_parameter": 400,
+        "model_not_found": 404,
+        "method_not_allowed": 405,
+        "request_too_large": 413,
+    }
+    page = (Path(__file__).parents[3] / "docs/errors.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d+|its own) \| [^|]+ \|$", page, re.M))
+    assert rows.pop("http_error") == "its own"
+    assert {code: int(status) for code, status in rows.items()} == STATUS_BY_REQUEST_CODE

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 from starlette.routing import BaseRoute
 
+from mulm.chat import Message, render
 from mulm.errors import (
     ContextLengthError,
     MulmError,
@@ -146,6 +148,84 @@ def test_a_missed_deadline_is_504(scripted, scripted_app, raw):
     scripted.groups, scripted.end = [[300]], "deadline"
     reply = call(scripted_app, raw, "POST", URL, json=CHAT)
     assert (reply.status_code, error_of(reply)["code"]) == (504, "deadline_exceeded")
+
+
+@pytest.mark.parametrize("groups", [[], [[300]]])
+def test_an_engine_that_is_stuck_is_given_up_at_the_deadline(scripted, served, keys, raw, groups):
+    scripted.groups, scripted.never_ends = groups, True
+    soon = dataclasses.replace(served, request_timeout_s=0.2)
+    reply = call(make_app(Service(scripted, soon), keys), raw, "POST", URL, json=CHAT)
+    assert (reply.status_code, error_of(reply)["code"]) == (504, "deadline_exceeded")
+    assert scripted.n_closed_early == 1
+
+
+LONG = [{"role": "user", "content": "the fox " * 200}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (URL, CHAT | {"max_tokens": 999}, "max_tokens"),
+        (URL, CHAT | {"max_completion_tokens": 999}, "max_completion_tokens"),
+        (URL, CHAT | {"messages": LONG}, "messages"),
+        (URL, CHAT | {"messages": LONG, "max_tokens": 9}, "messages"),
+        ("/v1/completions", {"model": "tiny", "prompt": [40] * 200}, "prompt"),
+    ],
+)
+def test_what_does_not_fit_is_blamed_on_what_the_client_sent(scripted_app, raw, path, body, param):
+    reply = call(scripted_app, raw, "POST", path, json=body)
+    error = error_of(reply)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+
+
+def test_a_default_takes_no_more_than_is_left(scripted, scripted_app, raw):
+    body = {"model": "tiny", "prompt": [40] * 190}
+    assert call(scripted_app, raw, "POST", "/v1/completions", json=body).is_success
+    assert scripted.requests[0].sampling.max_tokens == 10
+
+
+def test_the_engine_knows_the_requests_own_id(scripted, scripted_app, raw, caplog):
+    with caplog.at_level("INFO", logger="serve_app"):
+        reply = call(scripted_app, raw, "POST", URL, json=CHAT | {"n": 2})
+    request_id = reply.headers["x-request-id"]
+    ids = {request.request_id for request in scripted.requests}
+    assert len(ids) == 2
+    assert all(one.startswith(request_id) for one in ids)
+    assert f"request={request_id} key=key_1" in caplog.text
+
+
+def test_a_conversation_begins_as_a_document_did_in_training(
+    scripted, scripted_app, raw, tokenizer
+):
+    call(scripted_app, raw, "POST", URL, json=CHAT)
+    [request] = scripted.requests
+    turn = [Message(role="user", content="hi")]
+    assert request.prompt_ids == (tokenizer.end_of_text_id, *render(turn, tokenizer))
+
+
+def test_the_old_model_answers_until_an_engine_holds_the_new(scripted, served):
+    new = dataclasses.replace(served, ref="tiny@2", model_id="mdl_2")
+
+    async def check():
+        service = Service(scripted, served)
+        change = asyncio.create_task(service.take_over(new, poll_s=0.001))
+        await asyncio.sleep(0.05)
+        assert service.current() is served
+        scripted.held.add("mdl_2")
+        await asyncio.wait_for(change, 5)
+        assert service.current() is new
+
+    asyncio.run(check())
+
+
+def test_readiness_needs_no_more_than_one_question_a_second(scripted, scripted_app, raw):
+    async def check():
+        async with raw(scripted_app) as client:
+            replies = await asyncio.gather(*[client.get("/readyz") for _ in range(20)])
+        assert all(reply.is_success for reply in replies)
+
+    asyncio.run(check())
+    assert scripted.n_probes == 1
 
 
 def test_readiness_follows_model_and_engine(scripted, served, keys, raw):

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import re
 import stat
 
 import pytest
 
-from mulm.errors import CorruptError
+from mulm.errors import AuthError, CorruptError, NotFoundError
 from mulm.home import Home
 from mulm.ledger import Ledger
-from serve_app.auth import digest_of
+from serve_app.auth import KeyRing, digest_of
 from serve_app.keys import ensure_first_key, make_key, read_first_key
 
 
@@ -53,9 +54,15 @@ def test_a_lost_ledger_learns_the_key_again(home, facts, tmp_path):
 
 def test_a_lost_file_gets_a_new_key(home, facts):
     ensure_first_key(home, facts)
+    facts.add_key("key_other", "d", "other")
+    old = read_first_key(home)
     home.api_key.unlink()
+    with pytest.raises(NotFoundError, match="no API key"):
+        read_first_key(home)
     assert ensure_first_key(home, facts)
-    assert digest_of(read_first_key(home)) in facts.key_digests()
+    assert facts.key_digests().keys() == {digest_of(read_first_key(home)), "d"}
+    with pytest.raises(AuthError):
+        asyncio.run(KeyRing(facts.key_digests).verify(old))
 
 
 def test_a_file_with_something_else_is_refused(home, facts):

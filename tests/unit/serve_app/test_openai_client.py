@@ -123,20 +123,3 @@ def test_errors_arrive_as_the_clients_own_classes(app, client):
         assert bad_id.value.param == "prompt"
 
     run(check())
-
-
-def test_a_client_that_stops_reading_frees_its_slot(app, client, thread):
-    async def check():
-        stream = await client(app).completions.create(
-            model="tiny", prompt="x", max_tokens=190, stream=True, seed=1
-        )
-        async for _ in stream:
-            break
-        await stream.close()
-        for _ in range(100):
-            if thread.n_unfinished == 0:
-                return
-            await asyncio.sleep(0.01)
-        pytest.fail("the slot is still held")
-
-    run(check())

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mulm.config import parse_config
+from mulm.config import load_config, parse_config
 from mulm.errors import ConfigError, DeviceError, UnknownNameError
-from mulm.train.config import ScheduleConfig, TrainConfig
+from mulm.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from mulm.train.device import choose_device, choose_precision
 from mulm.train.schedule import lr_scale
 
@@ -27,6 +27,10 @@ GOOD = {"name": "demo", "dataset": "sample"}
         ({"name": "No Name"}, "name: 'No Name' is not a valid name"),
         ({"dataset": "a@b@c"}, "dataset: "),
         ({"steps": "many"}, "steps: "),
+        ({"model": {"max_seq_len": 64}}, "model.max_seq_len .64. is less than seq_len .256."),
+        ({"model": {"n_heads": "many"}}, "model.n_heads: "),
+        ({"model": {"n_heads": 5}}, "model: n_heads .5. must be a multiple"),
+        ({"model": {"vocab_size": 9}}, "model.vocab_size is that of the dataset"),
         ({"schedule": {"warmup": 0.6, "decay": 0.6}}, "schedule: .*exceed the run"),
     ],
 )
@@ -45,9 +49,33 @@ def test_shape_follows_preset_and_overrides() -> None:
     config = parse_config(TrainConfig, GOOD | {"model": {"n_layers": 2}, "seq_len": 1024})
     shape = config.shape(512)
     assert (shape.n_layers, shape.vocab_size, shape.max_seq_len) == (2, 512, 1024)
-    with pytest.raises(UnknownNameError) as error:
-        parse_config(TrainConfig, GOOD | {"model": {"n_layer": 2}}).shape(512)
+
+
+def test_unknown_presets_and_fields_are_named_before_anything_starts() -> None:
+    with pytest.raises(UnknownNameError, match="dmo") as error:
+        load_config(TrainConfig, None, ["name=a", "dataset=b", "preset=dmo"])
+    assert "demo" in error.value.hint
+    with pytest.raises(UnknownNameError, match=r"model\.n_layer") as error:
+        load_config(TrainConfig, None, ["name=a", "dataset=b", "model.n_layer=2"])
     assert "n_layers" in error.value.hint
+
+
+def test_a_longer_window_raises_an_automatic_limit_only() -> None:
+    assert parse_config(TrainConfig, GOOD | {"seq_len": 1024}).shape(512).max_seq_len == 1024
+    chosen = {"seq_len": 16, "model": {"max_seq_len": 64}}
+    assert parse_config(TrainConfig, GOOD | chosen).shape(512).max_seq_len == 64
+
+
+def test_the_rate_that_stands_for_the_run() -> None:
+    assert OptimizerConfig(matrix_lr=0.03, embedding_lr=0.002).lr == 0.03
+    assert OptimizerConfig(kind="adamw", matrix_lr=0.03, embedding_lr=0.002).lr == 0.002
+
+
+def test_what_a_resume_may_change_is_frozen() -> None:
+    assert sorted(TrainConfig.NOT_IDENTITY) == [
+        "checkpoint_every", "device", "keep_checkpoints", "log_every", "validate_every", "workers",
+    ]  # fmt: skip
+    assert set(TrainConfig.model_fields) > TrainConfig.NOT_IDENTITY
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from mulm.errors import (
     ConfigError,
     CorruptError,
+    NoSpaceError,
     StoppedError,
     TokenizerMismatchError,
     TrainingDivergedError,
@@ -20,7 +23,8 @@ from mulm.model.checkpoint import checkpoints, load_checkpoint
 from mulm.model.stored import load_model
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
-from mulm.train import loop
+from mulm.train import checkpoint_writer, loop
+from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import TrainResult, train
@@ -148,6 +152,7 @@ def test_finished_run_is_not_repeated(store: Store, dataset: Manifest, tmp_path:
     assert first is not None
     assert again is not None
     assert again.model_id == first.model_id
+    assert again.tokens_per_s is None
     assert not curve(events)
 
 
@@ -187,6 +192,19 @@ def test_another_configuration_is_refused(store: Store, dataset: Manifest, tmp_p
         run(make_config(seed=1), store, dataset, tmp_path / "run")
 
 
+def test_a_run_keeps_the_precision_that_it_began_with(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = make_config(precision="auto")
+    monkeypatch.setattr(states, "choose_precision", lambda asked, device: ("fp32", "here"))
+    run(auto, store, dataset, tmp_path / "run", kill_at=6)
+    monkeypatch.setattr(states, "choose_precision", lambda asked, device: ("bf16", "elsewhere"))
+    with pytest.raises(ConfigError, match="precision: the run began with 'auto', not 'bf16'"):
+        run(make_config(precision="bf16"), store, dataset, tmp_path / "run")
+    _, events = run(auto, store, dataset, tmp_path / "run")
+    assert any("fp32 (as the run began)" in data.get("text", "") for _, data in events)
+
+
 def test_another_dataset_is_refused(store: Store, dataset: Manifest, tmp_path: Path) -> None:
     run(make_config(), store, dataset, tmp_path / "run", kill_at=6)
     with pytest.raises(ConfigError, match="dataset"):
@@ -207,6 +225,7 @@ def test_one_bad_step_is_skipped(
     result, events = run(make_config(), store, dataset, tmp_path / "run")
     assert result is not None
     assert 3 not in {step for step, numbers in curve(events).items() if "loss" in numbers}
+    assert store.load(result.model_id).counts["tokens"] == 11 * 128
     assert any("step 3 skipped" in data.get("text", "") for _, data in events)
 
 
@@ -216,6 +235,50 @@ def test_lasting_divergence_ends_the_run(
     break_loss(monkeypatch, first=3, last=99)
     with pytest.raises(TrainingDivergedError, match="until step 7"):
         run(make_config(), store, dataset, tmp_path / "run")
+
+
+def test_a_broken_validation_is_divergence(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "sum_nats", lambda *_: float("nan"))
+    with pytest.raises(TrainingDivergedError, match="held-out"):
+        run(make_config(), store, dataset, tmp_path / "run")
+
+
+def test_a_full_disk_ends_the_run(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise NoSpaceError("full")
+
+    monkeypatch.setattr(checkpoint_writer, "save_checkpoint", full)
+    with pytest.raises(NoSpaceError, match="full"):
+        run(make_config(), store, dataset, tmp_path / "run")
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(keep_checkpoints=9)
+    run(config, store, dataset, tmp_path / "plain")
+    honest, may_write, n_asked = checkpoint_writer.save_checkpoint, Event(), count(1)
+
+    def slow(*arguments: Any) -> Any:
+        assert may_write.wait(10), "training waited for the checkpoint of step 4"
+        return honest(*arguments)
+
+    def is_stopping() -> bool:
+        if next(n_asked) == 7:
+            may_write.set()
+        return False
+
+    monkeypatch.setattr(checkpoint_writer, "save_checkpoint", slow)
+    folder, device = tmp_path / "slow", torch.device("cpu")
+    train(config, LocalContext(store, dataset, folder, device, lambda *_: None, is_stopping))
+    pairs = [checkpoints(tmp_path / name / "checkpoints") for name in ("plain", "slow")]
+    for plain, late in zip(*pairs, strict=True):
+        for file in ("tensors.safetensors", "state.json"):
+            assert (plain / file).read_bytes() == (late / file).read_bytes()
 
 
 def break_loss(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:

@@ -1,0 +1,37 @@
+"""What a run is beside its config: another dataset or another training loop is another run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import identity
+from jobs.entry import run_id_of
+from jobs.identity import train_identity
+from mulm.ledger import Ledger
+from mulm.store import Store
+from mulm.testing import tiny_dataset
+from mulm.train.config import TrainConfig
+
+CONFIG = TrainConfig(name="tiny", dataset="tiny")
+
+
+def test_a_training_run_is_its_dataset_and_its_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ledger = Store(tmp_path / "store"), Ledger(tmp_path / "ledger.sqlite")
+
+    def id_now(config: TrainConfig = CONFIG) -> str:
+        return run_id_of("train", config, train_identity(config, ledger, store))
+
+    ledger.publish("dataset", "tiny", tiny_dataset(store).id)
+    first = id_now()
+    assert id_now(CONFIG.model_copy(update={"workers": 2, "log_every": 1})) == first
+    assert id_now(CONFIG.model_copy(update={"precision": "fp32"})) != first
+    monkeypatch.setattr(identity, "TRAIN_VERSION", identity.TRAIN_VERSION + 1)
+    second = id_now()
+    assert second != first
+    ledger.publish("dataset", "tiny", tiny_dataset(store, n_train=500).id)
+    assert id_now() not in {first, second}
+    ledger.close()

@@ -1,0 +1,126 @@
+"""The driver of a training run: what it refuses before workers start, and what it tries again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+import ray
+
+from actors.train_context import WorkerOutcome
+from jobs import train as job
+from jobs.entry import JobContext
+from jobs.train import MAX_RESTARTS, check_room, explain_failure, fit_again_if_lost, run_training
+from mulm.errors import (
+    ConfigError,
+    CorruptError,
+    DataError,
+    DeviceError,
+    JobFailedError,
+    MulmError,
+    NoSpaceError,
+)
+from mulm.home import Home
+from mulm.ledger import Ledger
+from mulm.store import Store
+from mulm.testing import TINY_SHAPE, tiny_dataset
+from mulm.train.config import TrainConfig
+
+CONFIG = TrainConfig(name="a", dataset="tiny", model=TINY_SHAPE, seq_len=64, batch_tokens=128)
+
+
+@pytest.fixture
+def context(home: Home) -> Iterator[JobContext]:
+    ledger = Ledger(home.ledger)
+    ledger.create_run("run_t", "train", {})
+    yield JobContext("run_t", home, Store(home.store), ledger)
+    ledger.close()
+
+
+def failing(errors: list[MulmError]) -> Any:
+    def fit() -> WorkerOutcome:
+        if errors:
+            raise errors.pop(0)
+        return WorkerOutcome(result={"steps": 1})
+
+    return fit
+
+
+def test_lost_workers_are_replaced_a_few_times(context: JobContext) -> None:
+    lost: list[MulmError] = [JobFailedError("lost") for _ in range(MAX_RESTARTS)]
+    assert fit_again_if_lost(failing(lost), context).result == {"steps": 1}
+    texts = [event.data["text"] for event in context.facts.events("run_t")]
+    assert len(texts) == MAX_RESTARTS
+    assert texts[-1] == "lost; starting again (3 of 3)"
+    lost = [JobFailedError("lost") for _ in range(MAX_RESTARTS + 1)]
+    with pytest.raises(JobFailedError):
+        fit_again_if_lost(failing(lost), context)
+
+
+@pytest.mark.parametrize("error", [NoSpaceError("full"), CorruptError("bad"), DataError("small")])
+def test_an_error_of_ours_is_final(context: JobContext, error: MulmError) -> None:
+    errors = [error, error]
+    with pytest.raises(type(error)):
+        fit_again_if_lost(failing(errors), context)
+    assert len(errors) == 1
+
+
+def test_the_error_of_the_rank_that_met_it_is_found() -> None:
+    peers = {0: RuntimeError("connection closed"), 1: CorruptError("bad shard", hint="build again")}
+    failure = ray.train.WorkerGroupError("two failed", peers)
+    assert explain_failure(failure) is peers[1]
+    lost = explain_failure(ray.train.WorkerGroupError("one died", {1: RuntimeError("died")}))
+    assert isinstance(lost, JobFailedError)
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "error"), [(3, "cpu", ConfigError), (2, "cuda", DeviceError)]
+)
+def test_more_workers_than_room_are_refused(
+    workers: int, device: str, error: type[MulmError]
+) -> None:
+    check_room(1, device, {"CPU": 2.0, "GPU": 1.0})
+    with pytest.raises(error, match=f"workers: {workers}"):
+        check_room(workers, device, {"CPU": 2.0, "GPU": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [("short", DataError), ("flip", CorruptError), ("nothing held out", DataError)],
+)
+def test_a_useless_dataset_is_refused_before_workers_start(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch, damage: str, error: type[MulmError]
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(job, "_make_trainer", lambda _: pytest.fail("a group was made"))
+    dataset = tiny_dataset(context.store, n_train=40 if damage == "short" else 2000)
+    if damage == "nothing held out":
+        dataset = dataset.model_copy(update={"counts": {"vocab_size": 64}})
+        context.store.save(dataset)
+    if damage == "flip":
+        path: Path = context.store.path(dataset.blob("train-00000.bin"))
+        path.chmod(0o644)
+        path.write_bytes(b"\0" * path.stat().st_size)
+    context.facts.publish("dataset", "tiny", dataset.id)
+    with pytest.raises(error):
+        run_training(context, CONFIG)
+
+
+def test_stopping_waits_for_the_workers_for_a_while(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "STOP_TIMEOUT_S", 0.3)
+    ending = Event()
+    thread = Thread(target=ending.wait, daemon=True)
+    thread.start()
+    started_s = time.monotonic()
+    job._stop(thread, context)
+    assert 0.3 <= time.monotonic() - started_s < 5
+    assert context.facts.run("run_t").phase == "pausing"
+    ending.set()
+    job._stop(thread, context)
+    assert not thread.is_alive()

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from jobs.up import _prepare
+from mulm.home import Home
+from mulm.ledger import Ledger
+from mulm.run_lock import run_lock
+
+
+def test_a_run_of_a_living_process_is_not_lost(home: Home) -> None:
+    with Ledger(home.ledger) as ledger, run_lock(home, "run_here"):
+        for run_id in ("run_here", "run_lost"):
+            ledger.create_run(run_id, "train", {})
+            ledger.set_phase(run_id, "running")
+        _prepare(home)
+        assert ledger.run("run_here").phase == "running"
+        assert ledger.run("run_lost").phase == "failed"

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mulm import ledger as ledgers
+from mulm.errors import ConfigError, CorruptError, DeadlineError, NoSpaceError
+from mulm.ledger import Ledger
+from mulm.sqlite_errors import named_errors
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(CorruptError, match="is damaged") as caught:
+        Ledger(path)
+    assert "move it away" in caught.value.hint
+
+
+def test_damage_in_the_middle(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.create_run("run_1", "train", {})
+        ledger.append_events("run_1", [("log", {"text": "x" * 1000}) for _ in range(100)])
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with pytest.raises(CorruptError, match="is damaged"), Ledger(path) as ledger:
+        ledger.events("run_1")
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.create_run("run_1", "train", {})
+        [[n_pages]] = ledger._db.execute("PRAGMA page_count")
+        ledger._db.execute(f"PRAGMA max_page_count={n_pages}")
+        with pytest.raises(NoSpaceError, match="no space left"):
+            ledger.append_events("run_1", [("log", {"text": "x" * 100_000})])
+        assert ledger.events("run_1") == []
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot write"):
+        Ledger(tmp_path)
+
+
+def test_a_busy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.sqlite"
+    monkeypatch.setattr(ledgers, "BUSY_TIMEOUT_S", 0.01)
+    with Ledger(path) as ledger, closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DeadlineError, match="another process"):
+            ledger.create_run("run_1", "train", {})
+
+
+def test_our_own_mistakes_pass_through(tmp_path: Path) -> None:
+    with (
+        closing(sqlite3.connect(tmp_path / "x")) as database,
+        pytest.raises(sqlite3.OperationalError),
+        named_errors(tmp_path),
+    ):
+        database.execute("SELECT nonsense")
