@@ -102,7 +102,7 @@ class Journey:
         values = {name: value for name, value in given.items() if value is not None}
         args = parse_config(AppArgs, {"model": version.ref} | values)
         with self._progress.timed("serve") as say:
-            deploy(info, read_token(self._home), args, report=self._progress.note)
+            deploy(info, read_token(self._home), args, home=self._home, report=self._progress.note)
             say(f"{info.api_url}/v1, key in {self._home.api_key}")
         return {
             "model": version.ref,

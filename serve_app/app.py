@@ -29,6 +29,9 @@ INGRESS = "ingress"
 _RESERVED_CPUS = 0
 _INGRESS_MAX_ONGOING = 1000
 _INGRESS_MAX_QUEUED = 200
+_OWN_QUESTIONS = 2
+"""Places in the engine's line for the ingress itself: is it ready, and which model has it."""
+
 _HEALTH_PERIOD_S = 1.0
 """Three failures in a row replace a replica: a broken engine is gone within seconds."""
 
@@ -76,7 +79,7 @@ def build(args: AppArgs) -> Application:
         },
         # Twice the slots: a finished sequence finds its successor in the engine's own line.
         max_ongoing_requests=2 * args.n_slots,
-        max_queued_requests=args.max_queued,
+        max_queued_requests=args.max_queued + _OWN_QUESTIONS,
         health_check_period_s=_HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=args.request_timeout_s,
     ).bind()

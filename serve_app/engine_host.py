@@ -46,6 +46,7 @@ class EngineHost:
         self._args: AppArgs | None = None
         self._model_id = ""
         self._threads: dict[str, EngineThread] = {}
+        self._retirements: dict[str, asyncio.TimerHandle] = {}
         self._loading = asyncio.Lock()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
@@ -61,9 +62,11 @@ class EngineHost:
             previous, self._model_id, self._args = self._model_id, model_id, args
             if model_id not in self._threads:
                 self._threads[model_id] = EngineThread(engine)
+        if model_id in self._retirements:
+            self._retirements.pop(model_id).cancel()
         if previous not in ("", model_id):
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._keep_previous_s, self._retire, previous)
+            later = asyncio.get_running_loop().call_later
+            self._retirements[previous] = later(self._keep_previous_s, self._retire, previous)
         _log.info("model loaded model=%s slots=%d", model_id, args.n_slots)
 
     async def generate(
@@ -98,8 +101,8 @@ class EngineHost:
             thread.stop()
 
     def _retire(self, model_id: str) -> None:
-        if model_id != self._model_id and model_id in self._threads:
-            self._threads.pop(model_id).retire()
+        del self._retirements[model_id]
+        self._threads.pop(model_id).retire()
 
     def _open_engine(self, args: AppArgs) -> tuple[str, Engine]:
         model_id, model = self._open_model(args)

@@ -72,9 +72,18 @@ def test_the_same_config_again_builds_no_second_engine():
         await host.reconfigure({"model": "m@1"})
         await host.reconfigure({"model": "m@1", "request_timeout_s": 5.0})
         assert opened == ["m@1"]
-        await host.reconfigure({"model": "m@2"})
+
+    asyncio.run(check())
+
+
+def test_a_model_that_came_back_is_not_ended_by_its_first_leaving(host):
+    async def check():
         await host.reconfigure({"model": "m@1"})
-        await asyncio.sleep(0)
+        await host.reconfigure({"model": "m@2"})
+        await asyncio.sleep(KEEP_S / 2)
+        await host.reconfigure({"model": "m@1"})
+        await host.reconfigure({"model": "m@2"})
+        await asyncio.sleep(KEEP_S * 0.7)
         assert await collect(host, "id of m@1")
 
     asyncio.run(check())
