@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from actors.cluster import connect
 from actors.cluster_info import ClusterInfo, read_token
-from actors.job_client import JobClient, JobWatch, reconcile
-from actors.owned_facts import owned_facts
+from actors.job_client import JobClient, JobWatch, lost_run_error
+from actors.write_fact import write_fact
 from jobs.chat_client import ChatClient
 from jobs.entry import Identity, is_finished, run_id_of
 from jobs.follow import follow, known_run, last_seq
@@ -86,8 +86,7 @@ class Journey:
         """Point an alias to a model version."""
         version = self._facts.resolve("model", parse_ref(model))
         with self._progress.timed("register") as say:
-            with owned_facts(self._home) as facts:
-                facts.set_alias("model", version.name, alias, version.number)
+            write_fact(self._home, "set_alias", "model", version.name, alias, version.number)
             say(f"{version.ref} is {version.name}@{alias}")
         return version
 
@@ -164,8 +163,9 @@ class Journey:
         """A process that was killed could not say so itself."""
         run = known_run(self._facts, run_id)
         if run is not None and not run.has_ended and not is_held(self._home, run_id):
-            with owned_facts(self._home) as facts:
-                reconcile(facts, run, jobs.newest(run_id))
+            error = lost_run_error(jobs.newest(run_id))
+            told = {"code": error.code, "message": error.message, "hint": error.hint}
+            write_fact(self._home, "set_phase", run_id, "failed", error=told)
 
 
 def _connected(home: Home) -> ClusterInfo | None:

@@ -19,7 +19,8 @@ import pytest
 from actors import cluster as cluster_life
 from actors.job_client import reconcile
 from actors.processes import Pack
-from mulm.errors import ConflictError
+from actors.write_fact import write_fact
+from mulm.errors import ConflictError, NotFoundError
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.settings import Settings
@@ -246,3 +247,12 @@ def test_down_leaves_nothing_and_what_a_crash_left_is_cleared(home: Home) -> Non
     if shared_before:
         assert set(os.listdir("/dev/shm")) <= shared_before
     assert cluster_life.down(home) is False
+
+
+def test_a_fact_is_written_from_outside(cluster) -> None:
+    write_fact(cluster.home, "create_run", "run_outside", "train", {})
+    write_fact(cluster.home, "set_phase", "run_outside", "failed", error={"code": "internal"})
+    with Ledger(cluster.home.ledger) as ledger:
+        assert ledger.run("run_outside").phase == "failed"
+    with pytest.raises(NotFoundError, match="run_nowhere"):
+        write_fact(cluster.home, "set_phase", "run_nowhere", "failed")
