@@ -9,26 +9,52 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 import psutil
 import ray.util
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+from ray.train.torch.config import (
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 TIMEOUT_S = 60
 """How long a worker waits in a collective for its peers, whatever they do meanwhile."""
 
+_STORE_BACKLOG = 1024
+# Keeps the store of worker 0 alive as long as its process, or until the next group is made.
+_open_stores: list[TCPStore] = []
+
 
 class HomeTorchBackend(_TorchBackend):  # type: ignore[misc]
-    """Ray's torch backend, with the interface chosen first."""
+    """Ray's torch backend, with the interface chosen first and a store that only it can reach."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Choose the interface on every worker, then make the process group."""
+        """Choose the interface on every worker, open the store, then make the process group."""
         worker_group.execute(choose_interface)
-        super().on_start(worker_group, backend_config)
+        address, port = worker_group.execute_single(0, open_store)
+        worker_group.execute(point_to_store, address, port)
+        worker_group.execute(_set_torch_distributed_env_vars)
+        n_workers = len(worker_group)
+        started = [
+            worker_group.execute_single_async(
+                rank,
+                _setup_torch_process_group,
+                backend=backend_config.backend,
+                world_rank=rank,
+                world_size=n_workers,
+                init_method="env://",
+                timeout_s=backend_config.timeout_s,
+            )
+            for rank in range(n_workers)
+        ]
+        ray.get(started)
 
 
 class HomeTorchConfig(TorchConfig):  # type: ignore[misc]
@@ -38,6 +64,28 @@ class HomeTorchConfig(TorchConfig):  # type: ignore[misc]
     def backend_cls(self) -> type[HomeTorchBackend]:
         """Which backend sets the workers up."""
         return HomeTorchBackend
+
+
+def open_store() -> tuple[str, int]:
+    """Serve torch's rendezvous store from this process; returns its address and port.
+
+    Torch's own way listens on all interfaces of the machine; this socket on the node's alone.
+    """
+    address = ray.util.get_node_ip_address()
+    listener = socket.create_server((address, 0), backlog=_STORE_BACKLOG)
+    port = int(listener.getsockname()[1])
+    store = TCPStore(
+        address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+    _open_stores[:] = [store]
+    return address, port
+
+
+def point_to_store(address: str, port: int) -> None:
+    """Let this process find the store; no rank serves one of its own."""
+    os.environ.update(
+        MASTER_ADDR=address, MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True"
+    )
 
 
 def choose_interface() -> None:

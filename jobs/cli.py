@@ -272,7 +272,9 @@ def demo(as_json: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command and exit with the documented code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # both end a command as Ctrl-C does
+    # All three end a command in order; started in the background, a shell has it ignore SIGINT,
+    # and the cluster that it starts would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         cli.main(args=argv, prog_name="mulm", standalone_mode=False)

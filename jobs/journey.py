@@ -97,6 +97,8 @@ class Journey:
 
         info = connect(self._home)
         version = self._facts.resolve("model", parse_ref(model))
+        for entry in self._store.load(version.manifest_id).blobs:
+            self._store.path(entry)  # a damaged file is told here, not by a replica that dies
         given = {"min_replicas": min_replicas, "max_replicas": max_replicas}
         values = {name: value for name, value in given.items() if value is not None}
         args = parse_config(AppArgs, {"model": version.ref} | values)

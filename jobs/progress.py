@@ -90,6 +90,7 @@ class Progress:
             self._bar_stage = stage
             bar = self._bar = tqdm(
                 total=total,
+                initial=data["done"],
                 desc=f"  {stage}",
                 unit=str(data.get("unit", "")),
                 file=self._stream,

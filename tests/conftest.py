@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from mulm.home import Home
+
+# Run in the background, a shell has us ignore SIGINT, and all that we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine is no counterexample.
 settings.register_profile("any_machine", deadline=None)

@@ -151,6 +151,8 @@ def test_killed_worker_costs_only_time(training: Training) -> None:
 def test_stopped_run_goes_on(training: Training) -> None:
     with training.started("run_stopped") as driver:
         training.wait_for_checkpoint("run_stopped", 10)
+        addresses = {c.laddr.ip.removeprefix("::ffff:") for c in listeners_of(training)}
+        assert addresses == {"127.0.0.1"}
         driver.send_signal(signal.SIGINT)
         driver.communicate(timeout=DEADLINE_S)
         assert driver.returncode == exit_code(StoppedError("stopped"))
@@ -161,6 +163,12 @@ def test_stopped_run_goes_on(training: Training) -> None:
     result_of(training.finish("run_stopped"))
     resumed = [e.data["step"] for e in training.events("run_stopped") if e.kind == "resumed"]
     assert resumed == [int(newest.removeprefix("step-"))]
+
+
+def listeners_of(training: Training) -> list[Any]:
+    """Sockets on which the workers listen."""
+    workers = workers_of(training)
+    return [c for w in workers for c in w.net_connections("tcp") if c.status == "LISTEN"]
 
 
 @pytest.mark.parametrize(
