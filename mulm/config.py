@@ -117,7 +117,8 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | U
         known = _fields_at(schema, first["loc"][:-1])
         hint = nearest(str(first["loc"][-1]), known)
         return UnknownNameError(f"unknown key {where!r}", hint=hint)
-    given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
+    is_whole = first["type"] == "missing" or isinstance(first["input"], dict)
+    given = "" if is_whole else f" (given: {first['input']!r})"
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{where or schema.__name__}: {message}{given}")
 
