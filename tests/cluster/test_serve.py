@@ -14,7 +14,6 @@ import openai
 import pytest
 
 from actors.cluster_info import read_token
-from actors.dashboard import Dashboard
 from actors.head import ENV_VARIABLES_OF_RAY
 from actors.processes import Pack
 from mulm.errors import JobFailedError
@@ -241,25 +240,6 @@ def test_no_request_fails_while_the_model_changes(cluster, refs, client):
             is_over.set()
         pressing.result()
     assert len(set(seen)) == 2
-
-
-def test_more_streams_than_slots_bring_a_second_engine(cluster, refs, client):
-    put(cluster, refs[0], max_replicas=2, downscale_delay_s=2.0)
-    dashboard = Dashboard.of(cluster.info, cluster.home)
-
-    def n_engines() -> int:
-        details = dashboard.request("GET", "/api/serve/applications/")
-        engine = details["applications"]["mulm"]["deployments"]["engine"]
-        return sum(replica["state"] == "RUNNING" for replica in engine["replicas"])
-
-    with ThreadPoolExecutor(2) as pool:
-        streams = [pool.submit(endless, client) for _ in range(2)]
-        wait_for(lambda: n_engines() == 2, 60.0)
-        for stream in streams:
-            stream.result().close()
-    wait_for(lambda: n_engines() == 1, 60.0)
-    put(cluster, refs[0])
-    assert ask(client).usage.completion_tokens <= 5
 
 
 def test_a_deployment_that_cannot_start_says_why(cluster, refs, client):
