@@ -30,6 +30,7 @@ class EventSender:
     def __init__(self, facts: Facts, run_id: str, interval_s: float = EVENT_INTERVAL_S) -> None:
         self._facts, self._run_id, self._interval_s = facts, run_id, interval_s
         self._waiting: list[tuple[str, Mapping[str, Any]]] = []
+        self._n_sent = 0
         self._changed = threading.Condition()
         self._is_wanted = False
         self._is_closing = False
@@ -48,11 +49,12 @@ class EventSender:
             self._waiting.append((kind, data))
 
     def flush(self, timeout_s: float) -> bool:
-        """Have everything sent now; whether the ledger has taken it within `timeout_s`."""
+        """Have what was added until now sent; whether the ledger took it within `timeout_s`."""
         with self._changed:
+            wanted = self._n_sent + len(self._waiting)
             self._is_wanted = True
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+            return self._changed.wait_for(lambda: self._n_sent >= wanted, timeout_s)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Send the rest, with a deadline, and end the thread."""
@@ -86,6 +88,7 @@ class EventSender:
             return
         with self._changed:
             del self._waiting[: len(events)]
+            self._n_sent += len(events)
             self._changed.notify_all()
 
     def _look_for_stop(self) -> None:

@@ -1,8 +1,8 @@
 """A training worker on a Ray Train cluster: its context, and the function that it runs.
 
 `jobs.train` starts `run_worker` on every worker. Worker 0 tells the ledger what happens and
-learns from it whether to stop. Invariant: the training loop never waits for the ledger, except
-at a checkpoint, and then for `FLUSH_TIMEOUT_S` at most: less than a peer waits in a collective.
+learns from it whether to stop. Invariant: the training loop never waits for the ledger; the thread
+that writes checkpoints does, for `FLUSH_TIMEOUT_S` at most.
 """
 
 from __future__ import annotations
@@ -68,13 +68,14 @@ class RayTrainContext:
     sender: EventSender | None
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Pass an event on; at a "checkpoint" all are durable, or the log says that they wait."""
+        """Pass an event on, in the memory of this process."""
         if self.sender:
             self.sender.add(kind, data)
-            if kind == "checkpoint" and not self.sender.flush(FLUSH_TIMEOUT_S):
-                log.warning(
-                    "the ledger is slow; events wait in memory waited_s=%s", FLUSH_TIMEOUT_S
-                )
+
+    def flush(self) -> None:
+        """Wait until the ledger has all events, or say that some wait in memory."""
+        if self.sender and not self.sender.flush(FLUSH_TIMEOUT_S):
+            log.warning("the ledger is slow; events wait in memory waited_s=%s", FLUSH_TIMEOUT_S)
 
     def should_stop(self) -> bool:
         """What worker 0 heard from the ledger; the loop tells the other workers."""

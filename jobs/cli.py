@@ -10,50 +10,18 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 import mulm
+from jobs.cli_data import data
+from jobs.cli_model import model
+from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
 from jobs.exit_codes import exit_code
 from jobs.progress import Progress
-from mulm.errors import ConfigError, MulmError, StoppedError, UnknownNameError, nearest
+from mulm.errors import ConfigError, MulmError, StoppedError
 from mulm.home import Home
-
-if TYPE_CHECKING:
-    from jobs.journey import Journey
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Verbs(click.Group):
-    """A group that names the nearest verb when one is mistyped."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Raises UnknownNameError for a verb that does not exist."""
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise UnknownNameError(
-                f"no command {args[0]!r}", hint=nearest(args[0], self.list_commands(ctx))
-            )
-        return super().resolve_command(ctx, args)
-
-
-def with_json(command: F) -> F:
-    """The `--json` option that every verb has."""
-    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-    return option(command)
-
-
-def with_overrides(command: F) -> F:
-    """The `--set key.path=value` option of verbs that read a config file."""
-    option = click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value."
-    )
-    return option(command)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,6 +37,10 @@ def cli() -> None:
     mulm chat                               talk to it
     mulm down                               stop everything
     """
+
+
+cli.add_command(data)
+cli.add_command(model)
 
 
 @cli.command()
@@ -89,7 +61,7 @@ def up(as_json: bool) -> None:
         "api": info.api_url,
         "home": str(Home.from_env().root),
     }
-    _print(facts, as_json, "up: dashboard {dashboard}, API {api}")
+    print_result(facts, as_json, "up: dashboard {dashboard}, API {api}")
 
 
 @cli.command()
@@ -99,7 +71,7 @@ def down(as_json: bool) -> None:
     from jobs.up import stop
 
     was_up = stop(Home.from_env())
-    _print({"was_up": was_up}, as_json, "down" if was_up else "it was not up")
+    print_result({"was_up": was_up}, as_json, "down" if was_up else "it was not up")
 
 
 @cli.command()
@@ -127,35 +99,6 @@ def env(as_json: bool) -> None:
     click.echo(f'export OPENAI_API_KEY="$(cat {shlex.quote(str(home.api_key))})"')
 
 
-@cli.group(cls=Verbs)
-def data() -> None:
-    """Datasets: build versions out of raw text, and list them."""
-
-
-@data.command("build")
-@click.argument("recipe", type=click.Path(path_type=Path))
-@with_overrides
-@with_json
-def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Clean, split and tokenize the texts that RECIPE (a YAML file) names.
-
-    \b
-    Example:  mulm data build examples/sample.yaml
-              mulm data build examples/sample.yaml --set tokenizer.vocab_size=2048
-    """
-    with _journey() as journey:
-        result = journey.build_dataset(recipe, overrides)
-    _print(result, as_json, "{dataset}: {train_tokens} training tokens from {documents} documents")
-
-
-@data.command("ls")
-@with_json
-def data_ls(as_json: bool) -> None:
-    """List dataset versions."""
-    with _journey() as journey:
-        _print_versions(journey.versions("dataset"), as_json)
-
-
 @cli.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @with_overrides
@@ -170,9 +113,9 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     Example:  mulm train examples/demo.yaml
               mulm train examples/demo.yaml --set steps=200 --set name=quick
     """
-    with _journey() as journey:
+    with open_journey() as journey:
         result = journey.train(config, overrides)
-    _print(
+    print_result(
         result,
         as_json,
         "{model}: {validation_bits_per_byte:.3f} bits per byte, {parameters} parameters",
@@ -188,26 +131,13 @@ def evaluate(model: str, as_json: bool) -> None:
     \b
     Example:  mulm eval demo
     """
-    with _journey() as journey:
+    with open_journey() as journey:
         result = journey.evaluate(model)
-    _print(
+    print_result(
         result,
         as_json,
         "{model}: {bits_per_byte:.3f} bits per byte; xz -9e: {xz_bits_per_byte:.3f}",
     )
-
-
-@cli.group(cls=Verbs)
-def model() -> None:
-    """Models: list what was trained."""
-
-
-@model.command("ls")
-@with_json
-def model_ls(as_json: bool) -> None:
-    """List model versions."""
-    with _journey() as journey:
-        _print_versions(journey.versions("model"), as_json)
 
 
 @cli.command()
@@ -222,9 +152,9 @@ def serve(model: str, min_replicas: int | None, max_replicas: int | None, as_jso
     Example:  mulm serve demo
               mulm serve demo@1 --max-replicas 4
     """
-    with _journey() as journey:
+    with open_journey() as journey:
         result = journey.serve(model, min_replicas, max_replicas)
-    _print(result, as_json, "{model} answers at {url}/v1 (key: {key_file})")
+    print_result(result, as_json, "{model} answers at {url}/v1 (key: {key_file})")
 
 
 @cli.command()
@@ -250,7 +180,7 @@ def chat(
     """
     from jobs.chat import ChatOptions, choose_model, converse
 
-    with _journey() as journey:
+    with open_journey() as journey:
         client = journey.client()
     try:
         options = ChatOptions(choose_model(client, model), max_tokens, temperature, seed)
@@ -267,7 +197,7 @@ def demo(as_json: bool) -> None:
 
     out = sys.stderr if as_json else sys.stdout
     result = run_demo(Home.from_env(), Progress(sys.stderr), sys.stdin, out)
-    _print(result, as_json, "")
+    print_result(result, as_json, "")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -292,24 +222,3 @@ def _fail(error: MulmError) -> None:
     hint = f"\n  hint: {error.hint}" if error.hint else ""
     click.echo(f"error [{error.code}]: {error.message}{hint}", err=True)
     sys.exit(exit_code(error))
-
-
-def _journey() -> Journey:
-    from jobs.journey import Journey
-
-    return Journey(Home.from_env(), Progress(sys.stderr))
-
-
-def _print(result: Mapping[str, Any], as_json: bool, sentence: str) -> None:
-    if as_json:
-        click.echo(json.dumps(dict(result)))
-    elif sentence:
-        click.echo(sentence.format(**result))
-
-
-def _print_versions(versions: list[Any], as_json: bool) -> None:
-    rows = [{"ref": v.ref, "id": v.manifest_id, "created_s": v.created_s} for v in versions]
-    if as_json:
-        click.echo(json.dumps(rows))
-    for row in [] if as_json else rows:
-        click.echo(f"{row['ref']:<24} {row['id']}")

@@ -2,13 +2,14 @@
 
 Used by the training loop on worker 0: the others wait for it in an all-reduce, with a deadline that
 a large model on a slow disk would exceed. Invariants: what is written is a copy from one moment
-between two steps; checkpoints appear in order; no error of writing is lost; after `close` no
-thread touches the folder.
+between two steps; checkpoints appear in order, each after what was reported until then is durable;
+no error of writing is lost; after `close` no thread touches the folder.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,10 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
-    """The checkpoints of one run, of which the newest `keep` stay."""
+    """The checkpoints of one run, of which the newest `keep` stay.
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    `flush` makes durable what the run has reported: a run that goes on from a checkpoint does not
+    take the steps before it again, so it could not report them again.
+    """
+
+    def __init__(self, folder: Path, keep: int, flush: Callable[[], None]) -> None:
+        self._folder, self._keep, self._flush = folder, keep, flush
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[int] | None = None
 
@@ -59,6 +64,7 @@ class CheckpointWriter:
             self._pool.shutdown()
 
     def _write(self, snapshot: Snapshot) -> int:
+        self._flush()
         save_checkpoint(self._folder, snapshot.step, snapshot.tensors, snapshot.facts)
         prune_checkpoints(self._folder, self._keep)
         return snapshot.step

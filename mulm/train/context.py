@@ -48,7 +48,10 @@ class TrainContext(Protocol):
         """The run's own folder, for checkpoints and TensorBoard files."""
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Append an event to the run; returns within seconds, also where the ledger is slow."""
+        """Append an event to the run; returns at once where the ledger is far."""
+
+    def flush(self) -> None:
+        """Wait until all events are durable, for seconds at most; called from another thread."""
 
     def should_stop(self) -> bool:
         """Whether someone asked this worker to stop; asked once per step."""
@@ -72,8 +75,11 @@ class LocalContext:
     world_size: int = 1
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Hand the event on."""
+        """Hand the event on; it is durable when that returns."""
         self.on_event(kind, data)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
     def should_stop(self) -> bool:
         """Ask the callable that was given."""

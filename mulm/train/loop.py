@@ -116,7 +116,7 @@ def _begin(config: TrainConfig, context: TrainContext) -> _Run:
         validation=TokenLoader(store, dataset, "validation", seq_len=seq_len),
         sync=sync,
         metrics=Metrics(context, state.step, config.steps),
-        writer=CheckpointWriter(folder, config.keep_checkpoints),
+        writer=CheckpointWriter(folder, config.keep_checkpoints, context.flush),
         state=state,
     )
     if is_resumed:

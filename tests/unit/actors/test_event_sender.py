@@ -67,6 +67,24 @@ def test_nobody_waits_longer_than_he_says(ledger: Flaky) -> None:
     assert seen(ledger) == [("metric", 1)]
 
 
+def test_a_flush_does_not_wait_for_what_comes_later(ledger: Flaky, tmp_path: Path) -> None:
+    class Chatty(Ledger):
+        """While it takes an event, another one is added."""
+
+        def append_events(self, run_id: str, events: Iterable[Any]) -> int:
+            sender.add("metric", {"step": 2})
+            return super().append_events(run_id, events)
+
+    chatty = Chatty(tmp_path / "ledger.sqlite")
+    sender = EventSender(chatty, "run_a", interval_s=60)
+    sender.add("metric", {"step": 1})
+    assert sender.flush(5)
+    assert ("metric", 1) in seen(ledger)
+    chatty.append_events = ledger.append_events  # type: ignore[method-assign]
+    sender.close()
+    chatty.close()
+
+
 def test_what_is_lost_is_said(ledger: Flaky, caplog: pytest.LogCaptureFixture) -> None:
     ledger.is_away = True
     sender = EventSender(ledger, "run_a", interval_s=0.01)

@@ -1,0 +1,74 @@
+"""What the verbs of the `mulm` command share: how they are found, their options, their output.
+
+Used by `jobs.cli` and the groups of verbs beside it (`jobs.cli_data`, `jobs.cli_model`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from jobs.progress import Progress
+from mulm.errors import UnknownNameError, nearest
+from mulm.home import Home
+
+if TYPE_CHECKING:
+    from jobs.journey import Journey
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Verbs(click.Group):
+    """A group that names the nearest verb when one is mistyped."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises UnknownNameError for a verb that does not exist."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UnknownNameError(
+                f"no command {args[0]!r}", hint=nearest(args[0], self.list_commands(ctx))
+            )
+        return super().resolve_command(ctx, args)
+
+
+def with_json(command: F) -> F:
+    """The `--json` option that every verb has."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    return option(command)
+
+
+def with_overrides(command: F) -> F:
+    """The `--set key.path=value` option of verbs that read a config file."""
+    option = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value."
+    )
+    return option(command)
+
+
+def open_journey() -> Journey:
+    """The stages on this machine's installation, shown on stderr."""
+    from jobs.journey import Journey
+
+    return Journey(Home.from_env(), Progress(sys.stderr))
+
+
+def print_result(result: Mapping[str, Any], as_json: bool, sentence: str) -> None:
+    """One JSON object, or the sentence filled in; an empty sentence says nothing."""
+    if as_json:
+        click.echo(json.dumps(dict(result)))
+    elif sentence:
+        click.echo(sentence.format(**result))
+
+
+def print_versions(versions: list[Any], as_json: bool) -> None:
+    """A line per version, or one JSON list."""
+    rows = [{"ref": v.ref, "id": v.manifest_id, "created_s": v.created_s} for v in versions]
+    if as_json:
+        click.echo(json.dumps(rows))
+    for row in [] if as_json else rows:
+        click.echo(f"{row['ref']:<24} {row['id']}")
