@@ -53,10 +53,16 @@ class Head:
         """Ray's own folder, which it opens to everybody: hence inside a closed one."""
         return Path(self.info.temp_dir) / "ray"
 
+    @property
+    def scratch_dir(self) -> Path:
+        """Where its processes put temporary files, so that they go when it goes."""
+        return Path(self.info.temp_dir) / "tmp"
+
     def make_temp_dir(self) -> None:
         """Make the cluster's folder, for us only."""
         with naming_full_disk(Path(self.info.temp_dir).parent):
             Path(self.info.temp_dir).mkdir(mode=0o700)
+            self.scratch_dir.mkdir()
 
     def command(self) -> list[str]:
         """Ray's start command; its process lives as long as the head."""
@@ -92,6 +98,7 @@ class Head:
             **ray_env(self.home),
             MARKER: self.info.id,
             TEMP_DIR_VARIABLE: self.info.temp_dir,
+            "TMPDIR": str(self.scratch_dir),
             "PATH": _joined(str(Path(sys.executable).parent), inherited.get("PATH", "")),
             "PYTHONPATH": _joined(root, inherited.get("PYTHONPATH", "")),
         }

@@ -76,6 +76,7 @@ class RayData:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        context.raise_original_map_exception = True  # an error of ours keeps its code and hint
         logging.getLogger("ray.data").setLevel(logging.WARNING)
 
     def read(self, tasks: Sequence[FileTask], read_file: ReadFile) -> pa.Table:

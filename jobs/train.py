@@ -21,7 +21,14 @@ from actors.process_group import TIMEOUT_S, HomeTorchConfig
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
 from jobs.entry import JobContext, mulm_cause, run_job
 from jobs.identity import train_identity
-from mulm.errors import ConfigError, DeviceError, JobFailedError, MulmError, StoppedError
+from mulm.errors import (
+    ConfigError,
+    DeadlineError,
+    DeviceError,
+    JobFailedError,
+    MulmError,
+    StoppedError,
+)
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
 from mulm.train.local import check_dataset, publish_model, resolve_dataset
@@ -29,6 +36,11 @@ from mulm.train.loop import TrainResult
 
 MAX_RESTARTS = 3
 STOP_TIMEOUT_S = 45.0
+ROOM_TIMEOUT_S = 24 * 3600.0
+"""How long a run waits for the CPUs or GPUs that another one has."""
+_ROOM_POLL_S = 1.0
+_QUIET_WAIT_S = 5.0
+_ROOM_HINT = "another run has the rest until it ends; Ctrl-C stops this one"
 # Ray Train looks after its workers twice a second instead of every two seconds.
 _RAY_TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
@@ -47,6 +59,7 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
         CorruptError, DataError: the dataset is damaged or too small for one window.
         ConfigError: more workers than the cluster has room for.
         DeviceError: the device that was asked for is absent.
+        DeadlineError: other runs had the room for too long.
         StoppedError: someone asked to stop; the run can go on from its checkpoint.
         JobFailedError: workers were lost more often than is worth retrying.
     """
@@ -57,7 +70,12 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     check_dataset(config, dataset, context.store)
     context.emit("log", text=f"device {device}: {reason}")
     order = TrainOrder(config, context.run_id, str(context.home.root), dataset, device)
-    outcome = fit_again_if_lost(lambda: _fit(_make_trainer(order), context), context)
+
+    def fit() -> WorkerOutcome:
+        wait_for_room(config.workers, device, context)
+        return _fit(_make_trainer(order), context)
+
+    outcome = fit_again_if_lost(fit, context)
     if outcome.error:
         raise outcome.error
     assert outcome.result is not None
@@ -82,6 +100,30 @@ def check_room(workers: int, device: str, resources: Mapping[str, float]) -> Non
             f"workers: {workers} are more than the {n_gpus} GPUs of the cluster",
             hint=f"set workers to {max(1, n_gpus)} or less, or device: cpu",
         )
+
+
+def wait_for_room(
+    workers: int,
+    device: str,
+    context: JobContext,
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until each worker can be placed, and say so when that takes time.
+
+    Raises:
+        DeadlineError: it was not so within `ROOM_TIMEOUT_S`.
+    """
+    name, started_s, has_told = "GPU" if device == "cuda" else "CPU", now_s(), False
+    while (n_free := int(ray.available_resources().get(name, 0))) < workers:
+        waited_s = now_s() - started_s
+        text = f"{workers} {name}s are needed and {n_free} are free"
+        if waited_s > ROOM_TIMEOUT_S:
+            raise DeadlineError(f"{text}, for {ROOM_TIMEOUT_S / 3600:.0f} hours", hint=_ROOM_HINT)
+        if waited_s > _QUIET_WAIT_S and not has_told:
+            context.emit("log", text=f"waiting: {text}; {_ROOM_HINT}")
+            has_told = True
+        sleep(_ROOM_POLL_S)
 
 
 def _make_trainer(order: TrainOrder) -> Any:

@@ -38,6 +38,26 @@ for n_blocks in (1, 7):
     print(built.documents.id, built.tokenizer.id, built.dataset.id)
 """
 
+READ_IN_VAIN = """
+from pathlib import Path
+import ray
+from jobs.entry import mulm_cause
+from jobs.prepare import RayData
+from mulm.data.documents import FileTask
+from mulm.data.sources.base import SourceFile
+from mulm.errors import NoSpaceError
+
+def read_file(task):
+    raise NoSpaceError("full", hint="make room")
+
+ray.init(address="auto", log_to_driver=False)
+try:
+    RayData().read([FileTask(0, 0, SourceFile("a.txt", Path("a.txt")))], read_file)
+except Exception as error:
+    ours = mulm_cause(error)
+    print(type(ours).__name__, ours.message, ours.hint)
+"""
+
 
 @pytest.fixture
 def recipe_path(tmp_path: Path) -> Path:
@@ -110,3 +130,8 @@ def test_bad_input_is_one_clear_line(cluster: Any, recipe_path: Path) -> None:
     done = run_python(cluster, "-m", "jobs.prepare", "--config", str(recipe_path), *missing)
     assert done.returncode not in (0, 1)
     assert "error [not_found]: no such file or folder: 'no/such.txt'" in done.stderr
+
+
+def test_an_error_of_ours_in_a_task_stays_one(cluster: Any) -> None:
+    done = run_python(cluster, "-c", READ_IN_VAIN)
+    assert done.stdout == "NoSpaceError full make room\n", done.stderr

@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from actors.cluster_info import read_token
+from actors.dashboard import Dashboard
 from actors.head import ENV_VARIABLES_OF_RAY
 from actors.processes import Pack
 from mulm.errors import JobFailedError
@@ -240,6 +241,40 @@ def test_no_request_fails_while_the_model_changes(cluster, refs, client):
             is_over.set()
         pressing.result()
     assert len(set(seen)) == 2
+
+
+def test_more_streams_than_slots_bring_a_second_engine_for_as_long_as_they_last(
+    cluster, refs, client
+):
+    put(cluster, refs[0], max_replicas=2, downscale_delay_s=2.0)
+    dashboard = Dashboard.of(cluster.info, cluster.home)
+    is_over = threading.Event()
+
+    def n_engines() -> int:
+        details = dashboard.request("GET", "/api/serve/applications/")
+        engine = details["applications"]["mulm"]["deployments"]["engine"]
+        return sum(replica["state"] == "RUNNING" for replica in engine["replicas"])
+
+    def hold_a_slot() -> None:
+        """One stream after another, so that it does not matter how soon each ends."""
+        while not is_over.is_set():
+            with ask(client, max_tokens=WINDOW - 10, temperature=0, stream=True) as stream:
+                for _ in stream:
+                    if is_over.is_set():
+                        break
+
+    with ThreadPoolExecutor(2) as pool:
+        holders = [pool.submit(hold_a_slot) for _ in range(2)]
+        try:
+            wait_for(lambda: n_engines() == 2 or any(h.done() for h in holders), 120.0)
+        finally:
+            is_over.set()
+        for holder in holders:
+            holder.result()
+    assert n_engines() == 2
+    wait_for(lambda: n_engines() == 1, 120.0)
+    put(cluster, refs[0])
+    assert ask(client).usage.completion_tokens <= 5
 
 
 def test_a_deployment_that_cannot_start_says_why(cluster, refs, client):

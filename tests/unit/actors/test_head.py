@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -64,10 +65,12 @@ def test_the_folder_is_ours_and_short(
         assert folder.stat().st_mode & 0o777 == 0o700
         socket = folder / "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
         assert len(str(socket)) < 104
+        assert Path(head.env()["TMPDIR"]).parent == folder
+        assert Path(head.env()["TMPDIR"]).is_dir()
         with pytest.raises(FileExistsError):
             head.make_temp_dir()
     finally:
-        folder.rmdir()
+        shutil.rmtree(folder)
 
 
 def test_clients_reach_the_api_on_loopback(head: Head) -> None:

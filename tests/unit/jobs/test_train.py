@@ -14,11 +14,20 @@ import ray
 from actors.train_context import WorkerOutcome
 from jobs import train as job
 from jobs.entry import JobContext
-from jobs.train import MAX_RESTARTS, check_room, explain_failure, fit_again_if_lost, run_training
+from jobs.train import (
+    MAX_RESTARTS,
+    ROOM_TIMEOUT_S,
+    check_room,
+    explain_failure,
+    fit_again_if_lost,
+    run_training,
+    wait_for_room,
+)
 from mulm.errors import (
     ConfigError,
     CorruptError,
     DataError,
+    DeadlineError,
     DeviceError,
     JobFailedError,
     MulmError,
@@ -86,6 +95,42 @@ def test_more_workers_than_room_are_refused(
     check_room(1, device, {"CPU": 2.0, "GPU": 1.0})
     with pytest.raises(error, match=f"workers: {workers}"):
         check_room(workers, device, {"CPU": 2.0, "GPU": 1.0})
+
+
+class Waiting:
+    """A clock that the waiting moves, and a cluster with room after a while."""
+
+    def __init__(self, free_after_s: float) -> None:
+        self.time_s, self.free_after_s = 0.0, free_after_s
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def sleep(self, seconds: float) -> None:
+        self.time_s += seconds * 30 if self.free_after_s > 1000 else seconds
+
+    def available(self) -> dict[str, float]:
+        return {"CPU": 2.0} if self.time_s >= self.free_after_s else {}
+
+
+@pytest.mark.parametrize(("free_after_s", "lines"), [(0, 0), (3, 0), (60, 1)])
+def test_a_run_waits_for_room_and_says_so_once(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch, free_after_s: float, lines: int
+) -> None:
+    waiting = Waiting(free_after_s)
+    monkeypatch.setattr(ray, "available_resources", waiting.available)
+    wait_for_room(2, "cpu", context, waiting.now_s, waiting.sleep)
+    assert free_after_s <= waiting.time_s <= free_after_s + 1
+    texts = [str(event.data["text"]) for event in context.facts.events("run_t")]
+    assert len(texts) == lines
+    assert all("2 CPUs are needed and 0 are free" in text for text in texts)
+
+
+def test_waiting_for_room_has_an_end(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = Waiting(10 * ROOM_TIMEOUT_S)
+    monkeypatch.setattr(ray, "available_resources", waiting.available)
+    with pytest.raises(DeadlineError, match="for 24 hours"):
+        wait_for_room(2, "cpu", context, waiting.now_s, waiting.sleep)
 
 
 @pytest.mark.parametrize(
