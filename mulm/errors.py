@@ -26,13 +26,9 @@ class MulmError(Exception):
 
     def __init__(self, message: str, *, hint: str = "", **details: object) -> None:
         super().__init__(message)
+        self.message = message  # by itself: Ray Data appends words of its own to `args`
         self.hint = hint
         self.details = details
-
-    @property
-    def message(self) -> str:
-        """The message without its hint."""
-        return str(self.args[0])
 
 
 class ConfigError(MulmError):
