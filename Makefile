@@ -33,8 +33,8 @@ demo: setup ## from text to a model that answers over HTTP (about 5 minutes on 2
 test: dev ## all tests, with real clusters (minutes)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-unit: dev ## the unit tests only (under a minute)
-	@exec $(BIN)/python -m pytest tests/unit $(ARGS)
+unit: dev ## the unit tests but the slow ones (under a minute)
+	@exec $(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
 
 check: dev ## formatting, lint, types and the package chain
 	@$(BIN)/ruff format --check .

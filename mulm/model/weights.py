@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from mulm.errors import CorruptError
-from mulm.model.microlm import MicroLM
 
 _FORMAT_DTYPES = {
     torch.float32: "F32",
@@ -61,7 +60,7 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-def load_weights(model: MicroLM, weights: Mapping[str, Tensor], what: str) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     """Copy weights by name into a model of the same shape.
 
     Raises:

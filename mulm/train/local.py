@@ -97,7 +97,7 @@ def publish_model(config: TrainConfig, result: TrainResult, facts: Facts) -> dic
         "model_id": result.model_id,
         "steps": result.steps,
         "loss": result.loss,
-        "validation_bits_per_byte": result.validation_bits_per_byte,
+        f"validation_{result.judged_by}": result.validation,
         "tokens_per_s": result.tokens_per_s,
         "parameters": result.parameters,
     }

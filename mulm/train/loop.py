@@ -1,31 +1,28 @@
 """The training loop: the same alone, in a test, or in one of many Ray Train workers.
 
-Called with a configuration and a context. Invariants: the global batch of a step does not
-depend on the number of workers; killed at any moment and started again with as many workers, a
-run continues from its newest checkpoint as if it had never stopped, bit for bit; every worker
-takes every decision alike.
-Shape letters: B rows, T tokens, D d_model.
+Called with a configuration and a context. What is trained, and on what, is the objective's
+business (`mulm.train.objectives.base`). Invariants: the global batch of a step does not depend on
+the number of workers; killed at any moment and started again with as many workers, a run continues
+from its newest checkpoint as if it had never stopped, bit for bit; every worker takes every
+decision alike.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from mulm.data.loader import IGNORED_TARGET, TokenLoader
 from mulm.errors import StoppedError, TrainingDivergedError
-from mulm.eval.compression import sum_nats, to_bits_per_byte
-from mulm.model.stored import store_model
 from mulm.train import state as states
 from mulm.train.agreement import require_agreement
 from mulm.train.checkpoint_writer import CheckpointWriter
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
-from mulm.train.loss import sum_cross_entropy
 from mulm.train.metrics import Metrics
+from mulm.train.objectives.base import Objective
+from mulm.train.objectives.pretraining import Pretraining
 from mulm.train.optim import grad_norm
 from mulm.train.schedule import lr_scale
 from mulm.train.state import TrainState
@@ -34,20 +31,21 @@ from mulm.train.sync.ddp import DdpSync
 from mulm.train.sync.single import SingleSync
 
 MAX_SKIPPED_IN_ROW = 5
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """How a run ended; `model_id` is the stored model (worker 0 only, else empty).
 
+    `validation` is the number that the objective is judged by, and `judged_by` its name.
     `tokens_per_s` is the mean over the steps since this process began, without the time of
     validation and checkpoints; None where the last step was done before.
     """
 
     steps: int
     loss: float
-    validation_bits_per_byte: float
+    validation: float
+    judged_by: str
     tokens_per_s: float | None
     parameters: int
     model_id: str
@@ -59,8 +57,7 @@ class _Run:
 
     config: TrainConfig
     context: TrainContext
-    loader: TokenLoader
-    validation: TokenLoader
+    objective: Objective[Any, Any]
     sync: Sync
     metrics: Metrics
     writer: CheckpointWriter
@@ -71,13 +68,17 @@ class _Run:
 class _Totals:
     """Sums over the global batch of a step, equal on every worker."""
 
-    loss_nats: float
-    n_tokens: float
+    loss: float
+    count: float
     is_stopping: bool
 
 
-def train(config: TrainConfig, context: TrainContext) -> TrainResult:
+def train(
+    config: TrainConfig, context: TrainContext, objective: Objective[Any, Any] | None = None
+) -> TrainResult:
     """Train to the last step, from the newest checkpoint if there is one.
+
+    Without an objective it is `Pretraining` on the context's dataset.
 
     Raises:
         StoppedError: someone asked to stop; a checkpoint was written.
@@ -87,7 +88,7 @@ def train(config: TrainConfig, context: TrainContext) -> TrainResult:
         ConfigError, TokenizerMismatchError: it belongs to something else, or workers differ.
         NoSpaceError: a checkpoint or the model did not fit on the disk.
     """
-    run = _begin(config, context)
+    run = _begin(config, context, objective or Pretraining(config, context))
     try:
         while run.state.step < config.steps:
             totals = _add_up_gradients(run)
@@ -101,19 +102,17 @@ def train(config: TrainConfig, context: TrainContext) -> TrainResult:
         run.metrics.close()
 
 
-def _begin(config: TrainConfig, context: TrainContext) -> _Run:
+def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any, Any]) -> _Run:
     folder = context.folder / "checkpoints"
-    state, is_resumed = states.begin(config, context.dataset, context.device, folder)
+    state, is_resumed = states.begin(config, objective, context.device, folder)
     sync: Sync = SingleSync()
     if context.world_size > 1:
         sync = DdpSync(context.device)
         require_agreement(state, sync, context.rank, context.world_size)
-    store, dataset, seq_len = context.store, context.dataset, config.seq_len
     run = _Run(
         config=config,
         context=context,
-        loader=TokenLoader(store, dataset, seq_len=seq_len, seed=config.seed),
-        validation=TokenLoader(store, dataset, "validation", seq_len=seq_len),
+        objective=objective,
         sync=sync,
         metrics=Metrics(context, state.step, config.steps),
         writer=CheckpointWriter(folder, config.keep_checkpoints, context.flush),
@@ -128,7 +127,7 @@ def _begin(config: TrainConfig, context: TrainContext) -> _Run:
 def _describe(config: TrainConfig, context: TrainContext, state: TrainState) -> str:
     sync = "ddp" if context.world_size > 1 else "single"
     return (
-        f"{state.model.config.n_parameters / 1e6:.1f} M parameters,"
+        f"{state.n_parameters / 1e6:.1f} M parameters,"
         f" {config.batch_tokens} tokens a step, {context.world_size} workers ({sync})"
         f" on {context.device.type}, {state.precision} ({state.precision_reason})"
     )
@@ -137,34 +136,23 @@ def _describe(config: TrainConfig, context: TrainContext, state: TrainState) -> 
 def _add_up_gradients(run: _Run) -> _Totals:
     """Run this worker's rows forward and backward; gradients are those of summed losses."""
     run.state.model.zero_grad(set_to_none=True)
-    loss_nats, n_tokens = 0.0, 0
-    for x_BT, y_BT in _micro_batches(run):
-        loss = _loss(run.state, x_BT, y_BT)
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss_nats += float(loss.detach())
-        n_tokens += int((y_BT != IGNORED_TARGET).sum())
+    loss, count = 0.0, 0.0
+    for batch in _micro_batches(run):
+        part = run.objective.loss(run.state.model, batch, run.state.dtype)
+        part.total.backward()  # type: ignore[no-untyped-call]
+        loss += float(part.total.detach())
+        count += part.count
     wants_stop = float(run.context.should_stop())
-    total_nats, total_tokens, n_stopping = run.sync.sum_values([loss_nats, n_tokens, wants_stop])
-    return _Totals(total_nats, total_tokens, n_stopping > 0)
+    total_loss, total_count, n_stopping = run.sync.sum_values([loss, count, wants_stop])
+    return _Totals(total_loss, total_count, n_stopping > 0)
 
 
-def _micro_batches(run: _Run) -> list[tuple[Tensor, Tensor]]:
+def _micro_batches(run: _Run) -> Iterable[Any]:
     """This worker's rows of the global batch, in pieces that one device runs at once."""
     n_rows, context = run.config.n_rows, run.context
     start = n_rows * context.rank // context.world_size
     stop = n_rows * (context.rank + 1) // context.world_size
-    x_BT, y_BT = run.loader.batch(run.state.step, n_rows, start, stop)
-    piece = max(1, _MICRO_BATCH_TOKENS[context.device.type] // run.config.seq_len)
-    x_BT, y_BT = x_BT.to(context.device), y_BT.to(context.device)
-    return list(zip(torch.split(x_BT, piece), torch.split(y_BT, piece), strict=True))
-
-
-def _loss(state: TrainState, x_BT: Tensor, y_BT: Tensor) -> Tensor:
-    is_mixed = state.dtype != torch.float32
-    with torch.autocast(x_BT.device.type, state.dtype, enabled=is_mixed):
-        hidden_BTD = state.model(x_BT)
-    weight_VD = state.model.output_weight_VD
-    return sum_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, y_BT.flatten(), state.dtype)
+    return run.objective.micro_batches(run.state.step, start, stop)
 
 
 def _stop_if_asked(run: _Run, totals: _Totals) -> None:
@@ -182,8 +170,8 @@ def _take_step(run: _Run, totals: _Totals) -> None:
     """Move the weights, or skip a step whose numbers are not finite."""
     state, config = run.state, run.config
     scale = lr_scale(state.step, config.steps, config.schedule)
-    loss = totals.loss_nats / max(totals.n_tokens, 1.0)
-    norm = _mean_gradients(run, totals.n_tokens) if math.isfinite(loss) else math.nan
+    loss = totals.loss / max(totals.count, 1.0)
+    norm = _mean_gradients(run, totals.count) if math.isfinite(loss) else math.nan
     state.step += 1
     if not math.isfinite(norm):
         _skip(run, loss)
@@ -195,14 +183,14 @@ def _take_step(run: _Run, totals: _Totals) -> None:
         run.metrics.step(state.step, config.batch_tokens, values)
 
 
-def _mean_gradients(run: _Run, n_tokens: float) -> float:
+def _mean_gradients(run: _Run, count: float) -> float:
     """Make gradients the mean over the global batch; returns their norm."""
     named = dict(run.state.model.named_parameters())
     gradients = [p.grad for p in named.values() if p.grad is not None]
     assert len(gradients) == len(named)
     run.sync.sum_gradients(gradients)
     for gradient in gradients:
-        gradient.div_(n_tokens)
+        gradient.div_(count)
     return grad_norm(named)
 
 
@@ -226,14 +214,11 @@ def _validate_if_due(run: _Run) -> None:
 
 
 def _validate(run: _Run) -> None:
-    """Each worker takes every n-th batch; the sum is the same up to rounding for any n."""
     started_s = run.context.now_s()
-    state, context = run.state, run.context
-    rows = max(1, _MICRO_BATCH_TOKENS[context.device.type] // run.config.seq_len)
-    batches = run.validation.iter_validation(rows, context.rank, context.world_size)
-    (nats,) = run.sync.sum_values([sum_nats(state.model, batches, state.dtype)])
-    state.bits_per_byte = to_bits_per_byte(nats, context.dataset)
-    run.metrics.metric(state.step, {"validation_bits_per_byte": state.bits_per_byte})
+    state, objective = run.state, run.objective
+    numbers = objective.validate(state.model, state.dtype, run.sync)
+    state.validation = numbers[objective.judged_by]
+    run.metrics.metric(state.step, {f"validation_{name}": n for name, n in numbers.items()})
     run.metrics.pause_clock(run.context.now_s() - started_s)
 
 
@@ -248,7 +233,7 @@ def _checkpoint(run: _Run) -> None:
     """Copy the state and have it written; training goes on meanwhile."""
     if run.context.rank == 0:
         started_s = run.context.now_s()
-        _tell(run, run.writer.start(states.snapshot(run.state, run.config, run.context.dataset)))
+        _tell(run, run.writer.start(states.snapshot(run.state, run.config, run.objective)))
         run.metrics.pause_clock(run.context.now_s() - started_s)
 
 
@@ -258,34 +243,23 @@ def _tell(run: _Run, written_step: int | None) -> None:
 
 
 def _finish(run: _Run) -> TrainResult:
-    if run.state.bits_per_byte is None:
+    if run.state.validation is None:
         _validate(run)
-    bits_per_byte = run.state.bits_per_byte
-    assert bits_per_byte is not None
+    validation = run.state.validation
+    assert validation is not None
     _tell(run, run.writer.wait())
     return TrainResult(
         steps=run.state.step,
         loss=run.state.loss,
-        validation_bits_per_byte=bits_per_byte,
+        validation=validation,
+        judged_by=run.objective.judged_by,
         tokens_per_s=run.metrics.tokens_per_s,
-        parameters=run.state.model.config.n_parameters,
+        parameters=run.state.n_parameters,
         model_id=_store(run) if run.context.rank == 0 else "",
     )
 
 
 def _store(run: _Run) -> str:
-    """Put the trained model into the store, with all that it was made from."""
-    context, state = run.context, run.state
-    dataset = context.dataset
+    state = run.state
     n_tokens = (state.step - state.n_skipped) * run.config.batch_tokens
-    manifest = store_model(
-        context.store,
-        state.model,
-        context.store.read(dataset.blob("tokenizer.json")),
-        dataset.tokenizer_fingerprint or "",
-        config=run.config.model_dump(mode="json"),
-        parents={"dataset": dataset.id},
-        licences=dataset.licences,
-        counts={"steps": state.step, "tokens": n_tokens},
-    )
-    return manifest.id
+    return run.objective.store(state.model, {"steps": state.step, "tokens": n_tokens})

@@ -2,40 +2,42 @@
 
 Made, saved and restored by the training loop. Invariant: two states with equal content go on
 identically, bit for bit. There is no random state to keep: fresh weights come from the seed,
-and the batch of a step is a pure function of dataset, seed and step.
+and the batch of a step is a pure function of objective, seed and step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mulm.errors import ConfigError, CorruptError, TokenizerMismatchError
-from mulm.manifest import Manifest
 from mulm.model.checkpoint import Checkpoint, newest_checkpoint
-from mulm.model.config import MicroLMConfig
-from mulm.model.microlm import MicroLM
 from mulm.model.weights import load_weights
 from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES, choose_precision
+from mulm.train.objectives.base import Objective
 from mulm.train.optim import Optimizer
 
 
 @dataclass(slots=True)
 class TrainState:
-    """A run between two steps; `step` steps are done."""
+    """A run between two steps; `step` steps are done.
 
-    model: MicroLM
+    `validation` is the newest number that the objective, under the name `judged_by`, is judged by.
+    """
+
+    model: nn.Module
     optimizer: Optimizer
     precision: str
     precision_reason: str
     step: int = 0
     loss: float = float("nan")
-    bits_per_byte: float | None = None
+    validation: float | None = None
     n_skipped: int = 0
     n_skipped_in_row: int = 0
 
@@ -43,6 +45,11 @@ class TrainState:
     def dtype(self) -> torch.dtype:
         """Of matrix products."""
         return DTYPES[self.precision]
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that are learned; what two layers share counts once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,43 +62,42 @@ class Snapshot:
 
 
 def begin(
-    config: TrainConfig, dataset: Manifest, device: torch.device, folder: Path
+    config: TrainConfig, objective: Objective[Any, Any], device: torch.device, folder: Path
 ) -> tuple[TrainState, bool]:
     """The newest checkpoint's state, else a fresh one; and whether it was resumed.
 
     Raises:
         CorruptError: the newest checkpoint is damaged.
-        ConfigError: it belongs to another configuration or dataset.
+        ConfigError: it belongs to another configuration, dataset or other origin.
         TokenizerMismatchError: it belongs to another tokenizer.
     """
     saved = newest_checkpoint(folder)
     if saved:
-        check_same_run(saved.state, config, dataset)
+        check_same_run(saved.state, config, objective.origin)
     precision, reason = choose_precision(config.precision, device.type)
     if saved and config.precision == "auto":
         precision, reason = str(saved.state["precision"]), "as the run began"
-    shape = config.shape(int(dataset.counts["vocab_size"]))
-    state = fresh(config, shape, device, precision, reason)
+    model = objective.build(torch.Generator().manual_seed(config.seed))
+    state = fresh(config, model, device, precision, reason)
     if saved:
-        restore(state, saved)
+        restore(state, saved, objective.judged_by)
     return state, saved is not None
 
 
 def fresh(
     config: TrainConfig,
-    shape: MicroLMConfig,
+    model: nn.Module,
     device: torch.device,
     precision: str,
     precision_reason: str = "",
 ) -> TrainState:
     """A state before the first step; equal on every worker."""
-    generator = torch.Generator().manual_seed(config.seed)
-    model = MicroLM(shape).init_weights(generator).to(device)
+    model = model.to(device)
     optimizer = Optimizer(model, config.optimizer, DTYPES[precision])
     return TrainState(model, optimizer, precision, precision_reason)
 
 
-def restore(state: TrainState, saved: Checkpoint) -> None:
+def restore(state: TrainState, saved: Checkpoint, judged_by: str) -> None:
     """Copy a checkpoint into a fresh state."""
     weights = _with_prefix(saved.tensors, "model.")
     load_weights(state.model, weights, f"step {saved.step}")
@@ -100,24 +106,23 @@ def restore(state: TrainState, saved: Checkpoint) -> None:
         state.step = saved.step
         loss = saved.state["loss"]
         state.loss = float("nan") if loss is None else float(loss)
-        state.bits_per_byte = saved.state["bits_per_byte"]
+        state.validation = saved.state[judged_by]
         state.n_skipped = int(saved.state["n_skipped"])
         state.n_skipped_in_row = int(saved.state["n_skipped_in_row"])
     except KeyError as error:
         raise CorruptError(f"the checkpoint of step {saved.step} lacks {error}") from None
 
 
-def snapshot(state: TrainState, config: TrainConfig, dataset: Manifest) -> Snapshot:
+def snapshot(state: TrainState, config: TrainConfig, objective: Objective[Any, Any]) -> Snapshot:
     """Copy all that a checkpoint holds, in the memory of the CPU."""
     facts = {
         "loss": state.loss if state.loss == state.loss else None,  # JSON has no NaN
-        "bits_per_byte": state.bits_per_byte,
+        objective.judged_by: state.validation,
         "n_skipped": state.n_skipped,
         "n_skipped_in_row": state.n_skipped_in_row,
         "precision": state.precision,
         "config": config.model_dump(mode="json"),
-        "dataset": dataset.id,
-        "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
+        **objective.origin,
     }
     copies = {name: t.detach().to("cpu", copy=True) for name, t in all_tensors(state).items()}
     return Snapshot(state.step, copies, facts)
@@ -129,19 +134,23 @@ def all_tensors(state: TrainState) -> dict[str, Tensor]:
     return weights | {f"optimizer.{name}": t for name, t in state.optimizer.tensors().items()}
 
 
-def check_same_run(saved: dict[str, Any], config: TrainConfig, dataset: Manifest) -> None:
+def check_same_run(
+    saved: Mapping[str, Any], config: TrainConfig, origin: Mapping[str, Any]
+) -> None:
     """Refuse to go on from a checkpoint of something else."""
-    if saved["tokenizer_fingerprint"] != dataset.tokenizer_fingerprint:
-        raise TokenizerMismatchError(
-            f"the checkpoint was trained with tokenizer {saved['tokenizer_fingerprint']},"
-            f" the dataset {dataset.id} was made with {dataset.tokenizer_fingerprint}",
-            hint="train under a new run id, or name the dataset that the run began with",
-        )
-    if saved["dataset"] != dataset.id:
-        raise ConfigError(
-            f"the run began with the dataset {saved['dataset']}, not {dataset.id}",
-            hint="train under a new run id, or name the dataset that the run began with",
-        )
+    hint = "train under a new run id, or name the {} that the run began with"
+    for key, value in origin.items():
+        if key == "tokenizer_fingerprint" and saved.get(key) != value:
+            raise TokenizerMismatchError(
+                f"the checkpoint was trained with tokenizer {saved.get(key)},"
+                f" the dataset {origin.get('dataset')} was made with {value}",
+                hint=hint.format("dataset"),
+            )
+        if saved.get(key) != value:
+            raise ConfigError(
+                f"the run began with the {key} {saved.get(key)}, not {value}",
+                hint=hint.format(key),
+            )
     began, now = saved["config"], config.model_dump(mode="json")
     for key in sorted(began.keys() | now.keys()):
         if key not in TrainConfig.NOT_IDENTITY | {"dataset"} and began.get(key) != now.get(key):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mulm.errors import ConfigError, CorruptError, MulmError
+from mulm.model.microlm import MicroLM
 from mulm.testing import TINY, TINY_SHAPE
 from mulm.train import state as states
 from mulm.train.agreement import require_agreement
@@ -45,7 +46,8 @@ class _Rank:
 
 def a_state(precision: str = "fp32", seed: int = 0, step: int = 0) -> TrainState:
     config = CONFIG.model_copy(update={"seed": seed})
-    state = states.fresh(config, TINY, torch.device("cpu"), precision)
+    model = MicroLM(TINY).init_weights(torch.Generator().manual_seed(seed))
+    state = states.fresh(config, model, torch.device("cpu"), precision)
     state.step = step
     return state
 

@@ -23,11 +23,14 @@ from mulm.model.checkpoint import checkpoints, load_checkpoint
 from mulm.model.stored import load_model
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
-from mulm.train import checkpoint_writer, loop
+from mulm.train import checkpoint_writer
 from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import TrainResult, train
+from mulm.train.objectives import pretraining
+from mulm.train.objectives.base import SummedLoss
+from mulm.train.objectives.pretraining import Pretraining
 
 Events = list[tuple[str, dict[str, Any]]]
 
@@ -99,7 +102,7 @@ def test_learns(store: Store, dataset: Manifest, tmp_path: Path) -> None:
     assert losses[0] > 4.0
     assert losses[-1] < 2.0
     assert result is not None
-    assert result.validation_bits_per_byte < 3.0
+    assert result.validation < 3.0
 
 
 def test_fresh_model_knows_nothing(store: Store, dataset: Manifest, tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_validation_and_logging_change_nothing(
     assert often is not None
     assert rarely is not None
     assert often.loss == rarely.loss
-    assert often.validation_bits_per_byte == rarely.validation_bits_per_byte
+    assert often.validation == rarely.validation
 
 
 def test_finished_run_is_not_repeated(store: Store, dataset: Manifest, tmp_path: Path) -> None:
@@ -240,7 +243,7 @@ def test_lasting_divergence_ends_the_run(
 def test_a_broken_validation_is_divergence(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "sum_nats", lambda *_: float("nan"))
+    monkeypatch.setattr(pretraining, "sum_nats", lambda *_: float("nan"))
     with pytest.raises(TrainingDivergedError, match="held-out"):
         run(make_config(), store, dataset, tmp_path / "run")
 
@@ -282,13 +285,14 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 
 
 def break_loss(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
-    honest = loop._loss
+    honest, steps = Pretraining.loss, count(1)  # one micro-batch a step
 
-    def dishonest(state: Any, x_BT: torch.Tensor, y_BT: torch.Tensor) -> torch.Tensor:
-        loss = honest(state, x_BT, y_BT)
-        return loss * float("nan") if first <= state.step + 1 <= last else loss
+    def dishonest(*arguments: Any) -> SummedLoss:
+        loss = honest(*arguments)
+        is_bad = first <= next(steps) <= last
+        return SummedLoss(loss.total * float("nan"), loss.count) if is_bad else loss
 
-    monkeypatch.setattr(loop, "_loss", dishonest)
+    monkeypatch.setattr(Pretraining, "loss", dishonest)
 
 
 def test_the_model_is_stored_with_its_origin(

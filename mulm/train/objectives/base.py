@@ -1,0 +1,97 @@
+"""The contract between the training loop and what is trained.
+
+The loop knows steps, gradients, workers, checkpoints and stops; an objective knows the model, the
+rows of a step, their loss and how progress is judged. Each worker makes its own, equal to all
+others. Invariants that the loop's promises rest on:
+
+- Everything is a pure function of what the objective was made from and of the arguments, so a
+  resumed run is bit for bit the uninterrupted one. Random numbers, also those of dropout, come from
+  generators seeded by step and row.
+- The rows of a step do not depend on the number of workers.
+- Losses are sums, not means: the loop adds them up over micro-batches and workers, and divides the
+  gradients by the sum of the counts.
+
+What it looks like for others: fine-tuning on chats has `IGNORED_TARGET` where the user speaks and
+counts the rest; preference pairs (DPO) have rows that are pairs, a frozen reference model in the
+objective, and count pairs; distillation has the teacher in the objective. All name in `origin`
+the models that they begin with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mulm.train.sync.base import Sync
+
+MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+"""What a device of that type runs at once."""
+
+Model = TypeVar("Model", bound=nn.Module)
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, slots=True)
+class SummedLoss:
+    """The loss of a micro-batch: a sum that can be differentiated, and what it is to be divided by.
+
+    `count` is the number of targets, pairs or whatever the loss is a mean of; it may be zero.
+    """
+
+    total: Tensor
+    count: float
+
+
+class Objective(Protocol[Model, Batch]):
+    """What a run trains a model for.
+
+    The model is the loop's: it is passed in, on the run's device, and is in training mode between
+    two calls. `dtype` is that of matrix products; weights and losses are fp32.
+    """
+
+    @property
+    def judged_by(self) -> str:
+        """The name of the number, among those of `validate`, that stands for the run."""
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """What a checkpoint belongs to beside its config: ids and settings, JSON-compatible.
+
+        A run goes on only from a checkpoint with the same. Names must not be those of other
+        facts in a checkpoint's `state.json`.
+        """
+
+    def build(self, generator: torch.Generator) -> Model:
+        """The model at step 0, on the CPU; `generator` is seeded with the run's seed.
+
+        Muon takes the matrices whose names begin with "blocks."; others are AdamW's.
+        """
+
+    def micro_batches(self, step: int, start: int, stop: int) -> Iterable[Batch]:
+        """Rows [start, stop) of the global batch of `step` (from 0), on the run's device.
+
+        In pieces that the device runs at once; the loop asks for the next when one is done.
+        """
+
+    def loss(self, model: Model, batch: Batch, dtype: torch.dtype) -> SummedLoss:
+        """The loss of one micro-batch; every parameter has a part in it."""
+
+    def validate(self, model: Model, dtype: torch.dtype, sync: Sync) -> dict[str, float]:
+        """Judge the model on what it was not trained on; every worker returns the same numbers.
+
+        Workers share the work and add up with `sync`. Each number becomes a metric with
+        "validation_" before its name. Weights and mode of the model are left as they are.
+
+        Raises:
+            TrainingDivergedError: a number is not finite.
+        """
+
+    def store(self, model: Model, counts: Mapping[str, int]) -> str:
+        """Put the trained model into the store; returns its id. Called on worker 0 alone.
+
+        `counts` says how many steps and tokens moved the weights.
+        """

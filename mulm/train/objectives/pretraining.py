@@ -1,0 +1,99 @@
+"""Pretraining: a µLM predicts each next token of a dataset version.
+
+The training loop's default objective. Invariant: see `base`; validation covers each held-out token
+once, for any number of workers. Shape letters: B rows, T tokens, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mulm.data.loader import IGNORED_TARGET, TokenLoader
+from mulm.eval.compression import sum_nats, to_bits_per_byte
+from mulm.model.microlm import MicroLM
+from mulm.model.stored import store_model
+from mulm.train.config import TrainConfig
+from mulm.train.context import TrainContext
+from mulm.train.loss import sum_cross_entropy
+from mulm.train.objectives.base import MICRO_BATCH_TOKENS, SummedLoss
+from mulm.train.sync.base import Sync
+
+Batch = tuple[Tensor, Tensor]
+"""x_BT and y_BT; y is x one token later."""
+
+
+class Pretraining:
+    """`Objective` of a MicroLM on the token shards of `context.dataset`.
+
+    Raises:
+        CorruptError: a shard does not match its checksum.
+        DataError: too few tokens for one window.
+    """
+
+    judged_by = "bits_per_byte"
+
+    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+        self.config, self.context = config, context
+        store, dataset, seq_len = context.store, context.dataset, config.seq_len
+        self._training = TokenLoader(store, dataset, seq_len=seq_len, seed=config.seed)
+        self._held_out = TokenLoader(store, dataset, "validation", seq_len=seq_len)
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """The dataset version, and its tokenizer."""
+        dataset = self.context.dataset
+        return {
+            "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
+            "dataset": dataset.id,
+        }
+
+    def build(self, generator: torch.Generator) -> MicroLM:
+        """Fresh weights in the config's shape."""
+        shape = self.config.shape(int(self.context.dataset.counts["vocab_size"]))
+        return MicroLM(shape).init_weights(generator)
+
+    def micro_batches(self, step: int, start: int, stop: int) -> Iterable[Batch]:
+        """Windows of the dataset in the order that its seed gives."""
+        x_BT, y_BT = self._training.batch(step, self.config.n_rows, start, stop)
+        x_BT, y_BT = x_BT.to(self.context.device), y_BT.to(self.context.device)
+        rows = self._rows_at_once
+        return zip(torch.split(x_BT, rows), torch.split(y_BT, rows), strict=True)
+
+    def loss(self, model: MicroLM, batch: Batch, dtype: torch.dtype) -> SummedLoss:
+        """Cross-entropy in nats."""
+        x_BT, y_BT = batch
+        with torch.autocast(x_BT.device.type, dtype, enabled=dtype != torch.float32):
+            hidden_BTD = model(x_BT)
+        weight_VD = model.output_weight_VD
+        nats = sum_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, y_BT.flatten(), dtype)
+        return SummedLoss(nats, int((y_BT != IGNORED_TARGET).sum()))
+
+    def validate(self, model: MicroLM, dtype: torch.dtype, sync: Sync) -> dict[str, float]:
+        """Each worker takes every n-th batch; the sum is the same up to rounding for any n."""
+        rank, world_size = self.context.rank, self.context.world_size
+        batches = self._held_out.iter_validation(self._rows_at_once, rank, world_size)
+        (nats,) = sync.sum_values([sum_nats(model, batches, dtype)])
+        return {self.judged_by: to_bits_per_byte(nats, self.context.dataset)}
+
+    def store(self, model: MicroLM, counts: Mapping[str, int]) -> str:
+        """With all that it was made from."""
+        store, dataset = self.context.store, self.context.dataset
+        manifest = store_model(
+            store,
+            model,
+            store.read(dataset.blob("tokenizer.json")),
+            dataset.tokenizer_fingerprint or "",
+            config=self.config.model_dump(mode="json"),
+            parents={"dataset": dataset.id},
+            licences=dataset.licences,
+            counts=counts,
+        )
+        return manifest.id
+
+    @property
+    def _rows_at_once(self) -> int:
+        return max(1, MICRO_BATCH_TOKENS[self.context.device.type] // self.config.seq_len)
