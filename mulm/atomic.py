@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from mulm.errors import NoSpaceError
+from mulm.errors import ConflictError, NoSpaceError
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -42,6 +43,33 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the name `path` when the block ends without error.
+
+    Raises:
+        ConflictError: `path` exists.
+        NoSpaceError: the disk is full; nothing is left behind.
+    """
+    require_absent(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with naming_full_disk(path.parent):
+        try:
+            _make_levels(temporary, 0o777)
+            yield temporary
+            require_absent(path)
+            temporary.rename(path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_absent(path: Path) -> None:
+    """Refuse to write over something. Raises ConflictError."""
+    if path.exists() or path.is_symlink():
+        raise ConflictError(f"{str(path)!r} exists already", hint="name another path")
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:

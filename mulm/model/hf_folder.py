@@ -12,18 +12,16 @@ same bytes.
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mulm.atomic import atomic_file, make_folder, sync_folder, write_atomic
+from mulm.atomic import atomic_file, atomic_folder, require_absent, write_atomic
 from mulm.chat import EXPORTED_TEMPLATE
 from mulm.data.tokenizer import Tokenizer
-from mulm.errors import ConflictError, DataError
+from mulm.errors import DataError
 from mulm.model.hf import tensor_names, to_hf_config, token_ids
 from mulm.model.model_files import CARD, ModelFiles
 from mulm.model.safetensors_file import (
@@ -63,39 +61,16 @@ def write_hf_folder(
         DataError: a weight is too large for fp16.
         NoSpaceError: the disk is full; nothing is left behind.
     """
-    require_free(out)
+    require_absent(out)
     config = to_hf_config(files.config, files.tokenizer, dtype or files.dtype)
     texts = {CARD: card, "chat_template.jinja": template.encode()}
     texts |= {"config.json": _json(config), "tokenizer.json": files.tokenizer.to_bytes()}
     texts |= {"generation_config.json": _json(token_ids(files.tokenizer))}
     texts |= _tokenizer_texts(files, template)
-
-    def fill(folder: Path) -> None:
+    with atomic_folder(out) as folder:
         for name, content in texts.items():
             write_atomic(folder / name, content)
         _write_weights(folder, files, dtype, max_part_bytes)
-
-    fill_new_folder(out, fill)
-
-
-def require_free(out: Path) -> None:
-    """Refuse to write over something. Raises ConflictError."""
-    if out.exists() or out.is_symlink():
-        raise ConflictError(f"{str(out)!r} exists already", hint="name another path with --out")
-
-
-def fill_new_folder(out: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder whole or not at all: filled under a temporary name, then renamed."""
-    make_folder(out.parent)
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        make_folder(partial)
-        fill(partial)
-        require_free(out)
-        partial.rename(out)
-        sync_folder(out.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def converted_data(files: ModelFiles, name: str, dtype: torch.dtype) -> bytes:

@@ -47,14 +47,12 @@ def rotary_tables(config: MicroLMConfig) -> tuple[Tensor, Tensor]:
 
 def rotary_frequencies(config: MicroLMConfig) -> Tensor:
     """Radians per position of each pair of dimensions, (d_head / 2), scaled as configured."""
-    half = torch.arange(0, config.d_head, 2, dtype=torch.float32) / config.d_head
-    frequencies = 1.0 / (config.rope_theta**half)
-    return frequencies / rotary_factors(config, frequencies)
+    return _unscaled_frequencies(config) / rotary_factors(config)
 
 
-def rotary_factors(config: MicroLMConfig, frequencies: Tensor) -> Tensor:
-    """By how much the scaling divides each of the unscaled frequencies."""
-    scaling = config.rope_scaling
+def rotary_factors(config: MicroLMConfig) -> Tensor:
+    """By how much the scaling divides each of the frequencies, (d_head / 2)."""
+    frequencies, scaling = _unscaled_frequencies(config), config.rope_scaling
     if scaling is None:
         return torch.ones_like(frequencies)
     if scaling.kind == "linear":
@@ -63,6 +61,11 @@ def rotary_factors(config: MicroLMConfig, frequencies: Tensor) -> Tensor:
     span = scaling.high_freq_factor - scaling.low_freq_factor
     kept = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
     return 1 / ((1 - kept) / scaling.factor + kept)
+
+
+def _unscaled_frequencies(config: MicroLMConfig) -> Tensor:
+    half = torch.arange(0, config.d_head, 2, dtype=torch.float32) / config.d_head
+    return 1.0 / (config.rope_theta**half)
 
 
 def rotate(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
