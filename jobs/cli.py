@@ -124,15 +124,17 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command("eval")
 @click.argument("model")
+@click.option("--dataset", help="Whose held-out text; that of the model's own if not given.")
 @with_json
-def evaluate(model: str, as_json: bool) -> None:
+def evaluate(model: str, dataset: str | None, as_json: bool) -> None:
     """Measure MODEL in bits per byte on the held-out text, beside xz -9e.
 
     \b
     Example:  mulm eval demo
+              mulm eval imported --dataset sample
     """
     with open_journey() as journey:
-        result = journey.evaluate(model)
+        result = journey.evaluate(model, dataset)
     print_result(
         result,
         as_json,

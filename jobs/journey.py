@@ -77,9 +77,9 @@ class Journey:
         config = load_config(TrainConfig, config_path, overrides)
         return self._run("train", config, train_identity, _describe_model)
 
-    def evaluate(self, model: str) -> Result:
-        """Bits per byte of a model on held-out text; see `jobs.evaluate`."""
-        config = parse_config(EvaluateConfig, {"model": model})
+    def evaluate(self, model: str, dataset: str | None = None) -> Result:
+        """Bits per byte of a model on held-out text, its own by default; see `jobs.evaluate`."""
+        config = parse_config(EvaluateConfig, {"model": model, "dataset": dataset})
         return self._run("evaluate", config, evaluate_identity, _describe_scores)
 
     def promote(self, model: str, alias: str) -> Version:

@@ -41,7 +41,7 @@ class Described:
 
 
 def describe_hf_folder(folder: Path) -> Described:
-    """Read everything but the weights.
+    """Read everything but the weights, which need not be there yet.
 
     Raises:
         NotFoundError: a file is missing.
@@ -49,7 +49,9 @@ def describe_hf_folder(folder: Path) -> Described:
         DataError: another architecture, variant or tokenizer; the hint lists what works.
         ConfigError: an impossible shape.
     """
-    require_files({path.name for path in folder.iterdir()}, str(folder))
+    for name in REQUIRED:
+        if not (folder / name).is_file():
+            raise _missing(str(folder), name)
     config = from_hf_config(_read_json(folder / "config.json"))
     tokenizer = read_foreign_tokenizer((folder / "tokenizer.json").read_bytes())
     card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
@@ -97,10 +99,7 @@ def require_files(names: Collection[str], where: str) -> None:
     missing = [name for name in REQUIRED if name not in names]
     missing += [] if has_weights else [WEIGHTS]
     if missing:
-        raise NotFoundError(
-            f"{where!r} has no {missing[0]!r}",
-            hint=f"a model in Hugging Face's layout has {', '.join(REQUIRED)} and {WEIGHTS}",
-        )
+        raise _missing(where, missing[0])
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -113,10 +112,7 @@ def weight_files(folder: Path) -> list[str]:
     names = indexed_files(folder)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise NotFoundError(
-            f"{str(folder)!r} has no {missing[0]!r}, a part of its weights",
-            hint="fetch the model again",
-        )
+        raise _missing(str(folder), missing[0])
     return names
 
 
@@ -153,6 +149,13 @@ def _our_names(tensors: TensorFiles, config: MicroLMConfig) -> dict[str, str]:
             hint="adapters must be merged into the model before it is imported",
         )
     return ours_by_theirs
+
+
+def _missing(where: str, name: str) -> NotFoundError:
+    return NotFoundError(
+        f"{where!r} has no {name!r}",
+        hint=f"a model in Hugging Face's layout has {', '.join(REQUIRED)} and {WEIGHTS}",
+    )
 
 
 def _kind(config: MicroLMConfig) -> str:

@@ -24,7 +24,7 @@ from mulm.errors import (
 from mulm.model import hf_folder
 from mulm.model.hf import from_hf_config, tensor_names, to_hf_config
 from mulm.model.hf_folder import write_hf_folder
-from mulm.model.hf_import import describe_hf_folder, open_hf_weights
+from mulm.model.hf_import import describe_hf_folder, open_hf_weights, require_files
 from mulm.model.model_card import model_card
 from mulm.model.model_files import CARD, ModelFiles, open_model_files, store_model_files
 from mulm.model.safetensors_file import TensorFiles
@@ -207,6 +207,11 @@ def test_defaults_are_the_published_ones() -> None:
     assert from_hf_config(CONFIG | {"architectures": ["Qwen3ForCausalLM"]}).d_head == 128
 
 
+def read_back(folder: Path) -> ModelFiles:
+    require_files({path.name for path in folder.iterdir()}, "here")
+    return open_hf_weights(folder, describe_hf_folder(folder))
+
+
 def replace(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(content) and None
 
@@ -274,7 +279,7 @@ def test_damaged_and_foreign_folders_are_refused(
 ) -> None:
     damage(folder)
     with pytest.raises(kind) as error:
-        open_hf_weights(folder, describe_hf_folder(folder))
+        read_back(folder)
     assert told in error.value.message
     assert error.value.hint or kind is CorruptError
 
