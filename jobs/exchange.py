@@ -78,7 +78,7 @@ class Exchange:
         return {"model": version.ref, "model_id": manifest.id, **told}
 
     def import_model(self, source: str, name: str) -> Result:
-        """Take a model from a folder or a hub and give it the next number of `name`.
+        """Take a model from a folder or a hub; it and its tokenizer get the next number of `name`.
 
         Raises:
             NotFoundError: no such folder or repository, or a file of it is missing.
@@ -91,17 +91,19 @@ class Exchange:
         check_name(name)
         found = find_source(source, self._home, self._env, self._progress)
         with self._progress.timed("import") as say:
-            manifest, described = store_source(self._store, found, name)
-            write_fact(self._home, "publish", "model", name, manifest.id)
-            version = self._version(name, manifest)
-            n_parameters = described.config.n_parameters
-            say(f"{version.ref}: {n_parameters / 1e6:.1f} M parameters")
+            made = store_source(self._store, found, name)
+            for manifest in (made.tokenizer, made.model):
+                write_fact(self._home, "publish", manifest.kind, name, manifest.id)
+            ref = self._ref_of(made.model.id, name)
+            n_parameters = made.described.config.n_parameters
+            say(f"{ref}: {n_parameters / 1e6:.1f} M parameters")
         return {
-            "model": version.ref,
-            "model_id": manifest.id,
+            "model": ref,
+            "model_id": made.model.id,
+            "tokenizer": self._ref_of(made.tokenizer.id, name),
             "parameters": n_parameters,
-            "licences": list(described.licences),
-            "chat_template": described.template,
+            "licences": list(made.described.licences),
+            "chat_template": made.described.template,
         }
 
     def show(self, model: str) -> Result:
@@ -131,16 +133,12 @@ class Exchange:
         version = self._facts.resolve("model", parse_ref(model))
         return version, self._store.load(version.manifest_id)
 
-    def _version(self, name: str, manifest: Manifest) -> Version:
-        """The version that was just published, as the ledger's file tells."""
-        return next(v for v in self._facts.versions("model", name) if v.manifest_id == manifest.id)
-
-    def _ref_of(self, manifest_id: str) -> str | None:
+    def _ref_of(self, manifest_id: str, name: str | None = None) -> str | None:
         """`name@number` of a version of any kind; None for a run, or what is not published."""
         found = [
             version.ref
             for kind in PREFIX_BY_KIND
-            for version in self._facts.versions(kind)
+            for version in self._facts.versions(kind, name)
             if version.manifest_id == manifest_id
         ]
         return found[-1] if found else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.progress import Progress
+from mulm import __version__
 from mulm.home import Home
 from mulm.manifest import Manifest
 from mulm.model.hf_hub import Hub, parse_source
@@ -37,6 +38,15 @@ class Source:
     origin: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The two versions that an import makes, and what the small files said."""
+
+    model: Manifest
+    tokenizer: Manifest
+    described: Described
+
+
 def find_source(source: str, home: Home, env: Mapping[str, str], progress: Progress) -> Source:
     """A folder, or what is fetched from a hub.
 
@@ -56,8 +66,8 @@ def find_source(source: str, home: Home, env: Mapping[str, str], progress: Progr
     return found
 
 
-def store_source(store: Store, source: Source, name: str) -> tuple[Manifest, Described]:
-    """Put the model into the store; the same files again are the same version.
+def store_source(store: Store, source: Source, name: str) -> Imported:
+    """Put the model and its tokenizer into the store; the same files again are the same versions.
 
     Raises:
         NotFoundError, CorruptError, DataError, ConfigError: see `mulm.model.hf_import`.
@@ -68,14 +78,31 @@ def store_source(store: Store, source: Source, name: str) -> tuple[Manifest, Des
         names = weight_files(source.folder)
         sums = {file: hash_file(source.folder / file) for file in names}
         origin = {**source.origin, "weights_sha256": sums}
-        manifest = store_model_files(
+        tokenizer = _store_tokenizer(store, described)
+        model = store_model_files(
             store,
             files,
             config={"name": name, "imported_from": origin},
+            parents={"tokenizer": tokenizer.id},
             licences=described.licences,
             card=described.card,
         )
-    return manifest, described
+    return Imported(model, tokenizer, described)
+
+
+def _store_tokenizer(store: Store, described: Described) -> Manifest:
+    """A version of its own, so that datasets can be built with it."""
+    manifest = Manifest(
+        kind="tokenizer",
+        code_version=__version__,
+        config={},
+        tokenizer_fingerprint=described.tokenizer.fingerprint,
+        licences=described.licences,
+        counts={"vocab_size": described.tokenizer.vocab_size},
+        blobs=(store.put("tokenizer.json", described.tokenizer.to_bytes()),),
+    )
+    store.save(manifest)
+    return manifest
 
 
 def _fetch(hub: Hub, repository: str, revision: str, home: Home, progress: Progress) -> Source:

@@ -101,10 +101,11 @@ def store_model_files(
     files: ModelFiles,
     *,
     config: Mapping[str, Any],
+    parents: Mapping[str, str] | None = None,
     licences: tuple[str, ...] = (),
     card: bytes | None = None,
 ) -> Manifest:
-    """Put a model into the store, its numbers as they are; the same one again writes nothing.
+    """Put a model into the store, its numbers as they are; the same one again is the same version.
 
     Raises:
         NoSpaceError: the disk is full; no version was made.
@@ -120,6 +121,7 @@ def store_model_files(
         kind="model",
         code_version=__version__,
         config=dict(config),
+        parents=dict(parents or {}),
         tokenizer_fingerprint=files.tokenizer.fingerprint,
         licences=licences,
         counts={"parameters": files.config.n_parameters},

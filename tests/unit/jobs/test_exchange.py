@@ -34,6 +34,7 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.messages import GenerateRequest, SamplingParams
 from mulm.model.stored import load_model
+from mulm.refs import parse_ref
 from mulm.store import Store
 from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
 
@@ -95,6 +96,20 @@ def test_an_imported_model_can_be_evaluated(
         context = JobContext("run_e", home, store, facts)
         config = EvaluateConfig(model="again", dataset="text", device="cpu")
         assert evaluate(context, config)["bits_per_byte"] > 0
+
+
+def test_datasets_can_be_built_with_an_imported_tokenizer(
+    exchange: Exchange, home: Home, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    exchange.export("tiny", "hf", tmp_path / "hf")
+    assert exchange.import_model(str(tmp_path / "hf"), "again")["tokenizer"] == "again@1"
+    with Ledger(home.ledger) as facts:
+        version = facts.resolve("tokenizer", parse_ref("again"))
+    manifest = Store(home.store).load(version.manifest_id)
+    assert manifest.tokenizer_fingerprint == tokenizer.fingerprint
+    assert manifest.counts == {"vocab_size": 320}
+    parents = exchange.show("again")["parents"]
+    assert parents == {"tokenizer": {"id": manifest.id, "ref": "again@1"}}
 
 
 def test_gguf_is_one_file(exchange: Exchange, tmp_path: Path) -> None:
