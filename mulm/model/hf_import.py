@@ -25,7 +25,8 @@ from mulm.model.safetensors_file import TensorFiles
 REQUIRED = ("config.json", "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "chat_template.jinja", CARD)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*([^\s#]+)")
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---", re.S)
+_LICENCE = re.compile(r"^license(_name)?:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,22 @@ def describe_hf_folder(folder: Path) -> Described:
     config = from_hf_config(_read_json(folder / "config.json"))
     tokenizer = read_foreign_tokenizer((folder / "tokenizer.json").read_bytes())
     card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
-    licence = _LICENCE.match(card.decode(errors="replace")) if card else None
     return Described(
         config,
         tokenizer,
         judge_template(_template(folder), tokenizer),
         card,
-        (licence[1],) if licence else (),
+        licences_in(card.decode("utf-8", "replace")) if card else (),
     )
+
+
+def licences_in(card: str) -> tuple[str, ...]:
+    """The licence that a model card's front matter names, if it does; a name beats "other"."""
+    front = _FRONT_MATTER.match(card)
+    found = dict(_LICENCE.findall(front[1])) if front else {}
+    named = found.get("_name") if found.get("") == "other" else None
+    licence = named or found.get("")
+    return (licence,) if licence else ()
 
 
 def open_hf_weights(folder: Path, described: Described) -> ModelFiles:

@@ -5,11 +5,15 @@ Called at export. Pure and without times, so that the same model has the same ca
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+"""A licence as hubs name it; what is none is written out as a name."""
 _SETTINGS = ("steps", "batch_tokens", "seq_len", "optimizer", "seed")
 
 
@@ -40,9 +44,12 @@ def model_card(
 
 
 def _front_matter(licences: list[str]) -> str:
-    licence = licences[0].lower() if len(licences) == 1 else "other"
-    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    return "\n".join(["---", f"license: {licence}", *lines, "tags: [mulm]", "---"])
+    name = ", ".join(licences)
+    lines = [f"license: {name.lower()}"]
+    if not _IDENTIFIER.fullmatch(name):
+        lines = ["license: other", *([f"license_name: {json.dumps(name)}"] if name else [])]
+    lines += ["library_name: transformers", "pipeline_tag: text-generation"]
+    return "\n".join(["---", *lines, "tags: [mulm]", "---"])
 
 
 def _lineage(model: Manifest, ancestors: Mapping[str, Manifest]) -> Iterator[str]:

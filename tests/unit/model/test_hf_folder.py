@@ -24,7 +24,7 @@ from mulm.errors import (
 from mulm.model import hf_folder
 from mulm.model.hf import from_hf_config, tensor_names, to_hf_config
 from mulm.model.hf_folder import write_hf_folder
-from mulm.model.hf_import import describe_hf_folder, open_hf_weights, require_files
+from mulm.model.hf_import import describe_hf_folder, licences_in, open_hf_weights, require_files
 from mulm.model.model_card import model_card
 from mulm.model.model_files import CARD, ModelFiles, open_model_files, store_model_files
 from mulm.model.safetensors_file import TensorFiles
@@ -112,6 +112,18 @@ def test_the_card_tells_the_lineage(store: Store, tokenizer: Tokenizer) -> None:
     card = model_card("tiny@1", model, TINY, {"dataset": dataset})
     for told in (model.id, dataset.id, "run_1", "12,345 tokens", "2,000 train tokens", "cc0-1.0"):
         assert told in card
+
+
+@pytest.mark.parametrize(
+    "licences", [(), ("cc0-1.0",), ("public domain (Project Gutenberg)",), ("cc0-1.0", "mit")]
+)
+def test_licences_are_read_back(
+    store: Store, tokenizer: Tokenizer, licences: tuple[str, ...]
+) -> None:
+    model = tiny_stored_model(store, tokenizer).model_copy(update={"licences": licences})
+    expected = (", ".join(licences) or "other",)
+    assert licences_in(model_card("tiny@1", model, TINY, {})) == expected
+    assert licences_in("# no front matter\nlicense: mit") == ()
 
 
 # Refusals
