@@ -124,15 +124,17 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command("eval")
 @click.argument("model")
+@click.option("--dataset", help="Whose held-out text; that of the model's own if not given.")
 @with_json
-def evaluate(model: str, as_json: bool) -> None:
+def evaluate(model: str, dataset: str | None, as_json: bool) -> None:
     """Measure MODEL in bits per byte on the held-out text, beside xz -9e.
 
     \b
     Example:  mulm eval demo
+              mulm eval imported --dataset sample
     """
     with open_journey() as journey:
-        result = journey.evaluate(model)
+        result = journey.evaluate(model, dataset)
     print_result(
         result,
         as_json,
@@ -144,16 +146,24 @@ def evaluate(model: str, as_json: bool) -> None:
 @click.argument("model")
 @click.option("--min-replicas", type=int, help="Engines kept running; 1 if not given.")
 @click.option("--max-replicas", type=int, help="Engines at most, under load; 2 if not given.")
+@click.option("--max-seq-len", type=int, help="A shorter window than the model's: less memory.")
 @with_json
-def serve(model: str, min_replicas: int | None, max_replicas: int | None, as_json: bool) -> None:
+def serve(
+    model: str,
+    min_replicas: int | None,
+    max_replicas: int | None,
+    max_seq_len: int | None,
+    as_json: bool,
+) -> None:
     """Serve MODEL behind the OpenAI-compatible HTTP API.
 
     \b
     Example:  mulm serve demo
               mulm serve demo@1 --max-replicas 4
+              mulm serve qwen --max-seq-len 4096
     """
     with open_journey() as journey:
-        result = journey.serve(model, min_replicas, max_replicas)
+        result = journey.serve(model, min_replicas, max_replicas, max_seq_len)
     print_result(result, as_json, "{model} answers at {url}/v1 (key: {key_file})")
 
 

@@ -2,19 +2,128 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from jobs.cli_verbs import Verbs, open_journey, print_versions, with_json
+from jobs.cli_verbs import Verbs, open_journey, print_result, print_versions, with_json
+from jobs.progress import Progress
+from mulm.home import Home
+
+if TYPE_CHECKING:
+    from jobs.exchange import Exchange
 
 
 @click.group(cls=Verbs)
 def model() -> None:
-    """Models: list what was trained."""
+    """Models: list and show them, export them for other programs, import theirs."""
 
 
 @model.command("ls")
 @with_json
 def model_ls(as_json: bool) -> None:
-    """List model versions."""
+    """List model versions.
+
+    \b
+    Example:  mulm model ls --json
+    """
     with open_journey() as journey:
         print_versions(journey.versions("model"), as_json)
+
+
+@model.command("show")
+@click.argument("name", metavar="MODEL")
+@with_json
+def model_show(name: str, as_json: bool) -> None:
+    """Show MODEL: shape, parameters, files, lineage, aliases.
+
+    \b
+    Example:  mulm model show demo
+              mulm model show demo@live --json
+    """
+    with open_exchange() as exchange:
+        result = exchange.show(name)
+    print_result(result, as_json, "")
+    for line in [] if as_json else described(result):
+        click.echo(line)
+
+
+@model.command("export")
+@click.argument("name", metavar="MODEL")
+@click.option("--to", required=True, metavar="hf|gguf", help="A Hugging Face folder or a file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Must not exist yet.")
+@click.option("--dtype", metavar="stored|fp32|fp16|bf16", help="hf: type of weights; as stored.")
+@click.option("--quant", metavar="f32|f16|bf16|q8_0|q4_0", help="gguf: type of weights; f16.")
+@click.option("--chat-template", type=click.Path(path_type=Path), help="A Jinja file, not ours.")
+@with_json
+def model_export(
+    name: str,
+    to: str,
+    out: Path,
+    dtype: str | None,
+    quant: str | None,
+    chat_template: Path | None,
+    as_json: bool,
+) -> None:
+    """Write MODEL for other programs: transformers and vLLM (hf), llama.cpp and Ollama (gguf).
+
+    \b
+    Example:  mulm model export demo --to hf --dtype bf16 --out demo-hf
+              mulm model export demo@live --to gguf --quant q8_0 --out demo.gguf
+    """
+    with open_exchange() as exchange:
+        result = exchange.export(name, to, out, dtype=dtype, quant=quant, template=chat_template)
+    print_result(result, as_json, "{model} is in {out} ({size_bytes} bytes)")
+
+
+@model.command("import")
+@click.argument("source")
+@click.option("--name", required=True, help="What it is called here.")
+@with_json
+def model_import(source: str, name: str, as_json: bool) -> None:
+    """Take a Llama or Qwen3 model from SOURCE: a folder, or owner/name[@revision] on a hub.
+
+    Reads config.json, tokenizer.json and safetensors; runs no code and opens no pickle. HF_ENDPOINT
+    names another hub, HF_TOKEN opens closed doors.
+
+    \b
+    Example:  mulm model import ./demo-hf --name again
+              mulm model import Qwen/Qwen3-0.6B --name qwen
+    """
+    with open_exchange() as exchange:
+        result = exchange.import_model(source, name)
+    print_result(result, as_json, "{model}: {parameters} parameters")
+    if not as_json and result["chat_template"] in ("other", "broken"):
+        click.echo(
+            "  its own chat template differs: here and in exports, conversations are ChatML",
+            err=True,
+        )
+
+
+def open_exchange() -> Exchange:
+    """The models of this machine's installation, shown on stderr."""
+    from jobs.exchange import Exchange
+
+    return Exchange(Home.from_env(), Progress(sys.stderr), os.environ)
+
+
+def described(result: Mapping[str, Any]) -> list[str]:
+    """What `show` says to a person."""
+    aliases = f" ({', '.join(result['aliases'])})" if result["aliases"] else ""
+    counts = ", ".join(f"{value:,} {key}" for key, value in result["counts"].items())
+    lines = [f"{result['model']}{aliases}  {result['model_id']}", f"counts     {counts}"]
+    shape = " ".join(f"{key}={value}" for key, value in result["shape"].items())
+    lines.append(f"shape      {shape}")
+    lines += [f"file       {name}  {size:,} bytes" for name, size in result["files"].items()]
+    for role, parent in result["parents"].items():
+        known = f"{parent['ref']}  " if parent["ref"] else ""
+        lines.append(f"made from  {role} {known}{parent['id']}")
+    if result["imported_from"]:
+        origin = {k: v for k, v in result["imported_from"].items() if k != "weights_sha256"}
+        lines.append("imported   " + ", ".join(f"{k} {v}" for k, v in origin.items()))
+    lines.append(f"licences   {', '.join(result['licences']) or 'not stated'}")
+    return lines

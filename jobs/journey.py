@@ -77,9 +77,9 @@ class Journey:
         config = load_config(TrainConfig, config_path, overrides)
         return self._run("train", config, train_identity, _describe_model)
 
-    def evaluate(self, model: str) -> Result:
-        """Bits per byte of a model on held-out text; see `jobs.evaluate`."""
-        config = parse_config(EvaluateConfig, {"model": model})
+    def evaluate(self, model: str, dataset: str | None = None) -> Result:
+        """Bits per byte of a model on held-out text, its own by default; see `jobs.evaluate`."""
+        config = parse_config(EvaluateConfig, {"model": model, "dataset": dataset})
         return self._run("evaluate", config, evaluate_identity, _describe_scores)
 
     def promote(self, model: str, alias: str) -> Version:
@@ -90,7 +90,13 @@ class Journey:
             say(f"{version.ref} is {version.name}@{alias}")
         return version
 
-    def serve(self, model: str, min_replicas: int | None, max_replicas: int | None) -> Result:
+    def serve(
+        self,
+        model: str,
+        min_replicas: int | None,
+        max_replicas: int | None,
+        max_seq_len: int | None = None,
+    ) -> Result:
         """Put a model behind HTTP and wait until it answers."""
         from serve_app.deploy import deploy
         from serve_app.settings import AppArgs
@@ -100,6 +106,7 @@ class Journey:
         for entry in self._store.load(version.manifest_id).blobs:
             self._store.path(entry)  # a damaged file is told here, not by a replica that dies
         given = {"min_replicas": min_replicas, "max_replicas": max_replicas}
+        given |= {"max_seq_len": max_seq_len}
         values = {name: value for name, value in given.items() if value is not None}
         args = parse_config(AppArgs, {"model": version.ref} | values)
         with self._progress.timed("serve") as say:

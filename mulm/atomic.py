@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from mulm.errors import NoSpaceError
+from mulm.errors import ConflictError, NoSpaceError
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -44,6 +45,33 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the name `path` when the block ends without error.
+
+    Raises:
+        ConflictError: `path` exists.
+        NoSpaceError: the disk is full; nothing is left behind.
+    """
+    require_absent(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with naming_full_disk(path.parent):
+        try:
+            _make_levels(temporary, 0o777)
+            yield temporary
+            require_absent(path)
+            temporary.rename(path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_absent(path: Path) -> None:
+    """Refuse to write over something. Raises ConflictError."""
+    if path.exists() or path.is_symlink():
+        raise ConflictError(f"{str(path)!r} exists already", hint="name another path")
+
+
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder and its parents so that they survive a power cut; harmless when it exists.
 
@@ -66,6 +94,12 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
             f"no space left on the disk of {str(folder)!r}",
             hint="free some space and run the same command again; nothing was lost",
         ) from None
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,6 +22,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+EXPORTED_TEMPLATE = "{{ bos_token }}" + CHAT_TEMPLATE
+"""What stands in exported models: a conversation is a document, as it is served here too."""
 
 
 class Message(Frozen):

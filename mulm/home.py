@@ -65,6 +65,11 @@ class Home:
         """What the running application is reached by (JSON); absent when it is down."""
         return self.root / "cluster.json"
 
+    @property
+    def hub(self) -> Path:
+        """What was fetched from a hub of models; may be deleted at any time."""
+        return self.root / "hub"
+
     def run(self, run_id: str) -> Path:
         """The folder of one run: resolved config, checkpoints, TensorBoard files."""
         return self.root / "runs" / run_id

@@ -15,10 +15,12 @@ import hashlib
 import json
 import logging
 import re
+import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from mulm.atomic import make_folder, write_atomic
+from mulm.atomic import atomic_file, make_folder, sync_folder, write_atomic
 from mulm.config import canonical_json
 from mulm.errors import CorruptError, NoSpaceError, NotFoundError
 from mulm.manifest import BlobEntry, Manifest, parse_manifest
@@ -50,6 +52,24 @@ class Store:
         if not _holds(path, digest):
             write_atomic(path, content, mode=0o444)
         return BlobEntry(name=name, sha256=digest, size_bytes=len(content), rows=rows)
+
+    def put_stream(self, name: str, chunks: Iterable[bytes]) -> BlobEntry:
+        """As `put`, for what need not fit into memory.
+
+        Raises:
+            NoSpaceError: the disk is full; nothing was stored.
+        """
+        digest, size_bytes = hashlib.sha256(), 0
+        incoming = self.root / "incoming" / secrets.token_hex(8)
+        with atomic_file(incoming, mode=0o444) as file:
+            for chunk in chunks:
+                digest.update(chunk)
+                size_bytes += file.write(chunk)
+        path = self._blob_path(digest.hexdigest())
+        make_folder(path.parent)
+        incoming.replace(path)
+        sync_folder(path.parent)
+        return BlobEntry(name=name, sha256=digest.hexdigest(), size_bytes=size_bytes)
 
     def read(self, entry: BlobEntry) -> bytes:
         """The bytes of a blob, checked.

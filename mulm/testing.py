@@ -11,9 +11,11 @@ import json
 import torch
 
 from mulm import __version__
+from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
+from mulm.model.stored import store_model
 from mulm.model.weights import tensor_bytes
 from mulm.store import Store
 
@@ -42,6 +44,31 @@ def tiny_model(seed: int = 0, config: MicroLMConfig = TINY) -> MicroLM:
             if name.endswith(("attention.out.weight", "mlp.down.weight")):
                 parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
     return model.eval()
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """A real tokenizer of 320 ids."""
+    text = "user assistant system tool\nHello there, how are you? The wizard isn't here.\n"
+    return train_tokenizer([text * 9], 320)
+
+
+def tiny_stored_model(
+    store: Store, tokenizer: Tokenizer, *, dtype: torch.dtype = torch.float32, **changes: object
+) -> Manifest:
+    """A version of a random model whose ids are those of `tokenizer`.
+
+    Its weights are large enough that the next token depends on the text and not on rounding.
+    `changes` are fields of its config.
+    """
+    values = TINY.model_dump() | {"vocab_size": tokenizer.vocab_size} | changes
+    model = tiny_model(config=MicroLMConfig.model_validate(values))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0 if parameter.ndim == 2 else 1.0)
+    return store_model(
+        store, model.to(dtype), tokenizer.to_bytes(), tokenizer.fingerprint,
+        config={"name": "tiny"}, parents={}, licences=("CC0-1.0",),
+    )  # fmt: skip
 
 
 def tiny_dataset(

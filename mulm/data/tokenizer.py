@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE with 32 reserved special tokens.
+"""The tokenizer: byte-level BPE, with 32 reserved special tokens where it is trained here.
 
 Called by the dataset build, the chat template, the ingress and whoever turns ids into text.
 Invariants: text alone never yields a special id, whatever it spells; `decode(encode(text))`
@@ -47,12 +47,14 @@ N_SPECIAL = 32
 SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(
     f"<|reserved_{k}|>" for k in range(N_SPECIAL - len(_NAMED))
 )
+REQUIRED_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+"""What a foreign tokenizer needs: without them there is no end and no conversation."""
 MIN_VOCAB_SIZE = N_SPECIAL + 256
 """The specials and one token for each byte: the smallest tokenizer that reads any text."""
 
 # The pattern of GPT-4 and Llama 3: words take the space before them, at most three digits
 # stand together, line ends stand alone. Inference engines elsewhere know it by name.
-_SPLIT = (
+SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -69,7 +71,7 @@ class Tokenizer:
         # Not what the backend would write today: another release may add fields.
         self._bytes = canonical_json(json.loads(content or backend.to_str()))
         self._id_by_special = _special_ids(backend)
-        self._bytes_by_id = _token_bytes(backend, frozenset(self._id_by_special.values()))
+        self._bytes_by_id = _token_bytes(backend)
         self.fingerprint = hashlib.sha256(self._bytes).hexdigest()[:24]
 
     @classmethod
@@ -77,7 +79,7 @@ class Tokenizer:
         """Read a `tokenizer.json`.
 
         Raises:
-            CorruptError: the bytes are no tokenizer with our special tokens.
+            CorruptError: the bytes are no byte-level tokenizer with the tokens of a conversation.
         """
         try:
             return cls(Backend.from_str(tokenizer_json.decode()), tokenizer_json)
@@ -107,8 +109,13 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """`<|pad|>`: fills, and is never learned."""
-        return self._id_by_special["<|pad|>"]
+        """`<|pad|>`, or the end of text where there is none: fills, and is never learned."""
+        return self._id_by_special.get("<|pad|>", self.end_of_text_id)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The id of each special token by its name."""
+        return dict(self._id_by_special)
 
     @property
     def im_start_id(self) -> int:
@@ -144,11 +151,14 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; broken UTF-8 becomes U+FFFD, special ids are skipped."""
-        return b"".join([self._bytes_by_id[i] for i in ids]).decode("utf-8", "replace")
+        return b"".join([self.token_bytes(i) for i in ids]).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for; none for a special one."""
-        return self._bytes_by_id[token_id]
+        """The bytes that a token stands for; none for a special one.
+
+        None either for an id beyond the last: foreign models round their embeddings up.
+        """
+        return self._bytes_by_id[token_id] if token_id < len(self._bytes_by_id) else b""
 
     def require(self, fingerprint: str | None, what: str) -> None:
         """Refuse to work together with `what` if it was made with another tokenizer.
@@ -203,7 +213,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -229,19 +239,23 @@ def _require_full(found: int, asked: int) -> None:
 
 
 def _special_ids(backend: Backend) -> dict[str, int]:
-    found = {name: backend.token_to_id(name) for name in SPECIAL_TOKENS}
-    ids = {name: token_id for name, token_id in found.items() if token_id is not None}
-    for name in SPECIAL_TOKENS:
+    added = backend.get_added_tokens_decoder()
+    ids = {token.content: token_id for token_id, token in added.items() if token.special}
+    for name in REQUIRED_TOKENS:
         if name not in ids:
             raise CorruptError(f"no special token {name!r} inside")
-    return ids
+    return dict(sorted(ids.items(), key=lambda item: item[1]))
 
 
-def _token_bytes(backend: Backend, special_ids: frozenset[int]) -> list[bytes]:
+def _token_bytes(backend: Backend) -> list[bytes]:
     byte_by_char = _byte_by_char()
-    tokens = (backend.id_to_token(i) or "" for i in range(backend.get_vocab_size()))
+    added = backend.get_added_tokens_decoder()
+    n_ids = max(backend.get_vocab().values(), default=-1) + 1
+    tokens = (backend.id_to_token(i) or "" for i in range(n_ids))
     return [
-        b"" if i in special_ids else bytes([byte_by_char[char] for char in token])
+        (b"" if added[i].special else token.encode())
+        if i in added
+        else bytes([byte_by_char[char] for char in token])
         for i, token in enumerate(tokens)
     ]
 

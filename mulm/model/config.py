@@ -7,13 +7,44 @@ Invariant: every shape that passes validation can be expressed as a `Qwen3ForCau
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from mulm.config import Frozen
 
 Count = Annotated[int, Field(ge=1)]
+
+
+class LinearRope(Frozen):
+    """Positions divided by `factor`: all frequencies alike (Chen et al., 2023)."""
+
+    kind: Literal["linear"] = "linear"
+    factor: Annotated[float, Field(ge=1)]
+
+
+class Llama3Rope(Frozen):
+    """Low frequencies divided by `factor`, high ones kept, those between blended (Llama 3.1).
+
+    A frequency is low if it turns less than `low_freq_factor` times within
+    `original_max_seq_len` positions, and high if more than `high_freq_factor` times.
+    """
+
+    kind: Literal["llama3"] = "llama3"
+    factor: Annotated[float, Field(ge=1)]
+    low_freq_factor: Annotated[float, Field(gt=0)]
+    high_freq_factor: Annotated[float, Field(gt=0)]
+    original_max_seq_len: Count
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Llama3Rope:
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError("low_freq_factor must be smaller than high_freq_factor")
+        return self
+
+
+RopeScaling = Annotated[LinearRope | Llama3Rope, Field(discriminator="kind")]
+"""How a model reads further than it was first trained to."""
 
 
 class MicroLMConfig(Frozen):
@@ -32,6 +63,7 @@ class MicroLMConfig(Frozen):
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     qk_norm: bool = True
     tie_embeddings: bool = True
+    rope_scaling: RopeScaling | None = None
 
     @model_validator(mode="after")
     def _heads_divide(self) -> MicroLMConfig:
@@ -40,6 +72,10 @@ class MicroLMConfig(Frozen):
                 f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})"
             )
         return self
+
+    def to_stored(self) -> dict[str, Any]:
+        """What stands in a stored `config.json`: without rope scaling as before there was any."""
+        return self.model_dump(exclude_none=True)
 
     @property
     def n_block_parameters(self) -> int:

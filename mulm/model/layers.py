@@ -8,6 +8,7 @@ H d_head, F d_ff.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -38,11 +39,33 @@ def rotary_tables(config: MicroLMConfig) -> tuple[Tensor, Tensor]:
 
     Half-split layout (RoFormer as in Hugging Face): dimension i turns with i + d_head / 2.
     """
-    half = torch.arange(0, config.d_head, 2, dtype=torch.float32) / config.d_head
-    frequencies = 1.0 / (config.rope_theta**half)
-    angles = torch.outer(torch.arange(config.max_seq_len, dtype=torch.float32), frequencies)
+    positions_P = torch.arange(config.max_seq_len, dtype=torch.float32)
+    angles = torch.outer(positions_P, rotary_frequencies(config))
     both = torch.cat([angles, angles], dim=-1)
     return both.cos(), both.sin()
+
+
+def rotary_frequencies(config: MicroLMConfig) -> Tensor:
+    """Radians per position of each pair of dimensions, (d_head / 2), scaled as configured."""
+    return _unscaled_frequencies(config) / rotary_factors(config)
+
+
+def rotary_factors(config: MicroLMConfig) -> Tensor:
+    """By how much the scaling divides each of the frequencies, (d_head / 2)."""
+    frequencies, scaling = _unscaled_frequencies(config), config.rope_scaling
+    if scaling is None:
+        return torch.ones_like(frequencies)
+    if scaling.kind == "linear":
+        return torch.full_like(frequencies, scaling.factor)
+    turns = scaling.original_max_seq_len * frequencies / (2 * math.pi)
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    kept = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
+    return 1 / ((1 - kept) / scaling.factor + kept)
+
+
+def _unscaled_frequencies(config: MicroLMConfig) -> Tensor:
+    half = torch.arange(0, config.d_head, 2, dtype=torch.float32) / config.d_head
+    return 1.0 / (config.rope_theta**half)
 
 
 def rotate(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def store_model(
     by role, and `counts` numbers worth knowing, such as steps and tokens.
     """
     blobs = (
-        store.put("config.json", canonical_json(model.config.model_dump())),
+        store.put("config.json", canonical_json(model.config.to_stored())),
         store.put("model.safetensors", tensors_to_bytes(model.state_dict())),
         store.put("tokenizer.json", tokenizer_json),
     )

@@ -7,45 +7,22 @@ and shapes fit the model or nothing is copied.
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Mapping
-from typing import Any
 
-import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from mulm.errors import CorruptError
-
-_FORMAT_DTYPES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.uint8: "U8",
-}
+from mulm.model.safetensors_file import TensorSpec, safetensors_stream
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors in the safetensors format, names sorted.
-
-    Written by hand because the library's writer needs numpy: eight bytes of header length,
-    a JSON header, the raw little-endian data.
-    """
-    flat = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
-    header: dict[str, dict[str, Any]] = {}
-    end = 0
-    for name, tensor in flat.items():
-        start, end = end, end + tensor.nbytes
-        header[name] = {
-            "dtype": _FORMAT_DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    data = [tensor_bytes(tensor) for tensor in flat.values()]
-    return b"".join([len(text).to_bytes(8, "little"), text, *data])
+    """Tensors in the safetensors format, names sorted."""
+    specs = {
+        name: TensorSpec(tensors[name].dtype, tuple(tensors[name].shape))
+        for name in sorted(tensors)
+    }
+    return b"".join(safetensors_stream(specs, lambda name: tensor_bytes(tensors[name])))
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

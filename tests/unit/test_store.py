@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,21 @@ def test_too_little_space_is_refused_early(store: Store) -> None:
     store.require_space(1)
     with pytest.raises(NoSpaceError, match="MB are needed"):
         store.require_space(1 << 60)
+
+
+def test_a_stream_is_stored_as_its_whole(store: Store) -> None:
+    streamed = store.put_stream("big", iter([b"one ", b"", b"two"]))
+    assert streamed == store.put("big", b"one two")
+    assert store.read(streamed) == b"one two"
+    assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_a_stream_that_breaks_leaves_nothing(store: Store) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError):
+        store.put_stream("big", broken())
+    assert list((store.root / "incoming").iterdir()) == []
+    assert not (store.root / "blobs").exists()

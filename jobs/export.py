@@ -1,0 +1,126 @@
+"""Export of one model: a Hugging Face folder or a GGUF file.
+
+Called by `jobs.exchange`. Invariant: names and template are checked before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mulm.chat import EXPORTED_TEMPLATE
+from mulm.data.tokenizer import Tokenizer
+from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
+from mulm.manifest import Manifest
+from mulm.model.chat_template import SAMPLE, render_template
+from mulm.model.gguf_blocks import BLOCK_TYPES, BlockType
+from mulm.model.gguf_model import write_gguf
+from mulm.model.hf_folder import write_hf_folder
+from mulm.model.model_card import model_card
+from mulm.model.model_files import CARD, ModelFiles, open_model_files
+from mulm.store import Store
+
+FORMATS = ("hf", "gguf")
+DTYPES = {
+    "stored": None,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOrder:
+    """What is asked for: `block` for a GGUF file, `dtype` for a folder (None: as stored)."""
+
+    out: Path
+    dtype: torch.dtype | None
+    block: BlockType | None
+    template: Path | None
+
+    @classmethod
+    def of(
+        cls, to: str, out: Path, dtype: str | None, quant: str | None, template: Path | None
+    ) -> ExportOrder:
+        """Read the names that a user gives.
+
+        Raises:
+            UnknownNameError: a name that does not exist; the hint lists what does.
+            ConfigError: an option of the other format.
+        """
+        _require_known("format", to, FORMATS)
+        if to == "hf" and quant is not None:
+            raise ConfigError("--quant is for gguf", hint="--dtype says the type of hf weights")
+        if to == "gguf" and dtype is not None:
+            raise ConfigError("--dtype is for hf", hint="--quant says the type of gguf weights")
+        _require_known("dtype", dtype or "stored", tuple(DTYPES))
+        _require_known("quant", quant or "f16", tuple(BLOCK_TYPES))
+        block = BLOCK_TYPES[quant or "f16"] if to == "gguf" else None
+        return cls(out, DTYPES[dtype or "stored"], block, template)
+
+
+def export_model(store: Store, ref: str, manifest: Manifest, order: ExportOrder) -> int:
+    """Write a stored model as ordered; returns the bytes written.
+
+    Raises:
+        NotFoundError, CorruptError: a file of it is missing or damaged.
+        ConfigError, DataError: the template or the shape has no place there.
+        ConflictError: the path exists.
+        NoSpaceError: the disk is full; nothing is left behind.
+    """
+    with open_model_files(store, manifest) as files:
+        template = read_template(order.template, files.tokenizer)
+        if order.block is not None:
+            licence = ", ".join(manifest.licences)
+            write_gguf(order.out, files, order.block, name=ref, licence=licence, template=template)
+        else:
+            card = _card(store, ref, manifest, files)
+            write_hf_folder(order.out, files, card, dtype=order.dtype, template=template)
+    written = order.out.iterdir() if order.out.is_dir() else [order.out]
+    return sum(path.stat().st_size for path in written)
+
+
+def read_template(path: Path | None, tokenizer: Tokenizer) -> str:
+    """The chat template of an export: ours, or one from a file that renders.
+
+    Raises:
+        NotFoundError: no such file.
+        ConfigError: it is no text.
+        DataError: it does not render.
+    """
+    if path is None:
+        return EXPORTED_TEMPLATE
+    try:
+        template = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
+    render_template(template, SAMPLE, tokenizer)
+    return template
+
+
+def _card(store: Store, ref: str, manifest: Manifest, files: ModelFiles) -> bytes:
+    """The model's own card if it came with one, else one that tells its lineage."""
+    if any(blob.name == CARD for blob in manifest.blobs):
+        return store.read(manifest.blob(CARD))
+    return model_card(ref, manifest, files.config, _ancestors(store, manifest)).encode()
+
+
+def _ancestors(store: Store, manifest: Manifest) -> Mapping[str, Manifest]:
+    found = {}
+    for role, parent_id in manifest.parents.items():
+        try:
+            found[role] = store.load(parent_id)
+        except NotFoundError:
+            continue  # a run, or a version that is not here: the card has its id
+    return found
+
+
+def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        hint = f"{nearest(name, known)} ({', '.join(known)})"
+        raise UnknownNameError(f"no {what} {name!r}", hint=hint)

@@ -1,0 +1,85 @@
+"""Tokenizers made elsewhere: which of them are ours to use, and why the others are not.
+
+Called when a model is imported. Invariant: a tokenizer that passes is read, used and exported by
+`mulm.data.tokenizer` exactly as its makers' own code would, apart from special tokens, which text
+alone never yields here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mulm.data.tokenizer import REQUIRED_TOKENS, Tokenizer
+from mulm.errors import CorruptError, DataError, MulmError
+
+_NORMALIZERS = (None, "NFC")
+
+
+def read_foreign_tokenizer(content: bytes) -> Tokenizer:
+    """A `tokenizer.json` of a foreign model.
+
+    Raises:
+        CorruptError: it is no JSON, or the backend cannot read it.
+        DataError: it is another kind of tokenizer; the hint says what works.
+    """
+    try:
+        values = json.loads(content)
+        reason = why_not(values)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise CorruptError(
+            "tokenizer.json is not the description of a tokenizer", hint="fetch the model again"
+        ) from None
+    if reason:
+        raise DataError(
+            f"the tokenizer cannot be used: {reason}",
+            hint="what works: byte-level BPE (tokenizer.json) with the special tokens "
+            + ", ".join(REQUIRED_TOKENS),
+        )
+    return Tokenizer.from_bytes(content)
+
+
+def split_patterns(values: Mapping[str, Any]) -> list[str]:
+    """The regular expressions that cut text before BPE, in their order.
+
+    `ByteLevel` with its own pattern is GPT-2's and is given as "gpt-2"; `Digits` as "digits".
+
+    Raises:
+        MulmError: a step that is none of these.
+    """
+    patterns = []
+    for step in _steps(values.get("pre_tokenizer")):
+        if step["type"] == "Split" and step["behavior"] in ("Isolated", "isolated"):
+            patterns.append(str(step["pattern"]["Regex"]))
+        elif step["type"] == "Digits" and step["individual_digits"]:
+            patterns.append("digits")
+        elif step["type"] == "ByteLevel":
+            patterns += ["gpt-2"] if step.get("use_regex", True) else []
+        else:
+            raise MulmError(f"a pre-tokenizer of type {step['type']!r}")
+    return patterns
+
+
+def why_not(values: Mapping[str, Any]) -> str:
+    """Why this tokenizer cannot be used; empty if it can."""
+    model = values["model"]
+    if model.get("type", "BPE") != "BPE" or model.get("byte_fallback"):
+        kind = "BPE with byte fallback" if model.get("byte_fallback") else model["type"]
+        return f"it is {kind}, not byte-level BPE"
+    byte_level = [s for s in _steps(values.get("pre_tokenizer")) if s["type"] == "ByteLevel"]
+    if not byte_level or byte_level[0].get("add_prefix_space"):
+        return "it does not read bytes as they are"
+    normalizer = (values.get("normalizer") or {}).get("type")
+    if normalizer not in _NORMALIZERS:
+        return f"it changes the text before reading it ({normalizer})"
+    special = {t["content"] for t in values.get("added_tokens", ()) if t["special"]}
+    missing = [name for name in REQUIRED_TOKENS if name not in special]
+    return f"it has no special token {missing[0]!r}" if missing else ""
+
+
+def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    if pre_tokenizer and pre_tokenizer["type"] == "Sequence":
+        yield from pre_tokenizer["pretokenizers"]
+    elif pre_tokenizer:
+        yield pre_tokenizer

@@ -1,0 +1,84 @@
+"""Chat templates in Jinja, as foreign programs read them, beside our own `mulm.chat.render`.
+
+Called before an export and when a model is imported. A template is text from strangers: it is
+rendered in Jinja's sandbox and gets messages alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mulm.chat import Message, render
+from mulm.data.tokenizer import Tokenizer
+from mulm.errors import DataError
+
+Verdict = Literal["none", "same", "other", "broken"]
+"""Of a foreign template: whether it gives our ids, others, or does not render at all."""
+
+SAMPLE = (
+    Message(role="user", content="Who are you?"),
+    Message(role="assistant", content="A model.\nA small one."),
+    Message(role="user", content="  Thank you!\n"),
+)
+
+
+def render_template(template: str, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """The ids that a program gets which renders `template` and recognises special tokens.
+
+    Raises:
+        DataError: the template does not render.
+    """
+    names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
+    try:
+        text = (
+            _environment()
+            .from_string(template)
+            .render(
+                messages=[message.model_dump() for message in messages],
+                add_generation_prompt=True,
+                bos_token=names[tokenizer.end_of_text_id],
+                eos_token=names[tokenizer.im_end_id],
+            )
+        )
+    except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise DataError(
+            f"the chat template does not render: {error}",
+            hint="it is a Jinja template over `messages` and `add_generation_prompt`",
+        ) from None
+    return encode_with_special(text, tokenizer)
+
+
+def judge_template(template: str | None, tokenizer: Tokenizer) -> Verdict:
+    """How a foreign template compares to the one with which we serve; see `Verdict`."""
+    if template is None:
+        return "none"
+    ours = render(SAMPLE, tokenizer)
+    try:
+        theirs = render_template(template, SAMPLE, tokenizer)
+    except DataError:
+        return "broken"
+    return "same" if theirs in (ours, [tokenizer.end_of_text_id, *ours]) else "other"
+
+
+def encode_with_special(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a text in which special tokens are recognised; for templates' texts alone."""
+    ids: list[int] = []
+    special = tokenizer.special_tokens
+    longest_first = sorted(special, key=len, reverse=True)
+    for part in re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text):
+        ids += [special[part]] if part in special else tokenizer.encode(part)
+    return ids
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    def raise_exception(message: str) -> Any:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = raise_exception
+    return environment

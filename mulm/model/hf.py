@@ -1,0 +1,210 @@
+"""Hugging Face's names: the one adapter between their `config.json` and tensors, and ours.
+
+Used by `hf_folder` in both directions. Pure. Invariant: a shape that was exported and is read
+back is the same shape; what we cannot compute exactly is refused by name, never approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from mulm.config import parse_config
+from mulm.data.tokenizer import Tokenizer
+from mulm.errors import ConfigError, DataError
+from mulm.model.config import MicroLMConfig
+
+ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
+ROPE_TYPES = ("default", "linear", "llama3")
+DTYPE_NAMES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+
+_BLOCK_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.out": "self_attn.o_proj",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+_QK_NORM_NAMES = {"attention.q_norm": "self_attn.q_norm", "attention.k_norm": "self_attn.k_norm"}
+
+_COUNTS = {
+    "vocab_size": "vocab_size",
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "d_ff": "intermediate_size",
+    "max_seq_len": "max_position_embeddings",
+}
+_LLAMA3_FIELDS = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_seq_len": "original_max_position_embeddings",
+}
+
+# What changes the mathematics of a block, and the only values with which it is ours.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", None),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "use_sliding_window": (False, None),
+    "partial_rotary_factor": (1.0, None),
+    "quantization_config": (None,),
+}
+
+
+def tensor_names(config: MicroLMConfig) -> dict[str, str]:
+    """Their name of each of our tensors."""
+    inside = _BLOCK_NAMES | (_QK_NORM_NAMES if config.qk_norm else {})
+    names = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+    if not config.tie_embeddings:
+        names["unembedding.weight"] = "lm_head.weight"
+    for layer in range(config.n_layers):
+        for ours, theirs in inside.items():
+            names[f"blocks.{layer}.{ours}.weight"] = f"model.layers.{layer}.{theirs}.weight"
+    return names
+
+
+def is_derived(name: str, config: MicroLMConfig) -> bool:
+    """Whether their tensor repeats what another one or the config says."""
+    is_tied_output = config.tie_embeddings and name == "lm_head.weight"
+    return is_tied_output or name.endswith("rotary_emb.inv_freq")
+
+
+def to_hf_config(config: MicroLMConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, Any]:
+    """Their `config.json` of a model of ours.
+
+    Raises:
+        ConfigError: the shape has no name of theirs.
+    """
+    if not config.qk_norm and config.d_model % config.n_heads:
+        raise ConfigError(
+            f"d_model {config.d_model} is no multiple of n_heads {config.n_heads}, which"
+            " LlamaForCausalLM asks for",
+            hint="a model with qk_norm: true is exported as Qwen3ForCausalLM, which does not",
+        )
+    return {
+        "architectures": ["Qwen3ForCausalLM" if config.qk_norm else "LlamaForCausalLM"],
+        "model_type": "qwen3" if config.qk_norm else "llama",
+        **{theirs: getattr(config, ours) for ours, theirs in _COUNTS.items()},
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.d_head,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": _to_rope_scaling(config),
+        "tie_word_embeddings": config.tie_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "use_cache": True,
+        "torch_dtype": DTYPE_NAMES[dtype],
+        **token_ids(tokenizer),
+        **({"use_sliding_window": False, "sliding_window": None} if config.qk_norm else {}),
+        **({} if config.qk_norm else {"mlp_bias": False}),
+    }
+
+
+def token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ids that begin, end and fill a text: a turn ends with the first of two."""
+    return {
+        "bos_token_id": tokenizer.end_of_text_id,
+        "eos_token_id": [tokenizer.im_end_id, tokenizer.end_of_text_id],
+        "pad_token_id": tokenizer.pad_id,
+    }
+
+
+def from_hf_config(values: Mapping[str, Any]) -> MicroLMConfig:
+    """Our shape of a model of theirs.
+
+    Raises:
+        DataError: an architecture, a rope scaling or a variant that we do not compute; the hint
+            lists what works.
+        ConfigError: a value is missing or impossible.
+    """
+    has_qk_norm = _architecture(values) == "Qwen3ForCausalLM"
+    _refuse_variants(values)
+    missing = [name for name in _COUNTS.values() if name not in values]
+    if missing:
+        raise ConfigError(f"config.json has no {missing[0]!r}", hint="fetch the model again")
+    n_heads = values["num_attention_heads"]
+    d_head = values.get("head_dim") or (128 if has_qk_norm else values["hidden_size"] // n_heads)
+    rope = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
+    return parse_config(
+        MicroLMConfig,
+        {
+            **{ours: values[theirs] for ours, theirs in _COUNTS.items()},
+            "n_kv_heads": values.get("num_key_value_heads") or n_heads,
+            "d_head": d_head,
+            "norm_eps": values.get("rms_norm_eps", 1e-6),
+            "rope_theta": rope.get("rope_theta") or values.get("rope_theta") or 10_000.0,
+            "rope_scaling": _from_rope_scaling(rope, values["max_position_embeddings"]),
+            "tie_embeddings": values.get("tie_word_embeddings", False),
+            "qk_norm": has_qk_norm,
+        },
+    )
+
+
+def _architecture(values: Mapping[str, Any]) -> str:
+    named = values.get("architectures") or [values.get("model_type", "nothing")]
+    if named[0] not in ARCHITECTURES:
+        raise DataError(
+            f"the architecture {named[0]!r} is not one that µLM computes",
+            hint=f"what works: {', '.join(ARCHITECTURES)}",
+        )
+    return str(named[0])
+
+
+def _refuse_variants(values: Mapping[str, Any]) -> None:
+    for name, allowed in _ONLY.items():
+        if values.get(name) not in allowed:
+            raise DataError(
+                f"the model has {name}: {values[name]!r}, which µLM does not compute",
+                hint=f"what works: {name}: {allowed[0]!r}",
+            )
+    kinds = set(values.get("layer_types") or ()) - {"full_attention"}
+    if kinds:
+        raise DataError(
+            f"the model has layers of type {min(kinds)!r}, which µLM does not compute",
+            hint="what works: 'full_attention'",
+        )
+
+
+def _to_rope_scaling(config: MicroLMConfig) -> dict[str, Any] | None:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return None
+    fields = _LLAMA3_FIELDS if scaling.kind == "llama3" else {"factor": "factor"}
+    theirs = {theirs: getattr(scaling, ours) for ours, theirs in fields.items()}
+    return {"rope_type": scaling.kind, **theirs}
+
+
+def _from_rope_scaling(rope: Mapping[str, Any], max_seq_len: int) -> dict[str, Any] | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    readers: dict[str, Callable[[], dict[str, Any] | None]] = {
+        "default": lambda: None,
+        "linear": lambda: {"kind": "linear", "factor": rope["factor"]},
+        "llama3": lambda: {
+            "kind": "llama3",
+            "original_max_seq_len": max_seq_len,
+            **{ours: rope[theirs] for ours, theirs in _LLAMA3_FIELDS.items() if theirs in rope},
+        },
+    }
+    if kind not in readers:
+        raise DataError(
+            f"the rope scaling {kind!r} is not one that µLM computes",
+            hint=f"what works: {', '.join(ROPE_TYPES)}",
+        )
+    try:
+        return readers[kind]()
+    except KeyError as error:
+        raise ConfigError(f"the rope scaling {kind!r} has no {error.args[0]!r}") from None

@@ -1,0 +1,261 @@
+"""Models on a hub that speaks Hugging Face's HTTP: files by name, each one checked.
+
+Called by `jobs.exchange`. Invariants: a file has its name when its size and checksum are those that
+the hub promised; an interrupted download goes on where it was; the token goes to the hub alone,
+never to where it redirects; nothing but the named files is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from email.message import Message as Headers
+from pathlib import Path
+from typing import IO, Any
+
+from mulm.atomic import make_folder, naming_full_disk, sync_file, sync_folder
+from mulm.errors import (
+    AuthError,
+    ConfigError,
+    CorruptError,
+    DeadlineError,
+    MulmError,
+    NotFoundError,
+)
+
+ENDPOINT = "https://huggingface.co"
+_TIMEOUT_S = 30.0
+_N_TRIES = 4
+_CHUNK_BYTES = 1 << 20
+_LIST_BYTES = 50_000_000
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
+
+Report = Callable[[str, int, int], None]
+"""Told now and then: the file, bytes there, bytes of the whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """What the hub promises of a file: its size, and the SHA-256 or git's SHA-1 of it."""
+
+    size_bytes: int
+    sha256: str = ""
+    git_sha1: str = ""
+
+    def matches(self, path: Path) -> bool:
+        """Whether a local file is that file, whole."""
+        if not path.is_file() or path.stat().st_size != self.size_bytes:
+            return False
+        digest = hashlib.sha256()
+        if not self.sha256:
+            digest = hashlib.sha1(f"blob {self.size_bytes}\0".encode(), usedforsecurity=False)
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest() == (self.sha256 or self.git_sha1)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The files of a repository at one commit."""
+
+    repository: str
+    commit: str
+    files: Mapping[str, RemoteFile]
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A client of one hub."""
+
+    endpoint: str = ENDPOINT
+    token: str = field(default="", repr=False)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Hub:
+        """By `HF_ENDPOINT` and `HF_TOKEN`.
+
+        Raises:
+            ConfigError: the endpoint is no HTTPS address, except on loopback.
+        """
+        endpoint = (env.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+        parts = urllib.parse.urlsplit(endpoint)
+        is_local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+        if not parts.hostname or (parts.scheme != "https" and not is_local):
+            raise ConfigError(
+                f"HF_ENDPOINT {endpoint!r} is no HTTPS address", hint=f"such as {ENDPOINT}"
+            )
+        return cls(endpoint, env.get("HF_TOKEN", "").strip())
+
+    def snapshot(self, repository: str, revision: str = "main") -> Snapshot:
+        """What a repository holds at a branch, tag or commit.
+
+        Raises:
+            NotFoundError: no such repository or revision.
+            AuthError: the hub wants a token, or another one.
+            DeadlineError: it does not answer.
+        """
+        url = f"{self.endpoint}/api/models/{repository}/revision/{revision}?blobs=true"
+        with self._open(url) as answer:
+            content = answer.read(_LIST_BYTES)
+        try:
+            told = json.loads(content)
+            files = {entry["rfilename"]: _remote_file(entry) for entry in told["siblings"]}
+            commit = str(told["sha"])
+        except (ValueError, KeyError, TypeError):
+            raise CorruptError(f"{self.endpoint} did not answer as a hub does") from None
+        if not _REVISION.fullmatch(commit):
+            raise CorruptError(f"{self.endpoint} names the commit {commit!r}")
+        return Snapshot(repository, commit, files)
+
+    def download(
+        self, snapshot: Snapshot, names: Collection[str], folder: Path, report: Report
+    ) -> None:
+        """Bring files into a folder; those that are there and whole are kept.
+
+        Raises:
+            NotFoundError: the snapshot has no file of that name.
+            CorruptError: what came is not what was promised, several times.
+            DeadlineError: the hub does not answer.
+            NoSpaceError: the disk is full.
+        """
+        make_folder(folder)
+        for name in sorted(names):
+            if name not in snapshot.files:
+                raise NotFoundError(f"{snapshot.repository} has no file {name!r}")
+            promised = snapshot.files[name]
+            if not promised.matches(folder / name):
+                url = f"{self.endpoint}/{snapshot.repository}/resolve/{snapshot.commit}/{name}"
+                self._fetch(url, promised, folder / name, report)
+
+    def _fetch(self, url: str, promised: RemoteFile, path: Path, report: Report) -> None:
+        partial = path.with_name(f"{path.name}.part")
+        error: MulmError = CorruptError(f"{path.name} is not the file that the hub promised")
+        for _ in range(_N_TRIES):
+            try:
+                with naming_full_disk(path.parent):
+                    self._append(url, promised, partial, report)
+            except DeadlineError as failed:
+                error = failed  # what came is kept; the next try goes on after it
+                continue
+            if promised.matches(partial):
+                sync_file(partial)
+                partial.replace(path)
+                sync_folder(path.parent)
+                return
+            partial.unlink()
+            error = CorruptError(
+                f"{path.name} is not the file that the hub promised",
+                hint="try again; what was fetched of it is deleted",
+            )
+        raise error
+
+    def _append(self, url: str, promised: RemoteFile, partial: Path, report: Report) -> None:
+        have_bytes = partial.stat().st_size if partial.exists() else 0
+        if have_bytes >= promised.size_bytes:
+            have_bytes = 0
+        headers = {"Range": f"bytes={have_bytes}-"} if have_bytes else {}
+        with self._open(url, headers) as answer:
+            goes_on = answer.status == 206
+            done_bytes = have_bytes if goes_on else 0
+            with partial.open("ab" if goes_on else "wb") as file:
+                for chunk in _chunks(answer):
+                    done_bytes += file.write(chunk)
+                    report(partial.name.removesuffix(".part"), done_bytes, promised.size_bytes)
+                    if done_bytes > promised.size_bytes:
+                        return
+        if done_bytes < promised.size_bytes:
+            raise self._silent(EOFError(f"it broke off after {done_bytes} bytes"))
+
+    def _open(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
+        request = urllib.request.Request(url, headers={"User-Agent": "mulm", **(headers or {})})  # noqa: S310 - checked by from_env
+        if self.token:
+            # Not passed on when the hub redirects to where its files lie.
+            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+        try:
+            return _opener().open(request, timeout=_TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            raise self._explain(error, url) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._silent(error) from None
+
+    def _explain(self, error: urllib.error.HTTPError, url: str) -> MulmError:
+        path = urllib.parse.urlsplit(url).path
+        error.close()
+        if error.code in (401, 403):
+            return AuthError(
+                f"{self.endpoint} refuses {path!r}",
+                hint="set HF_TOKEN to a token that may read it; it may also not exist",
+            )
+        if error.code == 404:
+            return NotFoundError(f"{self.endpoint} has no {path!r}", hint="check name and revision")
+        return self._silent(error)
+
+    def _silent(self, error: Exception) -> DeadlineError:
+        return DeadlineError(
+            f"{self.endpoint} did not answer: {error}",
+            hint="try again: what was fetched is kept; HF_ENDPOINT names another address",
+        )
+
+
+def parse_source(text: str) -> tuple[str, str]:
+    """`owner/name` or `owner/name@revision` as repository and revision.
+
+    Raises:
+        NotFoundError: it is neither that nor a folder.
+    """
+    repository, _, revision = text.partition("@")
+    if not _REPOSITORY.fullmatch(repository) or not _REVISION.fullmatch(revision or "main"):
+        raise NotFoundError(
+            f"{text!r} is neither a folder nor the id of a model on a hub",
+            hint="a folder with config.json and model.safetensors, or owner/name[@revision]",
+        )
+    return repository, revision or "main"
+
+
+class _HttpsAfterHttps(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from an encrypted address to a plain one."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Headers,
+        newurl: str,
+    ) -> urllib.request.Request | None:  # fmt: skip
+        if req.type == "https" and not newurl.startswith("https://"):
+            raise urllib.error.URLError("it redirects to an address without encryption")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """HTTP and HTTPS alone: no files, no FTP."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
+        _HttpsAfterHttps(),
+    ):  # fmt: skip
+        opener.add_handler(handler)
+    return opener
+
+
+def _chunks(answer: Any) -> Iterator[bytes]:
+    try:
+        while chunk := answer.read(_CHUNK_BYTES):
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise DeadlineError(f"the hub broke off: {error}", hint="try again: it goes on") from None
+
+
+def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:
+    large = entry.get("lfs") or {}
+    return RemoteFile(
+        int(entry.get("size") or 0), str(large.get("sha256", "")), str(entry.get("blobId", ""))
+    )

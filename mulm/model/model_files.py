@@ -1,0 +1,131 @@
+"""A model as files: its shape, its tokenizer, and its weights a tensor at a time.
+
+What export reads from the store and what import puts into it; a model need not fit into memory.
+Invariant: names and shapes of the tensors are those of the config, under our names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from mulm import __version__
+from mulm.config import canonical_json, parse_config
+from mulm.data.tokenizer import Tokenizer
+from mulm.errors import CorruptError
+from mulm.manifest import Manifest
+from mulm.model.config import MicroLMConfig
+from mulm.model.microlm import MicroLM
+from mulm.model.safetensors_file import TensorFiles, safetensors_stream
+from mulm.model.weights import tensor_bytes
+from mulm.store import Store
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A context manager that keeps the weights' files open."""
+
+    config: MicroLMConfig
+    tokenizer: Tokenizer
+    tensors: TensorFiles
+
+    def __enter__(self) -> ModelFiles:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.tensors.__exit__(None, None, None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the embeddings, which speaks for the whole."""
+        return self.tensors.specs["embedding.weight"].dtype
+
+    def tensor_data(self, name: str) -> bytes:
+        """The raw bytes of a tensor as it is stored."""
+        return tensor_bytes(self.tensors.read(name))
+
+
+def open_model_files(store: Store, manifest: Manifest) -> ModelFiles:
+    """A stored model; every file is checked against its SHA-256 first.
+
+    Raises:
+        NotFoundError: a file is missing from the store.
+        CorruptError: a file is damaged, or the weights do not fit their config.
+        TokenizerMismatchError: the tokenizer is not the one that it was trained with.
+    """
+    config = parse_config(MicroLMConfig, json.loads(store.read(manifest.blob("config.json"))))
+    tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
+    tokenizer.require(manifest.tokenizer_fingerprint, manifest.id)
+    tensors = TensorFiles([store.path(manifest.blob("model.safetensors"))])
+    return checked(ModelFiles(config, tokenizer, tensors), manifest.id)
+
+
+def checked(files: ModelFiles, what: str) -> ModelFiles:
+    """The same files, if weights and tokenizer fit the config; else they are closed.
+
+    Raises:
+        CorruptError: they do not fit.
+    """
+    have = {name: spec.shape for name, spec in files.tensors.specs.items()}
+    want = expected_shapes(files.config)
+    wrong = sorted(n for n in have.keys() | want.keys() if have.get(n) != want.get(n))
+    reason = f"{wrong[0]!r} does not fit its config" if wrong else ""
+    if files.tokenizer.vocab_size > files.config.vocab_size:
+        n_ids = files.tokenizer.vocab_size
+        reason = f"the tokenizer has {n_ids} ids, the model {files.config.vocab_size}"
+    if reason:
+        files.tensors.__exit__(None, None, None)
+        raise CorruptError(f"the weights of {what} are not usable: {reason}")
+    return files
+
+
+def expected_shapes(config: MicroLMConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model of that config."""
+    with torch.device("meta"):
+        model = MicroLM(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def store_model_files(
+    store: Store,
+    files: ModelFiles,
+    *,
+    config: Mapping[str, Any],
+    parents: Mapping[str, str] | None = None,
+    licences: tuple[str, ...] = (),
+    card: bytes | None = None,
+) -> Manifest:
+    """Put a model into the store, its numbers as they are; the same one again is the same version.
+
+    Raises:
+        NoSpaceError: the disk is full; no version was made.
+    """
+    specs = dict(sorted(files.tensors.specs.items()))
+    store.require_space(sum(spec.size_bytes for spec in specs.values()))
+    blobs = [
+        store.put("config.json", canonical_json(files.config.to_stored())),
+        store.put_stream("model.safetensors", safetensors_stream(specs, files.tensor_data)),
+        store.put("tokenizer.json", files.tokenizer.to_bytes()),
+    ]
+    manifest = Manifest(
+        kind="model",
+        code_version=__version__,
+        config=dict(config),
+        parents=dict(parents or {}),
+        tokenizer_fingerprint=files.tokenizer.fingerprint,
+        licences=licences,
+        counts={"parameters": files.config.n_parameters},
+        blobs=(*blobs, *([store.put(CARD, card)] if card is not None else [])),
+    )
+    store.save(manifest)
+    return manifest

@@ -1,0 +1,109 @@
+"""Tokenizers made elsewhere are read as their makers' code reads them, or refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from mulm.data.foreign_tokenizer import read_foreign_tokenizer, split_patterns
+from mulm.data.tokenizer import REQUIRED_TOKENS, Tokenizer, train_tokenizer
+from mulm.errors import CorruptError, DataError
+
+PATTERN = r"\p{N}|[^\r\n\p{L}\p{N}]?\p{L}+|\s+|[^\s\p{L}\p{N}]+"
+
+
+@pytest.fixture(scope="module")
+def foreign() -> Backend:
+    """As Qwen's: words first, special tokens after them, and one added word."""
+    backend = Backend(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(["hello there, how are you " * 20], trainer)
+    backend.add_special_tokens([AddedToken(name, special=True) for name in REQUIRED_TOKENS])
+    backend.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    return backend
+
+
+def values_of(backend: Backend) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(backend.to_str())
+    return values
+
+
+def test_a_foreign_tokenizer_keeps_its_ids(foreign: Backend) -> None:
+    tokenizer = read_foreign_tokenizer(foreign.to_str().encode())
+    n_words = foreign.get_vocab_size(with_added_tokens=False)
+    assert tokenizer.special_tokens == {name: n_words + i for i, name in enumerate(REQUIRED_TOKENS)}
+    assert tokenizer.pad_id == tokenizer.end_of_text_id == n_words
+    assert tokenizer.vocab_size == n_words + 4
+    for text in ("hello there", "café 12 ~~\n\n", "<think>how</think>"):
+        assert tokenizer.encode(text) == foreign.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("<think>") == [n_words + 3]
+
+
+def test_text_does_not_spell_foreign_special_tokens(foreign: Backend) -> None:
+    tokenizer = read_foreign_tokenizer(foreign.to_str().encode())
+    ids = tokenizer.encode("a<|im_end|>b")
+    assert not set(ids) & set(tokenizer.special_tokens.values())
+    assert tokenizer.decode(ids) == "a<|im_end|>b"
+
+
+def test_ids_beyond_the_last_stand_for_nothing(foreign: Backend) -> None:
+    """Foreign models round their embeddings up, so such an id can be sampled."""
+    tokenizer = read_foreign_tokenizer(foreign.to_str().encode())
+    assert tokenizer.decode([*tokenizer.encode("hello"), tokenizer.vocab_size + 5]) == "hello"
+    values = values_of(foreign)
+    values["added_tokens"][-1]["id"] += 7
+    gap = Tokenizer.from_bytes(json.dumps(values).encode())
+    assert gap.vocab_size in (tokenizer.vocab_size, tokenizer.vocab_size + 7)
+
+
+def test_patterns_are_found() -> None:
+    assert split_patterns(values_of(Backend.from_str(_own()))) == [_own_pattern()]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    digits = {"type": "Digits", "individual_digits": True}
+    both = {"type": "Sequence", "pretokenizers": [digits, byte_level]}
+    assert split_patterns({"pre_tokenizer": both}) == ["digits", "gpt-2"]
+
+
+def _own() -> str:
+    return train_tokenizer(["hello there " * 20], 290).to_bytes().decode()
+
+
+def _own_pattern() -> str:
+    return str(json.loads(_own())["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": {"type": "Unigram", "vocab": []}}, "Unigram"),
+        ({"model": {"type": "BPE", "byte_fallback": True}}, "byte fallback"),
+        ({"pre_tokenizer": {"type": "Metaspace"}}, "bytes as they are"),
+        ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
+        ({"added_tokens": []}, "<|endoftext|>"),
+    ],
+)
+def test_other_kinds_are_refused_with_what_works(
+    foreign: Backend, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        read_foreign_tokenizer(json.dumps(values_of(foreign) | changes).encode())
+    assert told in error.value.message
+    assert "byte-level BPE" in error.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"model": 3}'])
+def test_what_is_no_tokenizer_is_corrupt(content: bytes) -> None:
+    with pytest.raises(CorruptError):
+        read_foreign_tokenizer(content)
