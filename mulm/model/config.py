@@ -7,13 +7,15 @@ Invariant: every shape that passes validation can be expressed as a `Qwen3ForCau
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mulm.config import Frozen
 
 Count = Annotated[int, Field(ge=1)]
+AttentionKernel = Literal["auto", "plain", "sdpa"]
+"""How attention over whole rows is computed; see `mulm.model.attention`."""
 
 
 class MicroLMConfig(Frozen):

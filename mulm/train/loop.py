@@ -16,16 +16,20 @@ import torch
 from torch import Tensor
 
 from mulm.data.loader import IGNORED_TARGET, TokenLoader
+from mulm.data.tokenizer import Tokenizer
 from mulm.errors import StoppedError, TrainingDivergedError
 from mulm.eval.compression import sum_nats, to_bits_per_byte
+from mulm.model.attention import document_ids
 from mulm.model.stored import store_model
 from mulm.train import state as states
 from mulm.train.agreement import require_agreement
 from mulm.train.checkpoint_writer import CheckpointWriter
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
+from mulm.train.device import memory_bytes
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.metrics import Metrics
+from mulm.train.micro_batch import choose_micro_batch_rows
 from mulm.train.optim import grad_norm
 from mulm.train.schedule import lr_scale
 from mulm.train.state import TrainState
@@ -34,7 +38,6 @@ from mulm.train.sync.ddp import DdpSync
 from mulm.train.sync.single import SingleSync
 
 MAX_SKIPPED_IN_ROW = 5
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class _Run:
     metrics: Metrics
     writer: CheckpointWriter
     state: TrainState
+    micro_batch_rows: int
+    micro_batch_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,12 @@ def _begin(config: TrainConfig, context: TrainContext) -> _Run:
         sync = DdpSync(context.device)
         require_agreement(state, sync, context.rank, context.world_size)
     store, dataset, seq_len = context.store, context.dataset, config.seq_len
+    if config.documents == "apart":
+        state.separator_id = _separator_id(context)
+    rows, reason = choose_micro_batch_rows(
+        config, state.model.config, context.device.type, state.precision,
+        memory_bytes(context.device),
+    )  # fmt: skip
     run = _Run(
         config=config,
         context=context,
@@ -118,19 +129,28 @@ def _begin(config: TrainConfig, context: TrainContext) -> _Run:
         metrics=Metrics(context, state.step, config.steps),
         writer=CheckpointWriter(folder, config.keep_checkpoints, context.flush),
         state=state,
+        micro_batch_rows=rows,
+        micro_batch_reason=reason,
     )
     if is_resumed:
         run.metrics.event("resumed", step=state.step)
-    run.metrics.event("log", text=_describe(config, context, state))
+    run.metrics.event("log", text=_describe(run))
     return run
 
 
-def _describe(config: TrainConfig, context: TrainContext, state: TrainState) -> str:
+def _separator_id(context: TrainContext) -> int:
+    content = context.store.read(context.dataset.blob("tokenizer.json"))
+    return Tokenizer.from_bytes(content).end_of_text_id
+
+
+def _describe(run: _Run) -> str:
+    config, context, state = run.config, run.context, run.state
     sync = "ddp" if context.world_size > 1 else "single"
     return (
         f"{state.model.config.n_parameters / 1e6:.1f} M parameters,"
         f" {config.batch_tokens} tokens a step, {context.world_size} workers ({sync})"
-        f" on {context.device.type}, {state.precision} ({state.precision_reason})"
+        f" on {context.device.type}, {state.precision} ({state.precision_reason}),"
+        f" {run.micro_batch_rows} rows at once ({run.micro_batch_reason})"
     )
 
 
@@ -154,15 +174,15 @@ def _micro_batches(run: _Run) -> list[tuple[Tensor, Tensor]]:
     start = n_rows * context.rank // context.world_size
     stop = n_rows * (context.rank + 1) // context.world_size
     x_BT, y_BT = run.loader.batch(run.state.step, n_rows, start, stop)
-    piece = max(1, _MICRO_BATCH_TOKENS[context.device.type] // run.config.seq_len)
+    piece = run.micro_batch_rows
     x_BT, y_BT = x_BT.to(context.device), y_BT.to(context.device)
     return list(zip(torch.split(x_BT, piece), torch.split(y_BT, piece), strict=True))
 
 
 def _loss(state: TrainState, x_BT: Tensor, y_BT: Tensor) -> Tensor:
-    is_mixed = state.dtype != torch.float32
-    with torch.autocast(x_BT.device.type, state.dtype, enabled=is_mixed):
-        hidden_BTD = state.model(x_BT)
+    separator_id = state.separator_id
+    documents_BT = None if separator_id is None else document_ids(x_BT, separator_id)
+    hidden_BTD = state.model(x_BT, state.compute, documents_BT)
     weight_VD = state.model.output_weight_VD
     return sum_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, y_BT.flatten(), state.dtype)
 
@@ -229,8 +249,7 @@ def _validate(run: _Run) -> None:
     """Each worker takes every n-th batch; the sum is the same up to rounding for any n."""
     started_s = run.context.now_s()
     state, context = run.state, run.context
-    rows = max(1, _MICRO_BATCH_TOKENS[context.device.type] // run.config.seq_len)
-    batches = run.validation.iter_validation(rows, context.rank, context.world_size)
+    batches = run.validation.iter_validation(run.micro_batch_rows, context.rank, context.world_size)
     (nats,) = run.sync.sum_values([sum_nats(state.model, batches, state.dtype)])
     state.bits_per_byte = to_bits_per_byte(nats, context.dataset)
     run.metrics.metric(state.step, {"validation_bits_per_byte": state.bits_per_byte})

@@ -17,6 +17,7 @@ from torch import Tensor
 from mulm.errors import ConfigError, CorruptError, TokenizerMismatchError
 from mulm.manifest import Manifest
 from mulm.model.checkpoint import Checkpoint, newest_checkpoint
+from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.weights import load_weights
@@ -33,6 +34,9 @@ class TrainState:
     optimizer: Optimizer
     precision: str
     precision_reason: str
+    compute: Compute
+    separator_id: int | None = None
+    """The token that begins a document, where documents are kept apart."""
     step: int = 0
     loss: float = float("nan")
     bits_per_byte: float | None = None
@@ -41,7 +45,7 @@ class TrainState:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of matrix products."""
+        """Of matrix products and the stream."""
         return DTYPES[self.precision]
 
 
@@ -88,7 +92,8 @@ def fresh(
     generator = torch.Generator().manual_seed(config.seed)
     model = MicroLM(shape).init_weights(generator).to(device)
     optimizer = Optimizer(model, config.optimizer, DTYPES[precision])
-    return TrainState(model, optimizer, precision, precision_reason)
+    compute = Compute(DTYPES[precision], config.attention, config.activation_checkpointing)
+    return TrainState(model, optimizer, precision, precision_reason, compute)
 
 
 def restore(state: TrainState, saved: Checkpoint) -> None:
