@@ -18,6 +18,7 @@ from torch import Tensor
 from mulm.data.loader import IGNORED_TARGET, TokenLoader
 from mulm.errors import DataError, TrainingDivergedError
 from mulm.manifest import Manifest
+from mulm.model.compute import Compute
 from mulm.model.microlm import MicroLM
 from mulm.store import Store
 from mulm.train.loss import sum_cross_entropy
@@ -80,8 +81,7 @@ def sum_nats(model: MicroLM, batches: Iterable[Batch], dtype: torch.dtype) -> fl
     total = 0.0
     for x_BT, y_BT in batches:
         x_BT, y_BT = x_BT.to(model.device), y_BT.to(model.device)
-        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-            hidden_BTD = model(x_BT)
+        hidden_BTD = model(x_BT, Compute(dtype))
         total += float(
             sum_cross_entropy(
                 hidden_BTD.flatten(0, 1), model.output_weight_VD, y_BT.flatten(), dtype

@@ -14,6 +14,8 @@ from pydantic import Field, model_validator
 from mulm.config import Frozen
 
 Count = Annotated[int, Field(ge=1)]
+AttentionKernel = Literal["auto", "plain", "sdpa"]
+"""How attention over whole rows is computed; see `mulm.model.attention`."""
 
 
 class LinearRope(Frozen):

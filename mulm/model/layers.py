@@ -2,6 +2,7 @@
 
 Called by `microlm`. Where keys and values come from (this text alone, or a cache) is not
 known here: attention hands q, k and v of its own tokens to an `Attend` function.
+Invariant: everything is computed in the type of the stream; weights are cast where they are used.
 Shape letters: B batch, T time, D d_model, N heads, K kv heads, G heads per kv head,
 H d_head, F d_ff.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mulm.model.config import MicroLMConfig
+from mulm.model.gradients import gated_silu, rms_norm
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q_BTNH, k_BTKH, v_BTKH) -> mixed_BTNH; q and k are normalised and rotated."""
@@ -31,7 +33,18 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        return functional.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, self.weight, self.eps)
+
+
+class Linear(nn.Linear):
+    """A matrix without bias that computes in the type of its input."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply the last dimension."""
+        return functional.linear(x, self.weight.to(x.dtype))
 
 
 def rotary_tables(config: MicroLMConfig) -> tuple[Tensor, Tensor]:
@@ -83,10 +96,10 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.d_head = config.d_head
-        self.q = nn.Linear(config.d_model, config.n_heads * config.d_head, bias=False)
-        self.k = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=False)
-        self.v = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=False)
-        self.out = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=False)
+        self.q = Linear(config.d_model, config.n_heads * config.d_head)
+        self.k = Linear(config.d_model, config.n_kv_heads * config.d_head)
+        self.v = Linear(config.d_model, config.n_kv_heads * config.d_head)
+        self.out = Linear(config.n_heads * config.d_head, config.d_model)
         make_norm = RMSNorm if config.qk_norm else nn.Identity
         self.q_norm = make_norm(config.d_head, config.norm_eps)
         self.k_norm = make_norm(config.d_head, config.norm_eps)
@@ -107,13 +120,13 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: MicroLMConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.gate = Linear(config.d_model, config.d_ff)
+        self.up = Linear(config.d_model, config.d_ff)
+        self.down = Linear(config.d_ff, config.d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Transform each token by itself."""
-        changed: Tensor = self.down(functional.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        changed: Tensor = self.down(gated_silu(self.gate(x_BTD), self.up(x_BTD)))
         return changed
 
 
@@ -132,15 +145,3 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_BTH, sin_BTH, attend)
         changed: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
         return changed
-
-
-def attend_causally(_layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-    """Each token sees itself and what stands before it in the same row."""
-    mixed_BNTH = functional.scaled_dot_product_attention(
-        q_BTNH.transpose(1, 2),
-        k_BTKH.transpose(1, 2),
-        v_BTKH.transpose(1, 2),
-        is_causal=True,
-        enable_gqa=q_BTNH.shape[2] != k_BTKH.shape[2],
-    )
-    return mixed_BNTH.transpose(1, 2)

@@ -11,10 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from mulm.model.attention import RowAttention, choose_kernel, document_positions
+from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
 from mulm.model.kv_cache import DecodeAttention, KVCache, PrefillAttention
-from mulm.model.layers import Attend, Block, RMSNorm, attend_causally, rotary_tables
+from mulm.model.layers import Attend, Block, RMSNorm, rotary_tables
 
 EMBEDDING_STD = 0.02
 
@@ -68,10 +71,23 @@ class MicroLM(nn.Module):
                 parameter.fill_(1.0)
         return self
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Hidden states (B, T, D) after the last norm, each row read causally from position 0."""
-        positions_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        return self._run(ids_BT, positions_T[None], attend_causally)
+    def forward(
+        self,
+        ids_BT: Tensor,
+        compute: Compute = Compute(),  # noqa: B008 - frozen
+        documents_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, D) after the last norm, each row read causally from position 0.
+
+        With `documents_BT`, non-decreasing along a row, a token sees only its own document, and
+        positions begin again with each; the result is that of the documents alone.
+        """
+        kernel = choose_kernel(compute.attention, ids_BT.device.type, ids_BT.shape[1])
+        if documents_BT is None:
+            positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
+        else:
+            positions_BT = document_positions(documents_BT)
+        return self._run(ids_BT, positions_BT, RowAttention(kernel, documents_BT), compute)
 
     def logits(self, hidden_XD: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D)."""
@@ -100,10 +116,24 @@ class MicroLM(nn.Module):
         attend = DecodeAttention(cache, slots_B, positions_B)
         return self.logits(self._run(ids_B[:, None], positions_B[:, None], attend)[:, 0])
 
-    def _run(self, ids_BT: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
+    def _run(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor,
+        attend: Attend,
+        compute: Compute = Compute(),  # noqa: B008 - frozen
+    ) -> Tensor:
         x_BTD = self.embedding(ids_BT)
-        cos_BTH, sin_BTH = self.rotary_cos[positions_BT], self.rotary_sin[positions_BT]
+        x_BTD = x_BTD.to(compute.dtype or x_BTD.dtype)
+        cos_BTH = self.rotary_cos[positions_BT].to(x_BTD.dtype)
+        sin_BTH = self.rotary_sin[positions_BT].to(x_BTD.dtype)
         for block in self.blocks:
-            x_BTD = block(x_BTD, cos_BTH, sin_BTH, attend)
+            if compute.is_checkpointed and torch.is_grad_enabled():
+                x_BTD = checkpoint(
+                    block, x_BTD, cos_BTH, sin_BTH, attend,
+                    use_reentrant=False, preserve_rng_state=False, determinism_check="none",
+                )  # fmt: skip
+            else:
+                x_BTD = block(x_BTD, cos_BTH, sin_BTH, attend)
         hidden_BTD: Tensor = self.norm(x_BTD)
         return hidden_BTD

@@ -26,6 +26,7 @@ FORMAT_DTYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int64: "I64",
+    torch.int8: "I8",
     torch.uint8: "U8",
 }
 _DTYPES = {name: dtype for dtype, name in FORMAT_DTYPES.items()}

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import MulmError
-from mulm.model.config import MicroLMConfig
+from mulm.model.config import AttentionKernel, MicroLMConfig
 from mulm.model.presets import preset
 from mulm.refs import check_name, parse_ref
 
@@ -22,8 +22,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 TRAIN_VERSION = 1
 """Counts the changes of the training loop that change what is learned."""
+STATE_BLOCK = 256
+"""Numbers of an 8-bit optimizer state that share one scale."""
+_SMALLEST_CODED = 4096
 _ANY_VOCABULARY = 256
 """Enough to check a shape before the dataset, and so the vocabulary, is known."""
+
+StateDtype = Literal["fp32", "bf16", "int8"]
+
+
+def is_coded(n_numbers: int) -> bool:
+    """Whether `int8` holds for a tensor of that size: small ones keep their state in fp32."""
+    return n_numbers >= _SMALLEST_CODED
 
 
 class OptimizerConfig(Frozen):
@@ -38,6 +48,9 @@ class OptimizerConfig(Frozen):
     """Of the matrices inside blocks only."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Of the mean gradient of the AdamW parameters, which Muon does not bound; 0 is off."""
+
+    state_dtype: StateDtype = "fp32"
+    """Of the averages that it keeps: 4, 2 or about 1 byte each."""
 
     @property
     def lr(self) -> float:
@@ -66,7 +79,7 @@ class TrainConfig(Frozen):
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
         {"workers", "device", "log_every", "validate_every", "checkpoint_every"}
-        | {"keep_checkpoints"}
+        | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
 
@@ -87,7 +100,15 @@ class TrainConfig(Frozen):
     workers: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products; weights and optimizer state stay in fp32."""
+    """Of matrix products and the stream; weights and gradients stay in fp32."""
+    documents: Literal["joined", "apart"] = "joined"
+    """Whether a token sees what stands before its document in the same row."""
+    attention: AttentionKernel = "auto"
+    """The kernel; the result is the same up to rounding."""
+    activation_checkpointing: bool = False
+    """Keep the input of each block only and compute the rest again: less memory, more time."""
+    micro_batch_rows: Literal["auto"] | Count = "auto"
+    """Rows that one device runs at once."""
     log_every: Count = 10
     validate_every: Count = 100
     checkpoint_every: Count = 100

@@ -52,3 +52,10 @@ def choose_precision(asked: Precision, device: str) -> tuple[str, str]:
         if features.get(feature):
             return "bf16", f"the CPU multiplies bf16 in hardware ({feature})"
     return "fp32", "the CPU has no bf16 instructions"
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """The memory of a GPU; None for a CPU, whose memory other work shares."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)

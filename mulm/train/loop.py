@@ -120,16 +120,18 @@ def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any,
     )
     if is_resumed:
         run.metrics.event("resumed", step=state.step)
-    run.metrics.event("log", text=_describe(config, context, state))
+    run.metrics.event("log", text=_describe(run))
     return run
 
 
-def _describe(config: TrainConfig, context: TrainContext, state: TrainState) -> str:
+def _describe(run: _Run) -> str:
+    config, context, state = run.config, run.context, run.state
     sync = "ddp" if context.world_size > 1 else "single"
     return (
         f"{state.n_parameters / 1e6:.1f} M parameters,"
         f" {config.batch_tokens} tokens a step, {context.world_size} workers ({sync})"
-        f" on {context.device.type}, {state.precision} ({state.precision_reason})"
+        f" on {context.device.type}, {state.precision} ({state.precision_reason}),"
+        f" {run.objective.manner}"
     )
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mulm.data.loader import IGNORED_TARGET
-
-_CHUNK_TOKENS = 2048
+from mulm.train.memory import LOSS_CHUNK_TOKENS
 
 
 def sum_cross_entropy(
@@ -23,12 +23,13 @@ def sum_cross_entropy(
     weight_VD: Tensor,
     targets_N: Tensor,
     dtype: torch.dtype = torch.float32,
-    chunk_tokens: int = _CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> Tensor:
     """Sum over tokens of -log p(target), in nats; `IGNORED_TARGET` counts nothing.
 
     `dtype` is that of the matrix products; the softmax is always fp32.
     """
+    chunk_tokens = chunk_tokens or LOSS_CHUNK_TOKENS[hidden_ND.device.type]
     apply: Any = _ChunkedCrossEntropy.apply
     loss: Tensor = apply(hidden_ND, weight_VD, targets_N, dtype, chunk_tokens)
     return loss
@@ -62,14 +63,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad_CV = grad_CV.to(dtype)
                 grad_hidden_ND[rows] = grad_CV @ weight
                 grad_weight_VD += grad_CV.T @ hidden
+            del grad_CV  # or it stays while the next chunk is computed
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden_ND * scale, grad_weight_VD * scale, None, None, None
+        return grad_hidden_ND.mul_(scale), grad_weight_VD.mul_(scale), None, None, None
 
 
 def _chunk_loss(

@@ -1,20 +1,23 @@
 """Optimizers: Muon for matrices inside blocks, AdamW for everything else.
 
 Made by the training loop, stepped once per global batch. Invariant: all state lies in named
-fp32 tensors (`tensors()`), so a checkpoint is a copy and a resume is exact; every worker that
-holds the same gradients computes the same step.
+tensors (`tensors()`), so a checkpoint is a copy and a resume is exact; every worker that holds the
+same gradients computes the same step. What a step needs beside the state is bounded: it works
+on slices of large tensors, and on a few matrices at a time.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mulm.errors import CorruptError
-from mulm.train.config import OptimizerConfig
+from mulm.train.config import OptimizerConfig, StateDtype
+from mulm.train.memory import BATCH_NUMBERS, PART_NUMBERS
+from mulm.train.moments import Moment, make_moment
 
 Named = Mapping[str, nn.Parameter]
 
@@ -40,21 +43,22 @@ class Optimizer:
         matrices = {n: p for n, p in named.items() if by_muon and is_block_matrix(n, p)}
         others = {n: p for n, p in named.items() if n not in matrices}
         self.max_grad_norm = config.max_grad_norm
-        self.muon = Muon(matrices, config.matrix_lr, config.weight_decay, dtype)
-        self.adamw = AdamW(others, config.embedding_lr, config.weight_decay)
+        decay, state_dtype = config.weight_decay, config.state_dtype
+        self.muon = Muon(matrices, config.matrix_lr, decay, dtype, state_dtype)
+        self.adamw = AdamW(others, config.embedding_lr, decay, state_dtype)
 
     def step(self, lr_scale: float) -> None:
         """Move all weights along their gradients."""
         clip_gradients(self.adamw.parameters, self.max_grad_norm)
-        self.muon.step(lr_scale)
         self.adamw.step(lr_scale)
+        self.muon.step(lr_scale, int(self.adamw.n_steps))
 
     def tensors(self) -> dict[str, Tensor]:
         """The live state by name; copying into these tensors restores it."""
         return {
-            **{f"momentum.{name}": tensor for name, tensor in self.muon.momentum.items()},
-            **{f"mean.{name}": tensor for name, tensor in self.adamw.mean.items()},
-            **{f"square.{name}": tensor for name, tensor in self.adamw.square.items()},
+            **_named("momentum", self.muon.momentum),
+            **_named("mean", self.adamw.mean),
+            **_named("square", self.adamw.square),
             "n_steps": self.adamw.n_steps,
         }
 
@@ -65,7 +69,7 @@ class Optimizer:
             CorruptError: it belongs to another model or optimizer.
         """
         own = self.tensors()
-        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
+        if _forms(own) != _forms(saved):
             raise CorruptError(
                 "the checkpoint's optimizer state does not fit this model",
                 hint="resume with the configuration that made it",
@@ -82,28 +86,47 @@ class Muon:
     """
 
     def __init__(
-        self, parameters: Named, lr: float, weight_decay: float, dtype: torch.dtype
+        self,
+        parameters: Named,
+        lr: float,
+        weight_decay: float,
+        dtype: torch.dtype,
+        state_dtype: StateDtype = "fp32",
     ) -> None:
         self.parameters = dict(parameters)
         self.lr, self.weight_decay, self.dtype = lr, weight_decay, dtype
-        self.momentum = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.momentum = {n: make_moment(p, state_dtype) for n, p in self.parameters.items()}
         self._names_by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, parameter in self.parameters.items():
             self._names_by_shape[tuple(sorted(parameter.shape))].append(name)
 
     @torch.no_grad()
-    def step(self, lr_scale: float) -> None:
-        """One update."""
-        for names in self._names_by_shape.values():
-            wide = torch.stack([_widened(self._direction(name)) for name in names])
-            for name, factor in zip(names, polar_factor(wide.to(self.dtype)), strict=True):
-                self._move(name, factor.float(), lr_scale * self.lr)
+    def step(self, lr_scale: float, n_steps: int) -> None:
+        """One update; `n_steps` counts from 1."""
+        for (n_rows, n_columns), names in self._names_by_shape.items():
+            batch_size = max(1, BATCH_NUMBERS // (n_rows * n_columns))
+            for start in range(0, len(names), batch_size):
+                batch = names[start : start + batch_size]
+                self._step_batch(batch, (n_rows, n_columns), lr_scale * self.lr, n_steps)
 
-    def _direction(self, name: str) -> Tensor:
-        gradient, momentum = self.parameters[name].grad, self.momentum[name]
+    def _step_batch(
+        self, names: list[str], wide_shape: tuple[int, ...], lr: float, n_steps: int
+    ) -> None:
+        device = self.parameters[names[0]].device
+        wide_XMN = torch.empty(len(names), *wide_shape, dtype=self.dtype, device=device)
+        for wide, name in zip(wide_XMN, names, strict=True):
+            wide.copy_(_widened(self._direction(name, n_steps)))
+        for name, factor in zip(names, polar_factor(wide_XMN), strict=True):
+            self._move(name, factor, lr)
+
+    def _direction(self, name: str, n_steps: int) -> Tensor:
+        gradient, moment = self.parameters[name].grad, self.momentum[name]
         assert gradient is not None
-        momentum.lerp_(gradient, 1 - MOMENTUM)
-        return torch.lerp(gradient, momentum, MOMENTUM)
+        whole = slice(0, gradient.numel())
+        momentum = moment.read(whole)
+        momentum.lerp_(gradient.view(-1), 1 - MOMENTUM)
+        moment.write(whole, momentum, n_steps)
+        return torch.lerp(gradient, momentum.view_as(gradient), MOMENTUM)
 
     def _move(self, name: str, wide_factor: Tensor, lr: float) -> None:
         parameter = self.parameters[name]
@@ -116,11 +139,15 @@ class Muon:
 class AdamW:
     """Adam with decoupled weight decay of block matrices (Loshchilov and Hutter, 2019)."""
 
-    def __init__(self, parameters: Named, lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Named, lr: float, weight_decay: float, state_dtype: StateDtype = "fp32"
+    ) -> None:
         self.parameters = dict(parameters)
         self.lr, self.weight_decay = lr, weight_decay
-        self.mean = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self.square = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.mean = {n: make_moment(p, state_dtype) for n, p in self.parameters.items()}
+        self.square = {
+            n: make_moment(p, state_dtype, is_square=True) for n, p in self.parameters.items()
+        }
         self.n_steps = torch.zeros(1, dtype=torch.int64)
 
     @torch.no_grad()
@@ -129,14 +156,22 @@ class AdamW:
         self.n_steps += 1
         n_steps, lr = int(self.n_steps), lr_scale * self.lr
         for name, parameter in self.parameters.items():
-            gradient, mean, square = parameter.grad, self.mean[name], self.square[name]
-            assert gradient is not None
-            mean.lerp_(gradient, 1 - BETA1)
-            square.lerp_(gradient.square(), 1 - BETA2)
-            spread = (square / (1 - BETA2**n_steps)).sqrt_().add_(EPS)
             if is_block_matrix(name, parameter):
                 parameter.mul_(1 - lr * self.weight_decay)
-            parameter.addcdiv_(mean, spread, value=-lr / (1 - BETA1**n_steps))
+            for part in _parts(parameter.numel()):
+                self._move(name, part, n_steps, lr)
+
+    def _move(self, name: str, part: slice, n_steps: int, lr: float) -> None:
+        parameter, gradient = self.parameters[name], self.parameters[name].grad
+        assert gradient is not None
+        gradient = gradient.view(-1)[part]
+        mean, square = self.mean[name].read(part), self.square[name].read(part)
+        mean.lerp_(gradient, 1 - BETA1)
+        self.mean[name].write(part, mean, n_steps)
+        square.lerp_(gradient.square(), 1 - BETA2)
+        self.square[name].write(part, square, n_steps)
+        spread = (square / (1 - BETA2**n_steps)).sqrt_().add_(EPS)
+        parameter.view(-1)[part].addcdiv_(mean, spread, value=-lr / (1 - BETA1**n_steps))
 
 
 def is_block_matrix(name: str, parameter: Tensor) -> bool:
@@ -146,12 +181,12 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
 
 def polar_factor(wide_XMN: Tensor) -> Tensor:
     """Nearly U V^T of each matrix's singular value decomposition U S V^T, for M <= N."""
-    x = wide_XMN / (wide_XMN.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
+    x_XMN: Tensor = wide_XMN / (wide_XMN.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
     for a, b, c in _POLAR_STEPS:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    factor: Tensor = x
-    return factor
+        gram_XMM = x_XMN @ x_XMN.mT
+        factor_XMM = torch.baddbmm(gram_XMM, gram_XMM, gram_XMM, beta=b, alpha=c)
+        x_XMN = torch.baddbmm(x_XMN, factor_XMM, x_XMN, beta=a)
+    return x_XMN
 
 
 def grad_norm(parameters: Named) -> float:
@@ -171,3 +206,20 @@ def clip_gradients(parameters: Named, max_norm: float) -> None:
 
 def _widened(matrix: Tensor) -> Tensor:
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def _parts(n_numbers: int) -> Iterator[slice]:
+    for start in range(0, n_numbers, PART_NUMBERS):
+        yield slice(start, min(n_numbers, start + PART_NUMBERS))
+
+
+def _named(prefix: str, moments: Mapping[str, Moment]) -> dict[str, Tensor]:
+    return {
+        f"{prefix}{suffix}.{name}": tensor
+        for name, moment in moments.items()
+        for suffix, tensor in moment.tensors().items()
+    }
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -43,7 +43,7 @@ class TrainState:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of matrix products."""
+        """Of matrix products and the stream."""
         return DTYPES[self.precision]
 
     @property

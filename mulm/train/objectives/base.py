@@ -28,9 +28,6 @@ from torch import Tensor, nn
 
 from mulm.train.sync.base import Sync
 
-MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-"""What a device of that type runs at once."""
-
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
 
@@ -64,6 +61,10 @@ class Objective(Protocol[Model, Batch]):
         A run goes on only from a checkpoint with the same. Names must not be those of other
         facts in a checkpoint's `state.json`.
         """
+
+    @property
+    def manner(self) -> str:
+        """How it computes here, for the log: automatic choices with their reasons."""
 
     def build(self, generator: torch.Generator) -> Model:
         """The model at step 0, on the CPU; `generator` is seeded with the run's seed.

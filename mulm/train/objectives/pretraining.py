@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 from mulm.data.loader import IGNORED_TARGET, TokenLoader
+from mulm.data.tokenizer import Tokenizer
 from mulm.eval.compression import sum_nats, to_bits_per_byte
+from mulm.model.attention import document_ids
+from mulm.model.compute import Compute
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import store_model
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
+from mulm.train.device import choose_precision, memory_bytes
 from mulm.train.loss import sum_cross_entropy
-from mulm.train.objectives.base import MICRO_BATCH_TOKENS, SummedLoss
+from mulm.train.micro_batch import choose_micro_batch_rows
+from mulm.train.objectives.base import SummedLoss
 from mulm.train.sync.base import Sync
 
 Batch = tuple[Tensor, Tensor]
@@ -41,6 +46,16 @@ class Pretraining:
         store, dataset, seq_len = context.store, context.dataset, config.seq_len
         self._training = TokenLoader(store, dataset, seq_len=seq_len, seed=config.seed)
         self._held_out = TokenLoader(store, dataset, "validation", seq_len=seq_len)
+        self._shape = config.shape(int(dataset.counts["vocab_size"]))
+        self._separator_id = separator_id(context) if config.documents == "apart" else None
+        device = context.device
+        self._rows_at_once, self._rows_reason = choose_micro_batch_rows(
+            config,
+            self._shape,
+            device.type,
+            choose_precision(config.precision, device.type)[0],
+            memory_bytes(device),
+        )
 
     @property
     def origin(self) -> Mapping[str, Any]:
@@ -51,10 +66,14 @@ class Pretraining:
             "dataset": dataset.id,
         }
 
+    @property
+    def manner(self) -> str:
+        """Rows at once."""
+        return f"{self._rows_at_once} rows at once ({self._rows_reason})"
+
     def build(self, generator: torch.Generator) -> MicroLM:
         """Fresh weights in the config's shape."""
-        shape = self.config.shape(int(self.context.dataset.counts["vocab_size"]))
-        return MicroLM(shape).init_weights(generator)
+        return MicroLM(self._shape).init_weights(generator)
 
     def micro_batches(self, step: int, start: int, stop: int) -> Iterable[Batch]:
         """Windows of the dataset in the order that its seed gives."""
@@ -66,8 +85,12 @@ class Pretraining:
     def loss(self, model: MicroLM, batch: Batch, dtype: torch.dtype) -> SummedLoss:
         """Cross-entropy in nats."""
         x_BT, y_BT = batch
-        with torch.autocast(x_BT.device.type, dtype, enabled=dtype != torch.float32):
-            hidden_BTD = model(x_BT)
+        documents_BT = None
+        if self._separator_id is not None:
+            documents_BT = document_ids(x_BT, self._separator_id)
+        config = self.config
+        compute = Compute(dtype, config.attention, config.activation_checkpointing)
+        hidden_BTD = model(x_BT, compute, documents_BT)
         weight_VD = model.output_weight_VD
         nats = sum_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, y_BT.flatten(), dtype)
         return SummedLoss(nats, int((y_BT != IGNORED_TARGET).sum()))
@@ -94,6 +117,8 @@ class Pretraining:
         )
         return manifest.id
 
-    @property
-    def _rows_at_once(self) -> int:
-        return max(1, MICRO_BATCH_TOKENS[self.context.device.type] // self.config.seq_len)
+
+def separator_id(context: TrainContext) -> int:
+    """The token that begins a document."""
+    content = context.store.read(context.dataset.blob("tokenizer.json"))
+    return Tokenizer.from_bytes(content).end_of_text_id

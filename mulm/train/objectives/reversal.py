@@ -32,7 +32,8 @@ from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext, TrainContext
 from mulm.train.loop import train
-from mulm.train.objectives.base import MICRO_BATCH_TOKENS, SummedLoss
+from mulm.train.micro_batch import FILLING_TOKENS
+from mulm.train.objectives.base import SummedLoss
 from mulm.train.sync.base import Sync
 
 PAD, BEGIN, END, N_SPECIAL = 0, 1, 2, 3
@@ -98,15 +99,19 @@ class Reversal:
         """The shape, and how it is taught."""
         return {"transformer": asdict(self.shape), "smoothing": self.smoothing}
 
+    @property
+    def manner(self) -> str:
+        """Rows at once."""
+        return f"{self._rows_at_once} rows at once"
+
     def build(self, generator: torch.Generator) -> Transformer:
         """Fresh weights."""
         return Transformer(self.shape).init_weights(generator)
 
     def micro_batches(self, step: int, start: int, stop: int) -> Iterable[Batch]:
         """Rows of the step's global batch, all of which is made anew each time: it is small."""
-        device, seq_len = self.context.device, self.config.seq_len
-        rows = [tensor.to(device) for tensor in self._rows(step, self.config.n_rows)]
-        n_at_once = max(1, MICRO_BATCH_TOKENS[device.type] // seq_len)
+        rows = [t.to(self.context.device) for t in self._rows(step, self.config.n_rows)]
+        n_at_once = self._rows_at_once
         for first in range(start, stop, n_at_once):
             source_BS, read_BT, said_BT = (t[first : min(first + n_at_once, stop)] for t in rows)
             yield source_BS, read_BT, said_BT, _seed(self.config.seed, step, first)
@@ -165,6 +170,10 @@ class Reversal:
         )
         store.save(manifest)
         return manifest.id
+
+    @property
+    def _rows_at_once(self) -> int:
+        return max(1, FILLING_TOKENS[self.context.device.type] // self.config.seq_len)
 
     def _rows(self, step: int, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sources, what the decoder reads, and what it is to say, (B, seq_len) each."""

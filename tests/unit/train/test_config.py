@@ -73,7 +73,8 @@ def test_the_rate_that_stands_for_the_run() -> None:
 
 def test_what_a_resume_may_change_is_frozen() -> None:
     assert sorted(TrainConfig.NOT_IDENTITY) == [
-        "checkpoint_every", "device", "keep_checkpoints", "log_every", "validate_every", "workers",
+        "activation_checkpointing", "attention", "checkpoint_every", "device", "keep_checkpoints",
+        "log_every", "micro_batch_rows", "validate_every", "workers",
     ]  # fmt: skip
     assert set(TrainConfig.model_fields) > TrainConfig.NOT_IDENTITY
 

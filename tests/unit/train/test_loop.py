@@ -110,6 +110,68 @@ def test_fresh_model_knows_nothing(store: Store, dataset: Manifest, tmp_path: Pa
     assert curve(events)[1]["loss"] == pytest.approx(torch.log(torch.tensor(64.0)).item(), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": {"kind": kind, "state_dtype": dtype}} for kind in ("muon", "adamw")
+     for dtype in ("bf16", "int8")],
+)  # fmt: skip
+def test_small_states_learn_and_resume_bit_for_bit(
+    store: Store, dataset: Manifest, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    shape = {"model": TINY_SHAPE | {"d_model": 64, "d_ff": 128}}  # large enough for 8-bit codes
+    plain = {"optimizer": changes["optimizer"] | {"state_dtype": "fp32"}}
+    exact, _ = run(make_config(steps=40, **shape, **plain), store, dataset, tmp_path / "exact")
+    config = make_config(steps=40, **shape, **changes)
+    whole, _ = run(config, store, dataset, tmp_path / "whole")
+    run(config, store, dataset, tmp_path / "cut", kill_at=19)
+    resumed, _ = run(config, store, dataset, tmp_path / "cut")
+    assert exact is not None
+    assert whole is not None
+    assert resumed is not None
+    assert resumed.model_id == whole.model_id
+    assert whole.model_id != exact.model_id
+    assert whole.validation == pytest.approx(exact.validation, rel=0.02)
+
+
+def test_checkpointed_activations_change_nothing(
+    store: Store, dataset: Manifest, tmp_path: Path
+) -> None:
+    plain, _ = run(make_config(), store, dataset, tmp_path / "plain")
+    saving = make_config(activation_checkpointing=True)
+    run(make_config(), store, dataset, tmp_path / "saving", kill_at=6)
+    resumed, _ = run(saving, store, dataset, tmp_path / "saving")
+    assert plain is not None
+    assert resumed is not None
+    assert resumed.loss == plain.loss
+    assert resumed.validation == plain.validation
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch_rows": 3}, {"attention": "sdpa"}])
+def test_how_it_is_computed_changes_rounding_only(
+    store: Store, dataset: Manifest, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    plain, _ = run(make_config(), store, dataset, tmp_path / "plain")
+    other, events = run(make_config(**changes), store, dataset, tmp_path / "other")
+    assert plain is not None
+    assert other is not None
+    assert other.loss == pytest.approx(plain.loss, rel=1e-3)
+    rows = changes.get("micro_batch_rows", 256)
+    assert any(f"{rows} rows at once" in data.get("text", "") for _, data in events)
+
+
+def test_documents_apart_are_another_run(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "separator_id", lambda _: 5)
+    joined, _ = run(make_config(), store, dataset, tmp_path / "joined")
+    apart, _ = run(make_config(documents="apart"), store, dataset, tmp_path / "apart")
+    assert joined is not None
+    assert apart is not None
+    assert apart.loss != joined.loss
+    with pytest.raises(ConfigError, match="documents"):
+        run(make_config(documents="apart"), store, dataset, tmp_path / "joined")
+
+
 @pytest.mark.parametrize("kill_at", [2, 5, 8, 12])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     store: Store, dataset: Manifest, tmp_path: Path, kill_at: int

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mulm.errors import CorruptError
-from mulm.testing import tiny_model
+from mulm.testing import TINY, tiny_model
+from mulm.train import optim
 from mulm.train.config import OptimizerConfig
 from mulm.train.optim import AdamW, Optimizer, clip_gradients, grad_norm, polar_factor
 
@@ -55,9 +56,11 @@ def test_each_parameter_has_one_rule() -> None:
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
-def test_state_can_be_saved(kind: str) -> None:
-    config = OptimizerConfig.model_validate({"kind": kind})
-    whole, cut = tiny_model(), tiny_model()
+@pytest.mark.parametrize("state_dtype", ["fp32", "bf16", "int8"])
+def test_state_can_be_saved(kind: str, state_dtype: str) -> None:
+    config = OptimizerConfig.model_validate({"kind": kind, "state_dtype": state_dtype})
+    shape = TINY.model_copy(update={"d_ff": 160})  # large enough for codes, and no whole block
+    whole, cut = tiny_model(config=shape), tiny_model(config=shape)
     first, second = (Optimizer(model, config, torch.float32) for model in (whole, cut))
     for model, optimizer in ((whole, first), (cut, second)):
         random_gradients(model)
@@ -71,10 +74,29 @@ def test_state_can_be_saved(kind: str) -> None:
         assert torch.equal(a, b)
 
 
-def test_state_of_another_model_is_refused() -> None:
+def test_state_of_another_model_or_type_is_refused() -> None:
     optimizer = Optimizer(tiny_model(), OptimizerConfig(), torch.float32)
     with pytest.raises(CorruptError):
         optimizer.load_tensors({"n_steps": torch.zeros(1)})
+    other = Optimizer(tiny_model(), OptimizerConfig(state_dtype="bf16"), torch.float32)
+    with pytest.raises(CorruptError):
+        optimizer.load_tensors(other.tensors())
+
+
+def test_slices_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("muon", "adamw"):
+        found = []
+        for numbers in (1 << 20, 512):
+            monkeypatch.setattr(optim, "PART_NUMBERS", numbers)
+            monkeypatch.setattr(optim, "BATCH_NUMBERS", numbers)
+            model = tiny_model()
+            config = OptimizerConfig.model_validate({"kind": kind})
+            optimizer = Optimizer(model, config, torch.float32)
+            for seed in range(2):
+                random_gradients(model, seed)
+                optimizer.step(1.0)
+            found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        torch.testing.assert_close(found[0], found[1])
 
 
 def test_clipping_keeps_the_direction() -> None:

@@ -1,0 +1,184 @@
+"""Causal attention over whole rows, with or without borders between documents.
+
+Made by `MicroLM.forward` once for all layers. Invariant: all kernels give the same result, up to
+rounding, and with documents a packed row gives what its documents give alone.
+
+Which kernel: on CUDA torch's own choice among its exact kernels (flash, cuDNN, efficient). On a
+CPU torch's flash kernel is slow backwards, and products of whole tiles are faster; they keep the
+weights of all pairs of tokens, so long rows take torch's kernel again.
+Shape letters: B rows, T time, N heads, K kv heads, G heads per kv head, H d_head, X = B K,
+C queries of a tile, S keys that a tile sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mulm.model.config import AttentionKernel
+
+TILE_TOKENS = 64
+"""Queries of a tile; smaller tiles waste less above the diagonal, larger ones multiply faster."""
+LONGEST_PLAIN_ROW = 1024
+
+
+def choose_kernel(asked: AttentionKernel, device_type: str, n_tokens: int) -> AttentionKernel:
+    """The kernel for rows of `n_tokens`; docs/log.md has the measurements."""
+    if asked != "auto":
+        return asked
+    return "plain" if device_type == "cpu" and n_tokens <= LONGEST_PLAIN_ROW else "sdpa"
+
+
+def document_ids(ids_BT: Tensor, separator_id: int) -> Tensor:
+    """The document of each token (B, T), counted from the row's start; a separator begins one."""
+    return (ids_BT == separator_id).cumsum(dim=1)
+
+
+def document_positions(documents_BT: Tensor) -> Tensor:
+    """Each token's distance to the first token of its document in the same row, (B, T)."""
+    positions_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    is_first_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    is_first_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    starts_BT = torch.where(is_first_BT, positions_T, 0).cummax(dim=1).values
+    return positions_T - starts_BT
+
+
+class RowAttention:
+    """An `Attend` in which tokens see themselves and what stands before them.
+
+    With `documents_BT`, non-decreasing along a row, only tokens of the same document.
+    """
+
+    def __init__(self, kernel: AttentionKernel, documents_BT: Tensor | None = None) -> None:
+        self.kernel, self.documents_BT = kernel, documents_BT
+        self._may_see_B1TT: Tensor | None = None
+        if documents_BT is not None and kernel == "sdpa":
+            same_BTT = documents_BT[:, :, None] == documents_BT[:, None, :]
+            self._may_see_B1TT = same_BTT.tril()[:, None]
+
+    def __call__(self, _layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
+        """Mix the values of what each token sees."""
+        if self.kernel == "plain":
+            apply: Any = _PlainAttention.apply
+            mixed_BTNH: Tensor = apply(q_BTNH, k_BTKH, v_BTKH, self.documents_BT)
+            return mixed_BTNH
+        return self._by_torch(q_BTNH, k_BTKH, v_BTKH)
+
+    def _by_torch(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
+        mixed_BNTH = functional.scaled_dot_product_attention(
+            q_BTNH.transpose(1, 2),
+            k_BTKH.transpose(1, 2),
+            v_BTKH.transpose(1, 2),
+            attn_mask=self._may_see_B1TT,
+            is_causal=self._may_see_B1TT is None,
+            enable_gqa=q_BTNH.shape[2] != k_BTKH.shape[2],
+        )
+        return mixed_BNTH.transpose(1, 2)
+
+
+class _PlainAttention(torch.autograd.Function):
+    """Softmax of tiles of products, kept for the way back: exact, and all in matrix products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, documents_BT: Tensor | None
+    ) -> Tensor:
+        n_kv_heads = k_BTKH.shape[2]
+        q_XGTH = _by_kv_head(q_BTNH, n_kv_heads) * q_BTNH.shape[-1] ** -0.5
+        k_XTH = _by_kv_head(k_BTKH, n_kv_heads)[:, 0]
+        v_XTH = _by_kv_head(v_BTKH, n_kv_heads)[:, 0]
+        mixed_BTNH = torch.empty_like(q_BTNH, memory_format=torch.contiguous_format)
+        weights = []
+        for tile in _tiles(q_BTNH.shape[1], documents_BT):
+            q_XCH = _rows(q_XGTH[:, :, tile.queries])
+            scores_XCS = q_XCH @ k_XTH[:, tile.keys].mT
+            weights_XCS = _softmax(scores_XCS, tile, documents_BT, n_kv_heads)
+            mixed_BTNH[:, tile.queries] = _by_row(weights_XCS @ v_XTH[:, tile.keys], q_BTNH, tile)
+            weights.append(weights_XCS)
+        ctx.save_for_backward(q_XGTH, k_XTH, v_XTH, mixed_BTNH, *weights)
+        ctx.documents_BT = documents_BT
+        return mixed_BTNH
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        q_XGTH, k_XTH, v_XTH, mixed_BTNH, *weights = ctx.saved_tensors
+        (grad_BTNH,) = grad_outputs
+        n_kv_heads = len(k_XTH) // len(grad_BTNH)
+        # Sum over keys of weight times its gradient, which softmax subtracts from each.
+        shared_XGT1 = _by_kv_head((grad_BTNH * mixed_BTNH).sum(-1, keepdim=True), n_kv_heads)
+        grad_XGTH = _by_kv_head(grad_BTNH, n_kv_heads)
+        dq_BTNH = torch.empty_like(grad_BTNH, memory_format=torch.contiguous_format)
+        dk_XTH, dv_XTH = torch.zeros_like(k_XTH), torch.zeros_like(v_XTH)
+        tiles = _tiles(dq_BTNH.shape[1], ctx.documents_BT)
+        for tile, weights_XCS in zip(tiles, weights, strict=True):
+            grad_XCH, q_XCH = (
+                _rows(grad_XGTH[:, :, tile.queries]),
+                _rows(q_XGTH[:, :, tile.queries]),
+            )
+            dv_XTH[:, tile.keys] += weights_XCS.mT @ grad_XCH
+            dscores_XCS = grad_XCH @ v_XTH[:, tile.keys].mT
+            dscores_XCS.sub_(_rows(shared_XGT1[:, :, tile.queries])).mul_(weights_XCS)
+            dk_XTH[:, tile.keys] += dscores_XCS.mT @ q_XCH
+            dq_BTNH[:, tile.queries] = _by_row(dscores_XCS @ k_XTH[:, tile.keys], grad_BTNH, tile)
+        dq_BTNH *= dq_BTNH.shape[-1] ** -0.5
+        return dq_BTNH, _back(dk_XTH, n_kv_heads), _back(dv_XTH, n_kv_heads), None
+
+
+class _Tile:
+    """Consecutive queries and all keys that some of them see."""
+
+    def __init__(self, first_key: int, start: int, end: int) -> None:
+        self.queries, self.keys = slice(start, end), slice(first_key, end)
+
+
+def _tiles(n_tokens: int, documents_BT: Tensor | None) -> Iterator[_Tile]:
+    """Keys before the oldest document that a tile's first queries belong to are passed over."""
+    for start in range(0, n_tokens, TILE_TOKENS):
+        first_key = 0
+        if documents_BT is not None:
+            is_seen_T = (documents_BT == documents_BT[:, start : start + 1]).any(dim=0)
+            first_key = int(is_seen_T.to(torch.uint8).argmax())
+        yield _Tile(first_key, start, min(n_tokens, start + TILE_TOKENS))
+
+
+def _softmax(
+    scores_XCS: Tensor, tile: _Tile, documents_BT: Tensor | None, n_kv_heads: int
+) -> Tensor:
+    """Over the keys that each query may see; the others get weight zero. Changes the scores."""
+    n_queries = tile.queries.stop - tile.queries.start
+    scores_XGCS = scores_XCS.view(len(scores_XCS), -1, n_queries, scores_XCS.shape[2])
+    above = scores_XCS.new_ones(n_queries, n_queries, dtype=torch.bool).triu(1)
+    scores_XGCS[..., tile.queries.start - tile.keys.start :].masked_fill_(above, float("-inf"))
+    if documents_BT is not None:
+        is_other_BCS = documents_BT[:, tile.queries, None] != documents_BT[:, None, tile.keys]
+        is_other_X1CS = is_other_BCS.repeat_interleave(n_kv_heads, dim=0)[:, None]
+        scores_XGCS.masked_fill_(is_other_X1CS, float("-inf"))
+    return scores_XCS.softmax(dim=-1)
+
+
+def _by_kv_head(x_BTNH: Tensor, n_kv_heads: int) -> Tensor:
+    """(B, T, N, H) -> (B K, G, T, H)."""
+    n_rows, n_tokens, n_heads, width = x_BTNH.shape
+    x_BNTH = x_BTNH.transpose(1, 2)
+    return x_BNTH.reshape(n_rows * n_kv_heads, n_heads // n_kv_heads, n_tokens, width)
+
+
+def _rows(x_XGCH: Tensor) -> Tensor:
+    """The queries of all heads of a kv head below one another: (X, G C, H)."""
+    return x_XGCH.flatten(1, 2)
+
+
+def _by_row(mixed_XCH: Tensor, like_BTNH: Tensor, tile: _Tile) -> Tensor:
+    """(B K, G C, H) -> (B, C, N, H)."""
+    n_queries = tile.queries.stop - tile.queries.start
+    mixed_BNCH = mixed_XCH.reshape(len(like_BTNH), like_BTNH.shape[2], n_queries, -1)
+    return mixed_BNCH.transpose(1, 2)
+
+
+def _back(x_XTH: Tensor, n_kv_heads: int) -> Tensor:
+    """(B K, T, H) -> (B, T, K, H)."""
+    return x_XTH.view(-1, n_kv_heads, *x_XTH.shape[1:]).transpose(1, 2)

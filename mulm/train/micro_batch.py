@@ -1,0 +1,40 @@
+"""How many rows one device runs at once. Needs no torch.
+
+Called by the training loop. Invariant: the choice changes the order of sums and nothing else, so a
+resume may choose anew.
+"""
+
+from __future__ import annotations
+
+from mulm.model.config import MicroLMConfig
+from mulm.train.config import TrainConfig
+from mulm.train.memory import USABLE, StepChoices, largest_rows
+
+FILLING_TOKENS = {"cpu": 4096, "cuda": 16384}
+"""Tokens that fill a device; more at once take memory and no time off."""
+
+
+def choose_micro_batch_rows(
+    config: TrainConfig, shape: MicroLMConfig, device: str, precision: str, memory_bytes: int | None
+) -> tuple[int, str]:
+    """Rows, and why. `memory_bytes` is the device's, None where that is no bound."""
+    if config.micro_batch_rows != "auto":
+        return config.micro_batch_rows, "asked for"
+    filling = max(1, FILLING_TOKENS[device] // config.seq_len)
+    if memory_bytes is None:
+        return filling, f"they fill a {device}"
+    choices = StepChoices(
+        rows=1,
+        seq_len=config.seq_len,
+        optimizer=config.optimizer,
+        is_checkpointed=config.activation_checkpointing,
+        compute_bytes=2 if precision == "bf16" else 4,
+        kernel="plain" if config.attention == "plain" else "sdpa",
+        device=device,
+    )
+    fitting = largest_rows(shape, choices, USABLE * memory_bytes)
+    if not fitting:
+        return 1, "even one row may not fit: `mulm model plan` shows what would"
+    if fitting < filling:
+        return fitting, f"what fits into {memory_bytes / 1e9:.0f} GB"
+    return filling, f"they fill a {device}"

@@ -1,0 +1,109 @@
+"""Attention over rows: every kernel gives the same, and packed rows what documents give alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mulm.model.attention import (
+    RowAttention,
+    choose_kernel,
+    document_ids,
+    document_positions,
+)
+from mulm.model.compute import Compute
+from mulm.model.config import AttentionKernel
+from mulm.model.microlm import MicroLM
+from mulm.testing import TINY, tiny_model
+
+SEPARATOR = 0
+LONG = TINY.model_copy(update={"max_seq_len": 192})
+
+
+def inputs(n_tokens: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(2, n_tokens, n_heads, 8, generator=generator).to(dtype).requires_grad_()
+        for n_heads in (4, 2, 2)
+    ]
+
+
+def out_and_gradients(
+    kernel: AttentionKernel, qkv: list[Tensor], documents_BT: Tensor | None
+) -> list[Tensor]:
+    mixed_BTNH = RowAttention(kernel, documents_BT)(0, *qkv)
+    weight = torch.linspace(-1, 1, mixed_BTNH.numel()).view_as(mixed_BTNH)
+    return [mixed_BTNH, *torch.autograd.grad((mixed_BTNH * weight).sum(), qkv)]
+
+
+@pytest.mark.parametrize("n_tokens", [1, 64, 65, 150])
+@pytest.mark.parametrize("has_documents", [False, True])
+def test_plain_products_equal_torch(n_tokens: int, has_documents: bool) -> None:
+    documents_BT = None
+    if has_documents:
+        generator = torch.Generator().manual_seed(1)
+        borders_BT = torch.rand(2, n_tokens, generator=generator) < 0.03
+        documents_BT = borders_BT.long().cumsum(1)
+    ours = out_and_gradients("plain", inputs(n_tokens), documents_BT)
+    theirs = out_and_gradients("sdpa", inputs(n_tokens), documents_BT)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_plain_products_in_bf16_are_as_good_as_torch() -> None:
+    exact = out_and_gradients("sdpa", inputs(100), None)
+    for kernel in ("plain", "sdpa"):
+        rounded = out_and_gradients(kernel, inputs(100, torch.bfloat16), None)
+        for a, b in zip(rounded, exact, strict=True):
+            assert (a.float() - b).norm() < 0.01 * b.norm()
+
+
+def test_documents_and_positions() -> None:
+    ids_BT = torch.tensor([[7, 0, 5, 5, 0, 0, 9], [0, 1, 2, 3, 4, 5, 6]])
+    documents_BT = document_ids(ids_BT, SEPARATOR)
+    assert documents_BT.tolist() == [[0, 1, 1, 1, 2, 3, 3], [1, 1, 1, 1, 1, 1, 1]]
+    assert document_positions(documents_BT).tolist() == [
+        [0, 0, 1, 2, 0, 0, 1],
+        [0, 1, 2, 3, 4, 5, 6],
+    ]
+
+
+def gradients(model: MicroLM, hidden_BTD: Tensor) -> dict[str, Tensor]:
+    weight = torch.linspace(-1, 1, hidden_BTD[0].numel()).view_as(hidden_BTD[0])
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad((hidden_BTD * weight).sum(), parameters)
+    return dict(zip(names, found, strict=True))
+
+
+@pytest.mark.parametrize("kernel", ["plain", "sdpa"])
+def test_packed_equals_unpacked(kernel: AttentionKernel) -> None:
+    model = tiny_model(config=LONG).requires_grad_(True)
+    lengths = (70, 3, 1, 86)
+    generator = torch.Generator().manual_seed(2)
+    pieces = [torch.randint(1, 64, (n,), generator=generator) for n in lengths]
+    for piece in pieces:
+        piece[0] = SEPARATOR
+    packed_1T = torch.cat(pieces)[None]
+    compute = Compute(attention=kernel)
+    packed = model(packed_1T, compute, document_ids(packed_1T, SEPARATOR))
+    alone = torch.cat([model(piece[None], compute) for piece in pieces], dim=1)
+    torch.testing.assert_close(packed, alone)
+    found, wanted = gradients(model, packed), gradients(model, alone)
+    for name, expected in wanted.items():
+        gradient = found[name]
+        torch.testing.assert_close(
+            gradient, expected, rtol=1e-4, atol=1e-4 * float(expected.norm())
+        )
+
+
+def test_without_borders_documents_change_nothing() -> None:
+    model, ids_BT = tiny_model(), torch.arange(1, 41).view(2, 20)
+    torch.testing.assert_close(model(ids_BT, Compute(), document_ids(ids_BT, 0)), model(ids_BT))
+
+
+def test_the_kernel_follows_the_device_and_the_row() -> None:
+    assert choose_kernel("auto", "cpu", 512) == "plain"
+    assert choose_kernel("auto", "cpu", 4096) == "sdpa"
+    assert choose_kernel("auto", "cuda", 512) == "sdpa"
+    assert choose_kernel("plain", "cuda", 512) == "plain"
