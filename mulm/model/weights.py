@@ -23,6 +23,7 @@ _FORMAT_DTYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int64: "I64",
+    torch.int8: "I8",
     torch.uint8: "U8",
 }
 
