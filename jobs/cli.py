@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 import mulm
+from jobs.cli_compress import compress
 from jobs.cli_data import data
 from jobs.cli_model import model
 from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
@@ -39,6 +40,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(compress)
 cli.add_command(data)
 cli.add_command(model)
 

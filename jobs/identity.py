@@ -13,6 +13,7 @@ from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import identities, list_files
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
+from mulm.model.compress_config import COMPRESS_VERSION, CompressConfig
 from mulm.refs import parse_ref
 from mulm.store import Store
 from mulm.train.config import TRAIN_VERSION, TrainConfig
@@ -42,3 +43,11 @@ def evaluate_identity(config: EvaluateConfig, facts: Facts, _store: Store) -> di
     if config.dataset is not None:
         identity["dataset"] = facts.resolve("dataset", parse_ref(config.dataset)).manifest_id
     return identity
+
+
+def compress_identity(config: CompressConfig, facts: Facts, _store: Store) -> dict[str, Any]:
+    """The model version, the code."""
+    return {
+        "model": facts.resolve("model", parse_ref(config.model)).manifest_id,
+        "compress": COMPRESS_VERSION,
+    }

@@ -21,7 +21,12 @@ from actors.write_fact import write_fact
 from jobs.chat_client import ChatClient
 from jobs.entry import Identity, is_finished, run_id_of
 from jobs.follow import follow, known_run, last_seq
-from jobs.identity import evaluate_identity, prepare_identity, train_identity
+from jobs.identity import (
+    compress_identity,
+    evaluate_identity,
+    prepare_identity,
+    train_identity,
+)
 from jobs.progress import Progress
 from jobs.work_here import work_here
 from mulm.atomic import write_atomic
@@ -33,6 +38,7 @@ from mulm.facts import Version
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import Kind
+from mulm.model.compress_config import CompressConfig
 from mulm.refs import parse_ref
 from mulm.run_lock import is_held
 from mulm.store import Store
@@ -81,6 +87,10 @@ class Journey:
         """Bits per byte of a model on held-out text, its own by default; see `jobs.evaluate`."""
         config = parse_config(EvaluateConfig, {"model": model, "dataset": dataset})
         return self._run("evaluate", config, evaluate_identity, _describe_scores)
+
+    def compress(self, config: CompressConfig) -> Result:
+        """A model to a smaller one; see `jobs.compress`."""
+        return self._run("compress", config, compress_identity, _describe_smaller)
 
     def promote(self, model: str, alias: str) -> Version:
         """Point an alias to a model version."""
@@ -206,4 +216,11 @@ def _describe_scores(result: Result) -> str:
     return (
         f"{result['bits_per_byte']:.3f} bits per byte on held-out text,"
         f" xz -9e needs {result['xz_bits_per_byte']:.3f}"
+    )
+
+
+def _describe_smaller(result: Result) -> str:
+    return (
+        f"{result['model']}: {result['size_bytes'] / 1e6:.1f} MB,"
+        f" {result['share_of_bf16']:.0%} of {result['source']} in bf16"
     )

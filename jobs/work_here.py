@@ -80,6 +80,10 @@ def _work(kind: str) -> Callable[[JobContext, Any], Result]:
         from mulm.data.executor import InProcess
 
         return partial(prepare, executor=InProcess())
+    if kind == "compress":
+        from jobs.compress import compress
+
+        return compress
     from jobs.evaluate import evaluate
 
     return evaluate

@@ -27,7 +27,6 @@ from mulm.manifest import BlobEntry, Manifest, parse_manifest
 
 _log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1 << 20
 _HINT = (
     "run the command that made it again (`mulm data build`, `mulm train`): it mends what is damaged"
 )
@@ -185,12 +184,9 @@ def step_key(step: str, **inputs: object) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, read in chunks."""
-    digest = hashlib.sha256()
+    """The SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _holds(path: Path, digest: str) -> bool:

@@ -17,8 +17,12 @@ from mulm.config import canonical_json, parse_config
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
-from mulm.model.weights import load_weights, read_tensors, tensors_to_bytes
+from mulm.model.quantized import Quantization, QuantizedMicroLM
+from mulm.model.weights import tensors_to_bytes
+from mulm.model.weights_file import load_file
 from mulm.store import Store
+
+_QUANTIZATION = "quantization.json"
 
 
 def store_model(
@@ -37,11 +41,14 @@ def store_model(
     `config` is the resolved training configuration, `parents` what the model was made from
     by role, and `counts` numbers worth knowing, such as steps and tokens.
     """
-    blobs = (
-        store.put("config.json", canonical_json(model.config.to_stored())),
-        store.put("model.safetensors", tensors_to_bytes(model.state_dict())),
-        store.put("tokenizer.json", tokenizer_json),
-    )
+    files = {
+        "config.json": canonical_json(model.config.to_stored()),
+        "model.safetensors": tensors_to_bytes(model.state_dict()),
+        "tokenizer.json": tokenizer_json,
+    }
+    if isinstance(model, QuantizedMicroLM):
+        files[_QUANTIZATION] = canonical_json(model.quantization.model_dump())
+    blobs = tuple(store.put(name, content) for name, content in files.items())
     manifest = Manifest(
         kind="model",
         code_version=__version__,
@@ -62,21 +69,32 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MicroLM:
-    """A model from the store, in evaluation mode.
+    """A model from the store, in evaluation mode; a `QuantizedMicroLM` where it is one.
+
+    Weights are read into place: beside the model there is memory for one matrix.
 
     Raises:
         CorruptError: a file does not match its checksum, or the weights not their config.
     """
-    config = model_config(store, manifest)
-    weights = read_tensors(store.read(manifest.blob("model.safetensors")))
-    with torch.device("meta"):
-        model = MicroLM(config)
-    model.to_empty(device=device)
-    model.restore_tables()
-    load_weights(model, weights, manifest.id)
-    return model.to(dtype).eval().requires_grad_(False)
+    config, quantization = model_config(store, manifest), model_quantization(store, manifest)
+    if quantization:
+        model: MicroLM = QuantizedMicroLM(config, quantization, dtype, device)
+    else:
+        with torch.device("meta"):
+            model = MicroLM(config).to(dtype)
+        model.to_empty(device=device)
+        model.restore_tables()
+    path = store.path(manifest.blob("model.safetensors"))
+    load_file(path, model.state_dict(), manifest.id)
+    return model.eval().requires_grad_(False)
 
 
 def model_config(store: Store, manifest: Manifest) -> MicroLMConfig:
     """The shape of a stored model."""
     return parse_config(MicroLMConfig, json.loads(store.read(manifest.blob("config.json"))))
+
+
+def model_quantization(store: Store, manifest: Manifest) -> Quantization | None:
+    """How a stored model's matrices are quantised; None where they are not."""
+    entries = [entry for entry in manifest.blobs if entry.name == _QUANTIZATION]
+    return parse_config(Quantization, json.loads(store.read(entries[0]))) if entries else None

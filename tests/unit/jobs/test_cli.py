@@ -27,7 +27,7 @@ seq_len: 16
 batch_tokens: 64
 device: cpu
 """
-VERBS = {"up", "down", "env", "data", "train", "eval", "model", "serve", "chat", "demo"}
+VERBS = {"up", "down", "env", "data", "train", "eval", "model", "serve", "chat", "demo", "compress"}
 
 
 @pytest.fixture
@@ -83,8 +83,17 @@ def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[st
     assert code == 0, err
     assert json.loads(out)["bits_per_byte"] > 0
 
+    for to, *options in (("int4",), ("pruned", "--keep", "0.8")):
+        code, out, err = run(capsys, "compress", "small", "--to", to, *options, "--json")
+        assert code == 0, err
+        assert json.loads(out)["model"] == f"small-{to}@1"
+        code, out, err = run(capsys, "eval", f"small-{to}", "--json")
+        assert code == 0, err
+        assert json.loads(out)["bits_per_byte"] > 0
+
     code, out, _ = run(capsys, "model", "ls", "--json")
-    assert [row["ref"] for row in json.loads(out)] == ["small@1"]
+    refs = [row["ref"] for row in json.loads(out)]
+    assert refs == ["small@1", "small-int4@1", "small-pruned@1"]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,10 @@ def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[st
         (["data", "build", "nowhere.yaml"], "not_found", "nowhere.yaml"),
         (["data", "build", "recipe.yaml", "--set", "sources.0.path=x"], "config_invalid", ""),
         (["eval", "nobody"], "not_found", "nobody"),
+        (["compress", "nobody", "--to", "int4"], "not_found", "nobody"),
+        (["compress", "nobody", "--to", "itn4"], "unknown_name", "'int4'"),
+        (["compress", "nobody", "--to", "int4", "--keep", "0.5"], "config_invalid", "pruned"),
+        (["compress", "nobody"], "config_invalid", "--to"),
         (["serve", "nobody"], "not_running", "mulm up"),
         (["env"], "not_running", "mulm up"),
         (["chat", "hello"], "not_running", "mulm up"),

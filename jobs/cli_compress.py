@@ -1,0 +1,38 @@
+"""`mulm compress`: a model to a smaller one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from jobs.cli_verbs import open_journey, print_result, with_json
+from mulm.config import parse_config
+from mulm.model.compress_config import FORMATS, CompressConfig
+
+
+@click.command()
+@click.argument("model")
+@click.option("--to", required=True, metavar="FORMAT", help=f"{', '.join(FORMATS)}.")
+@click.option("--name", help="Publish as this; NAME-FORMAT if not given.")
+@click.option("--keep", type=float, help="pruned: the share of parameters that stays; 0.5.")
+@with_json
+def compress(model: str, to: str, name: str | None, keep: float | None, as_json: bool) -> None:
+    """Make MODEL smaller, as a new model that is evaluated and served like any other.
+
+    int8 and int4 round its weights; pruned cuts out the layers, heads and feed-forward units that
+    matter least.
+
+    \b
+    Example:  mulm compress demo --to int4
+              mulm compress demo --to pruned --keep 0.5 --name demo-half
+    """
+    values: dict[str, Any] = {"model": model, "to": to, "name": name, "keep": keep}
+    config = parse_config(CompressConfig, values)
+    with open_journey() as journey:
+        result = journey.compress(config)
+    print_result(
+        result,
+        as_json,
+        "{model}: {size_bytes} bytes, {share_of_bf16:.1%} of {source} in bf16",
+    )
