@@ -229,6 +229,7 @@ def _validate(run: _Run) -> None:
     """Each worker takes every n-th batch; the sum is the same up to rounding for any n."""
     started_s = run.context.now_s()
     state, context = run.state, run.context
+    run.metrics.event("progress", stage="validate", done=state.step, total=run.config.steps)
     rows = max(1, _MICRO_BATCH_TOKENS[context.device.type] // run.config.seq_len)
     batches = run.validation.iter_validation(rows, context.rank, context.world_size)
     (nats,) = run.sync.sum_values([sum_nats(state.model, batches, state.dtype)])
