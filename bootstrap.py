@@ -125,6 +125,7 @@ def install(root: Path, venv: Path, extra: str, request: str, wanted: str, stage
     found = inspect(venv)
     if unfinished.exists():
         mend(found.site)
+        found = inspect(venv)
     unfinished.touch()
     if found.pip < OLDEST_PIP:
         stages.run("newer pip", pip(venv, "install", "--upgrade", "pip"), can_fail=True)
@@ -541,6 +542,7 @@ class Stages:
 
     def __init__(self, log: Path) -> None:
         self._log = log
+        self._scratch = log.parent / "tmp"  # so that an interrupted pip leaves nothing in /tmp
         self._live = sys.stdout.isatty()
         self.printed: list[str] = []  # by the last stage
         log.write_text("", "utf-8")
@@ -578,9 +580,11 @@ class Stages:
         self, command: Sequence[str], title: str, lines: list[str], write: Callable[[str], object]
     ) -> int:
         """Run the command to its end, or end it when we are interrupted."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir()
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            text=True, errors="replace",
+            text=True, errors="replace", env={"TMPDIR": str(self._scratch), **os.environ},
         )  # fmt: skip
 
         def read() -> None:
@@ -602,6 +606,7 @@ class Stages:
         finally:
             _end(process)
             reader.join(5)
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _show(self, title: str, elapsed_s: float, line: str) -> None:
         """Say that a stage still runs, and what it does."""

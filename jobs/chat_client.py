@@ -11,7 +11,14 @@ from collections.abc import Iterator, Sequence
 import httpx
 
 from mulm.chat import Message
-from mulm.errors import AuthError, JobFailedError, MulmError, NotRunningError, error_classes
+from mulm.errors import (
+    AuthError,
+    ConfigError,
+    JobFailedError,
+    MulmError,
+    NotRunningError,
+    error_classes,
+)
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 120.0
@@ -98,7 +105,8 @@ def _class_of(code: object, status: int) -> type[MulmError]:
     classes = {cls.code: cls for cls in error_classes()}
     if status == httpx.codes.UNAUTHORIZED:
         return AuthError
-    return classes.get(str(code), JobFailedError)
+    fallback = ConfigError if httpx.codes.is_client_error(status) else JobFailedError
+    return classes.get(str(code), fallback)
 
 
 class _clear_errors:  # noqa: N801 - reads as a phrase in a with statement

@@ -166,7 +166,7 @@ def serve(
     """
     with open_journey() as journey:
         result = journey.serve(model, min_replicas, max_replicas, max_seq_len)
-    print_result(result, as_json, "{model} answers at {url}/v1 (key: {key_file})")
+    print_result(result, as_json, "{model} answers at {url} (key: {key_file})")
 
 
 @cli.command()
@@ -214,6 +214,7 @@ def demo(as_json: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command and exit with the documented code."""
+    as_json = "--json" in (sys.argv[1:] if argv is None else argv)
     # All three end a command in order; started in the background, a shell has it ignore SIGINT,
     # and the cluster that it starts would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -223,14 +224,19 @@ def main(argv: list[str] | None = None) -> None:
     except click.exceptions.NoArgsIsHelpError as asked:
         click.echo(asked.format_message())
     except click.UsageError as error:
-        _fail(ConfigError(error.format_message(), hint="`--help` shows how it is used"))
+        _fail(ConfigError(error.format_message(), hint="`--help` shows how it is used"), as_json)
     except (click.Abort, KeyboardInterrupt):
-        _fail(StoppedError("stopped", hint="finished work is kept; the same command goes on"))
+        hint = "finished work is kept; the same command goes on"
+        _fail(StoppedError("stopped", hint=hint), as_json)
     except MulmError as error:
-        _fail(error)
+        _fail(error, as_json)
 
 
-def _fail(error: MulmError) -> None:
+def _fail(error: MulmError, as_json: bool) -> None:
+    if as_json:
+        told = {"code": error.code, "message": error.message, "hint": error.hint}
+        click.echo(json.dumps({"error": told}), err=True)
+        sys.exit(exit_code(error))
     hint = f"\n  hint: {error.hint}" if error.hint else ""
     click.echo(f"error [{error.code}]: {error.message}{hint}", err=True)
     sys.exit(exit_code(error))

@@ -70,5 +70,7 @@ def print_versions(versions: list[Any], as_json: bool) -> None:
     rows = [{"ref": v.ref, "id": v.manifest_id, "created_s": v.created_s} for v in versions]
     if as_json:
         click.echo(json.dumps(rows))
+    elif not rows:
+        click.echo("there are none yet", err=True)
     for row in [] if as_json else rows:
         click.echo(f"{row['ref']:<24} {row['id']}")

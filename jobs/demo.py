@@ -74,6 +74,7 @@ def _application(home: Home, progress: Progress) -> Iterator[None]:
         progress.line("the application is up already: the demo uses it and leaves it up")
         yield
         return
+    progress.note("starting the local Ray application")
     with progress.timed("up") as say:
         info = start(home, Settings.from_env())
         say(f"Ray dashboard {info.dashboard_url}")

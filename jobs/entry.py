@@ -20,6 +20,8 @@ from typing import Any, NoReturn, TypeVar
 
 import mulm
 from jobs.exit_codes import exit_code
+from jobs.identity import pinned
+from jobs.progress import Progress
 from jobs.signals import signals_wait, stopping_on_signals
 from mulm.config import Frozen, canonical_json, load_config
 from mulm.errors import (
@@ -132,16 +134,18 @@ def is_finished(run: Run, store: Store) -> bool:
     ago: it makes a job only of what it found unfinished, so the second time ends at once. Hence
     the same command finds and mends a damaged file.
     """
-    if run.phase != "succeeded" or run.result is None:
-        return False
+    return run.phase == "succeeded" and damage_of(run, store) is None
+
+
+def damage_of(run: Run, store: Store) -> str | None:
+    """What is wrong with the versions that a run's result names, if anything."""
     try:
-        for key, value in run.result.items():
+        for key, value in (run.result or {}).items():
             for entry in store.load(str(value)).blobs if key.endswith("_id") else ():
                 store.path(entry)
     except (NotFoundError, CorruptError) as error:
-        _log.warning("working again run=%s reason=%s", run.id, error.message)
-        return False
-    return True
+        return error.message
+    return None
 
 
 def mulm_cause(error: BaseException) -> MulmError | None:
@@ -173,10 +177,15 @@ def _run(
     identity: Identity[C] | None,
     context: JobContext,
 ) -> dict[str, Any]:
+    config = pinned(config, context.facts)
     if not context.run_id:
         extra = identity(config, context.facts, context.store) if identity else {}
         run_id = run_id_of(kind, config, extra)
         context = JobContext(run_id, context.home, context.store, context.facts)
+        from jobs.narrator import narrated  # imports Ray, as this job has
+
+        with narrated(context.facts, run_id, Progress(sys.stderr)):
+            return {"run": run_id, **execute(kind, config, work, context)}
     _log.info("start kind=%s run=%s", kind, context.run_id)
     return {"run": context.run_id, **execute(kind, config, work, context)}
 

@@ -6,17 +6,38 @@ Light: imports neither torch nor Ray.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from mulm.config import Frozen
 from mulm.data.build import CODE_VERSION
 from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import identities, list_files
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
+from mulm.manifest import Kind
 from mulm.model.compress_config import COMPRESS_VERSION, CompressConfig
 from mulm.refs import parse_ref
 from mulm.store import Store
 from mulm.train.config import TRAIN_VERSION, TrainConfig
+
+C = TypeVar("C", bound=Frozen)
+
+
+def pinned(config: C, facts: Facts) -> C:
+    """The config with each reference as the version that it means today.
+
+    So `books`, `books@3` and an alias of it are one run, for as long as they mean the same.
+
+    Raises:
+        NotFoundError: there is no such version.
+    """
+    given = {field: getattr(config, field) for field in config.REFERENCES}
+    versions = {
+        field: facts.resolve(cast(Kind, config.REFERENCES[field]), parse_ref(ref)).ref
+        for field, ref in given.items()
+        if ref is not None
+    }
+    return config.model_copy(update=versions)
 
 
 def prepare_identity(recipe: Recipe, facts: Facts, _store: Store) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from actors.cluster_info import ClusterInfo, read_token
 from actors.job_client import JobClient, JobWatch, lost_run_error
 from actors.write_fact import write_fact
 from jobs.chat_client import ChatClient
-from jobs.entry import Identity, is_finished, run_id_of
+from jobs.entry import Identity, damage_of, is_finished, run_id_of
 from jobs.follow import follow, known_run, last_seq
 from jobs.identity import (
     compress_identity,
     evaluate_identity,
+    pinned,
     prepare_identity,
     train_identity,
 )
@@ -96,7 +97,8 @@ class Journey:
         """Point an alias to a model version."""
         version = self._facts.resolve("model", parse_ref(model))
         with self._progress.timed("register") as say:
-            write_fact(self._home, "set_alias", "model", version.name, alias, version.number)
+            if self._facts.aliases("model", version.name).get(alias) != version.number:
+                write_fact(self._home, "set_alias", "model", version.name, alias, version.number)
             say(f"{version.ref} is {version.name}@{alias}")
         return version
 
@@ -125,7 +127,7 @@ class Journey:
         return {
             "model": version.ref,
             "served_name": args.name,
-            "url": info.api_url,
+            "url": f"{info.api_url}/v1",
             "key_file": str(self._home.api_key),
         }
 
@@ -143,9 +145,12 @@ class Journey:
         self, kind: str, config: C, identity: Identity[C], describe: Callable[[Result], str]
     ) -> Result:
         started_s = time.monotonic()
+        config = pinned(config, self._facts)
         run_id = run_id_of(kind, config, identity(config, self._facts, self._store))
         known = known_run(self._facts, run_id)
         is_known = known is not None and is_finished(known, self._store)
+        if known is not None and known.phase == "succeeded" and not is_known:
+            self._progress.line(f"  made again: {damage_of(known, self._store)}")
         result = dict(known.result or {}) if known and is_known else self._do(kind, config, run_id)
         if is_known or kind != "prepare":  # a build has shown its own stages
             said = f"{describe(result)}{' (finished before)' if is_known else ''}"

@@ -203,9 +203,11 @@ def explain_failure(error: BaseException) -> MulmError:
     cause = mulm_cause(error)
     if cause:
         return cause
-    text = " ".join(str(error).split())[-400:]
+    dead = sorted(getattr(error, "worker_failures", {}))
+    who = f"worker {' and '.join(map(str, dead))}" if dead else "its workers"
+    why = "" if dead else f": {' '.join(str(error).split())[:300]}"
     return JobFailedError(
-        f"training lost its workers: {text}",
+        f"training lost {who}{why}",
         hint="run the same command again to go on from the newest checkpoint",
     )
 

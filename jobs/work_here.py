@@ -20,7 +20,7 @@ from mulm.config import Frozen
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.store import Store
-from mulm.train.config import TrainConfig
+from mulm.train.config import TrainConfig, require_one_worker
 
 Result = dict[str, Any]
 
@@ -32,6 +32,8 @@ def work_here(kind: str, config: Frozen, run_id: str, home: Home, progress: Prog
         StoppedError: Ctrl-C; the same command goes on where it was.
         MulmError: what the work raised.
     """
+    if isinstance(config, TrainConfig):
+        require_one_worker(config)
     with ShownLedger(home.ledger, progress) as facts:
         context = JobContext(run_id, home, Store(home.store), facts)
         try:

@@ -23,6 +23,8 @@ class Frozen(BaseModel):
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset()
     """Fields of a job's config that do not change its result: a run may go on with others."""
+    REFERENCES: ClassVar[Mapping[str, str]] = {}
+    """Fields that refer to a version (`books`, `books@3`), and of which kind."""
 
 
 C = TypeVar("C", bound=Frozen)
@@ -80,8 +82,15 @@ def _parse_yaml(text: str, path: Path) -> Any:
     try:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        where = str(error).replace("\n", " ")
-        raise ConfigError(f"{str(path)!r} is not valid YAML: {where}") from None
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {_described(error)}") from None
+
+
+def _described(error: Any) -> str:
+    """A YAML error in one line; `error` is a `yaml.YAMLError`, which may have no mark."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if not problem or mark is None:
+        return " ".join(str(error).split())
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _parse_json(text: str, path: Path) -> Any:
@@ -111,16 +120,21 @@ def _parse_scalar(text: str) -> Any:
 
 
 def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | UnknownNameError:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = errors[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _fields_at(schema, first["loc"][:-1])
         hint = nearest(str(first["loc"][-1]), known)
         return UnknownNameError(f"unknown key {where!r}", hint=hint)
-    is_whole = first["type"] == "missing" or isinstance(first["input"], dict)
-    given = "" if is_whole else f" (given: {first['input']!r})"
+    if first["type"] == "missing":
+        unknown = [str(e["loc"][-1]) for e in errors if e["type"] == "extra_forbidden"]
+        other = f"{unknown[0]!r} is unknown here: is it for another command?" if unknown else ""
+        return ConfigError(f"{where}: is required", hint=other)
     message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"{where or schema.__name__}: {message}{given}")
+    is_said = isinstance(first["input"], dict) or repr(first["input"]) in message
+    given = "" if is_said else f" (given: {first['input']!r})"
+    return ConfigError(f"{where}: {message}{given}" if where else message)
 
 
 def _fields_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

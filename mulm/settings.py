@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConfigError, UnknownNameError
@@ -33,6 +33,15 @@ class Settings(Frozen):
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = 256_000_000
     """Shared memory for what workers hand each other."""
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        if self.http_port == self.dashboard_port != 0:
+            raise ValueError(
+                f"{variable_of('http_port')} and {variable_of('dashboard_port')} are both"
+                f" {self.http_port}: choose two, or 0 for free ones"
+            )
+        return self
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
         """The settings in the environment; empty variables count as absent.
@@ -45,6 +54,8 @@ class Settings(Frozen):
             return parse_config(cls, {field: text for field, text in given.items() if text})
         except (ConfigError, UnknownNameError) as error:
             field, colon, rest = error.message.partition(":")
+            if field not in cls.model_fields:
+                raise
             raise ConfigError(f"{variable_of(field)}{colon}{rest}", hint=error.hint) from None
 
 

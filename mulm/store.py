@@ -133,7 +133,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, NotFoundError, CorruptError) as error:
-            _log.warning("a finished step is made again key=%s reason=%s", key, error)
+            _log.info("a finished step is made again key=%s reason=%s", key, error)
             return None
         return manifest
 

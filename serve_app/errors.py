@@ -122,8 +122,11 @@ async def on_validation_error(_request: Request, error: Exception) -> Response:
         return _refusal("the body is not valid JSON", "invalid_json", None)
     if first["type"] in REFUSALS:
         return _refusal(f"{param!r} {first['msg']}", str(first["type"]), param)
+    if not param:
+        hint = "send a JSON object, with Content-Type: application/json"
+        return _refusal(f"the body is not a JSON object ({hint})", "invalid_json", None)
     message = str(first["msg"]).removeprefix("Value error, ")
-    return _refusal(f"{param or 'body'}: {message}", "invalid_value", param or None)
+    return _refusal(f"{param}: {message}", "invalid_value", param)
 
 
 def _refusal(message: str, code: str, param: str | None) -> JSONResponse:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -13,6 +14,8 @@ from mulm.refs import parse_ref
 
 class EvaluateConfig(Frozen):
     """One evaluation."""
+
+    REFERENCES: ClassVar[Mapping[str, str]] = {"model": "model", "dataset": "dataset"}
 
     model: str
     """A reference: `demo`, `demo@1` or `demo@live`."""

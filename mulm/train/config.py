@@ -5,13 +5,13 @@ Read once at the entry point; needs no torch. What can be computed is not a sett
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from mulm.config import Frozen, parse_config
-from mulm.errors import MulmError
+from mulm.errors import ConfigError, MulmError
 from mulm.model.config import AttentionKernel, MicroLMConfig
 from mulm.model.presets import preset
 from mulm.refs import check_name, parse_ref
@@ -82,6 +82,7 @@ class TrainConfig(Frozen):
         | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
+    REFERENCES: ClassVar[Mapping[str, str]] = {"dataset": "dataset"}
 
     name: str
     """The model is published under this name."""
@@ -169,6 +170,19 @@ class TrainConfig(Frozen):
         chosen["max_seq_len"] = max(chosen["max_seq_len"], self.seq_len)
         values = chosen | self.model | {"vocab_size": vocab_size}
         return parse_config(_Shaped, {"model": values}).model
+
+
+def require_one_worker(config: TrainConfig) -> None:
+    """For training in one process.
+
+    Raises:
+        ConfigError: more workers were asked for.
+    """
+    if config.workers != 1:
+        raise ConfigError(
+            f"workers: {config.workers} need a cluster; one process is one worker",
+            hint="set workers: 1, or run `mulm up` and `mulm train`",
+        )
 
 
 class _Shaped(Frozen):

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from mulm.data.loader import TokenLoader
-from mulm.errors import ConfigError
 from mulm.eval.compression import to_bits_per_byte
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.manifest import Manifest
 from mulm.refs import parse_ref
 from mulm.store import Store
-from mulm.train.config import TrainConfig
+from mulm.train.config import TrainConfig, require_one_worker
 from mulm.train.context import LocalContext
 from mulm.train.device import choose_device
 from mulm.train.loop import TrainResult, train
@@ -44,11 +43,7 @@ def train_locally(
         CorruptError, DataError: the dataset is damaged or too small for one window.
         StoppedError: `should_stop` said so, and a checkpoint was written.
     """
-    if config.workers != 1:
-        raise ConfigError(
-            f"workers: {config.workers} need a cluster; one process is one worker",
-            hint="set workers: 1, or run `mulm up` and `mulm train`",
-        )
+    require_one_worker(config)
     device, reason = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
     check_dataset(config, dataset, store)

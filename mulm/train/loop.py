@@ -218,6 +218,7 @@ def _validate_if_due(run: _Run) -> None:
 def _validate(run: _Run) -> None:
     started_s = run.context.now_s()
     state, objective = run.state, run.objective
+    run.metrics.event("progress", stage="validate", done=state.step, total=run.config.steps)
     numbers = objective.validate(state.model, state.dtype, run.sync)
     state.validation = numbers[objective.judged_by]
     run.metrics.metric(state.step, {f"validation_{name}": n for name, n in numbers.items()})

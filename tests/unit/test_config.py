@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mulm.config import Frozen, canonical_json, load_config, parse_config
 from mulm.errors import ConfigError, NotFoundError, UnknownNameError
+from mulm.settings import Settings
 
 
 class Inner(Frozen):
@@ -50,7 +51,7 @@ def test_an_unknown_key_names_the_nearest(values: dict[str, object], where: str,
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({}, "name: Field required"),
+        ({}, "name: is required"),
         ({"name": "x", "steps": "many"}, "(given: 'many')"),
         ({"name": "x", "tokenizer": {"vocab_size": 0}}, "tokenizer.vocab_size"),
     ],
@@ -59,6 +60,19 @@ def test_a_bad_value_is_named(values: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(Outer, values)
     assert text in caught.value.message
+
+
+def test_a_file_for_something_else_is_named_as_such() -> None:
+    with pytest.raises(ConfigError, match="name: is required") as caught:
+        parse_config(Outer, {"recipe": 1})
+    assert "'recipe' is unknown here" in caught.value.hint
+
+
+def test_a_value_is_not_said_twice() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(Settings, {"http_port": 9000, "dashboard_port": 9000})
+    assert caught.value.message.startswith("MULM_HTTP_PORT and")
+    assert "given" not in caught.value.message
 
 
 @pytest.mark.parametrize("override", ["steps", "=3", "name.deeper=1"])

@@ -23,3 +23,10 @@ def test_a_bad_value_names_its_variable(text: str) -> None:
         Settings.from_env({"MULM_HTTP_PORT": text})
     assert caught.value.message.startswith("MULM_HTTP_PORT: ")
     assert text in caught.value.message
+
+
+def test_two_servers_have_two_ports() -> None:
+    env = {"MULM_HTTP_PORT": "9000", "MULM_DASHBOARD_PORT": "9000"}
+    with pytest.raises(ConfigError, match="MULM_HTTP_PORT and MULM_DASHBOARD_PORT are both 9000"):
+        Settings.from_env(env)
+    assert Settings.from_env({"MULM_HTTP_PORT": "0", "MULM_DASHBOARD_PORT": "0"}).http_port == 0

@@ -87,7 +87,7 @@ def test_streams_the_answer(client: ChatClient) -> None:
 
 
 def test_the_servers_error_is_told(client: ChatClient) -> None:
-    with pytest.raises(JobFailedError, match="no such thing"):
+    with pytest.raises(ConfigError, match="no such thing"):
         ask(client, "refuse")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jobs import identity
 from jobs.entry import run_id_of
-from jobs.identity import train_identity
+from jobs.identity import pinned, train_identity
 from mulm.ledger import Ledger
 from mulm.store import Store
 from mulm.testing import tiny_dataset
@@ -32,6 +32,12 @@ def test_a_training_run_is_its_dataset_and_its_loop(
     monkeypatch.setattr(identity, "TRAIN_VERSION", identity.TRAIN_VERSION + 1)
     second = id_now()
     assert second != first
+    assert pinned(CONFIG, ledger) == CONFIG.model_copy(update={"dataset": "tiny@1"})
+    ledger.set_alias("dataset", "tiny", "good", 1)
+    by_alias = CONFIG.model_copy(update={"dataset": "tiny@good"})
+    assert pinned(by_alias, ledger) == pinned(pinned(CONFIG, ledger), ledger)
     ledger.publish("dataset", "tiny", tiny_dataset(store, n_train=500).id)
+    assert pinned(CONFIG, ledger).dataset == "tiny@2"
+    assert pinned(by_alias, ledger).dataset == "tiny@1"
     assert id_now() not in {first, second}
     ledger.close()

@@ -101,6 +101,12 @@ def test_a_body_that_is_no_object_is_refused(scripted_app, raw, body):
     error_of(reply)
 
 
+def test_an_object_without_its_content_type_is_refused_with_the_remedy(scripted_app, raw):
+    reply = call(scripted_app, raw, "POST", URL, content=b"{}")
+    assert (reply.status_code, error_of(reply)["code"]) == (400, "invalid_json")
+    assert "Content-Type: application/json" in error_of(reply)["message"]
+
+
 @pytest.mark.parametrize("kind", error_classes())
 @pytest.mark.parametrize("stream", [False, True])
 def test_errors_before_the_first_token_have_a_status(scripted, scripted_app, raw, kind, stream):
