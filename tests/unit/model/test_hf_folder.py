@@ -213,6 +213,24 @@ def test_missing_values_are_named() -> None:
         from_hf_config(CONFIG | {"rope_scaling": {"type": "linear"}})
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_attention_heads": 0},
+        {"num_attention_heads": "4"},
+        {"hidden_size": None},
+        {"rope_scaling": [1]},
+        {"architectures": 5},
+        {"layer_types": 5},
+        {"vocab_size": -1},
+        {"rope_theta": float("nan")},
+    ],
+)
+def test_impossible_values_are_one_clear_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        from_hf_config(CONFIG | changes)
+
+
 def test_defaults_are_the_published_ones() -> None:
     llama = from_hf_config(CONFIG)
     assert (llama.n_kv_heads, llama.d_head, llama.rope_theta, llama.qk_norm) == (4, 8, 1e4, False)
