@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mulm.data.tokenizer import REQUIRED_TOKENS, Tokenizer
-from mulm.errors import CorruptError, DataError, MulmError
+from mulm.errors import CorruptError, DataError
 
 _NORMALIZERS = (None, "NFC")
 
@@ -46,7 +46,7 @@ def split_patterns(values: Mapping[str, Any]) -> list[str]:
     `ByteLevel` with its own pattern is GPT-2's and is given as "gpt-2"; `Digits` as "digits".
 
     Raises:
-        MulmError: a step that is none of these.
+        DataError: a step that is none of these.
     """
     patterns = []
     for step in _steps(values.get("pre_tokenizer")):
@@ -57,7 +57,7 @@ def split_patterns(values: Mapping[str, Any]) -> list[str]:
         elif step["type"] == "ByteLevel":
             patterns += ["gpt-2"] if step.get("use_regex", True) else []
         else:
-            raise MulmError(f"a pre-tokenizer of type {step['type']!r}")
+            raise DataError(f"a pre-tokenizer of type {step['type']!r}")
     return patterns
 
 

@@ -1,25 +1,27 @@
 """Chat templates in Jinja, as foreign programs read them, beside our own `mulm.chat.render`.
 
 Called before an export and when a model is imported. A template is text from strangers: it is
-rendered in Jinja's sandbox and gets messages alone.
+rendered in Jinja's sandbox, in a process with limits, and gets messages alone.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mulm.chat import Message, render
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import DataError
+from mulm.model import jinja_child
 
 Verdict = Literal["none", "same", "other", "broken"]
 """Of a foreign template: whether it gives our ids, others, or does not render at all."""
 
+_TIMEOUT_S = 30.0
 SAMPLE = (
     Message(role="user", content="Who are you?"),
     Message(role="assistant", content="A model.\nA small one."),
@@ -34,22 +36,15 @@ def render_template(template: str, messages: Sequence[Message], tokenizer: Token
         DataError: the template does not render.
     """
     names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
-    try:
-        text = (
-            _environment()
-            .from_string(template)
-            .render(
-                messages=[message.model_dump() for message in messages],
-                add_generation_prompt=True,
-                bos_token=names[tokenizer.end_of_text_id],
-                eos_token=names[tokenizer.im_end_id],
-            )
-        )
-    except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise DataError(
-            f"the chat template does not render: {error}",
-            hint="it is a Jinja template over `messages` and `add_generation_prompt`",
-        ) from None
+    text = _render_apart(
+        template,
+        {
+            "messages": [message.model_dump() for message in messages],
+            "add_generation_prompt": True,
+            "bos_token": names[tokenizer.end_of_text_id],
+            "eos_token": names[tokenizer.im_end_id],
+        },
+    )
     return encode_with_special(text, tokenizer)
 
 
@@ -75,10 +70,19 @@ def encode_with_special(text: str, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    def raise_exception(message: str) -> Any:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = raise_exception
-    return environment
+def _render_apart(template: str, variables: Mapping[str, Any]) -> str:
+    order = json.dumps({"template": template, "variables": dict(variables)})
+    command = [sys.executable, "-P", jinja_child.__file__]
+    try:
+        done = subprocess.run(  # noqa: S603 - a file of ours
+            command, input=order, capture_output=True, text=True, timeout=_TIMEOUT_S
+        )
+        answer = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        answer = {"error": "it takes too much time or memory"}
+    if "error" in answer:
+        raise DataError(
+            f"the chat template does not render: {answer['error']}",
+            hint="it is a Jinja template over `messages` and `add_generation_prompt`",
+        )
+    return str(answer["text"])

@@ -17,7 +17,7 @@ from mulm.atomic import atomic_file, require_absent
 from mulm.chat import EXPORTED_TEMPLATE
 from mulm.data.foreign_tokenizer import split_patterns
 from mulm.data.tokenizer import SPLIT_PATTERN, Tokenizer
-from mulm.errors import DataError, MulmError
+from mulm.errors import DataError
 from mulm.model.config import MicroLMConfig
 from mulm.model.gguf import GGUFTensor, Value, gguf_stream
 from mulm.model.gguf_blocks import F16, F32, Q4_0, Q8_0, BlockType
@@ -112,7 +112,7 @@ def pre_tokenizer_name(tokenizer: Tokenizer) -> str:
     values = json.loads(tokenizer.to_bytes())
     try:
         name = _PRE_TOKENIZERS[tuple(split_patterns(values))]
-    except (KeyError, MulmError) as error:
+    except (KeyError, DataError) as error:
         raise DataError(
             f"llama.cpp has no equal of the tokenizer's way to cut text: {error}",
             hint=f"what works: the patterns that it calls {', '.join(_PRE_TOKENIZERS.values())};"

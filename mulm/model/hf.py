@@ -131,6 +131,15 @@ def from_hf_config(values: Mapping[str, Any]) -> MicroLMConfig:
             lists what works.
         ConfigError: a value is missing or impossible.
     """
+    try:
+        return parse_config(MicroLMConfig, _our_values(values))
+    except (TypeError, AttributeError, ArithmeticError, KeyError, IndexError) as error:
+        raise ConfigError(
+            f"config.json holds an impossible value: {error}", hint="fetch the model again"
+        ) from None
+
+
+def _our_values(values: Mapping[str, Any]) -> dict[str, Any]:
     has_qk_norm = _architecture(values) == "Qwen3ForCausalLM"
     _refuse_variants(values)
     missing = [name for name in _COUNTS.values() if name not in values]
@@ -139,19 +148,16 @@ def from_hf_config(values: Mapping[str, Any]) -> MicroLMConfig:
     n_heads = values["num_attention_heads"]
     d_head = values.get("head_dim") or (128 if has_qk_norm else values["hidden_size"] // n_heads)
     rope = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
-    return parse_config(
-        MicroLMConfig,
-        {
-            **{ours: values[theirs] for ours, theirs in _COUNTS.items()},
-            "n_kv_heads": values.get("num_key_value_heads") or n_heads,
-            "d_head": d_head,
-            "norm_eps": values.get("rms_norm_eps", 1e-6),
-            "rope_theta": rope.get("rope_theta") or values.get("rope_theta") or 10_000.0,
-            "rope_scaling": _from_rope_scaling(rope, values["max_position_embeddings"]),
-            "tie_embeddings": values.get("tie_word_embeddings", False),
-            "qk_norm": has_qk_norm,
-        },
-    )
+    return {
+        **{ours: values[theirs] for ours, theirs in _COUNTS.items()},
+        "n_kv_heads": values.get("num_key_value_heads") or n_heads,
+        "d_head": d_head,
+        "norm_eps": values.get("rms_norm_eps", 1e-6),
+        "rope_theta": rope.get("rope_theta") or values.get("rope_theta") or 10_000.0,
+        "rope_scaling": _from_rope_scaling(rope, values["max_position_embeddings"]),
+        "tie_embeddings": values.get("tie_word_embeddings", False),
+        "qk_norm": has_qk_norm,
+    }
 
 
 def _architecture(values: Mapping[str, Any]) -> str:

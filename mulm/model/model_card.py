@@ -56,7 +56,7 @@ def _lineage(model: Manifest, ancestors: Mapping[str, Manifest]) -> Iterator[str
     yield f"- model: `{model.id}`, tokenizer `{model.tokenizer_fingerprint}`"
     settings = {key: model.config[key] for key in _SETTINGS if key in model.config}
     if settings:
-        yield "- training: " + ", ".join(f"{key} {value}" for key, value in settings.items())
+        yield "- training: " + ", ".join(f"{key} {_short(v)}" for key, v in settings.items())
     counts = {key: value for key, value in model.counts.items() if key != "parameters"}
     if counts:
         yield "- counts: " + _counts(counts)
@@ -64,9 +64,13 @@ def _lineage(model: Manifest, ancestors: Mapping[str, Manifest]) -> Iterator[str
         told = ""
         if role in ancestors:
             parent = ancestors[role]
-            told = f" {parent.config.get('name', '')} ({_counts(parent.counts)})"
-            told += f", made with µLM {parent.code_version}"
+            told = f" ({_counts(parent.counts)}), made with µLM {parent.code_version}"
         yield f"- {role}: `{parent_id}`{told}"
+
+
+def _short(value: object) -> object:
+    """A setting with settings of its own is told by its kind."""
+    return value.get("kind") if isinstance(value, Mapping) else value
 
 
 def _counts(counts: Mapping[str, int | float]) -> str:

@@ -22,6 +22,7 @@ from mulm.errors import (
     NotFoundError,
 )
 from mulm.model import hf_folder
+from mulm.model.chat_template import judge_template
 from mulm.model.hf import from_hf_config, tensor_names, to_hf_config
 from mulm.model.hf_folder import write_hf_folder
 from mulm.model.hf_import import describe_hf_folder, licences_in, open_hf_weights, require_files
@@ -212,6 +213,24 @@ def test_missing_values_are_named() -> None:
         from_hf_config(CONFIG | {"rope_scaling": {"type": "linear"}})
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_attention_heads": 0},
+        {"num_attention_heads": "4"},
+        {"hidden_size": None},
+        {"rope_scaling": [1]},
+        {"architectures": 5},
+        {"layer_types": 5},
+        {"vocab_size": -1},
+        {"rope_theta": float("nan")},
+    ],
+)
+def test_impossible_values_are_one_clear_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        from_hf_config(CONFIG | changes)
+
+
 def test_defaults_are_the_published_ones() -> None:
     llama = from_hf_config(CONFIG)
     assert (llama.n_kv_heads, llama.d_head, llama.rope_theta, llama.qk_norm) == (4, 8, 1e4, False)
@@ -304,12 +323,21 @@ def test_damaged_and_foreign_folders_are_refused(
         ("{% for", "broken"),
         ("{{ raise_exception('no') }}", "broken"),
         ("{{ messages.__class__.__mro__ }}", "broken"),
+        ("{{ 'x' * 9000000000 }}", "broken"),
     ],
 )
 def test_a_foreign_template_is_judged(folder: Path, template: str | None, verdict: str) -> None:
     (folder / "chat_template.jinja").unlink()
     edit_json("tokenizer_config.json", lambda v: v.update(chat_template=template))(folder)
     assert describe_hf_folder(folder).template == verdict
+
+
+def test_a_template_that_never_ends_is_ended(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr("mulm.model.chat_template._TIMEOUT_S", 0.7)
+    assert judge_template(loop, tokenizer) == "broken"
 
 
 def test_repeated_tensors_are_left_out(folder: Path, tmp_path: Path, store: Store) -> None:

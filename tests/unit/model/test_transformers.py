@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from mulm.chat import Message, render
 from mulm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from mulm.engine.engine import Engine
 from mulm.messages import GenerateRequest, SamplingParams
-from mulm.model.chat_template import render_template
+from mulm.model.chat_template import encode_with_special
 from mulm.model.hf_folder import write_hf_folder
 from mulm.model.hf_import import describe_hf_folder, open_hf_weights
+from mulm.model.jinja_child import answer
 from mulm.model.model_files import open_model_files, store_model_files
 from mulm.model.stored import load_model
 from mulm.store import Store
@@ -63,9 +65,9 @@ def test_logits_and_greedy_text_are_ours(exported: tuple[Any, Path]) -> None:
     )  # fmt: skip
     sampling = SamplingParams(max_tokens=24, temperature=0)
     request = GenerateRequest("r", tuple(ids_BT[0, :20].tolist()), sampling)
-    answer = Engine(ours, n_slots=1).generate([request])["r"].token_ids
-    assert list(answer) == text[0, 20:].tolist()
-    assert len(set(answer)) > 3, "a text that repeats one token would prove little"
+    said = Engine(ours, n_slots=1).generate([request])["r"].token_ids
+    assert list(said) == text[0, 20:].tolist()
+    assert len(set(said)) > 3, "a text that repeats one token would prove little"
 
 
 def test_what_they_save_we_import(exported: tuple[Any, Path], store: Store) -> None:
@@ -117,13 +119,16 @@ def test_twenty_conversations_render_alike(folder: Path, tokenizer: Tokenizer) -
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     template = (folder / "chat_template.jinja").read_text("utf-8")
     exported = Tokenizer.from_bytes((folder / "tokenizer.json").read_bytes())
+    names = json.loads((folder / "special_tokens_map.json").read_bytes())
     assert len(conversations()) == 20
     for messages in conversations():
         expected = [tokenizer.end_of_text_id, *render(messages, tokenizer)]
         assert theirs.apply_chat_template(
             [m.model_dump() for m in messages], add_generation_prompt=True, return_dict=False
         ) == expected  # fmt: skip
-        assert render_template(template, messages, exported) == expected
+        dumped = [m.model_dump() for m in messages]
+        variables = {"messages": dumped, "add_generation_prompt": True, **names}
+        assert encode_with_special(answer(template, variables)["text"], exported) == expected
 
 
 def test_their_tokenizer_reads_and_writes_text_as_ours(folder: Path, tokenizer: Tokenizer) -> None:
