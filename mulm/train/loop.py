@@ -29,7 +29,7 @@ from mulm.train.context import TrainContext
 from mulm.train.device import memory_bytes
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.metrics import Metrics
-from mulm.train.micro_batch import choose_micro_batch_rows
+from mulm.train.micro_batch import MicroBatch, choose_micro_batch
 from mulm.train.optim import grad_norm
 from mulm.train.schedule import lr_scale
 from mulm.train.state import TrainState
@@ -68,8 +68,7 @@ class _Run:
     metrics: Metrics
     writer: CheckpointWriter
     state: TrainState
-    micro_batch_rows: int
-    micro_batch_reason: str
+    micro_batch: MicroBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +112,8 @@ def _begin(config: TrainConfig, context: TrainContext) -> _Run:
     if context.world_size > 1:
         sync = DdpSync(context.device)
         require_agreement(state, sync, context.rank, context.world_size)
-    store, dataset, seq_len = context.store, context.dataset, config.seq_len
-    if config.documents == "apart":
-        state.separator_id = _separator_id(context)
-    rows, reason = choose_micro_batch_rows(
-        config, state.model.config, context.device.type, state.precision,
-        memory_bytes(context.device),
-    )  # fmt: skip
+    store, dataset, device, seq_len = context.store, context.dataset, context.device, config.seq_len
+    state.separator_id = _separator_id(config, context)
     run = _Run(
         config=config,
         context=context,
@@ -129,8 +123,9 @@ def _begin(config: TrainConfig, context: TrainContext) -> _Run:
         metrics=Metrics(context, state.step, config.steps),
         writer=CheckpointWriter(folder, config.keep_checkpoints, context.flush),
         state=state,
-        micro_batch_rows=rows,
-        micro_batch_reason=reason,
+        micro_batch=choose_micro_batch(
+            config, state.model.config, device.type, state.precision, memory_bytes(device)
+        ),
     )
     if is_resumed:
         run.metrics.event("resumed", step=state.step)
@@ -138,7 +133,9 @@ def _begin(config: TrainConfig, context: TrainContext) -> _Run:
     return run
 
 
-def _separator_id(context: TrainContext) -> int:
+def _separator_id(config: TrainConfig, context: TrainContext) -> int | None:
+    if config.documents == "joined":
+        return None
     content = context.store.read(context.dataset.blob("tokenizer.json"))
     return Tokenizer.from_bytes(content).end_of_text_id
 
@@ -150,7 +147,7 @@ def _describe(run: _Run) -> str:
         f"{state.model.config.n_parameters / 1e6:.1f} M parameters,"
         f" {config.batch_tokens} tokens a step, {context.world_size} workers ({sync})"
         f" on {context.device.type}, {state.precision} ({state.precision_reason}),"
-        f" {run.micro_batch_rows} rows at once ({run.micro_batch_reason})"
+        f" {run.micro_batch.rows} rows at once ({run.micro_batch.reason})"
     )
 
 
@@ -174,7 +171,7 @@ def _micro_batches(run: _Run) -> list[tuple[Tensor, Tensor]]:
     start = n_rows * context.rank // context.world_size
     stop = n_rows * (context.rank + 1) // context.world_size
     x_BT, y_BT = run.loader.batch(run.state.step, n_rows, start, stop)
-    piece = run.micro_batch_rows
+    piece = run.micro_batch.rows
     x_BT, y_BT = x_BT.to(context.device), y_BT.to(context.device)
     return list(zip(torch.split(x_BT, piece), torch.split(y_BT, piece), strict=True))
 
@@ -249,7 +246,7 @@ def _validate(run: _Run) -> None:
     """Each worker takes every n-th batch; the sum is the same up to rounding for any n."""
     started_s = run.context.now_s()
     state, context = run.state, run.context
-    batches = run.validation.iter_validation(run.micro_batch_rows, context.rank, context.world_size)
+    batches = run.validation.iter_validation(run.micro_batch.rows, context.rank, context.world_size)
     (nats,) = run.sync.sum_values([sum_nats(state.model, batches, state.dtype)])
     state.bits_per_byte = to_bits_per_byte(nats, context.dataset)
     run.metrics.metric(state.step, {"validation_bits_per_byte": state.bits_per_byte})
