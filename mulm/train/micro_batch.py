@@ -26,7 +26,10 @@ class MicroBatch(NamedTuple):
 def choose_micro_batch(
     config: TrainConfig, shape: MicroLMConfig, device: str, precision: str, memory_bytes: int | None
 ) -> MicroBatch:
-    """What was asked for, else what fills the device and fits. `memory_bytes` is the device's, None where that is no bound."""
+    """What was asked for, else what fills the device and fits into its `memory_bytes`.
+
+    None means that memory is no bound.
+    """
     if config.micro_batch_rows != "auto":
         return MicroBatch(config.micro_batch_rows, "asked for")
     filling = max(1, FILLING_TOKENS[device] // config.seq_len)
