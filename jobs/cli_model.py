@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Verbs)
 def model() -> None:
-    """Models: list and show them, export them for other programs, import theirs."""
+    """Models: list, show and plan them, export them for other programs, import theirs."""
 
 
 @model.command("ls")
@@ -102,6 +103,23 @@ def model_import(source: str, name: str, as_json: bool) -> None:
             "  its own chat template differs: here and in exports, conversations are ChatML",
             err=True,
         )
+
+
+@model.command("plan")
+@click.option("--size", default="base", show_default=True, help="A preset, such as base.")
+@click.option("--vocab-size", type=int, default=32768, show_default=True)
+@click.option("--seq-len", type=int, help="Tokens in a row of training (default: up to 1024).")
+@with_json
+def model_plan(size: str, vocab_size: int, seq_len: int | None, as_json: bool) -> None:
+    """Say what a size of model weighs and on which cards it trains.
+
+    \b
+    Example:  mulm model plan --size base
+    """
+    from jobs.model_plan import describe, make_plan
+
+    plan = make_plan(size, vocab_size, seq_len)
+    click.echo(json.dumps(plan) if as_json else "\n".join(describe(plan)))
 
 
 def open_exchange() -> Exchange:

@@ -5,7 +5,8 @@ Needs no torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +22,8 @@ COMPRESS_VERSION = 1
 
 class CompressConfig(Frozen):
     """One smaller model."""
+
+    REFERENCES: ClassVar[Mapping[str, str]] = {"model": "model"}
 
     model: str
     """A reference: `demo`, `demo@1` or `demo@live`."""

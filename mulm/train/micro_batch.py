@@ -6,6 +6,8 @@ resume may choose anew.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from mulm.model.config import MicroLMConfig
 from mulm.train.config import TrainConfig
 from mulm.train.memory import USABLE, StepChoices, largest_rows
@@ -14,15 +16,25 @@ FILLING_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens that fill a device; more at once take memory and no time off."""
 
 
-def choose_micro_batch_rows(
+class MicroBatch(NamedTuple):
+    """Rows at once, and why."""
+
+    rows: int
+    reason: str
+
+
+def choose_micro_batch(
     config: TrainConfig, shape: MicroLMConfig, device: str, precision: str, memory_bytes: int | None
-) -> tuple[int, str]:
-    """Rows, and why. `memory_bytes` is the device's, None where that is no bound."""
+) -> MicroBatch:
+    """What was asked for, else what fills the device and fits into its `memory_bytes`.
+
+    None means that memory is no bound.
+    """
     if config.micro_batch_rows != "auto":
-        return config.micro_batch_rows, "asked for"
+        return MicroBatch(config.micro_batch_rows, "asked for")
     filling = max(1, FILLING_TOKENS[device] // config.seq_len)
     if memory_bytes is None:
-        return filling, f"they fill a {device}"
+        return MicroBatch(filling, f"they fill a {device}")
     choices = StepChoices(
         rows=1,
         seq_len=config.seq_len,
@@ -34,7 +46,7 @@ def choose_micro_batch_rows(
     )
     fitting = largest_rows(shape, choices, USABLE * memory_bytes)
     if not fitting:
-        return 1, "even one row may not fit: `mulm model plan` shows what would"
+        return MicroBatch(1, "even one row may not fit: `mulm model plan` shows what would")
     if fitting < filling:
-        return fitting, f"what fits into {memory_bytes / 1e9:.0f} GB"
-    return filling, f"they fill a {device}"
+        return MicroBatch(fitting, f"what fits into {memory_bytes / 1e9:.0f} GB")
+    return MicroBatch(filling, f"they fill a {device}")

@@ -70,7 +70,8 @@ class CodedMoment(Moment):
         value_ME = functional.pad(value_N, (0, n_missing)).view(-1, STATE_BLOCK)
         scale_M1 = value_ME.abs().amax(dim=1, keepdim=True)
         self.scale_M1[blocks] = scale_M1
-        code_ME = (value_ME / scale_M1.clamp_(min=1e-38)).abs_().pow_(1 / self._power)
+        code_ME = (value_ME / scale_M1.clamp_(min=1e-38)).abs_().sqrt_()
+        code_ME = code_ME.sqrt_() if self._power == 4 else code_ME
         code_ME.mul_(self._levels).add_(_thresholds(step, value_N.device)).floor_()
         if self.code_ME.dtype == torch.uint8:
             code_ME.clamp_(min=1, max=self._levels)

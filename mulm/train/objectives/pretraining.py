@@ -23,7 +23,7 @@ from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.device import choose_precision, memory_bytes
 from mulm.train.loss import sum_cross_entropy
-from mulm.train.micro_batch import choose_micro_batch_rows
+from mulm.train.micro_batch import choose_micro_batch
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.sync.base import Sync
 
@@ -49,12 +49,9 @@ class Pretraining:
         self._shape = config.shape(int(dataset.counts["vocab_size"]))
         self._separator_id = separator_id(context) if config.documents == "apart" else None
         device = context.device
-        self._rows_at_once, self._rows_reason = choose_micro_batch_rows(
-            config,
-            self._shape,
-            device.type,
-            choose_precision(config.precision, device.type)[0],
-            memory_bytes(device),
+        precision, _ = choose_precision(config.precision, device.type)
+        self._micro_batch = choose_micro_batch(
+            config, self._shape, device.type, precision, memory_bytes(device)
         )
 
     @property
@@ -69,7 +66,7 @@ class Pretraining:
     @property
     def manner(self) -> str:
         """Rows at once."""
-        return f"{self._rows_at_once} rows at once ({self._rows_reason})"
+        return f"{self._micro_batch.rows} rows at once ({self._micro_batch.reason})"
 
     def build(self, generator: torch.Generator) -> MicroLM:
         """Fresh weights in the config's shape."""
@@ -79,7 +76,7 @@ class Pretraining:
         """Windows of the dataset in the order that its seed gives."""
         x_BT, y_BT = self._training.batch(step, self.config.n_rows, start, stop)
         x_BT, y_BT = x_BT.to(self.context.device), y_BT.to(self.context.device)
-        rows = self._rows_at_once
+        rows = self._micro_batch.rows
         return zip(torch.split(x_BT, rows), torch.split(y_BT, rows), strict=True)
 
     def loss(self, model: MicroLM, batch: Batch, dtype: torch.dtype) -> SummedLoss:
@@ -98,7 +95,7 @@ class Pretraining:
     def validate(self, model: MicroLM, dtype: torch.dtype, sync: Sync) -> dict[str, float]:
         """Each worker takes every n-th batch; the sum is the same up to rounding for any n."""
         rank, world_size = self.context.rank, self.context.world_size
-        batches = self._held_out.iter_validation(self._rows_at_once, rank, world_size)
+        batches = self._held_out.iter_validation(self._micro_batch.rows, rank, world_size)
         (nats,) = sync.sum_values([sum_nats(model, batches, dtype)])
         return {self.judged_by: to_bits_per_byte(nats, self.context.dataset)}
 

@@ -162,8 +162,8 @@ def test_how_it_is_computed_changes_rounding_only(
 def test_documents_apart_are_another_run(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretraining, "separator_id", lambda _: 5)
     joined, _ = run(make_config(), store, dataset, tmp_path / "joined")
+    monkeypatch.setattr(pretraining, "separator_id", lambda _: 5)
     apart, _ = run(make_config(documents="apart"), store, dataset, tmp_path / "apart")
     assert joined is not None
     assert apart is not None

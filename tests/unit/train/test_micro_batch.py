@@ -6,7 +6,7 @@ from typing import Any
 
 from mulm.model.presets import preset
 from mulm.train.config import TrainConfig
-from mulm.train.micro_batch import choose_micro_batch_rows
+from mulm.train.micro_batch import choose_micro_batch
 
 BASE = preset("base", 32768)
 
@@ -14,7 +14,7 @@ BASE = preset("base", 32768)
 def choose(device: str, memory_bytes: int | None, **changes: Any) -> tuple[int, str]:
     values = {"name": "a", "dataset": "b", "seq_len": 1024, "preset": "base"} | changes
     config = TrainConfig.model_validate(values)
-    return choose_micro_batch_rows(config, BASE, device, "bf16", memory_bytes)
+    return choose_micro_batch(config, BASE, device, "bf16", memory_bytes)
 
 
 def test_asked_for() -> None:

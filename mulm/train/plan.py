@@ -1,0 +1,56 @@
+"""The plan of a training run: which choices fit on which card. Needs no torch.
+
+Called by `mulm model plan`. Invariant: a micro-batch that it names fits by `mulm.train.memory`,
+with room left for what is not tensors, and one row more does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mulm.model.config import MicroLMConfig
+from mulm.train.config import OptimizerConfig
+from mulm.train.memory import USABLE, StepChoices, largest_rows, step_memory
+
+CARDS_GB = (8, 12, 24, 32)
+"""Memory of common cards, in 2^30 bytes as their makers count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to train, its least memory, and the rows at once that each card takes."""
+
+    optimizer: str
+    state_dtype: str
+    is_checkpointed: bool
+    one_row_bytes: int
+    """The peak of a step with one row at once."""
+    rows_by_card_gb: dict[int, int]
+
+
+def options(shape: MicroLMConfig, seq_len: int) -> list[Option]:
+    """All ways, the fastest and largest first."""
+    return [_option(shape, choices) for choices in all_choices(seq_len)]
+
+
+def all_choices(seq_len: int) -> Iterator[StepChoices]:
+    """Every optimizer, type of states and way with blocks, with one row at once."""
+    for is_checkpointed in (False, True):
+        for kind in ("adamw", "muon"):
+            for state_dtype in ("fp32", "bf16", "int8"):
+                values = {"kind": kind, "state_dtype": state_dtype}
+                optimizer = OptimizerConfig.model_validate(values)
+                yield StepChoices(1, seq_len, optimizer, is_checkpointed)
+
+
+def _option(shape: MicroLMConfig, choices: StepChoices) -> Option:
+    return Option(
+        optimizer=choices.optimizer.kind,
+        state_dtype=choices.optimizer.state_dtype,
+        is_checkpointed=choices.is_checkpointed,
+        one_row_bytes=step_memory(shape, choices).peak_bytes,
+        rows_by_card_gb={
+            card: largest_rows(shape, choices, USABLE * card * (1 << 30)) for card in CARDS_GB
+        },
+    )

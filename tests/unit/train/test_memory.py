@@ -1,0 +1,97 @@
+"""The plan of a step's memory is what a step really allocates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from mulm.model import attention
+from mulm.model.compute import Compute
+from mulm.model.config import MicroLMConfig
+from mulm.model.microlm import MicroLM
+from mulm.model.presets import preset
+from mulm.train import memory
+from mulm.train.config import OptimizerConfig, StateDtype
+from mulm.train.loss import sum_cross_entropy
+from mulm.train.memory import StepChoices, largest_rows, states_bytes, step_memory
+from mulm.train.optim import Optimizer
+
+LONG = MicroLMConfig(
+    vocab_size=512, d_model=64, n_layers=3, n_heads=4, n_kv_heads=2, d_head=16, d_ff=192,
+    max_seq_len=128,
+)  # fmt: skip
+WIDE = MicroLMConfig(
+    vocab_size=2048, d_model=128, n_layers=2, n_heads=2, n_kv_heads=1, d_head=64, d_ff=384,
+    max_seq_len=128, qk_norm=False,
+)  # fmt: skip
+ADAMW = OptimizerConfig(kind="adamw")
+PLAIN = StepChoices(rows=6, seq_len=128, compute_bytes=4, kernel="plain", device="cpu")
+CASES = {
+    "plain": PLAIN,
+    "bf16": replace(PLAIN, compute_bytes=2),
+    "attention by torch": replace(PLAIN, kernel="sdpa"),
+    "blocks again": replace(PLAIN, is_checkpointed=True),
+    "blocks again, bf16, one micro-batch": replace(
+        PLAIN, is_checkpointed=True, compute_bytes=2, n_micro_batches=1
+    ),
+    "one row": replace(PLAIN, rows=1, n_micro_batches=1),
+    "adamw": replace(PLAIN, rows=1, optimizer=ADAMW),
+}
+
+
+def measured_peak(shape: MicroLMConfig, choices: StepChoices) -> int:
+    """Live bytes at the highest moment of a real step, from every allocation of torch's."""
+    model = MicroLM(shape).init_weights(torch.Generator().manual_seed(0))
+    dtype = {2: torch.bfloat16, 4: torch.float32}[choices.compute_bytes]
+    optimizer = Optimizer(model, choices.optimizer, dtype)
+    compute = Compute(dtype, choices.kernel, choices.is_checkpointed)
+    ids_BT = torch.arange(choices.rows * (choices.seq_len + 1)).view(choices.rows, -1)
+    ids_BT = ids_BT * 7919 % shape.vocab_size
+    before = [*model.parameters(), *model.buffers(), *optimizer.tensors().values()]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        for _ in range(choices.n_micro_batches):
+            hidden_ND = model(ids_BT[:, :-1], compute).flatten(0, 1)
+            weight_VD, targets_N = model.output_weight_VD, ids_BT[:, 1:].flatten()
+            loss = sum_cross_entropy(hidden_ND, weight_VD, targets_N, dtype)
+            del hidden_ND
+            loss.backward()
+        optimizer.step(1.0)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = sum(tensor.nbytes for tensor in before)
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("shape", [LONG, WIDE], ids=["long", "wide"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_plan_is_within_5_percent(shape: MicroLMConfig, case: str) -> None:
+    planned = step_memory(shape, CASES[case]).peak_bytes
+    assert planned == pytest.approx(measured_peak(shape, CASES[case]), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("state_dtype", ["bf16", "int8"])
+def test_small_states_are_within_5_percent(kind: str, state_dtype: StateDtype) -> None:
+    values = {"kind": kind, "state_dtype": state_dtype}
+    choices = replace(PLAIN, rows=1, optimizer=OptimizerConfig.model_validate(values))
+    planned = step_memory(WIDE, choices).peak_bytes
+    assert planned == pytest.approx(measured_peak(WIDE, choices), rel=0.05)
+    states = Optimizer(MicroLM(WIDE), choices.optimizer, torch.float32).tensors()
+    assert states_bytes(WIDE, choices.optimizer) == sum(t.nbytes for t in states.values())
+
+
+def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
+    shape, choices = preset("micro", 32768), StepChoices(rows=1, seq_len=1024)
+    rows = largest_rows(shape, choices, 8e9)
+    assert step_memory(shape, replace(choices, rows=rows)).peak_bytes <= 8e9
+    assert step_memory(shape, replace(choices, rows=rows + 1)).peak_bytes > 8e9
+    assert largest_rows(shape, choices, 1e8) == 0
+
+
+def test_the_tiles_are_those_of_attention() -> None:
+    assert memory.ATTENTION_TILE_TOKENS == attention.TILE_TOKENS
