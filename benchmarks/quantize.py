@@ -1,7 +1,7 @@
 """What int8 and int4 weights cost and give: bytes, bits per byte, tokens per second beside bf16.
 
     python benchmarks/quantize.py demo              a trained model of MULM_HOME
-    python benchmarks/quantize.py --preset micro    random weights of that size: bytes and speed only
+    python benchmarks/quantize.py --preset micro    random weights of that size: bytes, speed
 
 All formats take turns in one process, so that a busy machine is busy for all of them; what counts
 are the ratios. Bits per byte are measured with the very numbers that are served: 8-bit activations
@@ -61,6 +61,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model", nargs="?", default="demo")
     parser.add_argument("--preset", help="random weights of this size instead of a model")
@@ -109,6 +110,7 @@ def bits_per_byte(
 
 
 def report_base(report: dict[str, dict[str, float]]) -> float:
+    """Bits per byte of the bf16 form."""
     return report["bf16"]["bits_per_byte"]
 
 

@@ -34,5 +34,5 @@ def compress(model: str, to: str, name: str | None, keep: float | None, as_json:
     print_result(
         result,
         as_json,
-        "{model}: {size_bytes} bytes, {share_of_bf16:.1%} of {source} in bf16",
+        "{model}: {parameters} parameters in {size_bytes} bytes",
     )

@@ -57,17 +57,23 @@ def compress(context: JobContext, config: CompressConfig) -> dict[str, Any]:
         smaller = _quantize(context, config.format, source)
     manifest = _store(context, config, source, smaller)
     published = context.facts.publish("model", config.result_name, manifest.id)
-    size_bytes = manifest.blob("model.safetensors").size_bytes
-    whole_bytes = _BYTES_PER_BF16 * int(source.counts["parameters"])
     return {
         "model": published.ref,
         "model_id": manifest.id,
         "source": version.ref,
         "to": config.format,
         "parameters": int(manifest.counts["parameters"]),
-        "size_bytes": size_bytes,
-        "share_of_bf16": round(size_bytes / whole_bytes, 4),
+        "size_bytes": manifest.blob("model.safetensors").size_bytes,
+        "share": round(_share(config, source, manifest), 4),
     }
+
+
+def _share(config: CompressConfig, source: Manifest, smaller: Manifest) -> float:
+    """Of the parameters; where all of them stay, of the bytes that they take in bf16."""
+    n_parameters = int(source.counts["parameters"])
+    if config.format == "pruned":
+        return int(smaller.counts["parameters"]) / n_parameters
+    return smaller.blob("model.safetensors").size_bytes / (_BYTES_PER_BF16 * n_parameters)
 
 
 def _require_whole(context: JobContext, version: Version, source: Manifest) -> None:

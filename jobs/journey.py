@@ -225,7 +225,10 @@ def _describe_scores(result: Result) -> str:
 
 
 def _describe_smaller(result: Result) -> str:
-    return (
-        f"{result['model']}: {result['size_bytes'] / 1e6:.1f} MB,"
-        f" {result['share_of_bf16']:.0%} of {result['source']} in bf16"
+    size = (
+        f"{result['size_bytes'] / 1e6:.1f} MB, {result['share']:.0%} of {result['source']} in bf16"
     )
+    if result["to"] == "pruned":
+        parameters = f"{result['parameters'] / 1e6:.1f} M parameters"
+        size = f"{parameters}, {result['share']:.0%} of {result['source']}"
+    return f"{result['model']}: {size}"

@@ -59,6 +59,7 @@ def test_a_pruned_model_is_an_ordinary_one(context: JobContext) -> None:
     result = compress(context, config)
     assert result["model"] == "half@1"
     assert result["parameters"] <= 0.6 * TINY.n_parameters
+    assert result["share"] == pytest.approx(result["parameters"] / TINY.n_parameters, abs=1e-4)
     model = load_model(context.store, context.store.load(result["model_id"]))
     assert type(model).__name__ == "MicroLM"
     assert evaluate(context, EvaluateConfig(model="half", device="cpu"))["bits_per_byte"] > 0

@@ -21,7 +21,7 @@ from mulm.store import Store
 from mulm.testing import TINY, tiny_model
 
 FEW_MB = TINY.model_copy(
-    update={"vocab_size": 4096, "d_model": 384, "d_ff": 1024, "d_head": 32, "n_layers": 3}
+    update={"vocab_size": 4096, "d_model": 256, "d_ff": 768, "d_head": 32, "n_layers": 3}
 )
 BITS_PER_WEIGHT = {"int8": 8.0, "int4": 4.25}
 
