@@ -31,6 +31,7 @@ __all__ = [
     "DecoderLayer", "EncoderLayer", "MultiHeadAttention", "PositionWiseFeedForward", "Transformer",
     "TransformerConfig", "create_look_ahead_mask", "create_padding_mask", "positional_encoding",
 ]  # fmt: skip
+Mask = Tensor | None
 
 
 def positional_encoding(n_positions: int, d_model: int) -> Tensor:
@@ -54,11 +55,7 @@ def positional_encoding(n_positions: int, d_model: int) -> Tensor:
 
 
 def create_padding_mask(ids_BX: Tensor, pad_id: int = 0) -> Tensor:
-    """True where a token is no padding, (B, 1, 1, X): for all heads and queries.
-
-    Raises:
-        ConfigError: it is no batch of token ids.
-    """
+    """True where a token is no padding, (B, 1, 1, X): for all heads and queries."""
     check_batch(ids_BX)
     return (ids_BX != pad_id)[:, None, None, :]
 
@@ -203,10 +200,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> Transformer:
-        """Fresh weights: Glorot's for matrices; the paper does not say which it used.
-
-        Embeddings have deviation 1 / sqrt(d_model), so that they have 1 after their scaling.
-        """
+        """Fresh weights: Glorot's, for the paper names none. Scaled embeddings have deviation 1."""
         for name, parameter in self.named_parameters():
             if name == "embedding.weight":
                 parameter.normal_(0.0, self.config.d_model**-0.5, generator=generator)
@@ -220,8 +214,8 @@ class Transformer(nn.Module):
         self,
         source_BS: Tensor,
         target_BT: Tensor,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
+        source_mask: Mask = None,
+        target_mask: Mask = None,
     ) -> Tensor:
         """Logits (B, T, V) of the token that follows each target token.
 
@@ -235,7 +229,7 @@ class Transformer(nn.Module):
             source_mask = create_padding_mask(source_BS, self.config.pad_id)
         return self.decode(target_BT, self.encode(source_BS, source_mask), source_mask, target_mask)
 
-    def encode(self, source_BS: Tensor, source_mask: Tensor | None = None) -> Tensor:
+    def encode(self, source_BS: Tensor, source_mask: Mask = None) -> Tensor:
         """What the encoder makes of the source, (B, S, D)."""
         if source_mask is None:
             source_mask = create_padding_mask(source_BS, self.config.pad_id)
@@ -246,11 +240,7 @@ class Transformer(nn.Module):
         return x_BSD
 
     def decode(
-        self,
-        target_BT: Tensor,
-        memory_BSD: Tensor,
-        source_mask: Tensor,
-        target_mask: Tensor | None = None,
+        self, target_BT: Tensor, memory_BSD: Tensor, source_mask: Tensor, target_mask: Mask = None
     ) -> Tensor:
         """Logits (B, T, V) after each target token, given the encoder's output."""
         cache = self.begin(memory_BSD, source_mask)
@@ -266,9 +256,8 @@ class Transformer(nn.Module):
 
     def begin(self, memory_BSD: Tensor, source_mask: Tensor) -> DecoderCache:
         """A cache for decoding step by step: keys and values of the source, computed once."""
-        return DecoderCache(
-            [layer.begin(memory_BSD) for layer in self._decoder_layers], source_mask
-        )
+        layers = [layer.begin(memory_BSD) for layer in self._decoder_layers]
+        return DecoderCache(layers, source_mask)
 
     def decode_next(self, target_BT: Tensor, cache: DecoderCache) -> Tensor:
         """Logits (B, T, V) after each of T target tokens that follow those in `cache`.

@@ -13,7 +13,7 @@ from serve_app.errors import STATUS_BY_CODE
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("corpora/*.md")])
-PACKAGES = ("mulm", "actors", "serve_app", "jobs")
+PACKAGES = ("mulm", "actors", "serve_app", "jobs", "benchmarks")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _ERROR_ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", re.M)
 _MODULE_ROW = re.compile(r"^\| `([\w.]+)` \|", re.M)
