@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mulm.model.attention import RowAttention
 from mulm.model.config import MicroLMConfig
-from mulm.model.layers import RMSNorm, SwiGLU, attend_causally, rotary_tables, rotate
+from mulm.model.layers import RMSNorm, SwiGLU, rotary_tables, rotate
 from mulm.model.microlm import EMBEDDING_STD
 from mulm.model.transformer import PositionWiseFeedForward, TransformerConfig, positional_encoding
 
@@ -86,7 +87,7 @@ class VariantAttention(nn.Module):
         v_BTKH = self.v(x_BTD).view(n_rows, n_tokens, -1, self.d_head)
         if self.is_rotary:
             q_BTNH, k_BTKH = rotate(q_BTNH, cos_BTH, sin_BTH), rotate(k_BTKH, cos_BTH, sin_BTH)
-        mixed: Tensor = self.out(attend_causally(0, q_BTNH, k_BTKH, v_BTKH).flatten(-2))
+        mixed: Tensor = self.out(RowAttention("sdpa")(0, q_BTNH, k_BTKH, v_BTKH).flatten(-2))
         return mixed
 
 

@@ -71,7 +71,7 @@ def measured_peak(shape: MicroLMConfig, choices: StepChoices) -> int:
         weight_VD, targets_N = model.output_weight_VD, ids_BT[:, 1:].flatten()
         loss = sum_cross_entropy(hidden_ND, weight_VD, targets_N, torch.bfloat16)
         del hidden_ND
-        loss.backward()
+        torch.autograd.backward(loss)
     optimizer.step(1.0)
     return int(torch.cuda.max_memory_allocated())
 

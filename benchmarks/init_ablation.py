@@ -109,7 +109,7 @@ def train(variant: Variant, store: Store, dataset: Manifest, steps: int, seed: i
         documents_BT = document_ids(x_BT, SEPARATOR_ID) if variant.has_documents else None
         hidden_ND = model(x_BT, Compute(variant.dtype), documents_BT).flatten(0, 1)
         loss = sum_cross_entropy(hidden_ND, model.output_weight_VD, y_BT.flatten(), variant.dtype)
-        (loss / y_BT.numel()).backward()
+        torch.autograd.backward(loss / y_BT.numel())
         optimizer.step(lr_scale(step, steps, ScheduleConfig(decay=0.6)))
     batches = list(head(TokenLoader(store, dataset, "validation", seq_len=SEQ_LEN)))
     return to_bits_per_byte(sum_nats(model, batches, variant.dtype), dataset)

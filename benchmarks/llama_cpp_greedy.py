@@ -174,4 +174,7 @@ def child() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(child() if sys.argv[1:] == ["--child"] else main())
+    if sys.argv[1:] == ["--child"]:
+        child()
+        sys.exit()
+    sys.exit(main())

@@ -49,7 +49,9 @@ def main() -> None:
     else:
         store, model, dataset = stored(arguments.model)
     forms = {name: make(model, name) for name in arguments.formats}
-    report = {name: {"bytes": len(tensors_to_bytes(f.state_dict()))} for name, f in forms.items()}
+    report: dict[str, dict[str, float]] = {
+        name: {"bytes": len(tensors_to_bytes(f.state_dict()))} for name, f in forms.items()
+    }
     if store and dataset:
         for name, bits in bits_per_byte(forms, store, dataset, arguments.windows).items():
             report[name]["bits_per_byte"] = bits
@@ -85,7 +87,8 @@ def stored(ref: str) -> tuple[Store, MicroLM, Manifest]:
 def make(model: MicroLM, name: str) -> MicroLM:
     """The model in one format."""
     if name in ("int8", "int4"):
-        return QuantizedMicroLM.of(model, Quantization(linear=name, embedding=name))
+        quantization = Quantization.model_validate({"linear": name, "embedding": name})
+        return QuantizedMicroLM.of(model, quantization)
     plain = MicroLM(model.config)
     plain.load_state_dict(model.state_dict())
     return plain.to(torch.bfloat16 if name == "bf16" else torch.float32).eval()

@@ -13,8 +13,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
@@ -92,7 +94,8 @@ def make_step(
         with torch.autocast("cpu", dtype, enabled=is_autocast):
             hidden_BTD = model(ids_BT[:, :-1], compute)
         targets_N, weight_VD = ids_BT[:, 1:].flatten(), model.output_weight_VD
-        sum_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, targets_N, dtype).backward()
+        loss = sum_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, targets_N, dtype)
+        torch.autograd.backward(loss)
 
     return step
 
@@ -101,7 +104,11 @@ def as_before(model: MicroLM) -> None:
     """Matrices that leave casting to autocast."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
-            module.forward = lambda x, m=module: functional.linear(x, m.weight)
+            setattr(module, "forward", partial(_product, module))  # noqa: B010 - mypy
+
+
+def _product(module: torch.nn.Linear, x: Tensor) -> Tensor:
+    return functional.linear(x, module.weight)
 
 
 def print_shares(name: str, step: Callable[[], None]) -> None:
