@@ -44,6 +44,7 @@ class TrainOrder:
     run_id: str
     home: str
     dataset: Manifest
+    models: Mapping[str, Manifest]
     device: str
 
 
@@ -61,6 +62,7 @@ class RayTrainContext:
 
     store: Store
     dataset: Manifest
+    models: Mapping[str, Manifest]
     folder: Path
     device: torch.device
     rank: int
@@ -102,6 +104,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
     context = RayTrainContext(
         store=Store(home.store),
         dataset=order.dataset,
+        models=order.models,
         folder=home.run(order.run_id),
         device=worker_device(order.device, place.get_local_rank()),
         rank=rank,

@@ -15,8 +15,7 @@ import torch
 from jobs.entry import JobContext, run_job
 from jobs.identity import compress_identity
 from mulm.data.loader import TokenLoader
-from mulm.errors import ConflictError, NotFoundError
-from mulm.facts import Version
+from mulm.errors import NotFoundError
 from mulm.manifest import Manifest
 from mulm.model.compress_config import CompressConfig
 from mulm.model.importance import Batch
@@ -24,7 +23,7 @@ from mulm.model.microlm import MicroLM
 from mulm.model.prune import prune_model
 from mulm.model.quantize import Bits
 from mulm.model.quantized import Quantization, QuantizedMicroLM
-from mulm.model.stored import load_model, model_quantization, store_model
+from mulm.model.stored import load_model, require_whole, store_model
 from mulm.refs import parse_ref
 from mulm.train.device import choose_device
 
@@ -50,7 +49,7 @@ def compress(context: JobContext, config: CompressConfig) -> dict[str, Any]:
     """
     version = context.facts.resolve("model", parse_ref(config.model))
     source = context.store.load(version.manifest_id)
-    _require_whole(context, version, source)
+    require_whole(context.store, source, version.ref)
     if config.format == "pruned":
         smaller = _prune(context, config, source)
     else:
@@ -74,15 +73,6 @@ def _share(config: CompressConfig, source: Manifest, smaller: Manifest) -> float
     if config.format == "pruned":
         return int(smaller.counts["parameters"]) / n_parameters
     return smaller.blob("model.safetensors").size_bytes / (_BYTES_PER_BF16 * n_parameters)
-
-
-def _require_whole(context: JobContext, version: Version, source: Manifest) -> None:
-    quantization = model_quantization(context.store, source)
-    if quantization:
-        raise ConflictError(
-            f"{version.ref} is quantised already ({quantization.linear})",
-            hint="compress the model that it was made from",
-        )
 
 
 def _quantize(context: JobContext, bits: Bits, source: Manifest) -> MicroLM:

@@ -51,10 +51,16 @@ def prepare_identity(recipe: Recipe, facts: Facts, _store: Store) -> dict[str, A
 
 
 def train_identity(config: TrainConfig, facts: Facts, _store: Store) -> dict[str, Any]:
-    """The dataset version, the training loop."""
+    """The dataset version, the models that it begins with and learns from, the training loop."""
+    models = {"init_from": config.init_from, "teacher": config.teacher}
     return {
         "dataset": facts.resolve("dataset", parse_ref(config.dataset)).manifest_id,
         "train": TRAIN_VERSION,
+        **{
+            role: facts.resolve("model", parse_ref(ref)).manifest_id
+            for role, ref in models.items()
+            if ref
+        },
     }
 
 

@@ -31,7 +31,7 @@ from mulm.errors import (
 )
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
-from mulm.train.local import check_dataset, publish_model, resolve_dataset
+from mulm.train.local import check_dataset, publish_model, resolve_dataset, resolve_models
 from mulm.train.loop import TrainResult
 
 MAX_RESTARTS = 3
@@ -55,7 +55,8 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     """Train on the cluster that this driver has joined; returns the run's result.
 
     Raises:
-        NotFoundError: no such dataset, or a file of it is missing.
+        NotFoundError: no such dataset or model, or a file of it is missing.
+        TokenizerMismatchError: a model was trained with another tokenizer than the dataset's.
         CorruptError, DataError: the dataset is damaged or too small for one window.
         ConfigError: more workers than the cluster has room for.
         DeviceError: the device that was asked for is absent.
@@ -68,8 +69,9 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     device, reason = choose_device(config.device, has_cuda=resources.get("GPU", 0) > 0)
     check_room(config.workers, device, resources)
     check_dataset(config, dataset, context.store)
+    models = resolve_models(config, dataset, context.store, context.facts)
     context.emit("log", text=f"device {device}: {reason}")
-    order = TrainOrder(config, context.run_id, str(context.home.root), dataset, device)
+    order = TrainOrder(config, context.run_id, str(context.home.root), dataset, models, device)
 
     def fit() -> WorkerOutcome:
         wait_for_room(config.workers, device, context)

@@ -22,6 +22,7 @@ from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.safetensors_file import TensorFiles, safetensors_stream
+from mulm.model.stored import require_whole
 from mulm.model.weights import tensor_bytes
 from mulm.store import Store
 
@@ -62,7 +63,9 @@ def open_model_files(store: Store, manifest: Manifest) -> ModelFiles:
         NotFoundError: a file is missing from the store.
         CorruptError: a file is damaged, or the weights do not fit their config.
         TokenizerMismatchError: the tokenizer is not the one that it was trained with.
+        ConflictError: its weights are quantised.
     """
+    require_whole(store, manifest, manifest.id)
     config = parse_config(MicroLMConfig, json.loads(store.read(manifest.blob("config.json"))))
     tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
     tokenizer.require(manifest.tokenizer_fingerprint, manifest.id)

@@ -14,6 +14,7 @@ import torch
 
 from mulm import __version__
 from mulm.config import canonical_json, parse_config
+from mulm.errors import ConflictError
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
@@ -92,6 +93,21 @@ def load_model(
 def model_config(store: Store, manifest: Manifest) -> MicroLMConfig:
     """The shape of a stored model."""
     return parse_config(MicroLMConfig, json.loads(store.read(manifest.blob("config.json"))))
+
+
+def require_whole(store: Store, manifest: Manifest, what: str) -> None:
+    """For what needs a model's weights as they were trained.
+
+    Raises:
+        ConflictError: they are quantised; `what` is how the user calls the model.
+    """
+    quantization = model_quantization(store, manifest)
+    if quantization:
+        source = manifest.parents.get("model", "")
+        raise ConflictError(
+            f"{what} is quantised ({quantization.linear}), and this needs whole weights",
+            hint=f"take the model that it was made from {source}".strip(),
+        )
 
 
 def model_quantization(store: Store, manifest: Manifest) -> Quantization | None:

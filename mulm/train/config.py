@@ -25,6 +25,7 @@ TRAIN_VERSION = 2
 STATE_BLOCK = 256
 """Numbers of an 8-bit optimizer state that share one scale."""
 _SMALLEST_CODED = 4096
+_DEFAULT_PRESET = "demo"
 _ANY_VOCABULARY = 256
 """Enough to check a shape before the dataset, and so the vocabulary, is known."""
 
@@ -82,15 +83,21 @@ class TrainConfig(Frozen):
         | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
-    REFERENCES: ClassVar[Mapping[str, str]] = {"dataset": "dataset"}
+    REFERENCES: ClassVar[Mapping[str, str]] = {
+        "dataset": "dataset", "init_from": "model", "teacher": "model",
+    }  # fmt: skip
 
     name: str
     """The model is published under this name."""
     dataset: str
     """A reference: `books`, `books@3` or `books@alias`."""
-    preset: str = "demo"
+    preset: str = _DEFAULT_PRESET
     model: dict[str, Any] = {}
     """Fields of the model's shape that differ from the preset; see `MicroLMConfig`."""
+    init_from: str | None = None
+    """The model whose weights training begins with; its shape is then the shape."""
+    teacher: str | None = None
+    """The model whose predictions are learned, instead of the text's next tokens alone."""
     steps: Count = 400
     batch_tokens: Count = 8192
     """Tokens of one optimizer step, over all workers."""
@@ -121,10 +128,11 @@ class TrainConfig(Frozen):
         _as_value_error(check_name, name)
         return name
 
-    @field_validator("dataset")
+    @field_validator("dataset", "init_from", "teacher")
     @classmethod
-    def _is_ref(cls, ref: str) -> str:
-        _as_value_error(parse_ref, ref)
+    def _is_ref(cls, ref: str | None) -> str | None:
+        if ref is not None:
+            _as_value_error(parse_ref, ref)
         return ref
 
     @model_validator(mode="after")
@@ -144,6 +152,8 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _shape_is_possible(self) -> TrainConfig:
+        if self.init_from and (self.model or self.preset != _DEFAULT_PRESET):
+            raise ValueError("init_from gives the shape: leave preset and model away")
         if "vocab_size" in self.model:
             raise ValueError("model.vocab_size is that of the dataset's tokenizer: leave it away")
         longest = self.shape(_ANY_VOCABULARY).max_seq_len

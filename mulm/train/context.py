@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,10 @@ class TrainContext(Protocol):
         """The dataset version, resolved."""
 
     @property
+    def models(self) -> Mapping[str, Manifest]:
+        """The models that the config refers to, by its fields: "init_from", "teacher"."""
+
+    @property
     def folder(self) -> Path:
         """The run's own folder, for checkpoints and TensorBoard files."""
 
@@ -73,6 +77,7 @@ class LocalContext:
     clock: Callable[[], float] = time.monotonic
     rank: int = 0
     world_size: int = 1
+    models: Mapping[str, Manifest] = field(default_factory=dict)
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Hand the event on; it is durable when that returns."""

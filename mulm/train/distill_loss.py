@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from mulm.data.loader import IGNORED_TARGET
-
-_CHUNK_TOKENS = 1024
+from mulm.train.memory import LOSS_CHUNK_TOKENS
 
 
 def sum_distillation(
@@ -29,7 +28,7 @@ def sum_distillation(
     targets_N: Tensor,
     temperature: float = 1.0,
     dtype: torch.dtype = torch.float32,
-    chunk_tokens: int = _CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> Tensor:
     """Sum over tokens of temperature^2 * KL(teacher || student), in nats.
 
@@ -38,6 +37,7 @@ def sum_distillation(
     must be the same.
     """
     assert len(weight_VD) == len(teacher_weight_VE), "student and teacher share their vocabulary"
+    chunk_tokens = chunk_tokens or LOSS_CHUNK_TOKENS[hidden_ND.device.type]
     apply: Any = _ChunkedDistillation.apply
     loss: Tensor = apply(
         hidden_ND,

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from mulm.data.loader import TokenLoader
+from mulm.errors import ConfigError, TokenizerMismatchError
 from mulm.eval.compression import to_bits_per_byte
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.manifest import Manifest
+from mulm.model.stored import model_config, require_whole
 from mulm.refs import parse_ref
 from mulm.store import Store
 from mulm.train.config import TrainConfig, require_one_worker
@@ -39,7 +41,8 @@ def train_locally(
     Raises:
         ConfigError: more than one worker was asked for.
         DeviceError: the device that was asked for is absent.
-        NotFoundError: no such dataset, or a file of it is missing.
+        NotFoundError: no such dataset or model, or a file of it is missing.
+        TokenizerMismatchError: a model was trained with another tokenizer than the dataset's.
         CorruptError, DataError: the dataset is damaged or too small for one window.
         StoppedError: `should_stop` said so, and a checkpoint was written.
     """
@@ -47,14 +50,16 @@ def train_locally(
     device, reason = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
     check_dataset(config, dataset, store)
+    models = resolve_models(config, dataset, store, facts)
 
     def on_event(kind: str, data: Mapping[str, Any]) -> None:
         facts.append_events(run_id, [(kind, data)])
 
     on_event("log", {"text": f"device {device}: {reason}"})
     context = LocalContext(
-        store, dataset, home.run(run_id), torch.device(device), on_event, should_stop
-    )
+        store, dataset, home.run(run_id), torch.device(device), on_event, should_stop,
+        models=models,
+    )  # fmt: skip
     return publish_model(config, train(config, context), facts)
 
 
@@ -82,6 +87,45 @@ def check_dataset(config: TrainConfig, dataset: Manifest, store: Store) -> None:
     TokenLoader(store, dataset, "validation", seq_len=config.seq_len)
     store.read(dataset.blob("tokenizer.json"))
     to_bits_per_byte(0.0, dataset)
+
+
+def resolve_models(
+    config: TrainConfig, dataset: Manifest, store: Store, facts: Facts
+) -> dict[str, Manifest]:
+    """The models that the config refers to, by field, each fit for its part.
+
+    Raises:
+        NotFoundError, CorruptError: there is no such model, or it is damaged.
+        TokenizerMismatchError: it was trained with another tokenizer than the dataset's.
+        ConflictError: it is quantised, so that training cannot begin with it.
+        ConfigError: its window is smaller than `seq_len`.
+    """
+    refs = {"init_from": config.init_from, "teacher": config.teacher}
+    versions = {role: facts.resolve("model", parse_ref(ref)) for role, ref in refs.items() if ref}
+    models = {role: store.load(version.manifest_id) for role, version in versions.items()}
+    for role, model in models.items():
+        _require_fit(role, versions[role].ref, model, config, dataset, store)
+    return models
+
+
+def _require_fit(
+    role: str, ref: str, model: Manifest, config: TrainConfig, dataset: Manifest, store: Store
+) -> None:
+    if model.tokenizer_fingerprint != dataset.tokenizer_fingerprint:
+        raise TokenizerMismatchError(
+            f"{role}: {ref} reads with tokenizer {model.tokenizer_fingerprint}, the dataset"
+            f" was made with {dataset.tokenizer_fingerprint}",
+            hint='build the dataset with the model\'s: --set \'tokenizer={"ref": "NAME"}\'',
+        )
+    if role == "init_from":
+        require_whole(store, model, f"{role}: {ref}")
+    longest = model_config(store, model).max_seq_len
+    if longest < config.seq_len:
+        raise ConfigError(
+            f"{role}: the window of {ref} is {longest} tokens, seq_len is {config.seq_len}",
+            hint=f"set seq_len to {longest} or less",
+        )
+    store.path(model.blob("model.safetensors"))
 
 
 def publish_model(config: TrainConfig, result: TrainResult, facts: Facts) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.metrics import Metrics
 from mulm.train.objectives.base import Objective
-from mulm.train.objectives.pretraining import Pretraining
+from mulm.train.objectives.choice import choose_objective
 from mulm.train.optim import grad_norm
 from mulm.train.schedule import lr_scale
 from mulm.train.state import TrainState
@@ -78,7 +78,7 @@ def train(
 ) -> TrainResult:
     """Train to the last step, from the newest checkpoint if there is one.
 
-    Without an objective it is `Pretraining` on the context's dataset.
+    Without an objective it is the one that the config means.
 
     Raises:
         StoppedError: someone asked to stop; a checkpoint was written.
@@ -88,7 +88,7 @@ def train(
         ConfigError, TokenizerMismatchError: it belongs to something else, or workers differ.
         NoSpaceError: a checkpoint or the model did not fit on the disk.
     """
-    run = _begin(config, context, objective or Pretraining(config, context))
+    run = _begin(config, context, objective or choose_objective(config, context))
     try:
         while run.state.step < config.steps:
             totals = _add_up_gradients(run)

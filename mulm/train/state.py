@@ -139,7 +139,8 @@ def check_same_run(
 ) -> None:
     """Refuse to go on from a checkpoint of something else."""
     hint = "train under a new run id, or name the {} that the run began with"
-    for key, value in origin.items():
+    for key in sorted(origin.keys() | (saved.keys() & TrainConfig.REFERENCES.keys())):
+        value = origin.get(key)
         if key == "tokenizer_fingerprint" and saved.get(key) != value:
             raise TokenizerMismatchError(
                 f"the checkpoint was trained with tokenizer {saved.get(key)},"
@@ -152,8 +153,9 @@ def check_same_run(
                 hint=hint.format(key),
             )
     began, now = saved["config"], config.model_dump(mode="json")
+    ignored = TrainConfig.NOT_IDENTITY | TrainConfig.REFERENCES.keys()  # the origin has their ids
     for key in sorted(began.keys() | now.keys()):
-        if key not in TrainConfig.NOT_IDENTITY | {"dataset"} and began.get(key) != now.get(key):
+        if key not in ignored and began.get(key) != now.get(key):
             raise ConfigError(
                 f"{key}: the run began with {began.get(key)!r}, not {now.get(key)!r}",
                 hint="train under a new run id, or resume with the configuration it began with",

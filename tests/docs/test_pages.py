@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from jobs.exit_codes import EXIT_BY_CODE
+from mulm.config import Frozen
+from mulm.data.recipe import Recipe
 from mulm.errors import error_classes
+from mulm.model.presets import PRESETS, preset
+from mulm.train.config import TrainConfig
 from serve_app.errors import STATUS_BY_CODE
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +45,42 @@ def test_errors_page_agrees_with_the_tables() -> None:
             _ERROR_ROW.findall(page("docs/errors.md"))]  # fmt: skip
     codes = sorted((cls.code for cls in error_classes()), key=EXIT_BY_CODE.__getitem__)
     assert rows == [(code, EXIT_BY_CODE[code], STATUS_BY_CODE[code]) for code in codes]
+
+
+def test_every_key_is_on_the_configuration_page() -> None:
+    _, recipe, training = page("docs/configuration.md").split("\n## ")
+    for schema, text in ((Recipe, recipe), (TrainConfig, training)):
+        rows = dict(re.findall(r"^\| `([\w.]+)` \|([^|]*)\|", text, re.M))
+        told = {key: value.strip("` ") for key, value in rows.items() if key not in PRESETS}
+        assert told == keys_of(schema)
+
+
+def keys_of(schema: type[Frozen], prefix: str = "") -> dict[str, str]:
+    """Dotted keys of a schema, and their defaults as the page writes them."""
+    keys: dict[str, str] = {}
+    for name, field in schema.model_fields.items():
+        parts = (field.annotation, *get_args(field.annotation))
+        sections = [p for p in parts if isinstance(p, type) and issubclass(p, Frozen)]
+        keys[prefix + name] = "" if sections else default_of(field.default)
+        for section in sections:
+            keys |= keys_of(section, f"{name}.")
+    return keys
+
+
+def default_of(value: object) -> str:
+    if isinstance(value, str):
+        return value or '""'
+    return json.dumps(value) if isinstance(value, int | float) else ""
+
+
+def test_presets_are_on_the_configuration_page() -> None:
+    row = r"^\| `(\w+)` \| ([\d,]+) M \| ([\d,]+) \|"
+    rows = re.findall(row, page("docs/configuration.md"), re.M)
+    assert [name for name, *_ in rows] == list(PRESETS)
+    for name, millions, window in rows:
+        shape = preset(name, 4096 if name == "demo" else 32768)
+        assert shape.n_parameters / 1e6 == pytest.approx(int(millions.replace(",", "")), rel=0.2)
+        assert shape.max_seq_len == int(window.replace(",", ""))
 
 
 def test_every_module_has_a_line_and_every_line_a_module() -> None:

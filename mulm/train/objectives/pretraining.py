@@ -18,7 +18,7 @@ from mulm.eval.compression import sum_nats, to_bits_per_byte
 from mulm.model.attention import document_ids
 from mulm.model.compute import Compute
 from mulm.model.microlm import MicroLM
-from mulm.model.stored import store_model
+from mulm.model.stored import load_model, model_config, store_model
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.device import choose_precision, memory_bytes
@@ -46,7 +46,12 @@ class Pretraining:
         store, dataset, seq_len = context.store, context.dataset, config.seq_len
         self._training = TokenLoader(store, dataset, seq_len=seq_len, seed=config.seed)
         self._held_out = TokenLoader(store, dataset, "validation", seq_len=seq_len)
-        self._shape = config.shape(int(dataset.counts["vocab_size"]))
+        self._beginning = context.models.get("init_from")
+        self._shape = (
+            model_config(store, self._beginning)
+            if self._beginning
+            else config.shape(int(dataset.counts["vocab_size"]))
+        )
         self._separator_id = separator_id(context) if config.documents == "apart" else None
         device = context.device
         precision, _ = choose_precision(config.precision, device.type)
@@ -56,11 +61,12 @@ class Pretraining:
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        """The dataset version, and its tokenizer."""
+        """The dataset version and its tokenizer, and the models that it begins with."""
         dataset = self.context.dataset
         return {
             "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
             "dataset": dataset.id,
+            **{role: model.id for role, model in self.context.models.items()},
         }
 
     @property
@@ -69,7 +75,9 @@ class Pretraining:
         return f"{self._micro_batch.rows} rows at once ({self._micro_batch.reason})"
 
     def build(self, generator: torch.Generator) -> MicroLM:
-        """Fresh weights in the config's shape."""
+        """Fresh weights in the config's shape, or those of the model that it begins with."""
+        if self._beginning:
+            return load_model(self.context.store, self._beginning).requires_grad_(True).train()
         return MicroLM(self._shape).init_weights(generator)
 
     def micro_batches(self, step: int, start: int, stop: int) -> Iterable[Batch]:
@@ -82,12 +90,7 @@ class Pretraining:
     def loss(self, model: MicroLM, batch: Batch, dtype: torch.dtype) -> SummedLoss:
         """Cross-entropy in nats."""
         x_BT, y_BT = batch
-        documents_BT = None
-        if self._separator_id is not None:
-            documents_BT = document_ids(x_BT, self._separator_id)
-        config = self.config
-        compute = Compute(dtype, config.attention, config.activation_checkpointing)
-        hidden_BTD = model(x_BT, compute, documents_BT)
+        hidden_BTD = self._read(model, x_BT, dtype)
         weight_VD = model.output_weight_VD
         nats = sum_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, y_BT.flatten(), dtype)
         return SummedLoss(nats, int((y_BT != IGNORED_TARGET).sum()))
@@ -108,11 +111,24 @@ class Pretraining:
             store.read(dataset.blob("tokenizer.json")),
             dataset.tokenizer_fingerprint or "",
             config=self.config.model_dump(mode="json"),
-            parents={"dataset": dataset.id},
+            parents={
+                "dataset": dataset.id,
+                **{role: made_from.id for role, made_from in self.context.models.items()},
+            },
             licences=dataset.licences,
             counts=counts,
         )
         return manifest.id
+
+    def _read(self, model: MicroLM, x_BT: Tensor, dtype: torch.dtype) -> Tensor:
+        """Hidden states (B, T, D), computed as the config says."""
+        documents_BT = None
+        if self._separator_id is not None:
+            documents_BT = document_ids(x_BT, self._separator_id)
+        config = self.config
+        compute = Compute(dtype, config.attention, config.activation_checkpointing)
+        hidden_BTD: Tensor = model(x_BT, compute, documents_BT)
+        return hidden_BTD
 
 
 def separator_id(context: TrainContext) -> int:

@@ -71,7 +71,7 @@ def test_a_pruned_model_is_an_ordinary_one(context: JobContext) -> None:
 
 def test_what_cannot_be_made_smaller_says_why(context: JobContext) -> None:
     compress(context, CompressConfig(model="tiny", to="int8"))
-    with pytest.raises(ConflictError, match="quantised already"):
+    with pytest.raises(ConflictError, match="is quantised"):
         compress(context, CompressConfig(model="tiny-int8", to="int4"))
     with pytest.raises(NotFoundError, match="dataset"):
         compress(context, CompressConfig(model="orphan", to="pruned"))

@@ -33,10 +33,11 @@ from mulm.eval.config import EvaluateConfig
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.messages import GenerateRequest, SamplingParams
-from mulm.model.stored import load_model
+from mulm.model.quantized import Quantization, QuantizedMicroLM
+from mulm.model.stored import load_model, store_model
 from mulm.refs import parse_ref
 from mulm.store import Store
-from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
+from mulm.testing import tiny_dataset, tiny_model, tiny_stored_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -188,6 +189,22 @@ def test_mistakes_are_found_before_anything_is_written(
         exchange.export(values.pop("model"), values.pop("to"), values.pop("out"), **values)
     assert told in error.value.hint
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_rounded_weights_are_not_exported(
+    exchange: Exchange, home: Home, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    store = Store(home.store)
+    rounded = QuantizedMicroLM.of(tiny_model(1), Quantization(linear="int8", embedding="int8"))
+    made = store_model(
+        store, rounded, tokenizer.to_bytes(), tokenizer.fingerprint, config={}, parents={}
+    )
+    with Ledger(home.ledger) as ledger:
+        ledger.publish("model", "rounded", made.id)
+    for to in ("hf", "gguf"):
+        with pytest.raises(ConflictError, match="is quantised"):
+            exchange.export("rounded", to, tmp_path / to)
+    assert list(tmp_path.glob("*gguf*")) == []
 
 
 def test_a_tampered_model_is_not_exported(exchange: Exchange, home: Home, tmp_path: Path) -> None:

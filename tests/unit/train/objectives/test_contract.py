@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 
 from mulm.model.checkpoint import checkpoints
+from mulm.model.stored import store_model
 from mulm.model.transformer_config import TransformerConfig
 from mulm.store import Store
-from mulm.testing import TINY_SHAPE, tiny_dataset
+from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_model
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import train
 from mulm.train.objectives.base import Objective
+from mulm.train.objectives.distillation import Distillation
 from mulm.train.objectives.pretraining import Pretraining
 from mulm.train.objectives.reversal import Reversal
 from mulm.train.sync.single import SingleSync
@@ -36,8 +39,19 @@ CONFIG = TrainConfig.model_validate(
 Make = Callable[[TrainConfig, LocalContext], Objective[Any, Any]]
 OBJECTIVES: dict[str, Make] = {
     "pretraining": Pretraining,
+    "pretraining from a model": lambda config, context: Pretraining(
+        config, with_models(context, "init_from")
+    ),
+    "distillation": lambda config, context: Distillation(config, with_models(context, "teacher")),
     "reversal": lambda config, context: Reversal(config, context, SMALL, n_held_out=9),
 }
+
+
+def with_models(context: LocalContext, role: str) -> LocalContext:
+    """The context of a config that names a model in that role."""
+    tokenizer = b"{}"
+    made = store_model(context.store, tiny_model(5), tokenizer, "0" * 24, config={}, parents={})
+    return replace(context, models={role: made})
 
 
 class Stop(BaseException):

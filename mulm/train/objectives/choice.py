@@ -1,0 +1,19 @@
+"""Which objective a config means.
+
+Called by the training loop where none is given; a new objective gets its line here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mulm.train.config import TrainConfig
+from mulm.train.context import TrainContext
+from mulm.train.objectives.base import Objective
+from mulm.train.objectives.distillation import Distillation
+from mulm.train.objectives.pretraining import Pretraining
+
+
+def choose_objective(config: TrainConfig, context: TrainContext) -> Objective[Any, Any]:
+    """Distillation from a teacher, else pretraining."""
+    return (Distillation if config.teacher else Pretraining)(config, context)
