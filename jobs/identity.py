@@ -6,7 +6,8 @@ Light: imports neither torch nor Ray.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from mulm.config import Frozen
 from mulm.data.build import CODE_VERSION
@@ -31,13 +32,19 @@ def pinned(config: C, facts: Facts) -> C:
     Raises:
         NotFoundError: there is no such version.
     """
-    given = {field: getattr(config, field) for field in config.REFERENCES}
-    versions = {
-        field: facts.resolve(cast(Kind, config.REFERENCES[field]), parse_ref(ref)).ref
-        for field, ref in given.items()
-        if ref is not None
-    }
-    return config.model_copy(update=versions)
+    for path, kind in config.REFERENCES.items():
+        config = _pinned_at(config, path.split("."), kind, facts)
+    return config
+
+
+def _pinned_at(config: C, path: Sequence[str], kind: Kind, facts: Facts) -> C:
+    field, *rest = path
+    value = getattr(config, field)
+    if rest:
+        value = _pinned_at(value, rest, kind, facts)
+    elif value is not None:
+        value = facts.resolve(kind, parse_ref(value)).ref
+    return config.model_copy(update={field: value})
 
 
 def prepare_identity(recipe: Recipe, facts: Facts, _store: Store) -> dict[str, Any]:

@@ -23,8 +23,8 @@ class Frozen(BaseModel):
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset()
     """Fields of a job's config that do not change its result: a run may go on with others."""
-    REFERENCES: ClassVar[Mapping[str, str]] = {}
-    """Fields that refer to a version (`books`, `books@3`), and of which kind."""
+    REFERENCES: ClassVar[Mapping[str, Any]] = {}
+    """Fields, with dots where nested, that refer to a version (`books@3`): their `Kind`s."""
 
 
 C = TypeVar("C", bound=Frozen)

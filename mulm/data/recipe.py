@@ -6,13 +6,17 @@ files with the same code gives the same manifests, bit for bit.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from mulm.config import Frozen
 from mulm.errors import MulmError
+from mulm.manifest import Kind
 from mulm.refs import check_name, parse_ref
+
+_VOCAB_SIZE = 4096
 
 
 class SourceSpec(Frozen):
@@ -44,14 +48,14 @@ class SplitRule(Frozen):
 class TokenizerSpec(Frozen):
     """Train one of `vocab_size` ids, or use the one that `ref` names."""
 
-    vocab_size: int = Field(default=4096, ge=1)
+    vocab_size: int = Field(default=_VOCAB_SIZE, ge=1)
     ref: str | None = None
     fingerprint: str | None = None
     """Refuse any other tokenizer than this one."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> TokenizerSpec:
-        if self.ref is not None and "vocab_size" in self.model_fields_set:
+        if self.ref is not None and self.vocab_size != _VOCAB_SIZE:
             raise ValueError("give vocab_size to train a tokenizer or ref to use one, not both")
         return self
 
@@ -65,6 +69,8 @@ class TokenizerSpec(Frozen):
 
 class Recipe(Frozen):
     """A dataset: its sources, how they are cleaned and split, and how they become tokens."""
+
+    REFERENCES: ClassVar[Mapping[str, Kind]] = {"tokenizer.ref": "tokenizer"}
 
     name: str
     sources: tuple[SourceSpec, ...] = Field(min_length=1)

@@ -9,13 +9,14 @@ from pydantic import Field, field_validator
 
 from mulm.config import Frozen
 from mulm.errors import MulmError
+from mulm.manifest import Kind
 from mulm.refs import parse_ref
 
 
 class EvaluateConfig(Frozen):
     """One evaluation."""
 
-    REFERENCES: ClassVar[Mapping[str, str]] = {"model": "model", "dataset": "dataset"}
+    REFERENCES: ClassVar[Mapping[str, Kind]] = {"model": "model", "dataset": "dataset"}
 
     model: str
     """A reference: `demo`, `demo@1` or `demo@live`."""

@@ -18,8 +18,6 @@ from mulm.errors import ConfigError
 
 PAPER_BEAMS = 4
 PAPER_ALPHA = 0.6
-PAPER_EXTRA_TOKENS = 50
-"""Section 6.1: output may be this much longer than input."""
 
 
 class Cache(Protocol):
@@ -67,21 +65,22 @@ def length_penalty(n_tokens: int, alpha: float) -> float:
 
 @torch.inference_mode()
 def decode_greedily(
-    model: Seq2Seq[C], source_BS: Tensor, *, begin_id: int, end_id: int, max_tokens: int = 0
+    model: Seq2Seq[C], source_BS: Tensor, *, begin_id: int, end_id: int, max_tokens: int
 ) -> list[tuple[int, ...]]:
     """The likeliest next token, again and again, of each source; without begin and end tokens.
 
-    `max_tokens` counts the end token; 0 is the paper's bound, the source's length and 50 more.
+    `max_tokens` counts the end token; the paper's bound is the source's length and 50 more
+    (section 6.1).
 
     Raises:
-        ConfigError: `max_tokens` is negative.
+        ConfigError: `max_tokens` is not positive, or more than the model has positions for.
     """
-    last = _last_step(source_BS, max_tokens)
+    _check_bound(max_tokens)
     cache = model.start(source_BS)
     next_B1 = source_BS.new_full((len(source_BS), 1), begin_id)
     rows: list[list[int]] = [[] for _ in source_BS]
     is_open = [True] * len(rows)
-    for _ in range(last):
+    for _ in range(max_tokens):
         next_B1 = model.decode_next(next_B1, cache)[:, -1:].argmax(dim=-1)
         for row, token in enumerate(next_B1[:, 0].tolist()):
             is_open[row] = is_open[row] and token != end_id
@@ -101,7 +100,7 @@ def beam_search(
     end_id: int,
     n_beams: int = PAPER_BEAMS,
     alpha: float = PAPER_ALPHA,
-    max_tokens: int = 0,
+    max_tokens: int,
 ) -> list[list[Hypothesis]]:
     """The best targets that a beam of `n_beams` finds for each source, best first.
 
@@ -110,19 +109,19 @@ def beam_search(
     runs could beat its best. What ran into `max_tokens` counts only where nothing ended.
 
     Raises:
-        ConfigError: `n_beams` is not positive, or `alpha` or `max_tokens` negative.
+        ConfigError: `n_beams` or `max_tokens` is not positive, or `alpha` is negative.
     """
     if n_beams < 1 or alpha < 0:
         raise ConfigError(
             f"no beam search with {n_beams} beams and a length penalty of {alpha}",
             hint="use at least 1 beam and a penalty of 0 or more; the paper has 4 and 0.6",
         )
-    last = _last_step(source_BS, max_tokens)
-    beams = _Beams(len(source_BS), n_beams, alpha, last, end_id)
+    _check_bound(max_tokens)
+    beams = _Beams(len(source_BS), n_beams, alpha, max_tokens, end_id)
     rows_R = torch.arange(len(source_BS), device=source_BS.device).repeat_interleave(n_beams)
     cache = model.start(source_BS).select(rows_R)
     next_R1 = source_BS.new_full((len(rows_R), 1), begin_id)
-    for _ in range(last):
+    for _ in range(max_tokens):
         log_p_RV = model.decode_next(next_R1, cache)[:, -1].float().log_softmax(dim=-1)
         rows_R, next_R1 = beams.advance(log_p_RV)
         if beams.is_done:
@@ -194,7 +193,6 @@ class _Beams:
         )
 
 
-def _last_step(source_BS: Tensor, max_tokens: int) -> int:
-    if max_tokens < 0:
-        raise ConfigError(f"max_tokens {max_tokens} is negative", hint="use 1 or more")
-    return max_tokens or source_BS.shape[-1] + PAPER_EXTRA_TOKENS
+def _check_bound(max_tokens: int) -> None:
+    if max_tokens < 1:
+        raise ConfigError(f"max_tokens {max_tokens} is not positive", hint="use 1 or more")

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConfigError, MulmError
+from mulm.manifest import Kind
 from mulm.model.config import AttentionKernel, MicroLMConfig
 from mulm.model.presets import preset
 from mulm.refs import check_name, parse_ref
@@ -83,7 +84,7 @@ class TrainConfig(Frozen):
         | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
-    REFERENCES: ClassVar[Mapping[str, str]] = {
+    REFERENCES: ClassVar[Mapping[str, Kind]] = {
         "dataset": "dataset", "init_from": "model", "teacher": "model",
     }  # fmt: skip
 

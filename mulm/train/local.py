@@ -98,7 +98,7 @@ def resolve_models(
         NotFoundError, CorruptError: there is no such model, or it is damaged.
         TokenizerMismatchError: it was trained with another tokenizer than the dataset's.
         ConflictError: it is quantised, so that training cannot begin with it.
-        ConfigError: its window is smaller than `seq_len`.
+        ConfigError: its vocabulary has another size, or its window is smaller than `seq_len`.
     """
     refs = {"init_from": config.init_from, "teacher": config.teacher}
     versions = {role: facts.resolve("model", parse_ref(ref)) for role, ref in refs.items() if ref}
@@ -119,7 +119,13 @@ def _require_fit(
         )
     if role == "init_from":
         require_whole(store, model, f"{role}: {ref}")
-    longest = model_config(store, model).max_seq_len
+    shape, n_ids = model_config(store, model), int(dataset.counts["vocab_size"])
+    if shape.vocab_size != n_ids:
+        raise ConfigError(
+            f"{role}: {ref} has {shape.vocab_size} embeddings, the dataset has {n_ids} ids",
+            hint="begin with, or learn from, a model without embeddings that stand for nothing",
+        )
+    longest = shape.max_seq_len
     if longest < config.seq_len:
         raise ConfigError(
             f"{role}: the window of {ref} is {longest} tokens, seq_len is {config.seq_len}",

@@ -56,7 +56,7 @@ class Pretraining:
         device = context.device
         precision, _ = choose_precision(config.precision, device.type)
         self._micro_batch = choose_micro_batch(
-            config, self._shape, device.type, precision, memory_bytes(device)
+            config, self._shape, device.type, precision, _room_bytes(context)
         )
 
     @property
@@ -115,10 +115,14 @@ class Pretraining:
                 "dataset": dataset.id,
                 **{role: made_from.id for role, made_from in self.context.models.items()},
             },
-            licences=dataset.licences,
+            licences=tuple(sorted({*dataset.licences, *self._licences_of_models()})),
             counts=counts,
         )
         return manifest.id
+
+    def _licences_of_models(self) -> set[str]:
+        """A model that was made from others carries what they carry."""
+        return {name for model in self.context.models.values() for name in model.licences}
 
     def _read(self, model: MicroLM, x_BT: Tensor, dtype: torch.dtype) -> Tensor:
         """Hidden states (B, T, D), computed as the config says."""
@@ -129,6 +133,15 @@ class Pretraining:
         compute = Compute(dtype, config.attention, config.activation_checkpointing)
         hidden_BTD: Tensor = model(x_BT, compute, documents_BT)
         return hidden_BTD
+
+
+def _room_bytes(context: TrainContext) -> int | None:
+    """The device's memory without what a teacher takes of it, in fp32."""
+    room = memory_bytes(context.device)
+    teacher = context.models.get("teacher")
+    if room is None or teacher is None:
+        return room
+    return max(0, room - 4 * int(teacher.counts["parameters"]))
 
 
 def separator_id(context: TrainContext) -> int:

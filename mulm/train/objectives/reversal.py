@@ -205,7 +205,7 @@ def symbols(source_S: Tensor) -> tuple[int, ...]:
 
 def _seed(seed: int, step: int, row: int) -> int:
     """One number for each row of each step; row -1 is the step's own."""
-    return (seed * 1_000_003 + step) * 100_003 + row
+    return ((seed * 1_000_003 + step) * 100_003 + row) % 2**63
 
 
 def main() -> None:

@@ -9,12 +9,25 @@ import pytest
 from jobs import identity
 from jobs.entry import run_id_of
 from jobs.identity import pinned, train_identity
+from mulm.config import parse_config
+from mulm.data.recipe import Recipe
 from mulm.ledger import Ledger
 from mulm.store import Store
 from mulm.testing import tiny_dataset
 from mulm.train.config import TrainConfig
 
 CONFIG = TrainConfig(name="tiny", dataset="tiny")
+
+
+def test_a_nested_reference_is_pinned_too(tmp_path: Path) -> None:
+    values = {"name": "a", "sources": [{"path": "x"}]}
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.publish("tokenizer", "words", "tok_1")
+        recipe = parse_config(Recipe, values | {"tokenizer": {"ref": "words"}})
+        assert pinned(recipe, ledger).tokenizer.ref == "words@1"
+        assert parse_config(Recipe, pinned(recipe, ledger).model_dump()) == pinned(recipe, ledger)
+        plain = parse_config(Recipe, values)
+        assert pinned(plain, ledger) == plain
 
 
 def test_a_training_run_is_its_dataset_and_its_loop(

@@ -370,11 +370,12 @@ SOURCE = torch.zeros(1, 2, dtype=torch.int64)
 
 
 def searched(model: Any, source: Tensor = SOURCE, **options: Any) -> list[list[Any]]:
-    return beam_search(model, source, begin_id=BEGIN, end_id=END, **options)
+    bound = {"max_tokens": 20} | options
+    return beam_search(model, source, begin_id=BEGIN, end_id=END, **bound)
 
 
 def test_beam_finds_what_greedy_passes_by() -> None:
-    greedy = decode_greedily(GARDEN_PATH, SOURCE, begin_id=BEGIN, end_id=END)
+    greedy = decode_greedily(GARDEN_PATH, SOURCE, begin_id=BEGIN, end_id=END, max_tokens=20)
     assert greedy[0][0] == 3
     (found,) = searched(GARDEN_PATH, n_beams=2)
     assert found[0].tokens == (4, 4)
@@ -459,8 +460,6 @@ def test_what_never_ends_is_cut_at_the_bound() -> None:
     (found,) = searched(endless, max_tokens=5)
     assert found[0].tokens == (3,) * 5
     assert not found[0].is_finished
-    paper = decode_greedily(endless, SOURCE, begin_id=BEGIN, end_id=END)
-    assert len(paper[0]) == SOURCE.shape[1] + 50
 
 
 # Mistakes
@@ -540,7 +539,7 @@ def test_impossible_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match="0 beams"):
         searched(GARDEN_PATH, n_beams=0)
     with pytest.raises(ConfigError, match="max_tokens"):
-        searched(GARDEN_PATH, max_tokens=-1)
+        searched(GARDEN_PATH, max_tokens=0)
     with pytest.raises(ConfigError, match="width 7"):
         positional_encoding(4, 7)
 

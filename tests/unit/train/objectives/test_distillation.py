@@ -102,6 +102,23 @@ def test_a_model_that_does_not_fit_is_refused(home: Home, facts: Ledger, role: s
         run(home, facts, "run_short", **{role: "short"}, seq_len=128)
 
 
+def test_embeddings_that_stand_for_nothing_are_refused(home: Home, facts: Ledger) -> None:
+    padded = TINY.model_copy(update={"vocab_size": 80})
+    publish(home, facts, "padded", tiny_model(1, padded))
+    with pytest.raises(ConfigError, match="padded@1 has 80 embeddings, the dataset has 64 ids"):
+        run(home, facts, "run_padded", teacher="padded", model=TINY_SHAPE)
+
+
+def test_licences_add_up(home: Home, facts: Ledger) -> None:
+    store = Store(home.store)
+    made = store_model(
+        store, tiny_model(1), b"{}", FINGERPRINT, config={}, parents={}, licences=("theirs",)
+    )
+    facts.publish("model", "theirs", made.id)
+    result = run(home, facts, "run_l", init_from="theirs", steps=1)
+    assert store.load(result["model_id"]).licences == ("theirs",)
+
+
 def test_rounded_weights_are_not_trained(home: Home, facts: Ledger, tmp_path: Path) -> None:
     rounded = QuantizedMicroLM.of(tiny_model(1), Quantization(linear="int8", embedding="int8"))
     publish(home, facts, "rounded", rounded)
