@@ -113,6 +113,8 @@ def wait_for_room(
 ) -> None:
     """Wait until each worker can be placed, and say so when that takes time.
 
+    Nothing is reserved: of two runs that see the same room one waits on in Ray Train, in silence.
+
     Raises:
         DeadlineError: it was not so within `ROOM_TIMEOUT_S`.
     """

@@ -22,7 +22,10 @@ _MARKED = re.compile(r"^<!-- run: (\w+) -->\n```(\w+)\n(.*?)^```$", re.M | re.S)
 _COMMAND_TIMEOUT_S = 600
 
 # Training long enough to be real, short enough for a test.
-SHORTER = {"examples/demo.yaml": "examples/demo.yaml --set steps=20 --set validate_every=20"}
+SHORTER = {
+    f"examples/{name}.yaml": f"examples/{name}.yaml --set steps=20 --set validate_every=20"
+    for name in ("demo", "distill")
+}
 
 
 class Block(NamedTuple):
@@ -104,12 +107,14 @@ def test_readme_works(journey_env: dict[str, str]) -> None:
         run_block(replaced(block, {**ports, **SHORTER}), journey_env, ROOT)
         for block in marked_blocks(readme(), "journey")
     ]
-    steps, job, curl, client, _ = printed
+    steps, job, curl, client, _, smaller = printed
     assert "sample@1" in steps
     assert "demo@1" in steps
     assert "second@1" in job
     assert curl.rstrip().endswith("data: [DONE]")
     assert client.strip()
+    assert "demo-int4@1" in smaller
+    assert "demo-small@1" in smaller
     assert not (Path(journey_env["HOME"]) / ".mulm" / "cluster.json").exists()
 
 
