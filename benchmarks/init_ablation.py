@@ -1,7 +1,7 @@
 """What the beginning of a run and a few choices of its model are worth, in bits per byte.
 
     mulm data build examples/sample.yaml
-    OMP_NUM_THREADS=1 python -m benchmarks.init_ablation --seeds 2 --only zero,scaled
+    OMP_NUM_THREADS=1 python -m benchmarks.init_ablation --seeds 2 --only "zero;scaled"
 
 Trains one small shape once per variant and seed on the sample, with the loop's own parts, and
 prints the held-out bits per byte. Results are in docs/log.md.
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from mulm.data.loader import TokenLoader
+from mulm.data.tokenizer import Tokenizer
 from mulm.eval.compression import sum_nats, to_bits_per_byte
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -35,7 +36,6 @@ from mulm.train.optim import Optimizer
 from mulm.train.schedule import lr_scale
 
 SEQ_LEN, ROWS = 128, 8
-SEPARATOR_ID = 0
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,11 @@ def train(variant: Variant, store: Store, dataset: Manifest, steps: int, seed: i
         values["embedding_lr"] = 0.004
     optimizer = Optimizer(model, OptimizerConfig.model_validate(values), variant.dtype)
     loader = TokenLoader(store, dataset, seq_len=SEQ_LEN, seed=seed)
+    separator_id = Tokenizer.from_bytes(store.read(dataset.blob("tokenizer.json"))).end_of_text_id
     for step in range(steps):
         x_BT, y_BT = loader.batch(step, ROWS)
         model.zero_grad(set_to_none=True)
-        documents_BT = document_ids(x_BT, SEPARATOR_ID) if variant.has_documents else None
+        documents_BT = document_ids(x_BT, separator_id) if variant.has_documents else None
         hidden_ND = model(x_BT, Compute(variant.dtype), documents_BT).flatten(0, 1)
         loss = sum_cross_entropy(hidden_ND, model.output_weight_VD, y_BT.flatten(), variant.dtype)
         torch.autograd.backward(loss / y_BT.numel())

@@ -1,7 +1,7 @@
 """What int8 and int4 weights cost and give: bytes, bits per byte, tokens per second beside bf16.
 
-    python benchmarks/quantize.py demo              a trained model of MULM_HOME
-    python benchmarks/quantize.py --preset micro    random weights of that size: bytes, speed
+    python -m benchmarks.quantize demo              a trained model of MULM_HOME
+    python -m benchmarks.quantize --preset micro    random weights of that size: bytes, speed
 
 All formats take turns in one process, so that a busy machine is busy for all of them; what counts
 are the ratios. Bits per byte are measured with the very numbers that are served: 8-bit activations
@@ -52,6 +52,9 @@ def main() -> None:
     report: dict[str, dict[str, float]] = {
         name: {"bytes": len(tensors_to_bytes(f.state_dict()))} for name, f in forms.items()
     }
+    for form in forms.values():
+        if isinstance(form, QuantizedMicroLM):
+            form.pack()
     if store and dataset:
         for name, bits in bits_per_byte(forms, store, dataset, arguments.windows).items():
             report[name]["bits_per_byte"] = bits
@@ -126,7 +129,7 @@ def tokens_per_s(forms: dict[str, MicroLM], rounds: int, n_new: int) -> dict[str
         for batch in BATCHES:
             for name, model in forms.items():
                 rate = generate(model, batch, n_new)
-                if round_:  # the first one packs weights and warms up
+                if round_:  # the first one warms up
                     rates[name][batch].append(rate)
     result: dict[str, dict[str, float]] = {}
     for name, by_batch in rates.items():

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from jobs.cli_verbs import open_journey, print_result, with_json
-from mulm.config import parse_config
+from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
+from mulm.config import load_config
 from mulm.model.compress_config import FORMATS, CompressConfig
 
 
@@ -16,8 +16,16 @@ from mulm.model.compress_config import FORMATS, CompressConfig
 @click.option("--to", required=True, metavar="FORMAT", help=f"{', '.join(FORMATS)}.")
 @click.option("--name", help="Publish as this; NAME-FORMAT if not given.")
 @click.option("--keep", type=float, help="pruned: the share of parameters that stays; 0.5.")
+@with_overrides
 @with_json
-def compress(model: str, to: str, name: str | None, keep: float | None, as_json: bool) -> None:
+def compress(
+    model: str,
+    to: str,
+    name: str | None,
+    keep: float | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Make MODEL smaller, as a new model that is evaluated and served like any other.
 
     int8 and int4 round its weights; pruned cuts out the layers, heads and feed-forward units that
@@ -26,9 +34,10 @@ def compress(model: str, to: str, name: str | None, keep: float | None, as_json:
     \b
     Example:  mulm compress demo --to int4
               mulm compress demo --to pruned --keep 0.5 --name demo-half
+              mulm compress demo --to pruned --set sample_tokens=65536
     """
     values: dict[str, Any] = {"model": model, "to": to, "name": name, "keep": keep}
-    config = parse_config(CompressConfig, values)
+    config = load_config(CompressConfig, values, overrides)
     with open_journey() as journey:
         result = journey.compress(config)
     print_result(

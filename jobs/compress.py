@@ -23,9 +23,10 @@ from mulm.model.microlm import MicroLM
 from mulm.model.prune import prune_model
 from mulm.model.quantize import Bits
 from mulm.model.quantized import Quantization, QuantizedMicroLM
-from mulm.model.stored import load_model, require_whole, store_model
+from mulm.model.stored import TOKENIZER, WEIGHTS, load_model, require_whole, store_model
 from mulm.refs import parse_ref
 from mulm.train.device import choose_device
+from mulm.train.loss import sum_cross_entropy
 
 _BYTES_PER_BF16 = 2
 _MAX_SAMPLE_SEQ_LEN = 512
@@ -62,7 +63,7 @@ def compress(context: JobContext, config: CompressConfig) -> dict[str, Any]:
         "source": version.ref,
         "to": config.format,
         "parameters": int(manifest.counts["parameters"]),
-        "size_bytes": manifest.blob("model.safetensors").size_bytes,
+        "size_bytes": manifest.blob(WEIGHTS).size_bytes,
         "share": round(_share(config, source, manifest), 4),
     }
 
@@ -72,7 +73,7 @@ def _share(config: CompressConfig, source: Manifest, smaller: Manifest) -> float
     n_parameters = int(source.counts["parameters"])
     if config.format == "pruned":
         return int(smaller.counts["parameters"]) / n_parameters
-    return smaller.blob("model.safetensors").size_bytes / (_BYTES_PER_BF16 * n_parameters)
+    return smaller.blob(WEIGHTS).size_bytes / (_BYTES_PER_BF16 * n_parameters)
 
 
 def _quantize(context: JobContext, bits: Bits, source: Manifest) -> MicroLM:
@@ -82,6 +83,7 @@ def _quantize(context: JobContext, bits: Bits, source: Manifest) -> MicroLM:
 
 
 def _prune(context: JobContext, config: CompressConfig, source: Manifest) -> MicroLM:
+    assert config.keep is not None, "a config for `pruned` has its defaults filled in"
     device, reason = choose_device(config.device)
     context.emit("log", text=f"device {device}: {reason}")
     model = load_model(context.store, source, torch.device(device))
@@ -90,7 +92,7 @@ def _prune(context: JobContext, config: CompressConfig, source: Manifest) -> Mic
     def tell(done: int, total: int) -> None:
         context.emit("progress", stage="prune", done=done, total=total, unit="shapes")
 
-    pruned = prune_model(model, batches, config.kept_share, tell)
+    pruned = prune_model(model, batches, sum_cross_entropy, config.keep, tell)
     for shape, loss in pruned.losses:
         context.emit(
             "log",
@@ -113,6 +115,7 @@ def _sample(
     trained = int(source.config.get("seq_len", _MAX_SAMPLE_SEQ_LEN))
     seq_len = min(trained, max_seq_len, _MAX_SAMPLE_SEQ_LEN)
     loader = TokenLoader(context.store, dataset, seq_len=seq_len)
+    assert config.sample_tokens is not None
     n_rows = max(1, min(loader.n_windows, config.sample_tokens // seq_len))
     x_BT, y_BT = loader.batch(0, n_rows)
     return list(zip(torch.split(x_BT, 8), torch.split(y_BT, 8), strict=True))
@@ -121,13 +124,15 @@ def _sample(
 def _store(
     context: JobContext, config: CompressConfig, source: Manifest, smaller: MicroLM
 ) -> Manifest:
-    asked = config.model_dump(mode="json", include={"to", "keep", "sample_tokens"})
+    asked = config.model_dump(
+        mode="json", include={"to", "keep", "sample_tokens"}, exclude_none=True
+    )
     # The dataset stays a parent: evaluation finds its held-out text there.
     parents = {role: id_ for role, id_ in source.parents.items() if role == "dataset"}
     return store_model(
         context.store,
         smaller,
-        context.store.read(source.blob("tokenizer.json")),
+        context.store.read(source.blob(TOKENIZER)),
         source.tokenizer_fingerprint or "",
         config={**source.config, "compress": asked},
         parents={**parents, "model": source.id},

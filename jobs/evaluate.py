@@ -19,7 +19,7 @@ from mulm.eval.compression import bits_per_byte, xz_bits_per_byte
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.gate import judge
 from mulm.manifest import Manifest
-from mulm.model.stored import load_model, model_config
+from mulm.model.stored import load_ready_model, model_config
 from mulm.refs import parse_ref
 from mulm.train.device import DTYPES, choose_device, choose_precision
 
@@ -45,7 +45,7 @@ def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
     dataset = _dataset(context, config, manifest)
     device, _ = choose_device(config.device)
     precision, _ = choose_precision("auto", device)
-    model = load_model(context.store, manifest, torch.device(device))
+    model = load_ready_model(context.store, manifest, torch.device(device))
     seq_len = config.seq_len or _trained_seq_len(context, manifest)
     bits = bits_per_byte(
         model,

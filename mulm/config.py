@@ -30,15 +30,17 @@ class Frozen(BaseModel):
 C = TypeVar("C", bound=Frozen)
 
 
-def load_config(schema: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
-    """Read a YAML or JSON file, apply `key.path=value` overrides, validate.
+def load_config(
+    schema: type[C], source: Path | Mapping[str, Any] | None, overrides: Sequence[str] = ()
+) -> C:
+    """Read a YAML or JSON file, or take values; apply `key.path=value` overrides, validate.
 
     Raises:
         NotFoundError: no such file.
         UnknownNameError: an unknown key; the hint names the nearest known one.
         ConfigError: anything else that does not fit the schema.
     """
-    values = read_mapping(path) if path else {}
+    values = read_mapping(source) if isinstance(source, Path) else dict(source or {})
     for override in overrides:
         _apply(values, override)
     return parse_config(schema, values)

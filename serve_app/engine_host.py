@@ -127,15 +127,16 @@ def open_from_store(args: AppArgs) -> tuple[str, Any]:
 
     from actors.ledger_host import connect_facts
     from mulm.home import Home
-    from mulm.model.stored import load_model
+    from mulm.model.stored import load_ready_model
     from mulm.store import Store
 
     torch.set_num_threads(args.n_threads)
     store = Store(Home.from_env().store)
     manifest = store.load(connect_facts().resolve("model", args.ref).manifest_id)
     device = torch.device(_device(args.device, torch.cuda.is_available()))
-    model = load_model(store, manifest, device, getattr(torch, _dtype(args.dtype, device.type)))
-    model.eval()
+    model = load_ready_model(
+        store, manifest, device, getattr(torch, _dtype(args.dtype, device.type))
+    )
     return manifest.id, model
 
 

@@ -3,7 +3,7 @@
 Called by the training loop (validation) and by `jobs.evaluate`. Bits per byte do not depend
 on the tokenizer, so models with different tokenizers, and compressors, can be compared.
 Invariant: every token of the text but the first separator is a target exactly once.
-Shape letters: B rows, T tokens.
+Shape letters: B rows, T tokens, N tokens of a batch, C of a chunk, D d_model.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mulm.data.loader import IGNORED_TARGET, TokenLoader
 from mulm.errors import DataError, TrainingDivergedError
 from mulm.manifest import Manifest
 from mulm.model.compute import Compute
 from mulm.model.microlm import MicroLM
+from mulm.model.quantized import QuantizedMicroLM
 from mulm.store import Store
 from mulm.train.loss import sum_cross_entropy
+from mulm.train.memory import LOSS_CHUNK_TOKENS
 
 Batch = tuple[Tensor, Tensor]
 
@@ -81,13 +84,26 @@ def sum_nats(model: MicroLM, batches: Iterable[Batch], dtype: torch.dtype) -> fl
     total = 0.0
     for x_BT, y_BT in batches:
         x_BT, y_BT = x_BT.to(model.device), y_BT.to(model.device)
-        hidden_BTD = model(x_BT, Compute(dtype))
-        total += float(
-            sum_cross_entropy(
-                hidden_BTD.flatten(0, 1), model.output_weight_VD, y_BT.flatten(), dtype
+        hidden_ND = model(x_BT, Compute(dtype)).flatten(0, 1)
+        total += _nats(model, hidden_ND, y_BT.flatten(), dtype)
+    return total
+
+
+def _nats(model: MicroLM, hidden_ND: Tensor, targets_N: Tensor, dtype: torch.dtype) -> float:
+    """Of a quantised model with the very logits that it serves."""
+    if not isinstance(model, QuantizedMicroLM):
+        return float(sum_cross_entropy(hidden_ND, model.output_weight_VD, targets_N, dtype))
+    n_rows = LOSS_CHUNK_TOKENS[hidden_ND.device.type]
+    chunks = zip(torch.split(hidden_ND, n_rows), torch.split(targets_N, n_rows), strict=True)
+    return sum(
+        float(
+            functional.cross_entropy(
+                model.logits(hidden_CD).float(), targets_C,
+                ignore_index=IGNORED_TARGET, reduction="sum",
             )
         )
-    return total
+        for hidden_CD, targets_C in chunks
+    )  # fmt: skip
 
 
 def with_context(batches: Iterable[Batch], n_context: int) -> Iterator[Batch]:

@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from mulm.model.config import AttentionKernel
+from mulm.model.config import ATTENTION_TILE_TOKENS, AttentionKernel
 
-TILE_TOKENS = 64
-"""Queries of a tile; smaller tiles waste less above the diagonal, larger ones multiply faster."""
 LONGEST_PLAIN_ROW = 1024
 
 
@@ -104,6 +103,7 @@ class _PlainAttention(torch.autograd.Function):
         return mixed_BTNH
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         q_XGTH, k_XTH, v_XTH, mixed_BTNH, *weights = ctx.saved_tensors
         (grad_BTNH,) = grad_outputs
@@ -137,12 +137,12 @@ class _Tile:
 
 def _tiles(n_tokens: int, documents_BT: Tensor | None) -> Iterator[_Tile]:
     """Keys before the oldest document that a tile's first queries belong to are passed over."""
-    for start in range(0, n_tokens, TILE_TOKENS):
+    for start in range(0, n_tokens, ATTENTION_TILE_TOKENS):
         first_key = 0
         if documents_BT is not None:
             is_seen_T = (documents_BT == documents_BT[:, start : start + 1]).any(dim=0)
             first_key = int(is_seen_T.to(torch.uint8).argmax())
-        yield _Tile(first_key, start, min(n_tokens, start + TILE_TOKENS))
+        yield _Tile(first_key, start, min(n_tokens, start + ATTENTION_TILE_TOKENS))
 
 
 def _softmax(

@@ -16,6 +16,9 @@ from mulm.config import Frozen
 Count = Annotated[int, Field(ge=1)]
 AttentionKernel = Literal["auto", "plain", "sdpa"]
 """How attention over whole rows is computed; see `mulm.model.attention`."""
+ATTENTION_TILE_TOKENS = 64
+"""Queries of a tile of the plain kernel: smaller tiles waste less above the diagonal, larger ones
+multiply faster."""
 
 
 class LinearRope(Frozen):
@@ -80,11 +83,17 @@ class MicroLMConfig(Frozen):
         return self.model_dump(exclude_none=True)
 
     @property
+    def block_matrices(self) -> list[tuple[int, int]]:
+        """Rows and columns of a block's matrices: q, k, v, out, gate, up, down."""
+        d, q, r = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+        return [(q, d), (r, d), (r, d), (d, q), (self.d_ff, d), (self.d_ff, d), (d, self.d_ff)]
+
+    @property
     def n_block_parameters(self) -> int:
         """Parameters of one transformer block."""
-        attention = 2 * self.d_model * self.d_head * (self.n_heads + self.n_kv_heads)
+        matrices = sum(rows * columns for rows, columns in self.block_matrices)
         norms = 2 * self.d_model + (2 * self.d_head if self.qk_norm else 0)
-        return attention + 3 * self.d_model * self.d_ff + norms
+        return matrices + norms
 
     @property
     def n_parameters(self) -> int:

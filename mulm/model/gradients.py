@@ -1,7 +1,7 @@
 """Parts of a block whose gradients are written by hand, so that less is kept between the ways.
 
 Called by `layers` in training. Invariant: values and gradients are those of the plain expression,
-up to rounding. Nothing can be differentiated twice.
+up to rounding. Differentiating twice is an error.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -47,6 +48,7 @@ class _RMSNorm(torch.autograd.Function):
         return unit_XD.mul_(gain_D.to(x_XD.dtype))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x_XD, gain_D, scale_X1 = ctx.saved_tensors
         (grad_XD,) = grad_outputs
@@ -69,6 +71,7 @@ class _GatedSilu(torch.autograd.Function):
         return functional.silu(gate_BTF).mul_(up_BTF)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         gate_BTF, up_BTF = ctx.saved_tensors
         (grad_BTF,) = grad_outputs

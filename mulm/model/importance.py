@@ -9,7 +9,7 @@ Shape letters: B rows, T tokens, D d_model, N heads, K kv heads, H d_head, F d_f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from mulm.model.microlm import MicroLM
-from mulm.train.loss import sum_cross_entropy
 
 Batch = tuple[Tensor, Tensor]
 """x_BT and y_BT as from `TokenLoader`."""
+SumLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(hidden_ND, output_weight_VD, targets_N) -> nats; differentiable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +37,28 @@ class Importance:
     """(F) for each layer."""
 
 
-def measure_importance(model: MicroLM, batches: Sequence[Batch]) -> Importance:
+def measure_importance(model: MicroLM, batches: Sequence[Batch], sum_loss: SumLoss) -> Importance:
     """Run the batches once for each layer and once with gradients."""
-    full = mean_loss(model, batches)
+    full = mean_loss(model, batches, sum_loss)
     layers = []
     for layer in range(model.config.n_layers):
         with _without(model, layer):
-            layers.append(mean_loss(model, batches) - full)
-    gates = _gate_worths(model, batches)
+            layers.append(mean_loss(model, batches, sum_loss) - full)
+    gates = _gate_worths(model, batches, sum_loss)
     return Importance(tuple(layers), tuple(gates[0::2]), tuple(gates[1::2]))
 
 
 @torch.no_grad()
-def mean_loss(model: MicroLM, batches: Sequence[Batch]) -> float:
+def mean_loss(model: MicroLM, batches: Sequence[Batch], sum_loss: SumLoss) -> float:
     """Nats per target."""
     n_targets = sum(int((y_BT >= 0).sum()) for _, y_BT in batches)
-    return sum(float(_loss(model, batch)) for batch in batches) / max(1, n_targets)
+    return sum(float(_loss(model, batch, sum_loss)) for batch in batches) / max(1, n_targets)
 
 
-def _loss(model: MicroLM, batch: Batch) -> Tensor:
+def _loss(model: MicroLM, batch: Batch, sum_loss: SumLoss) -> Tensor:
     x_BT, y_BT = (tensor.to(model.device) for tensor in batch)
     hidden_ND = model(x_BT).flatten(0, 1)
-    return sum_cross_entropy(hidden_ND, model.output_weight_VD, y_BT.flatten())
+    return sum_loss(hidden_ND, model.output_weight_VD, y_BT.flatten())
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def _without(model: MicroLM, layer: int) -> Iterator[None]:
         model.blocks = blocks
 
 
-def _gate_worths(model: MicroLM, batches: Sequence[Batch]) -> list[Tensor]:
+def _gate_worths(model: MicroLM, batches: Sequence[Batch], sum_loss: SumLoss) -> list[Tensor]:
     """For each layer in turn: (K) of its kv heads, then (F) of its feed-forward units."""
     config, device = model.config, model.device
     sizes = [config.n_kv_heads, config.d_ff] * config.n_layers
@@ -83,7 +84,7 @@ def _gate_worths(model: MicroLM, batches: Sequence[Batch]) -> list[Tensor]:
     try:
         for x_BT, y_BT in batches:
             for row in zip(torch.split(x_BT, 1), torch.split(y_BT, 1), strict=True):
-                gradients = torch.autograd.grad(_loss(model, row), gates)
+                gradients = torch.autograd.grad(_loss(model, row, sum_loss), gates)
                 for worth, gradient in zip(worths, gradients, strict=True):
                     worth += gradient**2
     finally:

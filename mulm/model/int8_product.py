@@ -1,7 +1,7 @@
 """The product with an int8 matrix on a CPU: activations rounded to 8 bits too, each row by itself.
 
-Called by quantised layers. Invariant: sums are integers and so exact; what a row gives depends on
-no other row, so a sequence gets the same numbers in any batch.
+Packed by quantised models, called by their layers. Invariant: sums are integers and so exact; what
+a row gives depends on no other row, so a sequence gets the same numbers in any batch.
 Shape letters: X any leading dimensions, R all rows, I inputs, O outputs.
 """
 
@@ -29,20 +29,28 @@ def can_multiply(device: torch.device, capabilities: Mapping[str, object] | None
     return device.type == "cpu" and bool(found.get("avx512_vnni")) and has_kernel
 
 
+def ignore_warning() -> None:
+    """Have torch's one warning about its old quantised tensors filtered, for good.
+
+    No `catch_warnings` around the packing: that puts back the filters of the whole process, which
+    other threads may have changed since.
+    """
+    warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
+
+
 class Int8Product:
     """`x @ weight.T` for one matrix, which is copied into the kernel's own order of bytes.
 
     Of the ways that torch 2.13 has, FBGEMM's was the fastest at one and at eight rows
-    (docs/log.md); its packing takes torch's old quantised tensors, hence the warning.
+    (docs/log.md); its packing takes torch's old quantised tensors, of which torch
+    warns; `ignore_warning` has that filtered.
     """
 
     def __init__(self, matrix: Int8Matrix) -> None:
         zeros_O = torch.zeros(len(matrix.scale_O), dtype=torch.int64)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
-            weight = torch._make_per_channel_quantized_tensor(
-                matrix.codes_OI, matrix.scale_O.double(), zeros_O, 0
-            )
+        weight = torch._make_per_channel_quantized_tensor(
+            matrix.codes_OI, matrix.scale_O.double(), zeros_O, 0
+        )
         self._packed = torch.ops.quantized.linear_prepack(weight, None)
         self._multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
@@ -58,11 +66,3 @@ def largest(x_XI: Tensor) -> Tensor:
     """The largest magnitude of each row, kept as a dimension; never zero."""
     norm_X1: Tensor = torch.linalg.vector_norm(x_XI, torch.inf, -1, keepdim=True)
     return norm_X1.clamp_(min=_TINY)
-
-
-def multiply_plainly(x_XI: Tensor, matrix: Int8Matrix) -> Tensor:
-    """The same in plain torch, in fp64 so that the sums are exact: the reference."""
-    largest_X1 = largest(x_XI.double())
-    rounded_XI = (x_XI.double() / largest_X1 * 127).round()
-    sums_XO = rounded_XI @ matrix.codes_OI.double().T
-    return (sums_XO * matrix.scale_O.double() * (largest_X1 / 127)).to(x_XI.dtype)

@@ -6,7 +6,6 @@ Invariant: names and shapes of the tensors are those of the config, under our na
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,16 +13,15 @@ from typing import Any
 
 import torch
 
-from mulm import __version__
-from mulm.config import canonical_json, parse_config
+from mulm.config import canonical_json
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import CorruptError
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.safetensors_file import TensorFiles, safetensors_stream
-from mulm.model.stored import require_whole
-from mulm.model.weights import tensor_bytes
+from mulm.model.stored import CONFIG, TOKENIZER, WEIGHTS, model_config, require_whole, save_version
+from mulm.model.weights import Shapes, require_fit, shapes, tensor_bytes
 from mulm.store import Store
 
 CARD = "README.md"
@@ -66,10 +64,10 @@ def open_model_files(store: Store, manifest: Manifest) -> ModelFiles:
         ConflictError: its weights are quantised.
     """
     require_whole(store, manifest, manifest.id)
-    config = parse_config(MicroLMConfig, json.loads(store.read(manifest.blob("config.json"))))
-    tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
+    config = model_config(store, manifest)
+    tokenizer = Tokenizer.from_bytes(store.read(manifest.blob(TOKENIZER)))
     tokenizer.require(manifest.tokenizer_fingerprint, manifest.id)
-    tensors = TensorFiles([store.path(manifest.blob("model.safetensors"))])
+    tensors = TensorFiles([store.path(manifest.blob(WEIGHTS))])
     return checked(ModelFiles(config, tokenizer, tensors), manifest.id)
 
 
@@ -79,24 +77,26 @@ def checked(files: ModelFiles, what: str) -> ModelFiles:
     Raises:
         CorruptError: they do not fit.
     """
-    have = {name: spec.shape for name, spec in files.tensors.specs.items()}
-    want = expected_shapes(files.config)
-    wrong = sorted(n for n in have.keys() | want.keys() if have.get(n) != want.get(n))
-    reason = f"{wrong[0]!r} does not fit its config" if wrong else ""
-    if files.tokenizer.vocab_size > files.config.vocab_size:
+    try:
         n_ids = files.tokenizer.vocab_size
-        reason = f"the tokenizer has {n_ids} ids, the model {files.config.vocab_size}"
-    if reason:
+        if n_ids > files.config.vocab_size:
+            raise CorruptError(
+                f"the tokenizer of {what} does not fit its config:"
+                f" it has {n_ids} ids, the model {files.config.vocab_size}",
+                hint="take both from the same version",
+            )
+        require_fit(shapes(files.tensors.specs), expected_shapes(files.config), what)
+    except CorruptError:
         files.tensors.__exit__(None, None, None)
-        raise CorruptError(f"the weights of {what} are not usable: {reason}")
+        raise
     return files
 
 
-def expected_shapes(config: MicroLMConfig) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: MicroLMConfig) -> Shapes:
     """The shape of every tensor of a model of that config."""
     with torch.device("meta"):
         model = MicroLM(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return shapes(model.state_dict())
 
 
 def store_model_files(
@@ -116,19 +116,13 @@ def store_model_files(
     specs = dict(sorted(files.tensors.specs.items()))
     store.require_space(sum(spec.size_bytes for spec in specs.values()))
     blobs = [
-        store.put("config.json", canonical_json(files.config.to_stored())),
-        store.put_stream("model.safetensors", safetensors_stream(specs, files.tensor_data)),
-        store.put("tokenizer.json", files.tokenizer.to_bytes()),
+        store.put(CONFIG, canonical_json(files.config.to_stored())),
+        store.put_stream(WEIGHTS, safetensors_stream(specs, files.tensor_data)),
+        store.put(TOKENIZER, files.tokenizer.to_bytes()),
     ]
-    manifest = Manifest(
-        kind="model",
-        code_version=__version__,
-        config=dict(config),
-        parents=dict(parents or {}),
-        tokenizer_fingerprint=files.tokenizer.fingerprint,
-        licences=licences,
-        counts={"parameters": files.config.n_parameters},
-        blobs=(*blobs, *([store.put(CARD, card)] if card is not None else [])),
-    )
-    store.save(manifest)
-    return manifest
+    if card is not None:
+        blobs.append(store.put(CARD, card))
+    return save_version(
+        store, files.config, blobs, files.tokenizer.fingerprint,
+        config=config, parents=parents or {}, licences=licences,
+    )  # fmt: skip

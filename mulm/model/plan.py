@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mulm.model import int4_layout
 from mulm.model.config import MicroLMConfig
 
-INT4_GROUP = 16
-"""Weights that share a 4-bit multiplier."""
 GGUF_BLOCK = 32
 _GGUF_BLOCK_BYTES = {"gguf Q8_0": 34, "gguf Q4_0": 18}
 
@@ -46,44 +45,31 @@ def sizes(shape: MicroLMConfig) -> Sizes:
     )
 
 
-def matrices(shape: MicroLMConfig) -> list[tuple[int, int]]:
-    """Rows and columns of a block's matrices: q, k, v, out, gate, up, down."""
-    d, q, r = shape.d_model, shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-    return [(q, d), (r, d), (r, d), (d, q), (shape.d_ff, d), (shape.d_ff, d), (d, shape.d_ff)]
-
-
 def _outer(shape: MicroLMConfig) -> tuple[int, int]:
     """Rows and columns of the embedding, and of the output weights that may be apart from it."""
     return shape.vocab_size * (1 if shape.tie_embeddings else 2), shape.d_model
 
 
 def _n_gains(shape: MicroLMConfig) -> int:
-    blocks = shape.n_layers * sum(rows * columns for rows, columns in matrices(shape))
+    blocks = shape.n_layers * sum(rows * columns for rows, columns in shape.block_matrices)
     rows, columns = _outer(shape)
     return shape.n_parameters - blocks - rows * columns
 
 
 def _quantized_bytes(shape: MicroLMConfig, *, is_int4: bool) -> int:
-    """A fp32 scale per row; the embedding in 8 bits; gains in fp32."""
-    rows, columns = _outer(shape)
-    outer = rows * (columns + 4)
-    blocks = sum(
-        rows * ((_int4_row_bytes(columns) if is_int4 else columns) + 4)
-        for rows, columns in matrices(shape)
-    )
-    return outer + shape.n_layers * blocks + 4 * _n_gains(shape)
+    """A fp32 scale per row; gains in fp32."""
 
+    def matrix_bytes(rows: int, columns: int) -> int:
+        return rows * ((int4_layout.row_bytes(columns) if is_int4 else columns) + 4)
 
-def _int4_row_bytes(n_columns: int) -> int:
-    """Two codes a byte and two multipliers a byte, filled up to whole pairs of groups."""
-    padded = -(-n_columns // (2 * INT4_GROUP)) * 2 * INT4_GROUP
-    return padded // 2 + padded // INT4_GROUP // 2
+    blocks = sum(matrix_bytes(*matrix) for matrix in shape.block_matrices)
+    return matrix_bytes(*_outer(shape)) + shape.n_layers * blocks + 4 * _n_gains(shape)
 
 
 def _gguf_bytes(shape: MicroLMConfig, kind: str) -> int:
     """Gains in F32; of Q4_0 the embedding in Q8_0, where every token passes."""
     outer_kind = "gguf Q8_0" if kind == "gguf Q4_0" else kind
-    blocks = sum(_gguf_matrix(matrix, kind) for matrix in matrices(shape))
+    blocks = sum(_gguf_matrix(matrix, kind) for matrix in shape.block_matrices)
     return shape.n_layers * blocks + _gguf_matrix(_outer(shape), outer_kind) + 4 * _n_gains(shape)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mulm.errors import ConfigError
 from mulm.model.config import MicroLMConfig
-from mulm.model.importance import Batch, Importance, mean_loss, measure_importance
+from mulm.model.importance import Batch, Importance, SumLoss, mean_loss, measure_importance
 from mulm.model.microlm import MicroLM
 
 _WIDTH_STEP = 16
@@ -36,6 +36,7 @@ class Pruned:
 def prune_model(
     model: MicroLM,
     batches: Sequence[Batch],
+    sum_loss: SumLoss,
     keep: float,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Pruned:
@@ -45,11 +46,11 @@ def prune_model(
         ConfigError: no shape is that small: the embeddings stay.
     """
     shapes = candidate_shapes(model.config, keep)
-    importance = measure_importance(model, batches)
+    importance = measure_importance(model, batches, sum_loss)
     best, best_loss, losses = model, float("inf"), []
     for done, shape in enumerate(shapes, start=1):
         smaller = cut(model, shape, importance)
-        loss = mean_loss(smaller, batches)
+        loss = mean_loss(smaller, batches, sum_loss)
         losses.append((shape, loss))
         if loss < best_loss:
             best, best_loss = smaller, loss

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from mulm.errors import DataError
+from mulm.model.int4_layout import GROUP, padded
 
 Bits = Literal["int8", "int4"]
 
-GROUP: Literal[16] = 16
-"""Weights that share a multiplier; docs/log.md compares other sizes."""
 _MAX_MULTIPLIER = 16
 _CHUNK_WEIGHTS = 1 << 20
 
@@ -91,11 +90,6 @@ def expand_int4(matrix: Int4Matrix, n_inputs: int) -> Int8Matrix:
 def dequantize(matrix: Int8Matrix) -> Tensor:
     """The weights (O, I), fp32."""
     return matrix.codes_OI.float().mul_(matrix.scale_O[:, None])
-
-
-def padded(n_inputs: int) -> int:
-    """Inputs filled up so that groups come in pairs and share bytes."""
-    return -(-n_inputs // (2 * GROUP)) * 2 * GROUP
 
 
 def _checked(weight_OI: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 """The µLM with quantised matrices: for inference only.
 
 Made by compression from a trained model, and by `mulm.model.stored` from a file. Invariant: it
-takes the place of a `MicroLM` in the engine and in evaluation; norms stay as they are. A matrix
-keeps its stored form until it is first multiplied with; where bytes multiply fast (see
-`int8_product`) it is then repacked one byte a weight, elsewhere weights are expanded at each use.
+takes the place of a `MicroLM` in the engine and in evaluation; norms stay as they are. Matrices
+keep their stored form, expanded at each use, until `pack`: where bytes multiply fast (see
+`int8_product`) they are then copied one byte a weight. A packed model is used where it is: to store
+or move it is a bug.
 Shape letters: X any leading dimensions, D d_model, V vocabulary, O outputs, I inputs, P bytes
 with two 4-bit numbers.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +20,15 @@ from torch.nn import functional
 
 from mulm.config import Frozen
 from mulm.model.config import MicroLMConfig
-from mulm.model.int8_product import Int8Product, can_multiply
+from mulm.model.int4_layout import GROUP, padded
+from mulm.model.int8_product import Int8Product, can_multiply, ignore_warning
 from mulm.model.microlm import MicroLM
 from mulm.model.quantize import (
-    GROUP,
     Bits,
     Int4Matrix,
     Int8Matrix,
     dequantize,
     expand_int4,
-    padded,
     quantize_int4,
     quantize_int8,
 )
@@ -92,13 +93,33 @@ class QuantizedMatrix(nn.Module):
 
     def product(self, x_XI: Tensor) -> Tensor:
         """`x @ weight.T`, (X, O)."""
-        if self._product is None and can_multiply(x_XI.device):
-            self._product = Int8Product(self._matrix(slice(None)))
-            if not self._keeps_rows:
-                self.codes = self.codes.new_empty(0)
         if self._product is not None:
             return self._product(x_XI)
         return functional.linear(x_XI, self.weight.to(x_XI.dtype))
+
+    def pack(self) -> None:
+        """Multiply bytes from now on; give up the stored form unless single rows are read from it.
+
+        Only where `can_multiply`; doing it twice is harmless.
+        """
+        if self._product is not None:
+            return
+        self._product = Int8Product(self._matrix(slice(None)))
+        if not self._keeps_rows:
+            for name in {"codes", "multipliers"} & self._buffers.keys():
+                setattr(self, name, getattr(self, name).new_empty(0))
+
+    def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
+        self._require_stored_form()
+        super()._save_to_state_dict(*args, **options)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._require_stored_form()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _require_stored_form(self) -> None:
+        assert self._product is None, "a packed model is neither stored nor moved: load it again"
 
     def _matrix(self, rows: Tensor | slice) -> Int8Matrix:
         assert len(self.codes), "the stored form was given up for a faster one"
@@ -175,6 +196,22 @@ class QuantizedMicroLM(MicroLM):
         for name, parameter in quantized.named_parameters():
             parameter.copy_(weights[name])
         return quantized
+
+    def pack(self) -> None:
+        """Make ready for much computing: each matrix in the form that this machine is fastest with.
+
+        Elsewhere than on a CPU that multiplies bytes the model stays as it is. One matrix at a time
+        is there twice; an int4 matrix then takes a byte a weight.
+        """
+        if not can_multiply(self.device):
+            return
+        ignore_warning()
+        for module in self.modules():
+            if isinstance(module, QuantizedLinear):
+                module.pack()
+        if self.config.tie_embeddings:
+            assert isinstance(self.embedding, QuantizedEmbedding)
+            self.embedding.pack()
 
     @property
     def device(self) -> torch.device:

@@ -1,12 +1,16 @@
 """Safetensors files a tensor at a time: read lazily, written as a stream.
 
 Used where a model need not fit into memory: export, import, the store. Invariants: reading runs
-no code; a header that does not fit its file is an error before any tensor is read.
+no code; a header that does not fit its file is an error before any tensor is read; reading takes
+the memory of one tensor, and none where it goes into its target directly.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +20,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mulm.errors import CorruptError, DataError
@@ -30,6 +33,7 @@ FORMAT_DTYPES = {
     torch.uint8: "U8",
 }
 _DTYPES = {name: dtype for dtype, name in FORMAT_DTYPES.items()}
+_MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,19 @@ class TensorSpec:
         return prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a file."""
+
+    spec: TensorSpec
+    start: int
+    """In bytes from the start of the file."""
+
+
 class TensorFiles:
     """The tensors of one or more safetensors files, under names of one's own.
 
-    A context manager: the files stay open, mapped into memory, until it ends.
+    A context manager: the files stay open until it ends.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -59,7 +72,8 @@ class TensorFiles:
             DataError: it has numbers of a type that we do not read.
         """
         self._stack = ExitStack()
-        self._file_by_name: dict[str, Any] = {}
+        weakref.finalize(self, self._stack.close)
+        self._place_by_name: dict[str, tuple[int, StoredTensor]] = {}
         self._stored_name: dict[str, str] = {}
         self.specs: dict[str, TensorSpec] = {}
         try:
@@ -85,28 +99,100 @@ class TensorFiles:
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU."""
-        stored = self._stored_name[name]
-        tensor: Tensor = self._file_by_name[stored].get_tensor(stored)
+        spec = self.specs[name]
+        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        self.read_into(name, tensor)
         return tensor
 
+    @torch.no_grad()
+    def read_into(self, name: str, target: Tensor) -> None:
+        """One tensor into another of its shape, converted to that one's type and device.
+
+        Raises:
+            CorruptError: the file has become shorter.
+        """
+        descriptor, stored = self._place_by_name[self._stored_name[name]]
+        has_its_bytes = target.dtype == stored.spec.dtype and target.is_contiguous()
+        if target.device.type == "cpu" and has_its_bytes:
+            _read_bytes(descriptor, stored, target)
+        else:
+            target.copy_(self.read(name))
+
     def _open(self, path: Path) -> None:
-        try:
-            file = self._stack.enter_context(safe_open(path, framework="pt"))
-        except (SafetensorError, OSError) as error:
-            raise CorruptError(
-                f"{path.name} is not a whole safetensors file: {error}",
-                hint="fetch or export it again",
-            ) from None
-        for name in file.keys():  # noqa: SIM118 - no mapping
-            part = file.get_slice(name)
-            if part.get_dtype() not in _DTYPES:
-                raise DataError(
-                    f"{path.name} holds {name!r} as {part.get_dtype()}, which µLM does not read",
-                    hint=f"what works: {', '.join(_DTYPES)}",
-                )
-            self._file_by_name[name] = file
+        tensors = read_header(path)
+        descriptor = os.open(path, os.O_RDONLY)
+        self._stack.callback(os.close, descriptor)
+        for name, stored in tensors.items():
+            self._place_by_name[name] = descriptor, stored
             self._stored_name[name] = name
-            self.specs[name] = TensorSpec(_DTYPES[part.get_dtype()], tuple(part.get_shape()))
+            self.specs[name] = stored.spec
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """All tensors of a safetensors file by name.
+
+    Raises:
+        CorruptError: it is no such file, or is cut short.
+        DataError: it has numbers of a type that we do not read.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            entries = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
+        entries.pop("__metadata__", None)
+        tensors = {n: _entry(path, n, values, 8 + length) for n, values in entries.items()}
+        _require_full(tensors.values(), 8 + length, path.stat().st_size)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise CorruptError(
+            f"{path.name} is not a whole safetensors file: {error}",
+            hint="fetch or export it again",
+        ) from None
+    return tensors
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name stands twice in its header")
+    return values
+
+
+def _entry(path: Path, name: str, values: Mapping[str, Any], data_start: int) -> StoredTensor:
+    if values["dtype"] not in _DTYPES:
+        raise DataError(
+            f"{path.name} holds {name!r} as {values['dtype']}, which µLM does not read",
+            hint=f"what works: {', '.join(_DTYPES)}",
+        )
+    begin, end = values["data_offsets"]
+    spec = TensorSpec(_DTYPES[values["dtype"]], tuple(values["shape"]))
+    if not all(type(n) is int and n >= 0 for n in (begin, end, *spec.shape)):
+        raise ValueError(f"the shape or place of {name!r} is none")
+    if end - begin != spec.size_bytes:
+        raise ValueError(f"the place of {name!r} does not fit its shape")
+    return StoredTensor(spec, data_start + begin)
+
+
+def _require_full(tensors: Iterable[StoredTensor], start: int, end: int) -> None:
+    """Data follow one another from `start` to `end` without a gap."""
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.spec.size_bytes)):
+        if tensor.start != start:
+            raise ValueError("its data have gaps or overlap")
+        start += tensor.spec.size_bytes
+    if start != end:
+        raise ValueError(f"it has {end} bytes, its header tells of {start}")
+
+
+def _read_bytes(descriptor: int, stored: StoredTensor, target: Tensor) -> None:
+    size_bytes = stored.spec.size_bytes
+    view = memoryview((ctypes.c_char * size_bytes).from_address(target.data_ptr()))
+    done = 0
+    while done < size_bytes:
+        n_read = os.preadv(descriptor, [view[done:]], stored.start + done)
+        if not n_read:
+            raise CorruptError("a safetensors file ends too early", hint="fetch or export it again")
+        done += n_read
 
 
 def safetensors_header(

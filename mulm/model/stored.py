@@ -7,7 +7,7 @@ back was checked against its SHA-256 and fits its shape; reading runs no code.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,14 +15,16 @@ import torch
 from mulm import __version__
 from mulm.config import canonical_json, parse_config
 from mulm.errors import ConflictError
-from mulm.manifest import Manifest
+from mulm.manifest import BlobEntry, Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import Quantization, QuantizedMicroLM
-from mulm.model.weights import tensors_to_bytes
-from mulm.model.weights_file import load_file
+from mulm.model.weights import load_file, tensors_to_bytes
 from mulm.store import Store
 
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
 _QUANTIZATION = "quantization.json"
 
 
@@ -43,13 +45,36 @@ def store_model(
     by role, and `counts` numbers worth knowing, such as steps and tokens.
     """
     files = {
-        "config.json": canonical_json(model.config.to_stored()),
-        "model.safetensors": tensors_to_bytes(model.state_dict()),
-        "tokenizer.json": tokenizer_json,
+        CONFIG: canonical_json(model.config.to_stored()),
+        WEIGHTS: tensors_to_bytes(model.state_dict()),
+        TOKENIZER: tokenizer_json,
     }
     if isinstance(model, QuantizedMicroLM):
         files[_QUANTIZATION] = canonical_json(model.quantization.model_dump())
-    blobs = tuple(store.put(name, content) for name, content in files.items())
+    return save_version(
+        store,
+        model.config,
+        [store.put(name, content) for name, content in files.items()],
+        tokenizer_fingerprint,
+        config=config,
+        parents=parents,
+        licences=licences,
+        counts=counts,
+    )
+
+
+def save_version(
+    store: Store,
+    shape: MicroLMConfig,
+    blobs: Sequence[BlobEntry],
+    tokenizer_fingerprint: str,
+    *,
+    config: Mapping[str, Any],
+    parents: Mapping[str, str],
+    licences: tuple[str, ...] = (),
+    counts: Mapping[str, int | float] | None = None,
+) -> Manifest:
+    """The manifest over files that are in the store already; see `store_model`."""
     manifest = Manifest(
         kind="model",
         code_version=__version__,
@@ -57,8 +82,8 @@ def store_model(
         parents=dict(parents),
         tokenizer_fingerprint=tokenizer_fingerprint,
         licences=licences,
-        counts={"parameters": model.config.n_parameters, **(counts or {})},
-        blobs=blobs,
+        counts={"parameters": shape.n_parameters, **(counts or {})},
+        blobs=tuple(blobs),
     )
     store.save(manifest)
     return manifest
@@ -85,14 +110,30 @@ def load_model(
             model = MicroLM(config).to(dtype)
         model.to_empty(device=device)
         model.restore_tables()
-    path = store.path(manifest.blob("model.safetensors"))
+    path = store.path(manifest.blob(WEIGHTS))
     load_file(path, model.state_dict(), manifest.id)
     return model.eval().requires_grad_(False)
 
 
+def load_ready_model(
+    store: Store,
+    manifest: Manifest,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> MicroLM:
+    """`load_model` for serving and evaluation: quantised matrices are packed where that is faster.
+
+    Such a model computes alike in both; it cannot be stored or moved.
+    """
+    model = load_model(store, manifest, device, dtype)
+    if isinstance(model, QuantizedMicroLM):
+        model.pack()
+    return model
+
+
 def model_config(store: Store, manifest: Manifest) -> MicroLMConfig:
     """The shape of a stored model."""
-    return parse_config(MicroLMConfig, json.loads(store.read(manifest.blob("config.json"))))
+    return parse_config(MicroLMConfig, json.loads(store.read(manifest.blob(CONFIG))))
 
 
 def require_whole(store: Store, manifest: Manifest, what: str) -> None:

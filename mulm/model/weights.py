@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from pathlib import Path
 
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from mulm.errors import CorruptError
-from mulm.model.safetensors_file import TensorSpec, safetensors_stream
+from mulm.model.safetensors_file import TensorFiles, TensorSpec, safetensors_stream
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -41,13 +44,42 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str) -> 
     """Copy weights by name into a model of the same shape.
 
     Raises:
-        CorruptError: names or shapes differ.
+        CorruptError: names or shapes differ; `what` is then named.
     """
-    have = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    want = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if have != want:
-        wrong = sorted(
-            name for name in have.keys() | want.keys() if have.get(name) != want.get(name)
-        )
-        raise CorruptError(f"the weights of {what} do not fit their config: {wrong[0]!r}")
+    require_fit(shapes(weights), shapes(model.state_dict()), what)
     model.load_state_dict(dict(weights))
+
+
+def load_file(path: Path, targets: Mapping[str, Tensor], what: str) -> None:
+    """Fill every target from a safetensors file, converted to the target's type and device.
+
+    Beside the targets there is memory for one tensor at most.
+
+    Raises:
+        CorruptError: the file is damaged, or names or shapes differ; `what` is then named.
+        DataError: it has numbers of a type that we do not read.
+    """
+    with TensorFiles([path]) as files:
+        require_fit(shapes(files.specs), shapes(targets), what)
+        for name, target in targets.items():
+            files.read_into(name, target)
+
+
+def shapes(tensors: Mapping[str, Tensor | TensorSpec]) -> Shapes:
+    """The shape of each."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def require_fit(have: Shapes, want: Shapes, what: str) -> None:
+    """Refuse tensors that are not those that a config asks for.
+
+    Raises:
+        CorruptError: names or shapes differ; `what` has these tensors.
+    """
+    for name in sorted(have.keys() | want.keys()):
+        if have.get(name) != want.get(name):
+            found, wanted = (side.get(name, "missing") for side in (have, want))
+            raise CorruptError(
+                f"the weights of {what} do not fit their config: {name!r} is {found}",
+                hint=f"by the config it is {wanted}; take both from the same version",
+            )

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mulm.data.loader import IGNORED_TARGET
 from mulm.train.memory import LOSS_CHUNK_TOKENS
@@ -85,6 +86,7 @@ class _ChunkedDistillation(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         (scale,) = grad_outputs

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from mulm.model.config import AttentionKernel, MicroLMConfig
+from mulm.model.config import ATTENTION_TILE_TOKENS, AttentionKernel, MicroLMConfig
 from mulm.train.config import STATE_BLOCK, OptimizerConfig, is_coded
 
 USABLE = 0.90
 """Of a card's memory; the rest is the driver's context, the libraries' and the allocator's."""
 LOSS_CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
 """Tokens whose logits are there at once; on a CPU they stay in its cache."""
-ATTENTION_TILE_TOKENS = 64
 PART_NUMBERS = 1 << 22
 """Numbers of a tensor that AdamW moves at once."""
 BATCH_NUMBERS = 1 << 24
@@ -115,9 +114,8 @@ def _weights_bytes(shape: MicroLMConfig) -> int:
 
 
 def _matrix_sizes(shape: MicroLMConfig) -> list[int]:
-    """Numbers in each matrix of a block: q, k, v, out, gate, up, down."""
-    q, r = _widths(shape)
-    return [n * shape.d_model for n in (q, r, r, q, *[shape.d_ff] * 3)]
+    """Numbers in each matrix of a block."""
+    return [rows * columns for rows, columns in shape.block_matrices]
 
 
 def _widths(shape: MicroLMConfig) -> tuple[int, int]:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from mulm.data.loader import TokenLoader
 from mulm.errors import DataError, TrainingDivergedError
+from mulm.eval import compression
 from mulm.eval.compression import (
     bits_per_byte,
     sum_nats,
@@ -17,6 +19,8 @@ from mulm.eval.compression import (
     with_context,
     xz_bits_per_byte,
 )
+from mulm.model.quantize import Bits
+from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.store import Store
 from mulm.testing import tiny_dataset, tiny_model
 
@@ -44,6 +48,22 @@ def test_windows_without_overlap_equal_the_plain_sum(tmp_path: Path) -> None:
     nats = -log_probs.gather(-1, y_BT[..., None]).sum().item()
     measured = bits_per_byte(model, store, dataset, seq_len=63)
     assert measured == pytest.approx(nats / math.log(2) / 64)
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_a_quantised_model_is_judged_by_the_logits_that_it_serves(
+    tmp_path: Path, bits: Bits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(compression.LOSS_CHUNK_TOKENS, "cpu", 20)
+    model = QuantizedMicroLM.of(tiny_model(), Quantization(linear=bits, embedding=bits))
+    model.pack()
+    loader = TokenLoader(Store(tmp_path), tiny_dataset(Store(tmp_path)), "validation", seq_len=16)
+    exact = sum(
+        float(functional.cross_entropy(model.logits(model(x))[0], y[0], reduction="sum"))
+        for x, y in loader.iter_validation(1)
+    )
+    measured = sum_nats(model, loader.iter_validation(2), torch.float32)
+    assert measured == pytest.approx(exact, rel=1e-6)
 
 
 def test_context_is_really_seen(tmp_path: Path) -> None:

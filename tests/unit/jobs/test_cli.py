@@ -83,7 +83,7 @@ def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[st
     assert code == 0, err
     assert json.loads(out)["bits_per_byte"] > 0
 
-    for to, *options in (("int4",), ("pruned", "--keep", "0.8")):
+    for to, *options in (("int4",), ("pruned", "--set", "keep=0.8")):
         code, out, err = run(capsys, "compress", "small", "--to", to, *options, "--json")
         assert code == 0, err
         assert json.loads(out)["model"] == f"small-{to}@1"
@@ -113,6 +113,7 @@ def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[st
         (["compress", "nobody", "--to", "int4"], "not_found", "nobody"),
         (["compress", "nobody", "--to", "itn4"], "unknown_name", "'int4'"),
         (["compress", "nobody", "--to", "int4", "--keep", "0.5"], "config_invalid", "pruned"),
+        (["compress", "nobody", "--to", "pruned", "--set", "kep=1"], "unknown_name", "'keep'"),
         (["compress", "nobody"], "config_invalid", "--to"),
         (["serve", "nobody"], "not_running", "mulm up"),
         (["env"], "not_running", "mulm up"),

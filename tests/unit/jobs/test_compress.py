@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.compress import compress
-from jobs.entry import JobContext
+from jobs.entry import JobContext, run_id_of
 from jobs.evaluate import evaluate
+from jobs.identity import compress_identity
 from mulm.errors import ConfigError, ConflictError, NotFoundError, UnknownNameError
 from mulm.eval.config import EvaluateConfig
 from mulm.home import Home
@@ -69,6 +70,25 @@ def test_a_pruned_model_is_an_ordinary_one(context: JobContext) -> None:
     assert small["model"] == "half-int8@1"
 
 
+def test_what_is_said_or_left_to_the_default_is_the_same_run_and_version(
+    context: JobContext,
+) -> None:
+    facts, store = context.facts, context.store
+    made = set()
+    for values in ({}, {"keep": 0.9, "device": "cpu"}, {"keep": 0.9, "sample_tokens": 16384}):
+        config = CompressConfig.model_validate(
+            {"model": "tiny", "to": "pruned", "keep": 0.9} | values
+        )
+        run_id = run_id_of("compress", config, compress_identity(config, facts, store))
+        made.add((run_id, compress(context, config)["model_id"]))
+    assert len(made) == 1
+    assert CompressConfig(model="tiny", to="pruned") == CompressConfig(
+        model="tiny", to="pruned", keep=0.5, sample_tokens=16384
+    )
+    manifest = store.load(compress(context, CompressConfig(model="tiny", to="int8"))["model_id"])
+    assert manifest.config["compress"] == {"to": "int8"}
+
+
 def test_what_cannot_be_made_smaller_says_why(context: JobContext) -> None:
     compress(context, CompressConfig(model="tiny", to="int8"))
     with pytest.raises(ConflictError, match="is quantised"):
@@ -83,7 +103,11 @@ def test_mistakes_in_the_config() -> None:
     with pytest.raises(UnknownNameError) as error:
         CompressConfig(model="tiny", to="int5")
     assert "int" in error.value.hint
-    for values in ({"to": "int4", "keep": 0.5}, {"to": "int4", "name": "a b"}):
+    for values in (
+        {"to": "int4", "keep": 0.5},
+        {"to": "int8", "sample_tokens": 512},
+        {"to": "int4", "name": "a b"},
+    ):
         with pytest.raises(ValueError):
             CompressConfig(model="tiny", **values)  # type: ignore[arg-type]
     with pytest.raises(ValueError):

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mulm.model.attention import RowAttention
 from mulm.model.compute import Compute
 from mulm.model.gradients import gated_silu, rms_norm
 from mulm.testing import tiny_model
+from mulm.train.distill_loss import sum_distillation
+from mulm.train.loss import sum_cross_entropy
+
+IDS = torch.zeros(6, dtype=torch.int64)
 
 
 def out_and_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
@@ -41,6 +46,24 @@ def test_gated_silu(dtype: torch.dtype) -> None:
     ours = out_and_gradients(gated_silu, gate, up)
     theirs = out_and_gradients(lambda g, u: functional.silu(g) * u, gate.float(), up.float())
     check(ours, theirs, dtype)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: rms_norm(x, torch.ones(8, requires_grad=True), 1e-6),
+        lambda x: gated_silu(x, x),
+        lambda x: RowAttention("plain")(0, x, x, x),
+        lambda x: sum_distillation(x.view(-1, 8), x[0, 0], x.view(-1, 8), x[0, 0], IDS),
+        lambda x: sum_cross_entropy(x.view(-1, 8), x[0, 0], IDS),
+    ],
+    ids=["rms_norm", "gated_silu", "attention", "distillation", "cross_entropy"],
+)
+def test_differentiating_twice_is_an_error(function: Callable[[Tensor], Tensor]) -> None:
+    x = tensor(1, 3, 2, 8, dtype=torch.float32)
+    (gradient,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def check(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> None:

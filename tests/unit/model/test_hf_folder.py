@@ -287,7 +287,7 @@ def unnamed_turns(values: dict[str, Any]) -> None:
         (edit_config(num_hidden_layers=3), CorruptError, "layers.2"),
         (edit_config(num_hidden_layers=1), DataError, "layers.1"),
         (edit_config(intermediate_size=65), CorruptError, "mlp"),
-        (edit_config(vocab_size=300), CorruptError, "320 ids"),
+        (edit_config(vocab_size=300), CorruptError, "tokenizer of hf does not fit its config"),
         (
             replace("model.safetensors.index.json", b'{"weight_map": {"a": "../x.safetensors"}}'),
             CorruptError, "names no files",

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from mulm.model.int8_product import Int8Product, can_multiply, multiply_plainly
-from mulm.model.quantize import quantize_int8
+from mulm.model.int8_product import Int8Product, can_multiply, ignore_warning, largest
+from mulm.model.quantize import Int8Matrix, quantize_int8
 
 CPU = torch.device("cpu")
 fast = pytest.mark.skipif(not can_multiply(CPU), reason="this CPU does not multiply bytes fast")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    ignore_warning()
+
+
+def multiply_plainly(x_XI: Tensor, matrix: Int8Matrix) -> Tensor:
+    """The same in plain torch, in fp64 so that the sums are exact: the reference."""
+    largest_X1 = largest(x_XI.double())
+    rounded_XI = (x_XI.double() / largest_X1 * 127).round()
+    sums_XO = rounded_XI @ matrix.codes_OI.double().T
+    return (sums_XO * matrix.scale_O.double() * (largest_X1 / 127)).to(x_XI.dtype)
 
 
 def test_who_can_multiply() -> None:

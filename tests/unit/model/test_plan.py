@@ -7,6 +7,8 @@ import pytest
 from mulm.model.kv_cache import KVCache
 from mulm.model.plan import sizes
 from mulm.model.presets import PRESETS, preset
+from mulm.model.quantize import Bits
+from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.model.weights import tensors_to_bytes
 from mulm.testing import TINY, tiny_model
 
@@ -25,6 +27,18 @@ def test_bytes_are_those_of_a_real_model(tie_embeddings: bool) -> None:
     gains = found.n_parameters - weights
     assert found.bytes_by_format["int8"] == weights + 4 * rows + 4 * gains
     assert found.bytes_by_format["gguf F16"] == 2 * weights + 4 * gains
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_quantised_bytes_are_those_of_a_real_model(bits: Bits, tie_embeddings: bool) -> None:
+    uneven = {"d_model": 40, "d_ff": 72, "tie_embeddings": tie_embeddings}
+    shape = TINY.model_copy(update=uneven)
+    quantization = Quantization(linear=bits, embedding=bits)
+    model = QuantizedMicroLM.of(tiny_model(config=shape), quantization)
+    content = tensors_to_bytes(model.state_dict())
+    header_bytes = 8 + int.from_bytes(content[:8], "little")
+    assert sizes(shape).bytes_by_format[bits] == len(content) - header_bytes
 
 
 def test_cache_bytes_are_those_of_a_real_cache() -> None:

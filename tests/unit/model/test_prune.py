@@ -12,6 +12,7 @@ from mulm.model.importance import Importance, mean_loss, measure_importance
 from mulm.model.microlm import MicroLM
 from mulm.model.prune import candidate_shapes, cut, prune_model
 from mulm.testing import TINY, tiny_model
+from mulm.train.loss import sum_cross_entropy
 
 DEEP = TINY.model_copy(update={"n_layers": 4, "d_ff": 128})
 
@@ -36,14 +37,16 @@ def even(model: MicroLM) -> Importance:
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_a_share_is_kept(keep: float, is_tied: bool) -> None:
     model = tiny_model(config=DEEP.model_copy(update={"tie_embeddings": is_tied}))
-    result = prune_model(model, batches(), keep)
+    result = prune_model(model, batches(), sum_cross_entropy, keep)
     n_parameters = sum(p.numel() for p in result.model.parameters())
     assert n_parameters == result.model.config.n_parameters
     assert (keep - 0.1) * DEEP.n_parameters < n_parameters
     assert n_parameters <= keep * model.config.n_parameters
     losses = {shape.model_dump_json(): loss for shape, loss in result.losses}
     assert losses[result.model.config.model_dump_json()] == min(losses.values())
-    assert mean_loss(result.model, batches()) == pytest.approx(min(losses.values()), rel=1e-4)
+    assert mean_loss(result.model, batches(), sum_cross_entropy) == pytest.approx(
+        min(losses.values()), rel=1e-4
+    )
 
 
 def test_too_little_names_what_is_possible() -> None:
@@ -63,7 +66,7 @@ def test_parts_that_do_nothing_go_and_nothing_changes() -> None:
             block.attention.out.weight[:, :16].zero_()
             block.mlp.down.weight[:, ::2].zero_()
     shape = DEEP.model_copy(update={"n_layers": 3, "n_heads": 2, "n_kv_heads": 1, "d_ff": 64})
-    measured = measure_importance(model, batches())
+    measured = measure_importance(model, batches(), sum_cross_entropy)
     assert measured.layers[1] == 0
     smaller = cut(model, shape, replace(measured, layers=(1.0, 0.0, 1.0, 1.0)))
     ids_BT = torch.arange(40).view(2, 20)
@@ -73,7 +76,7 @@ def test_parts_that_do_nothing_go_and_nothing_changes() -> None:
 def test_measuring_changes_nothing() -> None:
     model = tiny_model(config=DEEP).requires_grad_(False)
     before, n_blocks = model(torch.arange(9)[None]), len(model.blocks)
-    importance = measure_importance(model, batches())
+    importance = measure_importance(model, batches(), sum_cross_entropy)
     assert torch.equal(model(torch.arange(9)[None]), before)
     assert len(model.blocks) == n_blocks == len(importance.layers)
     assert importance.kv_heads[0].shape == (DEEP.n_kv_heads,)
@@ -87,11 +90,11 @@ def test_gates_tell_what_closing_them_does() -> None:
     with torch.no_grad():
         model.blocks[0].mlp.down.weight[:, 5] *= 0.03
     row = [(x[:1], y[:1]) for x, y in batches(1)]
-    worth = float(measure_importance(model, row).d_ff[0][5])
-    before = mean_loss(model, row)
+    worth = float(measure_importance(model, row, sum_cross_entropy).d_ff[0][5])
+    before = mean_loss(model, row, sum_cross_entropy)
     with torch.no_grad():
         model.blocks[0].mlp.down.weight[:, 5] = 0
-    effect = (mean_loss(model, row) - before) * row[0][1].numel()
+    effect = (mean_loss(model, row, sum_cross_entropy) - before) * row[0][1].numel()
     assert effect**2 == pytest.approx(worth, rel=0.25)
 
 

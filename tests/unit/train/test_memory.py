@@ -8,12 +8,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mulm.model import attention
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.presets import preset
-from mulm.train import memory
 from mulm.train.config import OptimizerConfig, StateDtype
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.memory import StepChoices, largest_rows, states_bytes, step_memory
@@ -91,7 +89,3 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     assert step_memory(shape, replace(choices, rows=rows)).peak_bytes <= 8e9
     assert step_memory(shape, replace(choices, rows=rows + 1)).peak_bytes > 8e9
     assert largest_rows(shape, choices, 1e8) == 0
-
-
-def test_the_tiles_are_those_of_attention() -> None:
-    assert memory.ATTENTION_TILE_TOKENS == attention.TILE_TOKENS
