@@ -55,7 +55,7 @@ class TensorFiles:
         """Open the files.
 
         Raises:
-            CorruptError: a file is cut short or is no safetensors file.
+            CorruptError: a file is cut short or is no safetensors file, or two hold the same name.
             DataError: it has numbers of a type that we do not read.
         """
         self._stack = ExitStack()
@@ -98,6 +98,11 @@ class TensorFiles:
                 hint="fetch or export it again",
             ) from None
         for name in file.keys():  # noqa: SIM118 - no mapping
+            if name in self.specs:
+                raise CorruptError(
+                    f"{path.name} holds {name!r}, which another file holds too",
+                    hint="fetch or export it again",
+                )
             part = file.get_slice(name)
             if part.get_dtype() not in _DTYPES:
                 raise DataError(

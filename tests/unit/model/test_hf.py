@@ -64,6 +64,10 @@ def test_missing_values_are_named() -> None:
         {"architectures": 5},
         {"layer_types": 5},
         {"vocab_size": -1},
+        {"vocab_size": 1 << 62},
+        {"intermediate_size": 10**30},
+        {"max_position_embeddings": 1 << 62},
+        {"head_dim": 1 << 23},
         {"rope_theta": float("nan")},
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -11,11 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from mulm.errors import CorruptError, DataError, MulmError, NotFoundError
+from mulm.errors import ConfigError, CorruptError, DataError, MulmError, NotFoundError
 from mulm.model.hf_import import describe_hf_folder, open_hf_weights, require_files
 from mulm.model.model_files import ModelFiles, store_model_files
 from mulm.model.weights import read_tensors, tensors_to_bytes
 from mulm.store import Store
+
+DEEP = b'{"a":' + b"[" * 100_000
+LATIN = b'{"weight_map": {"a": "\xc3\xa9.safetensors"}}'
+LONG = b'{"weight_map": {"a": "' + b"x" * 5000 + b'.safetensors"}}'
 
 
 def read_back(folder: Path) -> ModelFiles:
@@ -30,6 +35,11 @@ def replace(name: str, content: bytes) -> Callable[[Path], None]:
 def cut(folder: Path) -> None:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-100])
+
+
+def deep_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_bytes(DEEP)
 
 
 def pickled(folder: Path) -> None:
@@ -60,18 +70,25 @@ def unnamed_turns(values: dict[str, Any]) -> None:
         (cut, CorruptError, "model.safetensors"),
         (replace("model.safetensors", b"not weights"), CorruptError, "model.safetensors"),
         (replace("config.json", b"{"), CorruptError, "config.json"),
+        (replace("config.json", DEEP), CorruptError, "config.json"),
+        (replace("tokenizer.json", DEEP), CorruptError, "tokenizer.json"),
+        (deep_template, CorruptError, "tokenizer_config.json"),
+        (replace("model.safetensors.index.json", DEEP), CorruptError, "index.json"),
         (replace("tokenizer.json", b"[]"), CorruptError, "tokenizer.json"),
         (pickled, DataError, "pickle"),
         (lambda f: (f / "tokenizer.json").unlink(), NotFoundError, "tokenizer.json"),
         (lambda f: (f / "model.safetensors").unlink(), NotFoundError, "model.safetensors"),
         (edit_config(num_hidden_layers=3), CorruptError, "layers.2"),
         (edit_config(num_hidden_layers=1), DataError, "layers.1"),
+        (edit_config(num_hidden_layers=1_000_000_000), CorruptError, "1000000000 layers"),
         (edit_config(intermediate_size=65), CorruptError, "mlp"),
         (edit_config(vocab_size=300), CorruptError, "320 ids"),
         (
             replace("model.safetensors.index.json", b'{"weight_map": {"a": "../x.safetensors"}}'),
             CorruptError, "names no files",
         ),
+        (replace("model.safetensors.index.json", LATIN), CorruptError, "names no files"),
+        (replace("model.safetensors.index.json", LONG), CorruptError, "names no files"),
         (
             replace("model.safetensors.index.json", b'{"weight_map": {"a": "x.safetensors"}}'),
             NotFoundError, "x.safetensors",
@@ -104,3 +121,14 @@ def test_repeated_tensors_are_left_out(folder: Path, tmp_path: Path, store: Stor
     (tmp_path / "old" / "model.safetensors").write_bytes(tensors_to_bytes(weights))
     with open_hf_weights(tmp_path / "old", describe_hf_folder(tmp_path / "old")) as files:
         assert store_model_files(store, files, config={}).counts["parameters"] > 0
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(ConfigError, match=r"config\.json.*Permission denied"):
+        describe_hf_folder(folder)
