@@ -61,16 +61,18 @@ class Exchange:
         """Write a model for other programs; see `jobs.export`.
 
         Raises:
-            UnknownNameError, ConfigError: no such format or type.
-            ConflictError: `out` exists.
+            UnknownNameError, ConfigError: no such format or type, or `out` cannot be written.
+            ConflictError: `out` exists, or the model is quantised.
             NotFoundError, CorruptError: the model is not there, or damaged.
             DataError: the template does not render, or the format has no equal of the model.
         """
         from jobs.export import ExportOrder, export_model
+        from mulm.model.stored import require_whole
 
         order = ExportOrder.of(to, out, dtype, quant, template)
         require_absent(out)
         version, manifest = self._find(model)
+        require_whole(self._store, manifest, version.ref)
         with self._progress.timed("export") as say:
             size_bytes = export_model(self._store, version.ref, manifest, order)
             say(f"{version.ref} to {out}, {size_bytes / 1e6:.1f} MB")

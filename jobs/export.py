@@ -13,7 +13,7 @@ import torch
 
 from mulm.chat import EXPORTED_TEMPLATE
 from mulm.data.tokenizer import Tokenizer
-from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
+from mulm.errors import ConfigError, CorruptError, NotFoundError, UnknownNameError, nearest
 from mulm.manifest import Manifest
 from mulm.model.chat_template import SAMPLE, render_template
 from mulm.model.gguf_blocks import BLOCK_TYPES, BlockType
@@ -115,8 +115,8 @@ def _ancestors(store: Store, manifest: Manifest) -> Mapping[str, Manifest]:
     for role, parent_id in manifest.parents.items():
         try:
             found[role] = store.load(parent_id)
-        except NotFoundError:
-            continue  # a run, or a version that is not here: the card has its id
+        except (NotFoundError, CorruptError):
+            continue  # a run, or a version that is not here or damaged: the card has its id
     return found
 
 

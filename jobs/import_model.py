@@ -22,6 +22,7 @@ from mulm.model.hf_import import (
     Described,
     describe_hf_folder,
     indexed_files,
+    naming_unreadable,
     open_hf_weights,
     require_files,
     weight_files,
@@ -53,12 +54,14 @@ def find_source(source: str, home: Home, env: Mapping[str, str], progress: Progr
     Raises:
         NotFoundError: neither a folder nor a model on the hub, or a file is missing.
         DataError: an architecture, tokenizer or file format that does not work here.
-        AuthError, DeadlineError, CorruptError: see `Hub`.
+        ConfigError: the folder may not be read.
+        AuthError, ConflictError, DeadlineError, CorruptError: see `Hub`.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        require_files({path.name for path in folder.iterdir()}, source)
-        return Source(folder, {"kind": "folder"})
+    folder = _expanded(source)
+    with naming_unreadable(folder):
+        if folder.is_dir():
+            require_files({path.name for path in folder.iterdir()}, source)
+            return Source(folder, {"kind": "folder"})
     repository, revision = parse_source(source)
     with progress.timed("download") as say:
         found = _fetch(Hub.from_env(env), repository, revision, home, progress)
@@ -88,6 +91,13 @@ def store_source(store: Store, source: Source, name: str) -> Imported:
             card=described.card,
         )
     return Imported(model, tokenizer, described)
+
+
+def _expanded(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # `~nobody`: there is no such folder
+        return Path(source)
 
 
 def _store_tokenizer(store: Store, described: Described) -> Manifest:

@@ -1,7 +1,8 @@
 """Atomic files: a name either holds the whole content or does not exist.
 
 Everything durable is written through here: to a temporary name beside the target,
-flushed to disk, renamed. A full disk raises `NoSpaceError` and leaves the target as it was.
+flushed to disk, renamed. A full disk raises `NoSpaceError`, a path that cannot be written
+`ConfigError`, and both leave the target as it was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from mulm.errors import ConflictError, NoSpaceError
+from mulm.errors import ConfigError, ConflictError, NoSpaceError
+
+_UNWRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
+)  # fmt: skip
+"""Errors that say that a path can be no file or folder of ours."""
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -23,6 +30,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     Raises:
         NoSpaceError: the disk is full; `path` is untouched.
+        ConfigError: `path` cannot be written.
     """
     with atomic_file(path, mode) as file:
         file.write(content)
@@ -33,13 +41,16 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     """A binary file to fill; it takes the name `path` when the block ends without error."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with naming_full_disk(path.parent):
-        _make_levels(path.parent, 0o777)
+        with _naming_unwritable(path):
+            _make_levels(path.parent, 0o777)
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
         try:
-            with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+            with open(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            with _naming_unwritable(path):
+                temporary.replace(path)
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -52,12 +63,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         ConflictError: `path` exists.
         NoSpaceError: the disk is full; nothing is left behind.
+        ConfigError: `path` cannot be made.
     """
     require_absent(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with naming_full_disk(path.parent):
         try:
-            _make_levels(temporary, 0o777)
+            with _naming_unwritable(path):
+                _make_levels(temporary, 0o777)
             yield temporary
             require_absent(path)
             temporary.rename(path)
@@ -67,8 +80,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def require_absent(path: Path) -> None:
-    """Refuse to write over something. Raises ConflictError."""
-    if path.exists() or path.is_symlink():
+    """Refuse to write over something, or what can be no path. Raises ConflictError, ConfigError."""
+    with _naming_unwritable(path):
+        is_there = path.exists() or path.is_symlink()
+    if is_there:
         raise ConflictError(f"{str(path)!r} exists already", hint="name another path")
 
 
@@ -109,6 +124,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _naming_unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise ConfigError(
+            f"{str(path)!r} cannot be written: {error.strerror}",
+            hint="name a path in a folder that you may write to",
+        ) from None
 
 
 def _make_levels(folder: Path, mode: int) -> None:

@@ -110,7 +110,7 @@ class TrainingDivergedError(MulmError):
 
 
 class AuthError(MulmError):
-    """No API key, or one that is not valid."""
+    """No API key, or one that is not valid; or a hub refuses."""
 
     code = "unauthorized"
 

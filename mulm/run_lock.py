@@ -1,7 +1,8 @@
-"""The lock of a run: at most one process works on it at a time.
+"""The lock of a run, or of another path: at most one process works on it at a time.
 
-Taken by `jobs.entry.execute`, asked for by `jobs.up`. Invariant: the kernel holds it for the
-process, so that it ends with the process, however that ends.
+Taken by `jobs.entry.execute` and, for a folder of files from a hub, by `mulm.model.hf_hub`; asked
+for by `jobs.up`. Invariant: the kernel holds it for the process, so that it ends with the process,
+however that ends.
 """
 
 from __future__ import annotations
@@ -30,7 +31,17 @@ def run_lock(home: Home, run_id: str) -> Iterator[None]:
     Raises:
         ConflictError: another process works on it.
     """
-    path = _path(home, run_id)
+    with path_lock(_path(home, run_id), run_id):
+        yield
+
+
+@contextmanager
+def path_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`; an error calls what it guards `what`.
+
+    Raises:
+        ConflictError: another process holds it.
+    """
     make_folder(path.parent)
     with naming_full_disk(path.parent):
         file = path.open("ab+", buffering=0)
@@ -40,7 +51,7 @@ def run_lock(home: Home, run_id: str) -> Iterator[None]:
             if time.monotonic() > deadline_s:
                 file.seek(0)
                 raise ConflictError(
-                    f"process {file.read().decode() or 'unknown'} works on {run_id} already",
+                    f"process {file.read().decode() or 'unknown'} works on {what} already",
                     hint="wait for it, or stop it and run the same command again",
                 )
             time.sleep(_POLL_S)

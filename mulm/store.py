@@ -7,17 +7,20 @@ of its blobs; nothing is ever changed in place.
     blobs/ab/abcdef...      the bytes
     manifests/ds_....json   versions
     steps/<key>.json        markers of finished steps: same inputs, so no need to run again
+    incoming/               blobs of which the name is not known yet; old ones are leftovers
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
 import secrets
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mulm.atomic import atomic_file, make_folder, sync_folder, write_atomic
@@ -32,11 +35,16 @@ _HINT = (
 )
 
 
+_STALE_S = 86_400.0
+"""No stream goes so long without a byte: what wrote this was killed."""
+
+
 class Store:
     """A content-addressed store in a local folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.root = root
+        self._clock = clock
 
     def put(self, name: str, content: bytes, rows: int = 0) -> BlobEntry:
         """Store bytes and return the entry for a manifest.
@@ -58,6 +66,7 @@ class Store:
         Raises:
             NoSpaceError: the disk is full; nothing was stored.
         """
+        self._remove_stale()
         digest, size_bytes = hashlib.sha256(), 0
         incoming = self.root / "incoming" / secrets.token_hex(8)
         with atomic_file(incoming, mode=0o444) as file:
@@ -151,6 +160,12 @@ class Store:
                 f" {free_bytes / 1e6:.0f} MB are free",
                 hint="free some space, or point MULM_HOME at a larger disk",
             )
+
+    def _remove_stale(self) -> None:
+        for path in (self.root / "incoming").glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # another process removes it, or is done
+                if path.stat().st_mtime < self._clock() - _STALE_S:
+                    path.unlink()
 
     def _blob_path(self, digest: str) -> Path:
         return self.root / "blobs" / digest[:2] / digest

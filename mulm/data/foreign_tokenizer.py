@@ -27,7 +27,7 @@ def read_foreign_tokenizer(content: bytes) -> Tokenizer:
     try:
         values = json.loads(content)
         reason = why_not(values)
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         raise CorruptError(
             "tokenizer.json is not the description of a tokenizer", hint="fetch the model again"
         ) from None

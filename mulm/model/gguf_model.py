@@ -1,6 +1,6 @@
 """A model as a GGUF file, which llama.cpp and its kin run: the one adapter to their names.
 
-Called by `jobs.exchange`. Invariants: the file has its name when it is whole; tokens, merges and
+Called by `jobs.export`. Invariants: the file has its name when it is whole; tokens, merges and
 chat template are those that we serve with; what their program would compute otherwise than ours
 is refused, never written.
 """

@@ -1,7 +1,8 @@
 """Hugging Face's names: the one adapter between their `config.json` and tensors, and ours.
 
-Used by `hf_folder` in both directions. Pure. Invariant: a shape that was exported and is read
-back is the same shape; what we cannot compute exactly is refused by name, never approximated.
+Used by `hf_folder` to write them and by `hf_import` to read them. Pure. Invariant: a shape that was
+exported and is read back is the same shape; what we cannot compute exactly is refused by name,
+never approximated.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ _LLAMA3_FIELDS = {
     "high_freq_factor": "high_freq_factor",
     "original_max_seq_len": "original_max_position_embeddings",
 }
+
+_LARGEST = 1 << 24
+"""Of one side of a tensor: no product of two is beyond what the backend can count."""
 
 # What changes the mathematics of a block, and the only values with which it is ours.
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -132,11 +136,16 @@ def from_hf_config(values: Mapping[str, Any]) -> MicroLMConfig:
         ConfigError: a value is missing or impossible.
     """
     try:
-        return parse_config(MicroLMConfig, _our_values(values))
+        config = parse_config(MicroLMConfig, _our_values(values))
     except (TypeError, AttributeError, ArithmeticError, KeyError, IndexError) as error:
         raise ConfigError(
             f"config.json holds an impossible value: {error}", hint="fetch the model again"
         ) from None
+    widths = (config.vocab_size, config.d_model, config.d_ff, config.n_heads * config.d_head)
+    largest = max(*widths, config.max_seq_len)
+    if largest > _LARGEST:
+        raise ConfigError(f"config.json holds an impossible size: {largest}")
+    return config
 
 
 def _our_values(values: Mapping[str, Any]) -> dict[str, Any]:

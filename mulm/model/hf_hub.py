@@ -1,8 +1,9 @@
 """Models on a hub that speaks Hugging Face's HTTP: files by name, each one checked.
 
-Called by `jobs.exchange`. Invariants: a file has its name when its size and checksum are those that
-the hub promised; an interrupted download goes on where it was; the token goes to the hub alone,
-never to where it redirects; nothing but the named files is fetched.
+Called by `jobs.import_model`. Invariants: a file has its name when its size and checksum are those
+that the hub promised; an interrupted download goes on where it was; one process at a time fills a
+folder; the token goes to the hub alone, never to where it redirects; nothing but the named files is
+fetched.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import hashlib
 import http.client
 import json
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.message import Message as Headers
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mulm.atomic import make_folder, naming_full_disk, sync_file, sync_folder
 from mulm.errors import (
@@ -29,15 +31,20 @@ from mulm.errors import (
     MulmError,
     NotFoundError,
 )
+from mulm.model.hub_http import LOOPBACK, opener, proxies_of
+from mulm.run_lock import path_lock
 
 ENDPOINT = "https://huggingface.co"
 _TIMEOUT_S = 30.0
 _N_TRIES = 4
+_FIRST_WAIT_S = 1.0
+"""Before the second try; twice as long before each further one."""
+
 _CHUNK_BYTES = 1 << 20
 _LIST_BYTES = 50_000_000
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)
+_TOKEN = re.compile(r"[!-~]*")
 
 Report = Callable[[str, int, int], None]
 """Told now and then: the file, bytes there, bytes of the whole."""
@@ -79,22 +86,28 @@ class Hub:
 
     endpoint: str = ENDPOINT
     token: str = field(default="", repr=False)
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Addresses by scheme, and under `no` the hosts that are asked without one."""
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False, compare=False)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Hub:
-        """By `HF_ENDPOINT` and `HF_TOKEN`.
+        """By `HF_ENDPOINT`, `HF_TOKEN`, and `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
 
         Raises:
-            ConfigError: the endpoint is no HTTPS address, except on loopback.
+            ConfigError: the endpoint is no HTTPS address, except on loopback; the token is no word.
         """
         endpoint = (env.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
         parts = urllib.parse.urlsplit(endpoint)
-        is_local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+        is_local = parts.scheme == "http" and parts.hostname in LOOPBACK
         if not parts.hostname or (parts.scheme != "https" and not is_local):
             raise ConfigError(
                 f"HF_ENDPOINT {endpoint!r} is no HTTPS address", hint=f"such as {ENDPOINT}"
             )
-        return cls(endpoint, env.get("HF_TOKEN", "").strip())
+        token = env.get("HF_TOKEN", "").strip()
+        if not _TOKEN.fullmatch(token):
+            raise ConfigError("HF_TOKEN is not one word of ASCII", hint="such as hf_abc123")
+        return cls(endpoint, token, proxies_of(env))
 
     def snapshot(self, repository: str, revision: str = "main") -> Snapshot:
         """What a repository holds at a branch, tag or commit.
@@ -105,13 +118,13 @@ class Hub:
             DeadlineError: it does not answer.
         """
         url = f"{self.endpoint}/api/models/{repository}/revision/{revision}?blobs=true"
-        with self._open(url) as answer:
+        with self._open(url) as answer, _naming_silence(self.endpoint):
             content = answer.read(_LIST_BYTES)
         try:
             told = json.loads(content)
-            files = {entry["rfilename"]: _remote_file(entry) for entry in told["siblings"]}
+            files = {str(entry["rfilename"]): _remote_file(entry) for entry in told["siblings"]}
             commit = str(told["sha"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise CorruptError(f"{self.endpoint} did not answer as a hub does") from None
         if not _REVISION.fullmatch(commit):
             raise CorruptError(f"{self.endpoint} names the commit {commit!r}")
@@ -126,21 +139,25 @@ class Hub:
             NotFoundError: the snapshot has no file of that name.
             CorruptError: what came is not what was promised, several times.
             DeadlineError: the hub does not answer.
+            ConflictError: another process fills the folder.
             NoSpaceError: the disk is full.
         """
         make_folder(folder)
-        for name in sorted(names):
-            if name not in snapshot.files:
-                raise NotFoundError(f"{snapshot.repository} has no file {name!r}")
-            promised = snapshot.files[name]
-            if not promised.matches(folder / name):
-                url = f"{self.endpoint}/{snapshot.repository}/resolve/{snapshot.commit}/{name}"
-                self._fetch(url, promised, folder / name, report)
+        with path_lock(folder.with_name(f"{folder.name}.lock"), str(folder)):
+            for name in sorted(names):
+                if name not in snapshot.files:
+                    raise NotFoundError(f"{snapshot.repository} has no file {name!r}")
+                promised = snapshot.files[name]
+                if not promised.matches(folder / name):
+                    url = f"{self.endpoint}/{snapshot.repository}/resolve/{snapshot.commit}/{name}"
+                    self._fetch(url, promised, folder / name, report)
 
     def _fetch(self, url: str, promised: RemoteFile, path: Path, report: Report) -> None:
         partial = path.with_name(f"{path.name}.part")
         error: MulmError = CorruptError(f"{path.name} is not the file that the hub promised")
-        for _ in range(_N_TRIES):
+        for n_failed in range(_N_TRIES):
+            if n_failed:
+                self.sleep(_FIRST_WAIT_S * 2 ** (n_failed - 1))
             try:
                 with naming_full_disk(path.parent):
                     self._append(url, promised, partial, report)
@@ -152,7 +169,7 @@ class Hub:
                 partial.replace(path)
                 sync_folder(path.parent)
                 return
-            partial.unlink()
+            partial.unlink(missing_ok=True)
             error = CorruptError(
                 f"{path.name} is not the file that the hub promised",
                 hint="try again; what was fetched of it is deleted",
@@ -168,25 +185,24 @@ class Hub:
             goes_on = answer.status == 206
             done_bytes = have_bytes if goes_on else 0
             with partial.open("ab" if goes_on else "wb") as file:
-                for chunk in _chunks(answer):
+                for chunk in _chunks(answer, self.endpoint):
                     done_bytes += file.write(chunk)
                     report(partial.name.removesuffix(".part"), done_bytes, promised.size_bytes)
                     if done_bytes > promised.size_bytes:
                         return
         if done_bytes < promised.size_bytes:
-            raise self._silent(EOFError(f"it broke off after {done_bytes} bytes"))
+            raise _silent(self.endpoint, f"it broke off after {done_bytes} bytes")
 
     def _open(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         request = urllib.request.Request(url, headers={"User-Agent": "mulm", **(headers or {})})  # noqa: S310 - checked by from_env
         if self.token:
-            # Not passed on when the hub redirects to where its files lie.
+            # Not passed on when the hub redirects to where its files lie; see `hub_http`.
             request.add_unredirected_header("Authorization", f"Bearer {self.token}")
         try:
-            return _opener().open(request, timeout=_TIMEOUT_S)
+            with _naming_silence(self.endpoint):
+                return opener(self.proxies).open(request, timeout=_TIMEOUT_S)
         except urllib.error.HTTPError as error:
             raise self._explain(error, url) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._silent(error) from None
 
     def _explain(self, error: urllib.error.HTTPError, url: str) -> MulmError:
         path = urllib.parse.urlsplit(url).path
@@ -198,13 +214,7 @@ class Hub:
             )
         if error.code == 404:
             return NotFoundError(f"{self.endpoint} has no {path!r}", hint="check name and revision")
-        return self._silent(error)
-
-    def _silent(self, error: Exception) -> DeadlineError:
-        return DeadlineError(
-            f"{self.endpoint} did not answer: {error}",
-            hint="try again: what was fetched is kept; HF_ENDPOINT names another address",
-        )
+        return _silent(self.endpoint, error)
 
 
 def parse_source(text: str) -> tuple[str, str]:
@@ -213,45 +223,42 @@ def parse_source(text: str) -> tuple[str, str]:
     Raises:
         NotFoundError: it is neither that nor a folder.
     """
-    repository, _, revision = text.partition("@")
-    if not _REPOSITORY.fullmatch(repository) or not _REVISION.fullmatch(revision or "main"):
+    repository, at, revision = text.partition("@")
+    if not at:
+        revision = "main"
+    if not _REPOSITORY.fullmatch(repository) or not _REVISION.fullmatch(revision):
         raise NotFoundError(
             f"{text!r} is neither a folder nor the id of a model on a hub",
             hint="a folder with config.json and model.safetensors, or owner/name[@revision]",
         )
-    return repository, revision or "main"
+    return repository, revision
 
 
-class _HttpsAfterHttps(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from an encrypted address to a plain one."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Headers,
-        newurl: str,
-    ) -> urllib.request.Request | None:  # fmt: skip
-        if req.type == "https" and not newurl.startswith("https://"):
-            raise urllib.error.URLError("it redirects to an address without encryption")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+def _chunks(answer: Any, endpoint: str) -> Iterator[bytes]:
+    while True:
+        with _naming_silence(endpoint):
+            chunk = answer.read(_CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """HTTP and HTTPS alone: no files, no FTP."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
-        _HttpsAfterHttps(),
-    ):  # fmt: skip
-        opener.add_handler(handler)
-    return opener
-
-
-def _chunks(answer: Any) -> Iterator[bytes]:
+@contextmanager
+def _naming_silence(endpoint: str) -> Iterator[None]:
+    """Raise DeadlineError in the place of what a broken connection or a nonsense answer raises."""
     try:
-        while chunk := answer.read(_CHUNK_BYTES):
-            yield chunk
-    except (OSError, http.client.HTTPException) as error:
-        raise DeadlineError(f"the hub broke off: {error}", hint="try again: it goes on") from None
+        yield
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _silent(endpoint, error) from None
+
+
+def _silent(endpoint: str, reason: object) -> DeadlineError:
+    return DeadlineError(
+        f"{endpoint} did not answer: {reason}",
+        hint="try again: what was fetched is kept; HF_ENDPOINT names another address",
+    )
 
 
 def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:

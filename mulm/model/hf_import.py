@@ -1,21 +1,23 @@
 """Import of a folder in Hugging Face's layout: which files it needs, and what they hold.
 
-Called by `jobs.exchange`, for local folders and for what `hf_hub` has fetched. Invariants: no code
-of the folder runs, no pickle is opened; no name that a file of the folder gives leads out of it.
+Called by `jobs.import_model`, for local folders and for what `hf_hub` has fetched. Invariants: no
+code of the folder runs, no pickle is opened; no name that a file of the folder gives leads out of
+it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mulm.data.foreign_tokenizer import read_foreign_tokenizer
 from mulm.data.tokenizer import Tokenizer
-from mulm.errors import CorruptError, DataError, NotFoundError
+from mulm.errors import ConfigError, CorruptError, DataError, NotFoundError
 from mulm.model.chat_template import Verdict, judge_template
 from mulm.model.config import MicroLMConfig
 from mulm.model.hf import from_hf_config, is_derived, tensor_names
@@ -48,21 +50,35 @@ def describe_hf_folder(folder: Path) -> Described:
         NotFoundError: a file is missing.
         CorruptError: a file is damaged.
         DataError: another architecture, variant or tokenizer; the hint lists what works.
-        ConfigError: an impossible shape.
+        ConfigError: an impossible shape, or a file that may not be read.
     """
-    for name in REQUIRED:
-        if not (folder / name).is_file():
-            raise _missing(str(folder), name)
-    config = from_hf_config(_read_json(folder / "config.json"))
-    tokenizer = read_foreign_tokenizer((folder / "tokenizer.json").read_bytes())
-    card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
+    with naming_unreadable(folder):
+        for name in REQUIRED:
+            if not (folder / name).is_file():
+                raise _missing(str(folder), name)
+        config = from_hf_config(_read_json(folder / "config.json"))
+        tokenizer = read_foreign_tokenizer((folder / "tokenizer.json").read_bytes())
+        card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
+        template = _template(folder)
     return Described(
         config,
         tokenizer,
-        judge_template(_template(folder), tokenizer),
+        judge_template(template, tokenizer),
         card,
         licences_in(card.decode("utf-8", "replace")) if card else (),
     )
+
+
+@contextmanager
+def naming_unreadable(path: Path) -> Iterator[None]:
+    """Raise ConfigError in the place of the system's error for what cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {str(error.filename or path)!r}: {error.strerror}",
+            hint="check the path and its permissions",
+        ) from None
 
 
 def licences_in(card: str) -> tuple[str, ...]:
@@ -133,13 +149,18 @@ def indexed_files(folder: Path) -> list[str]:
         names = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
     except (KeyError, TypeError, AttributeError):
         names = []
-    plain = re.compile(r"[\w-][\w.-]*\.safetensors")
+    plain = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
     if not names or not all(isinstance(n, str) and plain.fullmatch(n) for n in names):
         raise CorruptError(f"{INDEX} names no files of weights", hint="fetch the model again")
     return names
 
 
 def _our_names(tensors: TensorFiles, config: MicroLMConfig) -> dict[str, str]:
+    if config.n_layers > len(tensors.specs):  # before anything iterates over so many
+        raise CorruptError(
+            f"the config has {config.n_layers} layers, the weights {len(tensors.specs)} tensors",
+            hint="fetch the model again: a file may be cut short",
+        )
     ours_by_theirs = {theirs: ours for ours, theirs in tensor_names(config).items()}
     missing = sorted(ours_by_theirs.keys() - tensors.specs.keys())
     if missing:
@@ -186,7 +207,7 @@ def _template(folder: Path) -> str | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise CorruptError(f"{path.name} holds no JSON object", hint="fetch the model again")

@@ -1,8 +1,9 @@
-"""Renders one Jinja template in a process of its own, with little time and little memory.
+"""Renders one Jinja template in a process of its own, with little time, memory and text.
 
 Run by `chat_template` as a file, with a template from strangers: a sandbox keeps it from doing
-harm, but not from never ending. Needs nothing of ours. Standard input is one JSON object with
-`template` and `variables`; standard output one with `text`, or `error`.
+harm, but not from never ending, nor from making too much text. Needs nothing of ours. Standard
+input is one JSON object with `template` and `variables`; standard output one with `text`, or
+`error`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 CPU_S = 5
 MEMORY_BYTES = 1 << 30
+MAX_CHARACTERS = 1 << 20
+_ERROR_CHARACTERS = 300
 
 
 def main() -> None:
@@ -37,9 +40,10 @@ def answer(template: str, variables: dict[str, Any]) -> dict[str, str]:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = raise_exception
     try:
-        return {"text": environment.from_string(template).render(**variables)}
+        text = environment.from_string(template).render(**variables)
     except Exception as error:  # noqa: BLE001 - a border: foreign code of a kind
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]}
+    return {"text": text} if len(text) <= MAX_CHARACTERS else {"error": "it makes too much text"}
 
 
 if __name__ == "__main__":

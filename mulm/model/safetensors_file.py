@@ -68,7 +68,7 @@ class TensorFiles:
         """Open the files.
 
         Raises:
-            CorruptError: a file is cut short or is no safetensors file.
+            CorruptError: a file is cut short or is no safetensors file, or two hold the same name.
             DataError: it has numbers of a type that we do not read.
         """
         self._stack = ExitStack()
@@ -123,6 +123,11 @@ class TensorFiles:
         descriptor = os.open(path, os.O_RDONLY)
         self._stack.callback(os.close, descriptor)
         for name, stored in tensors.items():
+            if name in self.specs:
+                raise CorruptError(
+                    f"{path.name} holds {name!r}, which another file holds too",
+                    hint="fetch or export it again",
+                )
             self._place_by_name[name] = descriptor, stored
             self._stored_name[name] = name
             self.specs[name] = stored.spec

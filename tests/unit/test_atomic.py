@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mulm.atomic import atomic_file, make_folder, write_atomic
-from mulm.errors import NoSpaceError
+from mulm.atomic import atomic_file, atomic_folder, make_folder, write_atomic
+from mulm.errors import ConfigError, NoSpaceError
 
 
 def test_writes_with_mode(tmp_path: Path) -> None:
@@ -78,4 +78,45 @@ def test_other_errors_pass_through(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="broken"):
         write_atomic(tmp_path / "file", b"new")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["below/file", "below/deep/file", "x" * 250, "x" * 300])
+def test_a_path_that_can_be_no_file_is_named(tmp_path: Path, name: str) -> None:
+    write_atomic(tmp_path / "below", b"a file")
+    with pytest.raises(ConfigError, match=name) as caught:
+        write_atomic(tmp_path / name, b"")
+    assert caught.value.hint
+    with pytest.raises(ConfigError, match=name), atomic_folder(tmp_path / name):
+        pass
+    assert os.listdir(tmp_path) == ["below"]
+
+
+def test_a_file_over_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match="folder"):
+        write_atomic(tmp_path / "folder", b"")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_read_only_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ConfigError, match=r"file.*refused"):
+        write_atomic(tmp_path / "file", b"")
+    with pytest.raises(ConfigError, match=r"out.*refused"), atomic_folder(tmp_path / "out"):
+        pass
+
+
+def test_what_the_writer_meets_is_not_renamed(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_file(tmp_path / "file"):
+        raise PermissionError(errno.EACCES, "of another file")
+    with pytest.raises(PermissionError), atomic_folder(tmp_path / "folder"):
+        raise PermissionError(errno.EACCES, "of another file")
     assert os.listdir(tmp_path) == []

@@ -138,3 +138,15 @@ def test_a_stream_that_breaks_leaves_nothing(store: Store) -> None:
         store.put_stream("big", broken())
     assert list((store.root / "incoming").iterdir()) == []
     assert not (store.root / "blobs").exists()
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    now_s = 1_000_000.0
+    store = Store(tmp_path / "store", clock=lambda: now_s)
+    incoming = store.root / "incoming"
+    incoming.mkdir(parents=True)
+    for name, age_s in ((".old.tmp", 90_000), ("old", 90_000), (".young.tmp", 80_000)):
+        (incoming / name).write_bytes(b"half")
+        os.utime(incoming / name, (now_s - age_s, now_s - age_s))
+    store.put_stream("big", iter([b"whole"]))
+    assert os.listdir(incoming) == [".young.tmp"]

@@ -62,10 +62,19 @@ def test_ids_beyond_the_last_stand_for_nothing(foreign: Backend) -> None:
     """Foreign models round their embeddings up, so such an id can be sampled."""
     tokenizer = read_foreign_tokenizer(foreign.to_str().encode())
     assert tokenizer.decode([*tokenizer.encode("hello"), tokenizer.vocab_size + 5]) == "hello"
+
+
+def test_added_tokens_are_counted_on_whatever_their_ids_say(foreign: Backend) -> None:
+    """The backend does so, and with it their makers' own code: there are no gaps."""
+    tokenizer = read_foreign_tokenizer(foreign.to_str().encode())
     values = values_of(foreign)
     values["added_tokens"][-1]["id"] += 7
-    gap = Tokenizer.from_bytes(json.dumps(values).encode())
-    assert gap.vocab_size in (tokenizer.vocab_size, tokenizer.vocab_size + 7)
+    content = json.dumps(values)
+    gap = Tokenizer.from_bytes(content.encode())
+    assert gap.vocab_size == tokenizer.vocab_size
+    [token_id] = gap.encode("<think>")
+    assert [token_id] == Backend.from_str(content).encode("<think>").ids
+    assert token_id == tokenizer.vocab_size - 1
 
 
 def test_patterns_are_found() -> None:

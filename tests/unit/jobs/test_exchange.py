@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import threading
@@ -202,8 +203,8 @@ def test_rounded_weights_are_not_exported(
     with Ledger(home.ledger) as ledger:
         ledger.publish("model", "rounded", made.id)
     for to in ("hf", "gguf"):
-        with pytest.raises(ConflictError, match="is quantised"):
-            exchange.export("rounded", to, tmp_path / to)
+        with pytest.raises(ConflictError, match="rounded@1 is quantised"):
+            exchange.export("rounded", to, tmp_path / to, template=tmp_path / "absent.jinja")
     assert list(tmp_path.glob("*gguf*")) == []
 
 
@@ -218,10 +219,53 @@ def test_a_tampered_model_is_not_exported(exchange: Exchange, home: Home, tmp_pa
     assert not (tmp_path / "hf").exists()
 
 
-@pytest.mark.parametrize("source", ["nowhere", "./no/where", "/no/where"])
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("name", ["below/out", "x" * 250, "x" * 300])
+def test_a_path_that_cannot_be_written_is_named(
+    exchange: Exchange, tmp_path: Path, to: str, name: str
+) -> None:
+    (tmp_path / "below").write_bytes(b"a file")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=name):
+        exchange.export("tiny", to, tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_damaged_parent_does_not_stop_an_export(
+    exchange: Exchange, home: Home, tmp_path: Path
+) -> None:
+    store = Store(home.store)
+    dataset = tiny_dataset(store)
+    child = store.load(exchange.show("tiny")["model_id"]).model_copy(
+        update={"parents": {"dataset": dataset.id}}
+    )
+    store.save(child)
+    with Ledger(home.ledger) as ledger:
+        ledger.publish("model", "child", child.id)
+    path = home.store / "manifests" / f"{dataset.id}.json"
+    path.chmod(0o644)
+    path.write_bytes(b"{}")
+    exchange.export("child", "hf", tmp_path / "hf")
+    assert dataset.id in (tmp_path / "hf" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "source", ["nowhere", "./no/where", "/no/where", "~nobody-of-that-name/x", "own/er@"]
+)
 def test_a_source_that_is_nothing(exchange: Exchange, source: str) -> None:
     with pytest.raises(NotFoundError, match="neither a folder"):
         exchange.import_model(source, "x")
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(ConfigError, match=f"{tmp_path}.*Permission denied"):
+        exchange.import_model(str(tmp_path), "x")
 
 
 # From a hub

@@ -1,0 +1,53 @@
+"""Templates from strangers render with little time, memory and text, or are broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mulm.data.tokenizer import Tokenizer
+from mulm.errors import DataError
+from mulm.model.chat_template import SAMPLE, judge_template, render_template
+from mulm.model.hf_import import describe_hf_folder
+
+
+@pytest.mark.parametrize(
+    ("template", "verdict"),
+    [
+        (None, "none"),
+        ("{{ messages[0]['content'] }}", "other"),
+        ("{% for", "broken"),
+        ("{{ raise_exception('no') }}", "broken"),
+        ("{{ messages.__class__.__mro__ }}", "broken"),
+        ("{{ 'x' * 9000000000 }}", "broken"),
+    ],
+)
+def test_a_foreign_template_is_judged(folder: Path, template: str | None, verdict: str) -> None:
+    (folder / "chat_template.jinja").unlink()
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    assert describe_hf_folder(folder).template == verdict
+
+
+def test_a_template_that_never_ends_is_ended(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr("mulm.model.chat_template._TIMEOUT_S", 0.7)
+    assert judge_template(loop, tokenizer) == "broken"
+
+
+@pytest.mark.parametrize("template", ["{{ 'x' * 1100000 }}", "{{ 'x' * 20000000 }}"])
+def test_a_template_that_makes_too_much_text_is_broken(tokenizer: Tokenizer, template: str) -> None:
+    """These sizes fit into the memory of the process that renders."""
+    with pytest.raises(DataError, match="it makes too much text"):
+        render_template(template, SAMPLE, tokenizer)
+    assert judge_template("{{ 'x' * 1000000 }}", tokenizer) == "other"
+
+
+def test_what_a_template_raises_is_clipped(tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match="TemplateError: xxx") as error:
+        render_template("{{ raise_exception('x' * 20000000) }}", SAMPLE, tokenizer)
+    assert len(error.value.message) < 400
