@@ -209,8 +209,9 @@ def test_the_token_is_sent_where_the_hub_redirects_within_itself(
     assert any(path.startswith("/moved/own/er/resolve") for path, *_ in server.seen)
 
 
-def test_the_token_is_not_sent_to_another_port_or_name(server: FakeHub, tmp_path: Path) -> None:
-    """Nor to the same machine under another name; and not again when that leads back home."""
+def test_the_token_is_not_sent_to_the_same_machine_by_another_name(
+    server: FakeHub, tmp_path: Path
+) -> None:
     server.redirect_to = f"http://localhost:{server.server_port}/moved"
     fetch(Hub(server.url, "secret"), tmp_path)
     auths = {auth for path, auth, _ in server.seen if path.startswith("/moved")}
@@ -252,6 +253,19 @@ def test_one_process_at_a_time_fills_a_folder(server: FakeHub, tmp_path: Path) -
     assert list((tmp_path / "model").iterdir()) == []
     fetch(Hub(server.url), tmp_path / "model")
     assert contents(tmp_path / "model") == FILES
+
+
+def test_a_part_that_is_deleted_meanwhile_is_fetched_again(server: FakeHub, tmp_path: Path) -> None:
+    deleted: list[Path] = []
+
+    def delete_once(name: str, *_: int) -> None:
+        if not deleted:
+            deleted.append(tmp_path / f"{name}.part")
+            deleted[0].unlink()
+
+    hub = patient(server.url)
+    hub.download(hub.snapshot("own/er"), list(FILES), tmp_path, delete_once)
+    assert contents(tmp_path) == FILES
 
 
 @pytest.mark.parametrize("how", ["reset", "silence", "incomplete"])
