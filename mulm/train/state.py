@@ -139,7 +139,8 @@ def check_same_run(
 ) -> None:
     """Refuse to go on from a checkpoint of something else."""
     hint = "train under a new run id, or name the {} that the run began with"
-    for key in sorted(origin.keys() | (saved.keys() & TrainConfig.REFERENCES.keys())):
+    gone = sorted(saved.keys() & TrainConfig.REFERENCES.keys() - origin.keys())
+    for key in (*origin, *gone):
         value = origin.get(key)
         if key == "tokenizer_fingerprint" and saved.get(key) != value:
             raise TokenizerMismatchError(

@@ -41,6 +41,7 @@ def test_only_a_flush_waits_and_says_if_in_vain(
     context = RayTrainContext(
         store,
         tiny_dataset(store),
+        {},
         tmp_path,
         torch.device("cpu"),
         0,

@@ -79,6 +79,14 @@ def test_training_goes_on_from_a_model(home: Home, facts: Ledger) -> None:
     assert load_model(Store(home.store), made).config == TINY
 
 
+def test_a_run_that_began_with_a_model_does_not_go_on_without_it(home: Home, facts: Ledger) -> None:
+    publish(home, facts, "teacher", tiny_model(1))
+    run(home, facts, "run_r", teacher="teacher", model=TINY_SHAPE, steps=3)
+    config = parse_config(TrainConfig, VALUES | {"model": TINY_SHAPE, "steps": 3})
+    with pytest.raises(ConfigError, match="the run began with the teacher"):
+        train_locally(config, "run_r", home, Store(home.store), facts)
+
+
 def test_another_beginning_is_another_run(home: Home, facts: Ledger) -> None:
     store = Store(home.store)
     plain = parse_config(TrainConfig, VALUES)
