@@ -65,6 +65,7 @@ def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
         "bits_per_byte": bits,
         "xz_bits_per_byte": xz_bits,
         "bytes": int(dataset.counts["validation_bytes"]),
+        "seq_len": seq_len,
         "passes": verdict.passes,
         "verdict": verdict.reason,
     }
@@ -74,8 +75,8 @@ def _dataset(context: JobContext, config: EvaluateConfig, model: Manifest) -> Ma
     if config.dataset is None:
         if "dataset" not in model.parents:
             raise NotFoundError(
-                f"{model.id} does not say which dataset it was trained on",
-                hint="name one with dataset: NAME",
+                f"{config.model} does not say which dataset it was trained on",
+                hint=f"name one: mulm eval {config.model} --dataset NAME",
             )
         return context.store.load(model.parents["dataset"])
     version = context.facts.resolve("dataset", parse_ref(config.dataset))
@@ -84,7 +85,7 @@ def _dataset(context: JobContext, config: EvaluateConfig, model: Manifest) -> Ma
         raise TokenizerMismatchError(
             f"{version.ref} was made with tokenizer {dataset.tokenizer_fingerprint},"
             f" {config.model} with {model.tokenizer_fingerprint}",
-            hint="build the dataset with the model's tokenizer",
+            hint='build it with the model\'s tokenizer: --set \'tokenizer={"ref": "NAME"}\'',
         )
     return dataset
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from mulm.errors import ConfigError, ConflictError, NoSpaceError
 
 _UNWRITABLE = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.EACCES, errno.ENOENT, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
 )  # fmt: skip
 """Errors that say that a path can be no file or folder of ours."""

@@ -15,7 +15,7 @@ import torch
 
 from mulm.config import canonical_json
 from mulm.data.tokenizer import Tokenizer
-from mulm.errors import CorruptError
+from mulm.errors import CorruptError, DataError
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
@@ -48,6 +48,20 @@ class ModelFiles:
     def dtype(self) -> torch.dtype:
         """That of the embeddings, which speaks for the whole."""
         return self.tensors.specs["embedding.weight"].dtype
+
+    def finite_data(self, name: str) -> bytes:
+        """As `tensor_data`, of a model that comes from elsewhere.
+
+        Raises:
+            DataError: a number is not finite.
+        """
+        tensor = self.tensors.read(name)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DataError(
+                f"the weights hold numbers that are not finite, in {name!r}",
+                hint="the model is broken at its source: take another version of it",
+            )
+        return tensor_bytes(tensor)
 
     def tensor_data(self, name: str) -> bytes:
         """The raw bytes of a tensor as it is stored."""
@@ -112,12 +126,13 @@ def store_model_files(
 
     Raises:
         NoSpaceError: the disk is full; no version was made.
+        DataError: a weight is not a finite number.
     """
     specs = dict(sorted(files.tensors.specs.items()))
     store.require_space(sum(spec.size_bytes for spec in specs.values()))
     blobs = [
         store.put(CONFIG, canonical_json(files.config.to_stored())),
-        store.put_stream(WEIGHTS, safetensors_stream(specs, files.tensor_data)),
+        store.put_stream(WEIGHTS, safetensors_stream(specs, files.finite_data)),
         store.put(TOKENIZER, files.tokenizer.to_bytes()),
     ]
     if card is not None:

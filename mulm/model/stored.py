@@ -144,10 +144,9 @@ def require_whole(store: Store, manifest: Manifest, what: str) -> None:
     """
     quantization = model_quantization(store, manifest)
     if quantization:
-        source = manifest.parents.get("model", "")
         raise ConflictError(
             f"{what} is quantised ({quantization.linear}), and this needs whole weights",
-            hint=f"take the model that it was made from {source}".strip(),
+            hint="take the model that it was made from: `mulm model show` names it",
         )
 
 

@@ -64,6 +64,7 @@ def test_the_result_names_what_was_measured_on_what(context: JobContext) -> None
         "dataset_id": dataset,
         "xz_bits_per_byte": pytest.approx(8 * len(packed) / len(text)),
         "bytes": 150,
+        "seq_len": 16,
         "passes": bool(expected < 8 * len(packed) / len(text)),
     }
 
@@ -96,8 +97,9 @@ def test_another_tokenizer_is_refused(context: JobContext) -> None:
 def test_a_model_without_a_dataset_needs_one_named(context: JobContext) -> None:
     orphan = store_model(context.store, tiny_model(seed=1), b"{}", "0" * 24, config={}, parents={})
     context.facts.publish("model", "orphan", orphan.id)
-    with pytest.raises(NotFoundError, match="does not say which dataset"):
+    with pytest.raises(NotFoundError, match="orphan does not say which dataset") as caught:
         evaluate(context, EvaluateConfig(model="orphan", device="cpu"))
+    assert "mulm eval orphan --dataset NAME" in caught.value.hint
     named = evaluate(context, EvaluateConfig(model="orphan", dataset="tiny", device="cpu"))
     assert named["dataset_id"] == tiny_dataset(context.store).id
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jobs.entry import JobContext
 from jobs.evaluate import evaluate
@@ -38,7 +39,7 @@ from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.model.stored import load_model, store_model
 from mulm.refs import parse_ref
 from mulm.store import Store
-from mulm.testing import tiny_dataset, tiny_model, tiny_stored_model, tiny_tokenizer
+from mulm.testing import TINY, tiny_dataset, tiny_model, tiny_stored_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -206,6 +207,25 @@ def test_rounded_weights_are_not_exported(
         with pytest.raises(ConflictError, match="rounded@1 is quantised"):
             exchange.export("rounded", to, tmp_path / to, template=tmp_path / "absent.jinja")
     assert list(tmp_path.glob("*gguf*")) == []
+
+
+def test_numbers_that_are_none_do_not_come_in(
+    exchange: Exchange, home: Home, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    broken = tiny_model(1, TINY.model_copy(update={"vocab_size": tokenizer.vocab_size}))
+    with torch.no_grad():
+        broken.norm.weight[3] = float("nan")
+    made = store_model(
+        Store(home.store), broken, tokenizer.to_bytes(), tokenizer.fingerprint, config={},
+        parents={},
+    )  # fmt: skip
+    with Ledger(home.ledger) as ledger:
+        ledger.publish("model", "broken", made.id)
+    exchange.export("broken", "hf", tmp_path / "folder")
+    with pytest.raises(DataError, match=r"not finite, in 'norm\.weight'"):
+        exchange.import_model(str(tmp_path / "folder"), "again")
+    with Ledger(home.ledger) as ledger:
+        assert ledger.versions("model", "again") == []
 
 
 def test_a_tampered_model_is_not_exported(exchange: Exchange, home: Home, tmp_path: Path) -> None:
