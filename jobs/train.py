@@ -169,19 +169,21 @@ def fit_again_if_lost(fit: Callable[[], WorkerOutcome], context: JobContext) -> 
 def _fit(trainer: Any, context: JobContext) -> WorkerOutcome:
     """Wait for the group in a thread, so that signals reach us and not Ray Train."""
     ended: list[WorkerOutcome | BaseException] = []
+    is_over = threading.Event()
 
     def work() -> None:
         try:
             ended.append(trainer.fit().return_value)
         except BaseException as error:  # noqa: BLE001 - carried to the main thread
             ended.append(error)
+        finally:
+            is_over.set()
 
-    thread = threading.Thread(target=work, name="ray-train", daemon=True)
-    thread.start()
+    threading.Thread(target=work, name="ray-train", daemon=True).start()
     try:
-        _join(thread)
+        _wait(is_over)
     except (StoppedError, KeyboardInterrupt):
-        _stop(thread, context)
+        _stop(is_over, context)
         raise
     outcome = ended[0]
     if isinstance(outcome, BaseException):
@@ -189,17 +191,20 @@ def _fit(trainer: Any, context: JobContext) -> WorkerOutcome:
     return outcome
 
 
-def _join(thread: threading.Thread, is_over: Callable[[], bool] = lambda: False) -> None:
-    """Wait in short pieces: Python delivers signals between them."""
-    while thread.is_alive() and not is_over():
-        thread.join(0.2)
+def _wait(is_over: threading.Event) -> None:
+    """Wait in short pieces: Python delivers signals between them.
+
+    Not by joining the thread: a signal in the middle of `join` makes Python 3.11 and 3.12 take a
+    running thread for an ended one, and then nobody waits for the last checkpoint.
+    """
+    while not is_over.wait(0.2):
+        pass
 
 
-def _stop(thread: threading.Thread, context: JobContext) -> None:
+def _stop(is_over: threading.Event, context: JobContext) -> None:
     """Ask the workers for a checkpoint and give them time to write it."""
     context.facts.set_phase(context.run_id, "pausing")
-    deadline_s = time.monotonic() + STOP_TIMEOUT_S
-    _join(thread, is_over=lambda: time.monotonic() > deadline_s)
+    is_over.wait(STOP_TIMEOUT_S)
 
 
 def explain_failure(error: BaseException) -> MulmError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,13 +161,38 @@ def test_stopping_waits_for_the_workers_for_a_while(
     context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "STOP_TIMEOUT_S", 0.3)
-    ending = Event()
-    thread = Thread(target=ending.wait, daemon=True)
-    thread.start()
+    is_over = Event()
     started_s = time.monotonic()
-    job._stop(thread, context)
+    job._stop(is_over, context)
     assert 0.3 <= time.monotonic() - started_s < 5
     assert context.facts.run("run_t").phase == "pausing"
-    ending.set()
-    job._stop(thread, context)
-    assert not thread.is_alive()
+    is_over.set()
+    job._stop(is_over, context)
+
+
+class StoppingGroup:
+    """A Ray Train group that ends some time after it was asked to, as one that writes does."""
+
+    def __init__(self, context: JobContext) -> None:
+        self.context, self.has_written = context, False
+
+    def fit(self) -> Any:
+        while self.context.facts.run("run_t").phase != "pausing":
+            time.sleep(0.01)
+        time.sleep(0.3)
+        self.has_written = True
+        return SimpleNamespace(return_value=WorkerOutcome(result={}))
+
+
+def test_a_signal_leaves_the_workers_the_time_to_write(context: JobContext) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    group, before = StoppingGroup(context), signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            job._fit(group, context)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert group.has_written

@@ -101,7 +101,12 @@ def test_the_transformer_learns_to_reverse(tmp_path: Path) -> None:
     model = stored(context.store, manifest)
     source = torch.tensor([[3, 4, 5, 6, 7, 8, 9, 10], [18, 3, 18, PAD, PAD, PAD, PAD, PAD]])
     assert reverse(model, source) == [(10, 9, 8, 7, 6, 5, 4, 3), (18, 3, 18)]
-    best = [found[0] for found in beam_search(model, source, begin_id=BEGIN, end_id=END)]
+    best = [
+        found[0]
+        for found in beam_search(
+            model, source, begin_id=BEGIN, end_id=END, max_tokens=source.shape[1] + 1
+        )
+    ]
     assert [hypothesis.tokens for hypothesis in best] == [(10, 9, 8, 7, 6, 5, 4, 3), (18, 3, 18)]
 
 
