@@ -24,6 +24,7 @@ from mulm.store import Store
 from mulm.testing import tiny_stored_model
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+pytestmark = pytest.mark.slow
 
 LLAMA3 = {
     "kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -110,6 +110,7 @@ def test_fresh_model_knows_nothing(store: Store, dataset: Manifest, tmp_path: Pa
     assert curve(events)[1]["loss"] == pytest.approx(torch.log(torch.tensor(64.0)).item(), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"optimizer": {"kind": kind, "state_dtype": dtype}} for kind in ("muon", "adamw")
