@@ -27,6 +27,7 @@ EXIT_BY_CODE: dict[str, int] = {
     "overloaded": 16,
     "deadline_exceeded": 17,
     "unknown_name": 18,
+    "schema_mismatch": 19,
     "stopped": 130,
 }
 

@@ -55,6 +55,12 @@ class DataError(MulmError):
     code = "data_invalid"
 
 
+class SchemaError(MulmError):
+    """A file's rows or columns are not those that a recipe asks for."""
+
+    code = "schema_mismatch"
+
+
 class CorruptError(MulmError):
     """Stored bytes do not match their checksum."""
 

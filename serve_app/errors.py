@@ -22,6 +22,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "unknown_name": 400,
     "not_found": 404,
     "data_invalid": 400,
+    "schema_mismatch": 400,
     "corrupt": 500,
     "tokenizer_mismatch": 500,
     "port_busy": 500,

@@ -12,28 +12,13 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mulm.config import Frozen
+from mulm.data.rules import CleanRules, DecontaminationRules, DedupRules
+from mulm.data.source_spec import SourceSpec
 from mulm.errors import MulmError
 from mulm.manifest import Kind
 from mulm.refs import check_name, parse_ref
 
 _VOCAB_SIZE = 4096
-
-
-class SourceSpec(Frozen):
-    """Where text comes from. `path` is a file, a folder or a glob, relative to where we run."""
-
-    type: str = "text"
-    path: str = Field(min_length=1)
-    licence: str = "unknown"
-
-
-class CleanRules(Frozen):
-    """When a document is dropped. Lengths are characters."""
-
-    min_chars: int = Field(default=64, ge=1)
-    max_line_chars: int = Field(default=20_000, ge=1)
-    min_compressed_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Text that zlib makes smaller than this fraction says the same thing again and again."""
 
 
 class SplitRule(Frozen):
@@ -67,6 +52,23 @@ class TokenizerSpec(Frozen):
         return ref
 
 
+class PackRule(Frozen):
+    """How documents become rows of training.
+
+    "concatenate" lays them end to end, and any `seq_len` can read them. "best_fit" fills rows of
+    `seq_len` with whole documents as far as they go; such a version is read with that `seq_len`.
+    """
+
+    mode: Literal["concatenate", "best_fit"] = "concatenate"
+    seq_len: int | None = Field(default=None, ge=8)
+
+    @model_validator(mode="after")
+    def _rows_have_a_length(self) -> PackRule:
+        if (self.mode == "best_fit") != (self.seq_len is not None):
+            raise ValueError("give seq_len with mode: best_fit, and only there")
+        return self
+
+
 class Recipe(Frozen):
     """A dataset: its sources, how they are cleaned and split, and how they become tokens."""
 
@@ -75,8 +77,11 @@ class Recipe(Frozen):
     name: str
     sources: tuple[SourceSpec, ...] = Field(min_length=1)
     clean: CleanRules = CleanRules()
+    dedup: DedupRules = DedupRules()
+    decontaminate: DecontaminationRules | None = None
     split: SplitRule = SplitRule()
     tokenizer: TokenizerSpec = TokenizerSpec()
+    pack: PackRule = PackRule()
     chat_fraction: float = Field(default=0.0, ge=0, le=1)
     """Of the training sections this part is written as turns of a user and an assistant."""
 

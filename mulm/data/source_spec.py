@@ -1,0 +1,44 @@
+"""One source of a recipe: where text comes from, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field, field_validator
+
+from mulm.config import Frozen
+from mulm.errors import MulmError
+from mulm.refs import check_name
+
+
+class SourceSpec(Frozen):
+    """Where text comes from.
+
+    `path` is a file, a folder or a glob, relative to where we run, or a URL (`https://`,
+    `hf://datasets/...`, `s3://...`, whatever pyarrow or fsspec opens).
+    """
+
+    type: str = "auto"
+    """A name of the registry; "auto" goes by the files' suffixes."""
+    path: str = Field(min_length=1)
+    licence: str = "unknown"
+    name: str | None = None
+    """What statistics and mixing call it; by default sources are called by their number."""
+    weight: float | None = Field(default=None, gt=0)
+    """Its share of a training batch relative to other sources; all or none have one."""
+    columns: Mapping[str, str] = {}
+    """Which columns hold what, where the names are not the usual ones: `{text: content}`."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """The checksum that a fetched file must have; required for http(s)."""
+    sections: bool | None = None
+    """Whether long documents are cut into sections; by default as the source's type has it."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None:
+            try:
+                check_name(name)
+            except MulmError as error:
+                raise ValueError(f"{error.message}: {error.hint}") from None
+        return name
