@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mulm.config import Frozen
 from mulm.data.build import CODE_VERSION
 from mulm.data.recipe import Recipe
-from mulm.data.sources.listing import identities, list_files
+from mulm.data.sources.listing import checksum, list_files
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
 from mulm.manifest import Kind
@@ -42,17 +42,25 @@ def _pinned_at(config: C, path: Sequence[str], kind: Kind, facts: Facts) -> C:
     value = getattr(config, field)
     if rest:
         value = _pinned_at(value, rest, kind, facts)
+    elif isinstance(value, tuple):
+        value = tuple(facts.resolve(kind, parse_ref(ref)).ref for ref in value)
     elif value is not None:
         value = facts.resolve(kind, parse_ref(value)).ref
     return config.model_copy(update={field: value})
 
 
-def prepare_identity(recipe: Recipe, facts: Facts, _store: Store) -> dict[str, Any]:
-    """The names and checksums of the source files, the tokenizer that is named, the code."""
+def prepare_identity(recipe: Recipe, facts: Facts, store: Store) -> dict[str, Any]:
+    """The names and checksums of all files that are read, the versions that are named, the code."""
     ref = recipe.tokenizer.ref
+    evaluations = recipe.decontaminate.paths if recipe.decontaminate else ()
     return {
-        "files": identities(list_files(recipe)),
+        "files": list_files(recipe, store.downloads).identities,
         "tokenizer": facts.resolve("tokenizer", parse_ref(ref)).manifest_id if ref else None,
+        "against": [
+            facts.resolve("dataset", parse_ref(known)).manifest_id
+            for known in recipe.dedup.against
+        ],
+        "evaluations": [checksum(path) for path in evaluations],
         "build": CODE_VERSION,
     }
 

@@ -1,46 +1,29 @@
-"""`python -m jobs.prepare`: text to a dataset version, on Ray Data.
+"""`python -m jobs.prepare`: text to a dataset version, on Ray Data or in this process.
 
-Run by `ray job submit` and by `mulm data build`. The graph is made of the pure functions of
-`mulm.data`: this module says only where they run. Invariants: the result is that of
-`mulm.data.build` in process, bit for bit, whatever the number of blocks; workers compute and
-return bytes, the driver alone writes to the store.
+Run by `ray job submit` and by `mulm data build`. Invariant: the result is that of
+`mulm.data.build` in process, bit for bit, whoever does the work.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import ray
-from ray.data import DataContext
-
+from actors.cpus import usable_cpus
 from jobs.entry import JobContext, run_job
 from jobs.identity import prepare_identity
 from mulm.data.build import Build, build
-from mulm.data.documents import (
-    DOCUMENT_SCHEMA,
-    INDEX_SCHEMA,
-    FileTask,
-    Plan,
-    assign,
-    in_order,
-    to_parquet,
-)
-from mulm.data.encode import Encoded
-from mulm.data.executor import EncodeShard, Executor, ReadFile, ShardTask
+from mulm.data.executor import Executor, InProcess
 from mulm.data.recipe import Recipe
-from mulm.data.sources.base import SourceFile
+from mulm.data.sources.listing import Listing, list_files
 from mulm.facts import Facts, Version
+from mulm.manifest import Manifest
 from mulm.refs import parse_ref
+from mulm.store import Store
 
-# Ray Data reads, shuffles and maps at the same time: whole CPUs would starve one of them.
-_CPUS_PER_TASK = 0.4
+SMALL_BYTES = 64 << 20
+"""A corpus below is built in one process: Ray Data would take longer to start."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,122 +35,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(
     context: JobContext, recipe: Recipe, executor: Executor | None = None
 ) -> dict[str, Any]:
-    """Build, publish, and say what was made; on Ray Data unless another executor is given."""
+    """Build, publish, and say what was made.
+
+    Args:
+        context: The run.
+        recipe: What to build.
+        executor: Who does the work; chosen by the size of the corpus if absent.
+    """
     given = _given_tokenizer(recipe, context.facts)
-    tokenizer = context.store.load(given.manifest_id) if given else None
-    executor = executor or RayData()
-    built = build(recipe, context.store, executor, tokenizer=tokenizer, emit=context.emit)
+    listing = list_files(recipe, context.store.downloads)
+    built = build(
+        recipe,
+        context.store,
+        executor or _chosen(context, recipe, listing),
+        tokenizer=context.store.load(given.manifest_id) if given else None,
+        against=_against(recipe, context.facts, context.store),
+        listing=listing,
+        emit=context.emit,
+    )
     publish = context.facts.publish
     vocabulary = given or publish("tokenizer", recipe.name, built.tokenizer.id)
     dataset = publish("dataset", recipe.name, built.dataset.id)
     return _result(built, dataset, vocabulary)
 
 
-class RayData:
-    """An `Executor` whose stages are Ray Data graphs.
-
-    Args:
-        n_blocks: Blocks to begin with; by default at most one a file and four a CPU.
-    """
-
-    def __init__(self, n_blocks: int | None = None) -> None:
-        self._n_blocks = n_blocks
-        self._documents: Any = None
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.raise_original_map_exception = True  # an error of ours keeps its code and hint
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-
-    def read(self, tasks: Sequence[FileTask], read_file: ReadFile) -> pa.Table:
-        """See `Executor.read`; the texts stay in the cluster's object store."""
-        rows = [
-            {"number": t.number, "source": t.source, "name": t.file.name, "path": str(t.file.path)}
-            for t in tasks
-        ]
-        files = ray.data.from_items(rows, override_num_blocks=self._blocks(len(rows)))
-        self._documents = _map(files, partial(_read_files, read_file)).materialize()
-        index = self._documents.select_columns(INDEX_SCHEMA.names)
-        return in_order(ray.get(index.to_arrow_refs()))
-
-    def shards(self, plan: Plan) -> Iterator[tuple[int, bytes, int]]:
-        """See `Executor.shards`: a shuffle brings the documents of a shard together."""
-        shared = ray.put(plan)
-        assigned = _map(self._documents, partial(_assign, shared))
-        # Without a number of partitions a shuffle makes 200.
-        groups = assigned.groupby("shard", num_partitions=self._blocks(len(plan.shard_names)))
-        written = groups.map_groups(_write, batch_format="pyarrow", num_cpus=_CPUS_PER_TASK)
-        for row in written.iter_rows():
-            yield int(row["shard"]), bytes(row["content"]), int(row["n_documents"])
-        self._documents = None
-
-    def encode(
-        self, tasks: Sequence[ShardTask], encode_shard: EncodeShard
-    ) -> Iterator[tuple[int, Encoded]]:
-        """See `Executor.encode`."""
-        refs = [ray.put(task.load()) for task in tasks]
-        rows = [{"place": i, "chat_fraction": task.chat_fraction} for i, task in enumerate(tasks)]
-        places = ray.data.from_items(rows, override_num_blocks=self._blocks(len(rows)))
-        for row in _map(places, partial(_encode, refs, encode_shard)).iter_rows():
-            counts = (int(row[name]) for name in ("n_tokens", "n_documents", "n_text_bytes"))
-            yield int(row["place"]), Encoded(bytes(row["content"]), *counts)
-
-    def _blocks(self, n_items: int) -> int:
-        most = self._n_blocks or 4 * int(ray.cluster_resources().get("CPU", 1))
-        return max(1, min(n_items, most))
+def in_this_process() -> InProcess:
+    """An executor that keeps all cores of this process busy."""
+    return InProcess(usable_cpus())
 
 
-def _map(dataset: Any, function: Any) -> Any:
-    return dataset.map_batches(
-        function, batch_format="pyarrow", batch_size=None, num_cpus=_CPUS_PER_TASK
-    )
+def _chosen(context: JobContext, recipe: Recipe, listing: Listing) -> Executor:
+    is_small = listing.size_bytes < SMALL_BYTES
+    on_ray = recipe.runs_on == "ray" or (recipe.runs_on == "auto" and not is_small)
+    why = f"{listing.size_bytes / 1e6:.1f} MB, runs_on: {recipe.runs_on}"
+    context.emit("log", text=f"{'on Ray Data' if on_ray else 'in one process'} ({why})")
+    if not on_ray:
+        return in_this_process()
+    from jobs.ray_data import RayData
 
-
-def _read_files(read_file: ReadFile, batch: pa.Table) -> pa.Table:
-    tables = [
-        read_file(
-            FileTask(row["number"], row["source"], SourceFile(row["name"], Path(row["path"])))
-        )
-        for row in batch.to_pylist()
-    ]
-    return pa.concat_tables([DOCUMENT_SCHEMA.empty_table(), *tables])
-
-
-def _assign(shared: Any, batch: pa.Table) -> pa.Table:
-    plan: Plan = ray.get(shared)
-    return assign(batch, plan)
-
-
-def _write(group: pa.Table) -> pa.Table:
-    row = {
-        "shard": group["shard"][0].as_py(),
-        "content": to_parquet(group),
-        "n_documents": len(group),
-    }
-    return pa.Table.from_pylist([row])
-
-
-def _encode(refs: Sequence[Any], encode_shard: EncodeShard, batch: pa.Table) -> pa.Table:
-    # Ray already runs a task on each core.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    rows = []
-    for row in batch.to_pylist():
-        encoded = encode_shard(ray.get(refs[row["place"]]), row["chat_fraction"])
-        rows.append(
-            {
-                "place": row["place"],
-                "content": encoded.content,
-                "n_tokens": encoded.n_tokens,
-                "n_documents": encoded.n_documents,
-                "n_text_bytes": encoded.n_text_bytes,
-            }
-        )
-    return pa.Table.from_pylist(rows)
+    return RayData()
 
 
 def _given_tokenizer(recipe: Recipe, facts: Facts) -> Version | None:
     ref = recipe.tokenizer.ref
     return facts.resolve("tokenizer", parse_ref(ref)) if ref else None
+
+
+def _against(recipe: Recipe, facts: Facts, store: Store) -> dict[str, Manifest]:
+    """The documents of the versions that count as seen before."""
+    datasets = {
+        ref: store.load(facts.resolve("dataset", parse_ref(ref)).manifest_id)
+        for ref in recipe.dedup.against
+    }
+    return {ref: store.load(dataset.parents["documents"]) for ref, dataset in datasets.items()}
 
 
 def _result(built: Build, dataset: Version, tokenizer: Version) -> dict[str, Any]:

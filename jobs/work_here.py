@@ -78,10 +78,9 @@ def _work(kind: str) -> Callable[[JobContext, Any], Result]:
     if kind == "train":
         return _train
     if kind == "prepare":
-        from jobs.prepare import prepare
-        from mulm.data.executor import InProcess
+        from jobs.prepare import in_this_process, prepare
 
-        return partial(prepare, executor=InProcess())
+        return partial(prepare, executor=in_this_process())
     if kind == "compress":
         from jobs.compress import compress
 

@@ -1,208 +1,86 @@
-"""Documents: files read, cut and judged; the plan of shards; the shards' bytes.
+"""Documents: the table that all stages share, and how it lies in a file.
 
-The pure parts of the first stage of a build. An executor runs `read_file` for every file,
-wherever; the driver makes one `Plan` from all columns but the texts; then `assign` and
-`to_parquet` make each shard. Invariant: the shards depend on the files and the rules alone,
-not on who read what in which order.
+A *chunk* is a table of some thousand documents as they were read: kept ones and rejects, each with
+what later stages decide by. Chunks never change: what is held out, and what repeats something in
+another chunk, stands beside them (`mulm.data.decisions`). Invariant: the identity of a chunk is a
+hash of its rows, not of the bytes that some release of a compressor makes of them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mulm.data.clean import decode, judge, normalise
-from mulm.data.dedup import digest, duplicates
-from mulm.data.recipe import CleanRules, SplitRule
-from mulm.data.sections import cut_sections
-from mulm.data.sources.base import SourceFile, UnreadableError
-from mulm.data.sources.registry import source_of
-from mulm.data.split import held_out
+CHUNK_BYTES = 16 << 20
+"""Text in a chunk: large enough to compress well, small enough to be one worker's task."""
+DIGEST_BYTES = 16
 
-SHARD_BYTES = 16 << 20
-"""Text in a shard: large enough to compress well, small enough to be one worker's task."""
-
-INDEX_SCHEMA = pa.schema(
+CHUNK_SCHEMA = pa.schema(
     [
-        ("file", pa.int32()),
-        ("section", pa.int32()),
-        ("name", pa.string()),
-        ("digest", pa.string()),
-        ("group", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("reason", pa.string()),
+        ("name", pa.string()),  # of its file, below its source
+        ("part", pa.int64()),  # where its part of the file starts
+        ("row", pa.int64()),  # its place in that part
+        ("digest", pa.binary(DIGEST_BYTES)),  # of its text, blind to white space
+        ("group", pa.binary(DIGEST_BYTES)),  # what is held out together
+        ("size_bytes", pa.int64()),  # of its text in UTF-8
+        ("language", pa.string()),  # ISO 639-1, "" if not identified
+        ("reason", pa.string()),  # why it was rejected by itself, "" if it was not
+        ("bands", pa.binary()),  # MinHash bands, little-endian uint64; b"" if not asked for
+        ("messages", pa.string()),  # a conversation as JSON, "" for plain text
+        ("text", pa.string()),
     ]
 )
-"""What the driver sees of a document; (file, section) is its place, `reason` "" if kept."""
-DOCUMENT_SCHEMA = INDEX_SCHEMA.append(pa.field("text", pa.string()))
-STORED_SCHEMA = pa.schema(
-    [DOCUMENT_SCHEMA.field(name) for name in ("name", "section", "digest", "reason", "text")]
-)
-
-Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
-Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
-
-
-@dataclass(frozen=True, slots=True)
-class FileTask:
-    """One file to read; `number` is its place among all files of the recipe."""
-
-    number: int
-    source: str
-    file: SourceFile
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Which document goes into which shard.
-
-    `shard_by_row` has one shard number for each document in order of place; the documents of
-    file f begin at row `first_row_by_file[f]`. `is_duplicate` is by row too.
-    """
-
-    shard_names: tuple[str, ...]
-    shard_by_row: Numbers
-    is_duplicate: Flags
-    first_row_by_file: Numbers
-    n_kept: int
-    reasons: dict[str, int]
-    bytes_by_side: dict[str, int]
-
-
-def read_file(task: FileTask, rules: CleanRules, by: str = "section") -> pa.Table:
-    """All documents of a file, kept or with a reason, as `DOCUMENT_SCHEMA`."""
-    rows = []
-    for section, (text, group, reason) in enumerate(_judged(task, rules, by)):
-        size_bytes = len(text.encode())
-        key = digest(text)
-        name = task.file.name
-        rows.append((task.number, section, name, key, group or key, size_bytes, reason, text))
-    columns = list(zip(*rows, strict=True)) or [()] * len(DOCUMENT_SCHEMA)
-    return pa.table([list(column) for column in columns], schema=DOCUMENT_SCHEMA)
-
-
-def make_plan(index: pa.Table, split: SplitRule, shard_bytes: int = SHARD_BYTES) -> Plan:
-    """Decide duplicates, the split and the shards from the index in order of place.
-
-    Raises:
-        DataError: there are fewer than two groups to split.
-    """
-    is_duplicate = _duplicates_among_kept(index)
-    reasons = _with_duplicates(index["reason"].to_pylist(), is_duplicate)
-    groups = index["group"].to_pylist()
-    kept = {group for group, reason in zip(groups, reasons, strict=True) if not reason}
-    validation = held_out(kept, split.validation_fraction, split.salt) if kept else frozenset()
-    sides = [
-        "rejects" if reason else "validation" if group in validation else "train"
-        for group, reason in zip(groups, reasons, strict=True)
-    ]
-    sizes_bytes = index["size_bytes"].to_pylist()
-    names, shard_by_row = _number_shards(sides, sizes_bytes, shard_bytes)
-    counts = Counter(reasons)
-    return Plan(
-        shard_names=names,
-        shard_by_row=shard_by_row,
-        is_duplicate=is_duplicate,
-        first_row_by_file=_first_rows(index),
-        n_kept=counts.pop("", 0),
-        reasons=dict(sorted(counts.items())),
-        bytes_by_side={
-            side: sum(n for own, n in zip(sides, sizes_bytes, strict=True) if own == side)
-            for side in ("train", "validation")
-        },
-    )
-
-
-def assign(table: pa.Table, plan: Plan) -> pa.Table:
-    """The documents with their shard number in a column "shard", and duplicates named so."""
-    rows = plan.first_row_by_file[table["file"].to_numpy()] + table["section"].to_numpy()
-    reasons = _with_duplicates(table["reason"].to_pylist(), plan.is_duplicate[rows])
-    place = table.schema.get_field_index("reason")
-    named = table.set_column(place, table.schema.field("reason"), pa.array(reasons, pa.string()))
-    return named.append_column("shard", pa.array(plan.shard_by_row[rows], pa.int32()))
+_TEXT_COLUMNS = ("text", "messages")
+_FEW_VALUES = ("name", "language", "reason")
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """The bytes of a shard: its documents in order of place, whatever order they came in."""
-    ordered = table.sort_by([("file", "ascending"), ("section", "ascending")])
+    """A chunk as a Parquet file."""
     target = BytesIO()
-    # A shuffle may widen types and keep chunks: one schema and one chunk give one result.
-    stored = ordered.select(STORED_SCHEMA.names).cast(STORED_SCHEMA).combine_chunks()
-    pq.write_table(stored, target, compression="zstd")
+    pq.write_table(
+        table.cast(CHUNK_SCHEMA).combine_chunks(),
+        target,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=list(_FEW_VALUES),
+        write_statistics=False,
+    )
     return target.getvalue()
 
 
-def from_parquet(content: bytes) -> pa.Table:
-    """The documents of a shard, in order, as `STORED_SCHEMA`."""
-    return pq.read_table(BytesIO(content))
+def from_parquet(content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """A chunk, or some of its columns, which costs little without the texts."""
+    return pq.read_table(
+        pa.BufferReader(content), columns=None if columns is None else list(columns)
+    )
 
 
-def in_order(tables: Iterable[pa.Table]) -> pa.Table:
-    """The index of all documents, in order of place."""
-    index = pa.concat_tables([table.select(INDEX_SCHEMA.names) for table in tables])
-    return index.sort_by([("file", "ascending"), ("section", "ascending")])
+def content_hash(table: pa.Table) -> str:
+    """The SHA-256 of a chunk's rows, column by column: lengths, then bytes."""
+    hashed = hashlib.sha256(str(CHUNK_SCHEMA).encode())
+    for field in CHUNK_SCHEMA:
+        column = table[field.name].cast(field.type).combine_chunks()
+        for values in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            for part in _raw(values):
+                hashed.update(part)
+    return hashed.hexdigest()
 
 
-def _judged(task: FileTask, rules: CleanRules, by: str) -> Iterator[tuple[str, str | None, str]]:
-    """(text, group, reason) of each document in a file."""
-    try:
-        for content in source_of(task.source).read(task.file):
-            yield from _documents(content, rules, by)
-    except UnreadableError as error:
-        yield str(error), None, "unreadable"
-
-
-def _documents(content: bytes, rules: CleanRules, by: str) -> Iterator[tuple[str, str | None, str]]:
-    raw, reason = decode(content)
-    if reason:
-        yield raw, None, reason
-        return
-    text = normalise(raw)
-    group = digest(text) if by == "file" else None
-    for section in cut_sections(text) or [""]:
-        yield section, group, judge(section, rules) or ""
-
-
-def _duplicates_among_kept(index: pa.Table) -> Flags:
-    # A rejected document is no original: give it a digest that nothing else has.
-    pairs = zip(index["digest"].to_pylist(), index["reason"].to_pylist(), strict=True)
-    keys = [f"row {row}" if reason else key for row, (key, reason) in enumerate(pairs)]
-    return np.array(duplicates(keys), dtype=np.bool_)
-
-
-def _with_duplicates(reasons: list[str], is_duplicate: Flags) -> list[str]:
-    return [
-        "duplicate" if repeated else reason
-        for reason, repeated in zip(reasons, is_duplicate, strict=True)
-    ]
-
-
-def _number_shards(
-    sides: list[str], sizes_bytes: list[int], shard_bytes: int
-) -> tuple[tuple[str, ...], Numbers]:
-    """Fill shards of each side in order of place."""
-    names: list[str] = []
-    shard_by_row = np.zeros(len(sides), dtype=np.int64)
-    for side in ("train", "validation", "rejects"):
-        n_shards, room_bytes = 0, 0
-        for row, (own, size_bytes) in enumerate(zip(sides, sizes_bytes, strict=True)):
-            if own != side:
-                continue
-            if room_bytes <= 0:
-                names.append(f"{side}-{n_shards:05}.parquet")
-                n_shards, room_bytes = n_shards + 1, shard_bytes
-            shard_by_row[row] = len(names) - 1
-            room_bytes -= size_bytes
-    return tuple(names), shard_by_row
-
-
-def _first_rows(index: pa.Table) -> Numbers:
-    files = index["file"].to_numpy()
-    n_files = int(files[-1]) + 1 if len(files) else 0
-    return np.searchsorted(files, np.arange(n_files)).astype(np.int64)
+def _raw(column: pa.Array) -> list[memoryview]:
+    """The values of a column without nulls, as plain bytes that no release of Arrow changes."""
+    assert column.null_count == 0, "chunks have no nulls"
+    n = len(column)
+    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+        offsets = np.frombuffer(column.buffers()[1], "<i4")[column.offset : column.offset + n + 1]
+        lengths = np.diff(offsets.astype("<i8"))
+        start, stop = (int(offsets[0]), int(offsets[-1])) if n else (0, 0)
+        data = column.buffers()[2]
+        return [memoryview(lengths), memoryview(data)[start:stop] if data else memoryview(b"")]
+    width = DIGEST_BYTES if pa.types.is_fixed_size_binary(column.type) else 8
+    start = column.offset * width
+    return [memoryview(column.buffers()[1])[start : start + n * width]]

@@ -1,83 +1,101 @@
-"""Encoding: a shard of documents to a shard of tokens.
+"""Encoding: a chunk of documents and what was decided of them to shards of tokens.
 
-Called for each shard, wherever. Pure. Each document is `<|endoftext|>` and then its tokens;
-the chosen part of the training documents is written as turns of a chat.
+Called for each chunk, wherever. Pure but for reading the chunk. Each document is `<|endoftext|>`
+and then its tokens; a conversation is learned only where the assistant speaks; the chosen part of
+the plain training documents is written as turns of a chat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from mulm.chat import Message, render
+from mulm.chat import Message, render, render_training
+from mulm.config import canonical_json
+from mulm.data.decisions import TRAIN, VALIDATION, Bytes
 from mulm.data.documents import from_parquet
+from mulm.data.encoder import Encoder, encoder_of
+from mulm.data.executor import Product
+from mulm.data.pack import pack_rows
 from mulm.data.split import fraction_of
-from mulm.data.tokenizer import Tokenizer
+from mulm.data.tokens import Ids, Tokens
 from mulm.data.turns import as_turns
+
+_BATCH_DOCUMENTS = 256
+COLUMNS = ("digest", "messages", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """A shard of tokens: little-endian uint16, or uint32 for more than 65536 ids."""
+class EncodeTask:
+    """One chunk to encode."""
 
-    content: bytes
-    n_tokens: int
-    n_documents: int
-    n_text_bytes: int
-    """UTF-8 bytes of the text that the tokens stand for."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What a manifest says of it."""
-        return {
-            "tokens": self.n_tokens,
-            "documents": self.n_documents,
-            "bytes": self.n_text_bytes,
-        }
+    load: Callable[[], bytes]
+    """Reads the chunk, wherever the task is carried out."""
+    codes: Bytes
+    """What was decided of each of its documents: an index into `names`."""
+    names: tuple[str, ...]
 
 
-def encode_shard(tokenizer_json: bytes, parquet: bytes, chat_fraction: float) -> Encoded:
-    """Encode the documents of a shard in order.
+@dataclass(frozen=True, slots=True)
+class EncodeRules:
+    """Everything of a recipe that decides what tokens a chunk becomes."""
 
-    Args:
-        tokenizer_json: The tokenizer.
-        parquet: A shard of `mulm.data.documents`.
-        chat_fraction: The part of the documents written as turns; 0 for validation.
+    chat_fraction: float = 0.0
+    row_len: int | None = None
+    """Tokens in a packed row of training; nothing if documents are laid end to end."""
+
+
+def encode_chunk(tokenizer_json: bytes, rules: EncodeRules, task: EncodeTask) -> Iterator[Product]:
+    """The shards of a chunk.
+
+    Yields:
+        `train.bin`, `train.mask`, `validation.bin`, `validation.mask`, `validation.txt` (what
+        the learned tokens of the validation side stand for), each only if there is something in
+        it, and `counts.json`.
     """
-    tokenizer = Tokenizer.from_bytes(tokenizer_json)
-    texts, chats = _apart(parquet, chat_fraction)
-    plain_ids = dict(zip(texts, tokenizer.encode_batch(list(texts.values())), strict=True))
-    chat_ids = {row: render(chat, tokenizer, False) for row, chat in chats.items()}
-    ids_by_row = plain_ids | chat_ids
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-    parts = [
-        np.array([tokenizer.end_of_text_id, *ids_by_row[row]], dtype=dtype)
-        for row in sorted(ids_by_row)
-    ]
-    tokens = np.concatenate(parts) if parts else np.zeros(0, dtype)
-    n_text_bytes = sum(len(text.encode()) for text in _all_texts(texts, chats))
-    return Encoded(tokens.tobytes(), len(tokens), len(ids_by_row), n_text_bytes)
+    encoder = encoder_of(tokenizer_json)
+    table = from_parquet(task.load(), COLUMNS)
+    counts: dict[str, int] = {}
+    for side in (TRAIN, VALIDATION):
+        own = table.filter(pa.array(task.codes == _code(task, side)))
+        documents, texts = _encode(own, encoder, rules.chat_fraction if side == TRAIN else 0.0)
+        learned_bytes = sum(map(len, texts))
+        tokens = _laid_out(documents, rules.row_len if side == TRAIN else None, encoder)
+        counts |= {
+            f"{side}_documents": len(documents),
+            f"{side}_tokens": len(tokens),
+            f"{side}_bytes": learned_bytes,
+        }
+        yield from _shards(side, tokens, encoder)
+        if side == VALIDATION and texts:
+            yield Product("validation.txt", b"".join(texts))
+    yield Product("counts.json", canonical_json(counts))
 
 
 def training_texts(
-    shards: Iterable[bytes], chat_fraction: float, part: float = 1.0
+    chunks: Iterable[tuple[bytes, Bytes, tuple[str, ...]]], chat_fraction: float, part: float = 1.0
 ) -> Iterator[str]:
     """What a tokenizer learns from: the training documents as they will be encoded.
 
     Args:
-        shards: Parquet shards of training documents.
-        chat_fraction: As for `encode_shard`, so that the roles' names become tokens.
+        chunks: Parquet bytes, decisions and their names, as in `EncodeTask`.
+        chat_fraction: As in `EncodeRules`, so that the roles' names become tokens.
         part: Which part of the documents to take, chosen by hash.
     """
-    for parquet in shards:
-        table = from_parquet(parquet)
-        pairs = zip(table["text"].to_pylist(), table["digest"].to_pylist(), strict=True)
-        for text, key in pairs:
+    for parquet, codes, names in chunks:
+        table = from_parquet(parquet, COLUMNS)
+        own = table.filter(pa.array(codes == names.index(TRAIN)))
+        for row in own.to_pylist():
+            key = row["digest"].hex()
             if part < 1 and fraction_of(key, "tokenizer") >= part:
                 continue
-            yield _as_text(chat_of(text, key, chat_fraction)) or text
+            chat = conversation(row["messages"]) or chat_of(row["text"], key, chat_fraction)
+            yield _as_text(chat) or row["text"]
 
 
 def chat_of(text: str, digest: str, chat_fraction: float) -> list[Message]:
@@ -85,20 +103,83 @@ def chat_of(text: str, digest: str, chat_fraction: float) -> list[Message]:
     return as_turns(text) if fraction_of(digest, "chat") < chat_fraction else []
 
 
-def _apart(parquet: bytes, chat_fraction: float) -> tuple[dict[int, str], dict[int, list[Message]]]:
-    """Plain texts and chats by row."""
-    table = from_parquet(parquet)
-    texts: dict[int, str] = dict(enumerate(table["text"].to_pylist()))
-    keys = table["digest"].to_pylist()
-    chats = {row: chat_of(texts[row], keys[row], chat_fraction) for row in texts}
-    plain = {row: text for row, text in texts.items() if not chats[row]}
-    return plain, {row: chat for row, chat in chats.items() if chat}
+def conversation(messages: str) -> list[Message]:
+    """The turns that are learned of a stored conversation: of a preference pair the chosen ones."""
+    if not messages:
+        return []
+    values = json.loads(messages)
+    turns = values["chosen"] if isinstance(values, dict) else values
+    return [Message.model_validate(turn) for turn in turns]
 
 
-def _all_texts(texts: dict[int, str], chats: dict[int, list[Message]]) -> Iterator[str]:
-    yield from texts.values()
-    for chat in chats.values():
-        yield from (message.content for message in chat)
+def _encode(
+    table: pa.Table, encoder: Encoder, chat_fraction: float
+) -> tuple[list[Tokens], list[bytes]]:
+    """Tokens of each document, and the text that its learned tokens stand for."""
+    documents: list[Tokens] = []
+    texts: list[bytes] = []
+    for batch in table.to_batches(_BATCH_DOCUMENTS):
+        rows = batch.to_pylist()
+        chats = [
+            [] if row["messages"] else chat_of(row["text"], row["digest"].hex(), chat_fraction)
+            for row in rows
+        ]
+        plain_texts = [
+            row["text"]
+            for row, chat in zip(rows, chats, strict=True)
+            if not row["messages"] and not chat
+        ]
+        plain = iter(encoder.encode_batch(plain_texts))
+        for row, chat in zip(rows, chats, strict=True):
+            tokens, text = _encode_one(row, chat, plain, encoder)
+            documents.append(tokens)
+            texts.append(text.encode())
+    return documents, texts
+
+
+def _encode_one(
+    row: dict[str, Any], chat: list[Message], plain: Iterator[Ids], encoder: Encoder
+) -> tuple[Tokens, str]:
+    if row["messages"]:
+        turns = conversation(row["messages"])
+        said = "".join(turn.content for turn in turns if turn.role == "assistant")
+        return _conversation_tokens(turns, encoder), said
+    if chat:
+        ids = np.array(render(chat, encoder.tokenizer, False), np.uint32)
+        said = "".join(turn.content for turn in chat)
+    else:
+        ids, said = next(plain), row["text"]
+    return _document(Tokens.all_learned(ids), encoder, is_learned=True), said
+
+
+def _conversation_tokens(turns: list[Message], encoder: Encoder) -> Tokens:
+    ids, learned = render_training(turns, encoder.tokenizer)
+    tokens = Tokens(np.array(ids, np.uint32), np.array(learned, np.bool_))
+    return _document(tokens, encoder, is_learned=False)
+
+
+def _document(tokens: Tokens, encoder: Encoder, *, is_learned: bool) -> Tokens:
+    first = np.array([encoder.tokenizer.end_of_text_id], np.uint32)
+    return Tokens.joined([Tokens(first, np.array([is_learned])), tokens])
+
+
+def _laid_out(documents: list[Tokens], row_len: int | None, encoder: Encoder) -> Tokens:
+    if row_len is None:
+        return Tokens.joined(documents)
+    return pack_rows(documents, row_len, encoder.tokenizer.end_of_text_id)
+
+
+def _shards(side: str, tokens: Tokens, encoder: Encoder) -> Iterator[Product]:
+    if not len(tokens):
+        return
+    vocab_size = encoder.tokenizer.vocab_size
+    yield Product(f"{side}.bin", tokens.shard(vocab_size), len(tokens))
+    if mask := tokens.mask():
+        yield Product(f"{side}.mask", mask, len(tokens))
+
+
+def _code(task: EncodeTask, name: str) -> int:
+    return task.names.index(name)
 
 
 def _as_text(chat: list[Message]) -> str:

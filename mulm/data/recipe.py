@@ -6,6 +6,7 @@ files with the same code gives the same manifests, bit for bit.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -72,7 +73,10 @@ class PackRule(Frozen):
 class Recipe(Frozen):
     """A dataset: its sources, how they are cleaned and split, and how they become tokens."""
 
-    REFERENCES: ClassVar[Mapping[str, Kind]] = {"tokenizer.ref": "tokenizer"}
+    REFERENCES: ClassVar[Mapping[str, Kind]] = {
+        "tokenizer.ref": "tokenizer",
+        "dedup.against": "dataset",
+    }
 
     name: str
     sources: tuple[SourceSpec, ...] = Field(min_length=1)
@@ -84,6 +88,31 @@ class Recipe(Frozen):
     pack: PackRule = PackRule()
     chat_fraction: float = Field(default=0.0, ge=0, le=1)
     """Of the training sections this part is written as turns of a user and an assistant."""
+
+    runs_on: Literal["auto", "process", "ray"] = "auto"
+    """Who does the work; the result is the same."""
+
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"runs_on"})
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What each source is called."""
+        return tuple(spec.name or f"source{n}" for n, spec in enumerate(self.sources, start=1))
+
+    @property
+    def mixture(self) -> dict[str, float]:
+        """The weight of each source in training; empty if documents are simply all read."""
+        pairs = zip(self.labels, self.sources, strict=True)
+        return {label: spec.weight for label, spec in pairs if spec.weight is not None}
+
+    @model_validator(mode="after")
+    def _sources_can_be_told_apart(self) -> Recipe:
+        twice = [label for label, n in Counter(self.labels).items() if n > 1]
+        if twice:
+            raise ValueError(f"two sources are called {twice[0]!r}")
+        if len(self.mixture) not in (0, len(self.sources)):
+            raise ValueError("give all sources a weight, or none")
+        return self
 
     @field_validator("name")
     @classmethod

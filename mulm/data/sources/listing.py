@@ -1,55 +1,97 @@
-"""The files of a recipe, in their one order, and what identifies them.
+"""The files of a recipe, in their one order, and the tasks of reading them.
 
-Called by the driver at the start of a build. Invariant: the identity holds names below the
-source and hashes of contents, never a path of this machine.
+Called by the driver at the start of a build. Invariants: identities hold names below the source
+and hashes of contents, never a path of this machine; every source is checked before any work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mulm.data.documents import FileTask
 from mulm.data.recipe import Recipe
+from mulm.data.sources.base import SourceFile
 from mulm.data.sources.registry import source_of
-from mulm.errors import DataError
+from mulm.data.sources.remote import fetch, is_remote
+from mulm.data.tasks import ListedFile, ReadTask, make_tasks, unreadable
 from mulm.store import hash_file
 
+_HASHING_THREADS = 2
 
-def list_files(recipe: Recipe) -> list[FileTask]:
-    """All files, in the order of the recipe's sources and then by name.
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of all sources of a recipe."""
+
+    files: tuple[ListedFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files, as they lie."""
+        return sum(listed.size_bytes for listed in self.files)
+
+    @property
+    def identities(self) -> list[dict[str, Any]]:
+        """What the result depends on: source, name and SHA-256 of each file."""
+        return [listed.identity for listed in self.files]
+
+
+def list_files(recipe: Recipe, cache: Path) -> Listing:
+    """All files, in the order of the recipe's sources and then by name, each hashed.
+
+    Args:
+        recipe: Whose sources.
+        cache: Where files from elsewhere are kept.
 
     Raises:
         NotFoundError: a source has no files.
         UnknownNameError: a source of an unknown type.
-    """
-    found = [
-        (spec.type, file)
-        for spec in recipe.sources
-        for file in source_of(spec.type).files(spec.path)
-    ]
-    return [FileTask(number, source, file) for number, (source, file) in enumerate(found)]
-
-
-def identities(tasks: Sequence[FileTask]) -> list[dict[str, Any]]:
-    """What the result depends on: source type, name and SHA-256 of each file.
-
-    Raises:
         DataError: a file cannot be opened.
     """
-    return [{"type": task.source, "name": task.file.name, "sha256": _hash(task)} for task in tasks]
+    found: list[tuple[int, SourceFile]] = []
+    for number, spec in enumerate(recipe.sources):
+        files = fetch(spec, cache) if is_remote(spec.path) else source_of(spec.type).files(spec)
+        found += [(number, file) for file in files]
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing runs outside of Python's lock
+        return Listing(tuple(pool.map(lambda item: _listed(*item), found)))
 
 
-def _hash(task: FileTask) -> str:
-    try:
-        return hash_file(task.file.path)
-    except OSError as error:
-        raise DataError(
-            f"cannot read {str(task.file.path)!r}: {error.strerror}",
-            hint="check its permissions, or leave it out of the recipe",
-        ) from None
+def read_tasks(recipe: Recipe, listing: Listing) -> list[ReadTask]:
+    """Every source checked, and its work divided.
+
+    Raises:
+        SchemaError: a file does not have the columns that the recipe asks for.
+    """
+    tasks = []
+    for number, spec in enumerate(recipe.sources):
+        source = source_of(spec.type)
+        files = [listed for listed in listing.files if listed.source == number]
+        for listed in files:
+            source.check(spec, listed.file)
+        tasks += make_tasks(spec, source, files)
+    return tasks
+
+
+def checksum(path: str) -> str:
+    """The SHA-256 of a local file.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    return _listed(0, SourceFile(path, Path(path).expanduser())).sha256
 
 
 def licences(recipe: Recipe) -> tuple[str, ...]:
     """The licences of all sources, each once."""
     return tuple(sorted({spec.licence for spec in recipe.sources}))
+
+
+def _listed(source: int, file: SourceFile) -> ListedFile:
+    try:
+        stat = file.path.stat()
+        digest = hash_file(file.path)
+    except OSError as error:
+        raise unreadable(file, error) from None
+    return ListedFile(source, file, digest, stat.st_size, stat.st_mtime_ns)

@@ -1,0 +1,187 @@
+"""Chunks: what a read task makes.
+
+Called for each task, wherever: files are read as a stream, each document is made normal, cut into
+sections if its source says so, judged by itself, and given what later stages need of it. Pure but
+for reading the files. Invariant: what a task makes depends on its files and rules alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from mulm.data.clean import Cleaner, prepare
+from mulm.data.dedup import digest
+from mulm.data.documents import CHUNK_BYTES, CHUNK_SCHEMA, DIGEST_BYTES, content_hash, to_parquet
+from mulm.data.executor import Product
+from mulm.data.near import band_hashes
+from mulm.data.rules import CleanRules, NearRules
+from mulm.data.sections import MIN_SECTION_CHARS, cut_sections
+from mulm.data.sources.base import Part, RawDocument, Source, UnreadableError
+from mulm.data.sources.registry import source_of
+from mulm.data.tasks import ListedFile, ReadTask, require_unchanged
+
+_BATCH_CHARS = 1 << 20
+"""Documents are judged in batches of about this size: large enough for vectors, small enough for
+a processor's cache."""
+_SHOWN_CHARS = 64 << 10
+"""What is kept of a reject."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRules:
+    """Everything of a recipe that decides what a chunk holds."""
+
+    clean: CleanRules = CleanRules()
+    near: NearRules | None = None
+    whole_files: bool = False
+    """Whether all documents of a file are held out together."""
+    contamination: np.ndarray | None = None
+    """Sorted hashes of the n-grams of evaluations, if documents that hold one are dropped."""
+    contamination_ngram: int = 13
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A document or section on its way into a chunk."""
+
+    listed: ListedFile
+    part: Part
+    row: int
+    text: str
+    reason: str
+    messages: str
+
+
+@dataclass(slots=True)
+class _Chunk:
+    tables: list[pa.Table] = field(default_factory=list)
+    size_bytes: int = 0
+
+    def add(self, table: pa.Table) -> None:
+        self.tables.append(table)
+        self.size_bytes += table["text"].nbytes
+
+    def product(self) -> Product:
+        table = pa.concat_tables(self.tables)
+        return Product("chunk.parquet", to_parquet(table), len(table), content_hash(table))
+
+
+def read_chunks(rules: ReadRules, task: ReadTask) -> Iterator[Product]:
+    """The chunks of a task, as Parquet files of `CHUNK_SCHEMA`.
+
+    Raises:
+        DataError: a file changed or vanished since it was listed.
+    """
+    cleaner = Cleaner(rules.clean, rules.contamination, rules.contamination_ngram)
+    chunk = _Chunk()
+    for batch in _batches(_found(task, rules)):
+        chunk.add(_judged(batch, cleaner, rules))
+        if chunk.size_bytes >= CHUNK_BYTES:
+            yield chunk.product()
+            chunk = _Chunk()
+    if chunk.tables:
+        yield chunk.product()
+
+
+def _found(task: ReadTask, rules: ReadRules) -> Iterator[_Found]:
+    source = source_of(task.spec.type)
+    for listed, part in task.pieces:
+        require_unchanged(listed)
+        row = 0
+        for raw in _documents(task, source, listed, part):
+            for text, reason in _sections(raw, _cuts(task, source), rules):
+                yield _Found(listed, part, row, text, reason, raw.messages)
+                row += 1
+        require_unchanged(listed)
+
+
+def _documents(
+    task: ReadTask, source: Source, listed: ListedFile, part: Part
+) -> Iterator[RawDocument]:
+    n_read = 0
+    try:
+        for raw in source.read(task.spec, listed.file, part):
+            n_read += 1
+            yield raw
+    except UnreadableError as error:
+        n_read += 1
+        yield RawDocument(str(error), reason="unreadable")
+    if not n_read and part == Part():
+        yield RawDocument("", reason="empty")
+
+
+def _cuts(task: ReadTask, source: Source) -> bool:
+    return source.cuts_sections if task.spec.sections is None else task.spec.sections
+
+
+def _sections(raw: RawDocument, cuts: bool, rules: ReadRules) -> Iterator[tuple[str, str]]:
+    """(text, reason) of each section; the reason is of those that are known without reading."""
+    if raw.reason:
+        yield raw.text, raw.reason
+        return
+    text = prepare(raw.text, rules.clean)
+    if raw.messages or not cuts:
+        yield text, ""
+        return
+    for section in cut_sections(text) or [""]:
+        yield section, "too_long_line" if _is_one_word(section) else ""
+
+
+def _is_one_word(section: str) -> bool:
+    """Whether a section had to be cut in the middle of a word: encoded data, no writing."""
+    return len(section) >= MIN_SECTION_CHARS and section.isascii() and len(section.split(None, 1)) < 2
+
+
+def _batches(found: Iterable[_Found]) -> Iterator[list[_Found]]:
+    batch: list[_Found] = []
+    n_chars = 0
+    for document in found:
+        batch.append(document)
+        n_chars += len(document.text)
+        if n_chars >= _BATCH_CHARS:
+            yield batch
+            batch, n_chars = [], 0
+    if batch:
+        yield batch
+
+
+def _judged(batch: list[_Found], cleaner: Cleaner, rules: ReadRules) -> pa.Table:
+    cleaned = cleaner.clean([document.text for document in batch])
+    reasons = [
+        document.reason or reason for document, reason in zip(batch, cleaned.reasons, strict=True)
+    ]
+    texts = [
+        text[:_SHOWN_CHARS] if reason else text
+        for text, reason in zip(cleaned.texts, reasons, strict=True)
+    ]
+    digests = [digest(text) for text in texts]
+    columns = {
+        "name": [document.listed.file.name for document in batch],
+        "part": [document.part.start for document in batch],
+        "row": [document.row for document in batch],
+        "digest": digests,
+        "group": _groups(batch, digests, rules),
+        "size_bytes": [len(text.encode()) for text in texts],
+        "language": cleaned.languages,
+        "reason": reasons,
+        "bands": _bands(texts, rules.near),
+        "messages": [document.messages for document in batch],
+        "text": texts,
+    }
+    return pa.table(columns, schema=CHUNK_SCHEMA)
+
+
+def _groups(batch: list[_Found], digests: list[bytes], rules: ReadRules) -> list[bytes]:
+    if not rules.whole_files:
+        return digests
+    return [bytes.fromhex(document.listed.sha256)[:DIGEST_BYTES] for document in batch]
+
+
+def _bands(texts: list[str], near: NearRules | None) -> list[bytes]:
+    if near is None:
+        return [b""] * len(texts)
+    return [row.astype("<u8").tobytes() for row in band_hashes(texts, near)]

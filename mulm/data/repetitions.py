@@ -1,0 +1,123 @@
+"""Which documents of a build repeat another one: exactly, nearly, or one of an existing version.
+
+Called by the driver between reading and deciding. Existing versions come first in order, so that
+they are always the originals; their digests and bands are worked out from their texts, whatever
+release wrote them. Invariant: texts are read again only of documents that MinHash calls alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mulm.data.corpus import Chunk, Corpus
+from mulm.data.decisions import (
+    TRAIN,
+    VALIDATION,
+    Flags,
+    Index,
+    Rows,
+    exact_duplicates,
+)
+from mulm.data.dedup import digest
+from mulm.data.documents import DIGEST_BYTES
+from mulm.data.near import band_hashes, near_duplicates, shingles
+from mulm.data.rules import DedupRules, NearRules
+
+_BATCH_DOCUMENTS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Repetitions:
+    """For each document the earlier one that it repeats, or -1; which do so only nearly; and
+    which repeat a document of an existing version."""
+
+    original: Rows
+    is_near: Flags
+    is_known: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an existing version's kept documents are recognised by."""
+
+    corpus: Corpus
+    numbers: Rows
+    digests: np.ndarray
+    bands: np.ndarray | None
+
+    @classmethod
+    def of(cls, corpus: Corpus, near: NearRules | None) -> Known:
+        """Read all kept documents of a version."""
+        numbers, digests, bands = [], [], []
+        for chunk in corpus.chunks:
+            kept = chunk.are(TRAIN) | chunk.are(VALIDATION)
+            numbers.append(chunk.first + np.flatnonzero(kept))
+            for texts in _texts(corpus, chunk, kept):
+                digests += [digest(text) for text in texts]
+                if near is not None:
+                    bands.append(band_hashes(texts, near))
+        return cls(
+            corpus,
+            np.concatenate(numbers) if numbers else np.zeros(0, np.int64),
+            np.frombuffer(b"".join(digests), f"V{DIGEST_BYTES}"),
+            np.concatenate(bands) if bands else None,
+        )
+
+
+def find_repetitions(
+    index: Index, corpus: Corpus, rules: DedupRules, against: Sequence[Corpus] = ()
+) -> Repetitions:
+    """Compare all documents of a build with each other and with those of existing versions."""
+    known = [Known.of(other, rules.near) for other in against]
+    digests = np.concatenate([one.digests for one in known]) if known else None
+    original, is_known = exact_duplicates(index, digests)
+    is_near = np.zeros(len(index), np.bool_)
+    if rules.near is None or index.bands is None:
+        return Repetitions(original, is_near, is_known)
+    rows = np.flatnonzero((original < 0) & ~is_known & _without_reason(index))
+    found = _near(rows, index.bands, corpus, rules.near, known)
+    n_known = sum(len(one.numbers) for one in known)
+    own = found >= n_known
+    original[rows[own]] = rows[found[own] - n_known]
+    is_near[rows[own]] = True
+    is_known[rows[(found >= 0) & ~own]] = True
+    return Repetitions(original, is_near, is_known)
+
+
+def _near(
+    rows: Rows, bands: np.ndarray, corpus: Corpus, near: NearRules, known: Sequence[Known]
+) -> Rows:
+    """For each of `rows` the place of its original among known documents and `rows`, or -1."""
+    places = [(one.corpus, one.numbers) for one in known] + [(corpus, rows)]
+    ends = np.cumsum([len(numbers) for _, numbers in places])
+
+    def shingles_of(wanted: Sequence[int]) -> list[np.ndarray]:
+        asked = np.asarray(wanted, np.int64)
+        groups = np.searchsorted(ends, asked, side="right")
+        found: dict[int, np.ndarray] = {}
+        for group in np.unique(groups):
+            own, numbers = places[group]
+            mine = asked[groups == group]
+            first = int(ends[group]) - len(numbers)
+            texts = own.rows(numbers[mine - first].tolist(), ["text"])
+            for place, row in zip(mine.tolist(), texts, strict=True):
+                found[place] = shingles(row["text"], near)
+        return [found[place] for place in asked.tolist()]
+
+    all_bands = [one.bands for one in known if one.bands is not None] + [bands[rows]]
+    n_known = int(ends[-1]) - len(rows)
+    whole = near_duplicates(np.concatenate(all_bands), shingles_of, near.min_similarity, n_known)
+    return whole[n_known:]
+
+
+def _texts(corpus: Corpus, chunk: Chunk, kept: Flags) -> Iterator[list[str]]:
+    table = corpus.table(chunk, ["text"]).filter(kept)
+    for batch in table.to_batches(_BATCH_DOCUMENTS):
+        yield batch["text"].to_pylist()
+
+
+def _without_reason(index: Index) -> Flags:
+    return np.array([not reason for reason in index.reasons], np.bool_)
