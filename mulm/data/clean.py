@@ -1,30 +1,67 @@
 """Cleaning: bytes to normal text, or a reason why not.
 
-Called for every raw document, wherever it is read. All functions are pure. A rule is a
-function that returns a reason to drop a document or None to keep it; a new rule is one
-function and one entry in `TEXT_RULES`.
+Called where documents are read: `decode` and `prepare` for each raw document, then a `Cleaner`
+for batches of the sections that were cut from them. Invariant: what happens to a document
+depends on the rules and on its own text alone, never on the batch around it.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
-import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from mulm.data.recipe import CleanRules
+import numpy as np
 
-Rule = Callable[[str, CleanRules], str | None]
+from mulm.data.basics import basic_reasons
+from mulm.data.rules import CleanRules
 
-_LINE_END = re.compile("\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
-_INVISIBLE = re.compile("[\ufeff\u200b\u00ad]")
-_SPACE = re.compile("[\u00a0\u2007\u202f]")
-_TRAILING = re.compile("[ \t]+\n")
-_BLANK_LINES = re.compile("\n{4,}")
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f]")
+Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
+
 _SNIFFED_BYTES = 8192
-_MAX_CONTROL_FRACTION = 0.001
-_REPETITION_FROM_CHARS = 1024
+_LINE_ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+_INVISIBLE = "\u200b\u00ad\ufeff"
+_SPACES = "\u00a0\u2007\u202f"
+_REPLACEMENTS = (
+    *((character, "\n") for character in _LINE_ENDS),
+    *((character, "") for character in _INVISIBLE),
+    *((character, " ") for character in _SPACES),
+)
+_N_ASCII_REPLACEMENTS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What became of a batch of documents: three lists of its length."""
+
+    texts: list[str]
+    """Changed where a rule changes text."""
+    reasons: list[str]
+    """ "" if kept, else the first reason to drop the document."""
+    languages: list[str]
+    """ISO 639-1 codes, "" where nobody asked."""
+
+
+class Cleaner:
+    """Obeys the rules on batches of normalised texts.
+
+    It can be pickled. Models are loaded when the first batch needs them.
+    """
+
+    def __init__(
+        self,
+        rules: CleanRules,
+        contamination: Hashes | None = None,
+        contamination_ngram: int = 13,
+    ) -> None:
+        self.rules = rules
+        self.contamination = contamination
+        self.contamination_ngram = contamination_ngram
+
+    def clean(self, texts: Sequence[str]) -> Cleaned:
+        """Judge all documents of a batch; one of 1 to 2 MB is fastest."""
+        reasons = basic_reasons(texts, self.rules)
+        return Cleaned(list(texts), reasons, [""] * len(texts))
 
 
 def decode(content: bytes) -> tuple[str, str | None]:
@@ -37,56 +74,59 @@ def decode(content: bytes) -> tuple[str, str | None]:
         return content[:_SNIFFED_BYTES].decode("utf-8", "replace"), "invalid_utf8"
 
 
+def prepare(text: str, rules: CleanRules) -> str:
+    """A raw document in normal form, mended first if the rules say so."""
+    return normalise(text)
+
+
 def normalise(text: str) -> str:
     r"""One form for texts that read the same.
 
-    NFC; "\n" line ends; ordinary spaces, none at line ends; no invisible characters; at most
-    two blank lines; one line end at the end. Lines stay as they are.
+    NFC; "\n" line ends; ordinary spaces, none at line ends; no invisible characters; U+FFFD for
+    half surrogate pairs; at most two blank lines; one line end at the end. Lines stay as they are.
     """
-    text = _SPACE.sub(" ", _INVISIBLE.sub("", _LINE_END.sub("\n", text)))
-    text = unicodedata.normalize("NFC", text)
-    text = _BLANK_LINES.sub("\n\n\n", _TRAILING.sub("\n", text + "\n"))
-    text = text.strip("\n")
-    return text.rstrip() + "\n" if text.strip() else ""
+    text = _with_plain_characters(text)
+    if not _is_latin(text):
+        text = unicodedata.normalize("NFC", _without_half_pairs(text))
+    return _with_plain_blanks(text)
 
 
-def judge(text: str, rules: CleanRules) -> str | None:
-    """The first reason to drop a normalised text, or None."""
-    for rule in TEXT_RULES:
-        if reason := rule(text, rules):
-            return reason
-    return None
+def _with_plain_characters(text: str) -> str:
+    # Finding nothing is ten times faster than any substitution, and nothing is the usual case.
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    n_possible = _N_ASCII_REPLACEMENTS if text.isascii() else len(_REPLACEMENTS)
+    for character, replacement in _REPLACEMENTS[:n_possible]:
+        if character in text:
+            text = text.replace(character, replacement)
+    return text
 
 
-def empty(text: str, _rules: CleanRules) -> str | None:
-    """Nothing but white space."""
-    return None if text.strip() else "empty"
+def _is_latin(text: str) -> bool:
+    """Whether all is below U+0100, where NFC changes nothing. A copy of memory tells it."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def control_characters(text: str, _rules: CleanRules) -> str | None:
-    """More control characters than a stray one: not meant for reading."""
-    count = len(_CONTROL.findall(text))
-    return "control_characters" if count > len(text) * _MAX_CONTROL_FRACTION else None
+def _without_half_pairs(text: str) -> str:
+    """JSON can write them, UTF-8 cannot."""
+    try:
+        text.encode("utf-16-le")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
-def too_short(text: str, rules: CleanRules) -> str | None:
-    """Too little to learn from."""
-    return "too_short" if len(text) < rules.min_chars else None
-
-
-def too_long_line(text: str, rules: CleanRules) -> str | None:
-    """A line that nobody wrote by hand: minified code, encoded data."""
-    longest = max(map(len, text.split("\n")))
-    return "too_long_line" if longest > rules.max_line_chars else None
-
-
-def repetition(text: str, rules: CleanRules) -> str | None:
-    """The same again and again."""
-    if len(text) < _REPETITION_FROM_CHARS:
-        return None
-    content = text.encode()
-    small = len(zlib.compress(content, 1)) < len(content) * rules.min_compressed_fraction
-    return "repetition" if small else None
-
-
-TEXT_RULES: tuple[Rule, ...] = (empty, control_characters, too_short, too_long_line, repetition)
+def _with_plain_blanks(text: str) -> str:
+    if " \n" in text or ("\t" in text and "\t\n" in text):
+        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
+    if text[:1] == "\n" or text[-1:] != "\n" or text[-2:-1].isspace():
+        text = text.rstrip().lstrip("\n") + "\n"
+    first, *others = text.split("\n\n\n\n")
+    if others:
+        stripped = (other.lstrip("\n") for other in others)
+        text = "\n\n\n".join([first, *(other for other in stripped if other)])
+    return "" if text == "\n" else text

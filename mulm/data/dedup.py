@@ -1,24 +1,18 @@
-"""Exact duplicates: the first in source order stays.
+"""Exact duplicates: texts that differ in white space at most.
 
-Called by the driver with the digests of all documents; the texts stay where they are.
+Called for each section where it is cut; whoever holds the digests of all sections in source
+order keeps the first of each. Near duplicates are in `mulm.data.near`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+
+DIGEST_BYTES = 16
+_WHITE_SPACE = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
 
 
-def digest(text: str) -> str:
-    """The SHA-256 of a text, blind to white space."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
-
-
-def duplicates(digests: Sequence[str]) -> list[bool]:
-    """For each digest, whether it was seen before it."""
-    seen: set[str] = set()
-    verdicts = []
-    for value in digests:
-        verdicts.append(value in seen)
-        seen.add(value)
-    return verdicts
+def digest(text: str) -> bytes:
+    """16 bytes of the SHA-256 of a normalised text without its white space."""
+    content = text.encode().translate(None, _WHITE_SPACE)
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]

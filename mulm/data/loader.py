@@ -1,50 +1,55 @@
 """The loader: training batches as a pure function of (dataset, seed, step).
 
 Called by the training loop and the evaluation. Invariants: the global batch of a step is the
-same for any number of workers and any start step; every window appears once in each epoch;
-the validation windows cover each token once as a target. So the only state is the step.
+same for any number of workers and any start step; every window appears once in each epoch of its
+source; the validation windows cover each token once as a target. So the only state is the step.
 
-Shapes: B rows, T `seq_len` tokens.
+Shapes: B rows, T `seq_len` tokens, W tokens of a window, one more than T.
 """
 
 from __future__ import annotations
 
-import hashlib
-from bisect import bisect_right
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mulm.data.mixture import Mixture
+from mulm.data.permutation import permute
+from mulm.data.shards import ShardFiles, TokenShards
 from mulm.errors import ConfigError, DataError
-from mulm.manifest import BlobEntry, Manifest
+from mulm.manifest import Manifest
 from mulm.store import Store
 
 Split = Literal["train", "validation"]
 IGNORED_TARGET = -100
-"""The target of padding: cross-entropy passes over it."""
+"""The target of padding and of what a loss mask leaves out: cross-entropy passes over it."""
 
-_DTYPE_BY_BYTES = {2: torch.uint16, 4: torch.int32}
-_FEISTEL_ROUNDS = 4
+Row = tuple[int, int]
+"""A group of shards, and a window in it."""
 
 
 class TokenLoader:
     """The windows of one split of a dataset version, memory-mapped.
 
-    Window w holds the tokens [w * T, w * T + T]: each token but the first is a target once.
+    Where texts are laid end to end, window w holds the tokens [w * T, w * T + T]: each token but
+    the first is a target once. Where they are packed, it is the row w of T + 1 tokens. A mixed
+    version has a group of shards for each source.
 
     Args:
         store: Where the shards lie; each is checked once, here.
         manifest: A version of kind "dataset".
         split: "train" or "validation".
-        seq_len: T, tokens in a row.
+        seq_len: T, tokens in a row; of a packed version it is given.
         seed: Chooses the order of the windows.
 
     Raises:
         CorruptError: a shard does not match its checksum.
-        DataError: the split has fewer tokens than one window.
+        ConfigError: a `seq_len` that the version cannot have.
+        DataError: a source of the split has fewer tokens than one window.
     """
 
     def __init__(
@@ -56,26 +61,34 @@ class TokenLoader:
         seq_len: int,
         seed: int = 0,
     ) -> None:
-        if seq_len < 1:
-            raise ConfigError(f"seq_len {seq_len} is too small", hint="use at least 1")
-        entries = [b for b in manifest.blobs if b.name.startswith(f"{split}-") and b.size_bytes]
-        self._shards = [_map_shard(store, entry) for entry in entries]
-        self._ends = list(accumulate(len(shard) for shard in self._shards))
+        self._is_packed = _is_packed(manifest, seq_len)
         self.seq_len = seq_len
-        self.n_tokens = self._ends[-1] if self._ends else 0
-        self.n_windows = (self.n_tokens - 1) // seq_len
         self._key = f"{manifest.id}:{split}:{seed}"
-        if split == "train" and self.n_windows < 1:
-            raise DataError(
-                f"{manifest.id} has {self.n_tokens} training tokens, fewer than one window"
-                f" of {seq_len + 1}",
-                hint="use a shorter seq_len or a larger corpus",
-            )
+        files = _shard_files(manifest, split)
+        if self._is_packed:
+            _require_whole_rows(files, seq_len + 1)
+        self._mixture = _mixture(manifest, set(files), self._key) if split == "train" else None
+        self._names = self._mixture.sources if self._mixture else ("",)
+        self._groups = [TokenShards(store, files.get(name, [])) for name in self._names]
+        self.n_tokens = sum(map(len, self._groups))
+        self._counts = [self._n_windows(len(group)) for group in self._groups]
+        self._ends = list(accumulate(self._counts))
+        self.n_windows = sum(self._counts)
+        if split == "train":
+            self._require_windows(manifest)
+
+    @property
+    def n_targets(self) -> int:
+        """The targets of all windows, before any mask; of a validation with its short window."""
+        return self.n_windows * self.seq_len if self._is_packed else max(0, self.n_tokens - 1)
 
     def rows(self, step: int, n_rows: int) -> list[int]:
-        """The window numbers of the global batch of a step; steps count from 0."""
-        first = step * n_rows
-        return [self._window(position) for position in range(first, first + n_rows)]
+        """The window numbers of the global batch of a step; steps count from 0.
+
+        Sources of a mixture are counted through, in the order of their names.
+        """
+        rows = [self._row(position) for position in _positions(step, n_rows)]
+        return [self._ends[group] - self._counts[group] + window for group, window in rows]
 
     def batch(
         self, step: int, n_rows: int, start: int = 0, stop: int | None = None
@@ -83,16 +96,15 @@ class TokenLoader:
         """Rows [start, stop) of the global batch of `n_rows` rows.
 
         Returns:
-            x_BT and y_BT, int64; y is x one token later.
+            x_BT and y_BT, int64; y is x one token later, or `IGNORED_TARGET` where it is masked.
         """
-        windows = self.rows(step, n_rows)[start:stop]
-        tokens = torch.stack([self._tokens(w * self.seq_len, self.seq_len + 1) for w in windows])
-        return tokens[:, :-1], tokens[:, 1:]
+        rows = [self._row(position) for position in _positions(step, n_rows)[start:stop]]
+        return self._read(rows)
 
     def iter_validation(
         self, batch_rows: int, start: int = 0, step: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All windows in order; every token but the first is a target exactly once.
+        """All windows in order; every token but the first of a text is a target exactly once.
 
         Workers share them by batch: batch `start`, then every `step`-th, read one at a time.
 
@@ -100,70 +112,124 @@ class TokenLoader:
             x_BT and y_BT, int64, B at most `batch_rows`. The last window may be short: it is
             filled with token 0 whose targets are `IGNORED_TARGET`.
         """
-        windows = range(0, max(0, self.n_tokens - 1), self.seq_len)
+        windows = range(-(-self.n_targets // self.seq_len))
         for first in range(start * batch_rows, len(windows), step * batch_rows):
-            rows = [self._padded(window) for window in windows[first : first + batch_rows]]
-            yield torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
+            yield self._read([(0, window) for window in windows[first : first + batch_rows]])
 
-    def _window(self, position: int) -> int:
-        epoch, index = divmod(position, self.n_windows)
-        return permute(index, self.n_windows, f"{self._key}:{epoch}")
+    def _row(self, position: int) -> Row:
+        """Who stands at a position of the endless sequence of rows."""
+        group, nth, key = 0, position, self._key
+        if self._mixture is not None:
+            group, nth = self._mixture.place(position)
+            key = f"{key}:{self._names[group]}"
+        epoch, index = divmod(nth, self._counts[group])
+        return group, permute(index, self._counts[group], f"{key}:{epoch}")
 
-    def _padded(self, start: int) -> tuple[Tensor, Tensor]:
-        tokens = self._tokens(start, min(self.seq_len + 1, self.n_tokens - start))
-        n_missing = self.seq_len + 1 - len(tokens)
-        x = torch.nn.functional.pad(tokens[:-1], (0, n_missing), value=0)
-        y = torch.nn.functional.pad(tokens[1:], (0, n_missing), value=IGNORED_TARGET)
-        return x, y
+    def _read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        tokens_BW = torch.stack([self._tokens(row) for row in rows]).to(torch.int64)
+        x_BT, y_BT = tokens_BW[:, :-1], tokens_BW[:, 1:]
+        n_last = self._span(rows[-1])[1]
+        if n_last <= self.seq_len or any(group.has_masks for group in self._groups):
+            is_target_BW = _unpack([self._learned(row) for row in rows], self.seq_len + 1)
+            y_BT = y_BT.masked_fill(~is_target_BW[:, 1:], IGNORED_TARGET)
+        if n_last <= self.seq_len:
+            x_BT[-1, n_last - 1 :] = 0
+        return x_BT, y_BT
 
-    def _tokens(self, start: int, count: int) -> Tensor:
-        """Tokens [start, start + count) as int64, across shards."""
-        parts = []
-        while count > 0:
-            shard = bisect_right(self._ends, start)
-            offset = start - (self._ends[shard] - len(self._shards[shard]))
-            part = self._shards[shard][offset : offset + count]
-            parts.append(part.to(torch.int64))
-            start, count = start + len(part), count - len(part)
-        return torch.cat(parts)
+    def _tokens(self, row: Row) -> Tensor:
+        """The tokens of a window, filled up with 0."""
+        start, count = self._span(row)
+        tokens = self._groups[row[0]].tokens(start, count)
+        n_missing = self.seq_len + 1 - count
+        return torch.cat([tokens, tokens.new_zeros(n_missing)]) if n_missing else tokens
 
+    def _learned(self, row: Row) -> int:
+        return self._groups[row[0]].learned(*self._span(row))
 
-def permute(index: int, size: int, key: str) -> int:
-    """Where `index` goes in the permutation of range(size) that `key` names.
+    def _span(self, row: Row) -> tuple[int, int]:
+        """The first token and the number of tokens of a window; the last one may be short."""
+        group, window = row
+        start = window * (self.seq_len + self._is_packed)
+        return start, min(self.seq_len + 1, len(self._groups[group]) - start)
 
-    A Feistel network over the next power of four, walked until it lands inside: a bijection
-    that needs no table (Luby and Rackoff 1988; cycle walking: Black and Rogaway 2002).
-    """
-    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = (1 << half_bits) - 1
-    round_keys = _round_keys(key)
-    while True:
-        left, right = index >> half_bits, index & mask
-        for round_key in round_keys:
-            left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        index = (left << half_bits) | right
-        if index < size:
-            return index
+    def _n_windows(self, n_tokens: int) -> int:
+        if self._is_packed:
+            return n_tokens // (self.seq_len + 1)
+        return max(0, (n_tokens - 1) // self.seq_len)
 
-
-def _round_keys(key: str) -> tuple[int, ...]:
-    digest = hashlib.sha256(key.encode()).digest()
-    return tuple(
-        int.from_bytes(digest[8 * k : 8 * k + 8], "little") for k in range(_FEISTEL_ROUNDS)
-    )
-
-
-def _mix(value: int) -> int:
-    """The finaliser of SplitMix64: spreads every bit over all 64."""
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return value ^ (value >> 31)
+    def _require_windows(self, manifest: Manifest) -> None:
+        for name, group, count in zip(self._names, self._groups, self._counts, strict=True):
+            if count < 1:
+                whose = f"the source {name!r} of {manifest.id}" if name else manifest.id
+                raise DataError(
+                    f"{whose} has {len(group)} training tokens, fewer than one window"
+                    f" of {self.seq_len + 1}",
+                    hint="use a shorter seq_len or a larger corpus",
+                )
 
 
-def _map_shard(store: Store, entry: BlobEntry) -> Tensor:
-    """The tokens of a shard. uint16, or int32 for uint32 (ids stay below 2^31)."""
-    n_bytes = entry.size_bytes // entry.rows if entry.rows else 0
-    if n_bytes not in _DTYPE_BY_BYTES or n_bytes * entry.rows != entry.size_bytes:
-        raise DataError(f"{entry.name!r} is no shard of tokens", hint="build the dataset again")
-    path = store.path(entry)
-    return torch.from_file(str(path), shared=False, size=entry.rows, dtype=_DTYPE_BY_BYTES[n_bytes])
+def _positions(step: int, n_rows: int) -> range:
+    return range(step * n_rows, (step + 1) * n_rows)
+
+
+def _is_packed(manifest: Manifest, seq_len: int) -> bool:
+    """Whether the version consists of rows of their own; then its row length is the only one."""
+    if seq_len < 1:
+        raise ConfigError(f"seq_len {seq_len} is too small", hint="use at least 1")
+    pack = manifest.config.get("pack") or {}
+    mode = pack.get("mode", "concatenate")
+    if mode == "concatenate":
+        return False
+    if mode != "best_fit":
+        raise DataError(
+            f"{manifest.id} is packed in a way that is unknown here: {mode!r}",
+            hint="read it with the release that built it, or build the dataset again",
+        )
+    if pack.get("seq_len") != seq_len:
+        raise ConfigError(
+            f"{manifest.id} is packed in rows for seq_len {pack.get('seq_len')}, not {seq_len}",
+            hint=f"set seq_len to {pack.get('seq_len')}, or build the dataset with"
+            f" pack.seq_len {seq_len}",
+        )
+    return True
+
+
+def _shard_files(manifest: Manifest, split: Split) -> dict[str, list[ShardFiles]]:
+    """The shards of a split by their group, in the version's order; "" is the only one unmixed."""
+    by_name = {entry.name: entry for entry in manifest.blobs}
+    files: dict[str, list[ShardFiles]] = {}
+    for entry in manifest.blobs:
+        named = re.fullmatch(rf"{split}(?:-(.+))?-\d{{5}}\.bin", entry.name)
+        if named and entry.size_bytes:
+            mask = by_name.get(entry.name.removesuffix("bin") + "mask")
+            files.setdefault(named[1] or "", []).append(ShardFiles(entry, mask))
+    return files
+
+
+def _require_whole_rows(files: dict[str, list[ShardFiles]], width: int) -> None:
+    for shard in (shard for group in files.values() for shard in group):
+        if shard.tokens.rows % width:
+            raise DataError(
+                f"{shard.tokens.name!r} has {shard.tokens.rows} tokens, which are no whole rows of"
+                f" {width}",
+                hint="build the dataset again",
+            )
+
+
+def _mixture(manifest: Manifest, groups: set[str], key: str) -> Mixture | None:
+    weights = manifest.config.get("mixture") or {}
+    if unknown := groups - set(weights or {""}):
+        raise DataError(
+            f"{manifest.id} has shards of {min(unknown)!r}, which its mixture gives no weight",
+            hint="build the dataset again",
+        )
+    return Mixture(weights, key) if weights else None
+
+
+def _unpack(rows: Sequence[int], width: int) -> Tensor:
+    """Bits to a bool tensor of `width` columns, the lowest bit first."""
+    n_bytes = (width + 7) // 8
+    content = bytearray(b"".join(row.to_bytes(n_bytes, "little") for row in rows))
+    bytes_BN1 = torch.frombuffer(content, dtype=torch.uint8).view(len(rows), n_bytes, 1)
+    bits_BN8 = (bytes_BN1 >> torch.arange(8, dtype=torch.uint8)) & 1
+    return bits_BN8.flatten(1)[:, :width].bool()
