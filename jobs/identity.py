@@ -57,8 +57,7 @@ def prepare_identity(recipe: Recipe, facts: Facts, store: Store) -> dict[str, An
         "files": list_files(recipe, store.downloads).identities,
         "tokenizer": facts.resolve("tokenizer", parse_ref(ref)).manifest_id if ref else None,
         "against": [
-            facts.resolve("dataset", parse_ref(known)).manifest_id
-            for known in recipe.dedup.against
+            facts.resolve("dataset", parse_ref(known)).manifest_id for known in recipe.dedup.against
         ],
         "evaluations": [checksum(path) for path in evaluations],
         "build": CODE_VERSION,

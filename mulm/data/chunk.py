@@ -133,7 +133,9 @@ def _sections(raw: RawDocument, cuts: bool, rules: ReadRules) -> Iterator[tuple[
 
 def _is_one_word(section: str) -> bool:
     """Whether a section had to be cut in the middle of a word: encoded data, no writing."""
-    return len(section) >= MIN_SECTION_CHARS and section.isascii() and len(section.split(None, 1)) < 2
+    return (
+        len(section) >= MIN_SECTION_CHARS and section.isascii() and len(section.split(None, 1)) < 2
+    )
 
 
 def _batches(found: Iterable[_Found]) -> Iterator[list[_Found]]:

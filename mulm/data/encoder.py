@@ -23,9 +23,7 @@ from mulm.errors import DataError
 _log = logging.getLogger(__name__)
 
 _COMPARED_CHARS = 16_384
-_GPT2_PATTERN = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)
+_GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 Ids = np.ndarray[tuple[int], np.dtype[np.uint32]]
 

@@ -31,12 +31,14 @@ _BATCH_DOCUMENTS = 128
 
 @dataclass(frozen=True, slots=True)
 class Repetitions:
-    """For each document the earlier one that it repeats, or -1; which do so only nearly; and
-    which repeat a document of an existing version."""
+    """What was found of each document of a build."""
 
     original: Rows
+    """The earlier document that it repeats, or -1."""
     is_near: Flags
+    """Whether it does so only nearly."""
     is_known: Flags
+    """Whether it repeats a document of an existing version."""
 
 
 @dataclass(frozen=True, slots=True)

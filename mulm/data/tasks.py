@@ -17,7 +17,7 @@ from mulm.errors import DataError
 
 _LEAST_BYTES = PART_BYTES // 8
 _BORDER_SHARE = 64
-"""A file whose checksum begins with a smaller byte ends a task that has `_LEAST_BYTES`: a quarter."""
+"""A file whose checksum begins with a smaller byte may end a task: a quarter of all do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,5 +125,5 @@ def _is_border(listed: ListedFile) -> bool:
 
 
 def _size_bytes(listed: ListedFile, part: Part) -> int:
-    """About how many bytes a part has; its units are its source's affair, so at most `PART_BYTES`."""
+    """About how many bytes a part has; in which units it is told is its source's affair."""
     return listed.size_bytes if part == Part() else min(listed.size_bytes, PART_BYTES)
