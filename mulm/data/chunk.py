@@ -35,7 +35,7 @@ _SHOWN_CHARS = 64 << 10
 class ReadRules:
     """Everything of a recipe that decides what a chunk holds."""
 
-    clean: CleanRules = CleanRules()
+    clean: CleanRules
     near: NearRules | None = None
     whole_files: bool = False
     """Whether all documents of a file are held out together."""

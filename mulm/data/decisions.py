@@ -4,9 +4,10 @@ Made by the driver from the chunks' columns other than the texts. Invariants: th
 equal documents in recipe order stays; no document stands on both sides of the split; the decisions
 depend on the documents and the rules alone.
 
-    decisions.bin      {"names": ["train", "validation", "duplicate", ...], "n": N, "n_originals": M}
-                       newline, N bytes (an index into names for each document in order),
-                       M pairs of little-endian int64 (document, the earlier one that it repeats)
+    decisions.bin      {"names": ["train", "validation", "duplicate", ...], "n": N,
+                       "n_originals": M}, a line end, N bytes (an index into names for each
+                       document in order), M pairs of little-endian int64 (document, the earlier
+                       one that it repeats)
 """
 
 from __future__ import annotations
