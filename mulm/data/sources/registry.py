@@ -1,15 +1,33 @@
-"""Source types by name. A new type is one file beside this one and one line here."""
+"""Source types by name, or by where a class of one's own lies: `my_package.mine:MySource`.
+
+Called by whoever has a recipe. A new type of ours is one file beside this one and one line here;
+a stranger's needs no line, only to be importable where the build runs.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from mulm.data.sources.auto import BY_FORMAT, AutoSource
 from mulm.data.sources.base import Source
-from mulm.data.sources.text import TextSource
-from mulm.errors import UnknownNameError, nearest
+from mulm.data.sources.books import BooksSource
+from mulm.data.sources.wikitext import WholeSentencesSource, WikiTextSource
+from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
 
-SOURCES: Mapping[str, type[Source]] = MappingProxyType({"text": TextSource})
+SOURCES: Mapping[str, type[Source]] = MappingProxyType(
+    {
+        "auto": AutoSource,
+        **BY_FORMAT,
+        "books": BooksSource,
+        "wikitext": WikiTextSource,
+        "wikitext-whole-sentences": WholeSentencesSource,
+    }
+)
+"""Our own types."""
+
+_METHODS = ("files", "check", "parts", "read")
 
 
 def source_of(type_name: str) -> Source:
@@ -17,8 +35,32 @@ def source_of(type_name: str) -> Source:
 
     Raises:
         UnknownNameError: there is none; the hint names the nearest.
+        NotFoundError: `module:Class` cannot be imported.
+        ConfigError: it is no source.
     """
+    if ":" in type_name:
+        return _imported(type_name)
     if type_name not in SOURCES:
         hint = nearest(type_name, SOURCES)
         raise UnknownNameError(f"unknown source type {type_name!r}", hint=hint)
     return SOURCES[type_name]()
+
+
+def _imported(type_name: str) -> Source:
+    module, _, name = type_name.partition(":")
+    try:
+        made: Source = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise NotFoundError(
+            f"cannot make a source of {type_name!r}: {error}",
+            hint="write `type: module:Class`; the module must be importable wherever the build "
+            "runs: install it, or name its folder in PYTHONPATH",
+        ) from None
+    missing = [m for m in _METHODS if not callable(getattr(made, m, None))]
+    if missing or not hasattr(made, "cuts_sections"):
+        lacks = (missing or ["cuts_sections"])[0]
+        raise ConfigError(
+            f"{type_name!r} is no source: it has no {lacks!r}",
+            hint="see docs/data-sources.md for the four methods",
+        )
+    return made

@@ -1,70 +1,81 @@
-"""Plain text files: `.txt` and `.md`, also compressed as `.gz`; one document a file."""
+"""Plain text and Markdown: one document a file, or one for each stretch of a long one.
+
+A long file is cut where a paragraph ends. Invariant: the cuts depend on the bytes and `part_bytes`
+alone, so a compressed file gives the documents of the plain one.
+"""
 
 from __future__ import annotations
 
-import glob
-import gzip
-import zlib
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from typing import IO, ClassVar
 
-from mulm.data.sources.base import SourceFile, UnreadableError
-from mulm.errors import NotFoundError
+from mulm.data.source_spec import SourceSpec
+from mulm.data.sources.base import PART_BYTES, Part, RawDocument, SourceFile
+from mulm.data.sources.decoding import from_bytes
+from mulm.data.sources.folders import find_files
+from mulm.data.sources.formats import suffixes_of
+from mulm.data.sources.streams import byte_parts, open_stream
 
-SUFFIXES = (".txt", ".md", ".txt.gz", ".md.gz")
+_WINDOW_BYTES = 64 << 10
+"""How far after its nominal place a cut looks for the end of a paragraph."""
+
+_BREAK = re.compile(rb"\n[ \t\r]*\n\s*|\r\r")
 
 
+@dataclass(frozen=True, slots=True)
 class TextSource:
-    """A file, a folder with all that is below it, or a glob such as `notes/**/*.md`."""
+    """`.txt`, `.text` and `.md`, also compressed."""
 
-    def files(self, path: str) -> list[SourceFile]:
-        """See `Source.files`. A folder gives its `.txt` and `.md` files; a glob gives all."""
-        given = Path(path).expanduser()
-        if given.is_file():
-            return [SourceFile(given.name, given)]
-        if given.is_dir():
-            found = [p for p in given.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file()]
-            root = given
-        else:
-            found = [Path(p) for p in glob.glob(str(given), recursive=True)]
-            found = [p for p in found if p.is_file()]
-            root = _fixed_part(given)
-        if not found:
-            raise _not_found(path, given)
-        return sorted(
-            (SourceFile(_printable(p.relative_to(root)), p) for p in found),
-            key=lambda file: file.name,
-        )
+    cuts_sections: ClassVar[bool] = True
+    part_bytes: int = PART_BYTES
 
-    def read(self, file: SourceFile) -> Iterator[bytes]:
+    def files(self, spec: SourceSpec) -> list[SourceFile]:
+        """See `Source.files`."""
+        return find_files(spec.path, suffixes_of("text"))
+
+    def check(self, spec: SourceSpec, file: SourceFile) -> None:
+        """Text has no schema."""
+
+    def parts(self, spec: SourceSpec, file: SourceFile) -> list[Part]:
+        """See `Source.parts`: stretches of bytes."""
+        return byte_parts(file.path, self.part_bytes)
+
+    def read(self, spec: SourceSpec, file: SourceFile, part: Part) -> Iterator[RawDocument]:
         """See `Source.read`."""
-        try:
-            content = file.path.read_bytes()
-            yield gzip.decompress(content) if file.name.endswith(".gz") else content
-        except (OSError, EOFError, zlib.error) as error:
-            # A file's path differs between machines: keep what went wrong without it.
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise UnreadableError(why) from None
+        return map(from_bytes, self.chunks(file, part))
+
+    def chunks(self, file: SourceFile, part: Part) -> Iterator[bytes]:
+        """The bytes of each document of a part."""
+        with open_stream(file.path, part.start) as stream:
+            yield from _chunks(stream, part, self.part_bytes)
 
 
-def _printable(path: Path) -> str:
-    """The name, also of a file whose name is no valid UTF-8."""
-    return path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
+def _chunks(stream: IO[bytes], part: Part, part_bytes: int) -> Iterator[bytes]:
+    """Cut at the paragraph after each multiple of `part_bytes`; `stream` stands at the start."""
+    window_bytes = min(_WINDOW_BYTES, part_bytes // 2)
+    content = stream.read(window_bytes)
+    skipped = _cut(content) if part.start else 0  # the part before this one has these
+    place, content = part.start + skipped, content[skipped:]
+    nominal = part.start
+    while part.stop is None or nominal < part.stop:
+        nominal += part_bytes
+        wanted = nominal + window_bytes - place
+        content += stream.read(wanted - len(content))
+        if len(content) <= nominal - place:
+            if content or not place:
+                yield content
+            return
+        end = nominal - place + _cut(content[nominal - place : wanted])
+        yield content[:end]
+        place, content = place + end, content[end:]
 
 
-def _fixed_part(pattern: Path) -> Path:
-    """The folders of a glob before its first wildcard."""
-    parts = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return Path(*parts)
-
-
-def _not_found(path: str, given: Path) -> NotFoundError:
-    if given.is_dir():
-        kinds = ", ".join(SUFFIXES)
-        return NotFoundError(f"no text files in the folder {path!r}", hint=f"we read {kinds}")
-    what = "no file matches" if glob.has_magic(path) else "no such file or folder:"
-    return NotFoundError(f"{what} {path!r}", hint=f"looked from {str(Path.cwd())!r}")
+def _cut(window: bytes) -> int:
+    """Where in a window a document may begin: after a paragraph, a line, or within no character."""
+    if found := _BREAK.search(window):
+        return found.end()
+    if line_end := window.find(b"\n") + 1:
+        return line_end
+    return next((n for n, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
