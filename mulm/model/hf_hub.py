@@ -1,9 +1,9 @@
-"""Models on a hub that speaks Hugging Face's HTTP: files by name, each one checked.
+"""Repositories of a hub that speaks Hugging Face's HTTP: files by name, each one checked.
 
-Called by `jobs.import_model`. Invariants: a file has its name when its size and checksum are those
-that the hub promised; an interrupted download goes on where it was; one process at a time fills a
-folder; the token goes to the hub alone, never to where it redirects; nothing but the named files is
-fetched.
+Called by `jobs.import_model` and `mulm.data.sources.remote_hub`. Invariants: a file has its name
+when its size and checksum are those that the hub promised; an interrupted download goes on where it
+was; one process at a time fills a folder; the token goes to the hub alone, never to where it
+redirects; nothing but the named files is fetched.
 """
 
 from __future__ import annotations
@@ -112,12 +112,15 @@ class Hub:
     def snapshot(self, repository: str, revision: str = "main") -> Snapshot:
         """What a repository holds at a branch, tag or commit.
 
+        A repository is a model, `owner/name`, or a dataset, `datasets/owner/name`.
+
         Raises:
             NotFoundError: no such repository or revision.
             AuthError: the hub wants a token, or another one.
             DeadlineError: it does not answer.
         """
-        url = f"{self.endpoint}/api/models/{repository}/revision/{revision}?blobs=true"
+        kind = "" if repository.startswith("datasets/") else "models/"
+        url = f"{self.endpoint}/api/{kind}{repository}/revision/{revision}?blobs=true"
         with self._open(url) as answer, _naming_silence(self.endpoint):
             content = answer.read(_LIST_BYTES)
         try:
@@ -149,7 +152,8 @@ class Hub:
                     raise NotFoundError(f"{snapshot.repository} has no file {name!r}")
                 promised = snapshot.files[name]
                 if not promised.matches(folder / name):
-                    url = f"{self.endpoint}/{snapshot.repository}/resolve/{snapshot.commit}/{name}"
+                    where = f"{snapshot.repository}/resolve/{snapshot.commit}"
+                    url = f"{self.endpoint}/{where}/{urllib.parse.quote(name)}"
                     self._fetch(url, promised, folder / name, report)
 
     def _fetch(self, url: str, promised: RemoteFile, path: Path, report: Report) -> None:
