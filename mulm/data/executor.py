@@ -102,6 +102,8 @@ class _Threads:
                 place, task = taken
                 for product in self._work(task):
                     self._put((place, product))
+                    if self._is_over.is_set():
+                        return  # nobody waits for the rest of the task
                 self._put((place, None))
         except BaseException as error:  # noqa: BLE001 the border of the thread: told to the reader
             self._put(error)

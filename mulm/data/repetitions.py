@@ -23,7 +23,8 @@ from mulm.data.decisions import (
 )
 from mulm.data.dedup import digest
 from mulm.data.documents import DIGEST_BYTES
-from mulm.data.near import band_hashes, near_duplicates, shingles
+from mulm.data.near import band_hashes, shingles
+from mulm.data.near_pairs import near_duplicates
 from mulm.data.rules import DedupRules, NearRules
 
 _BATCH_DOCUMENTS = 128
