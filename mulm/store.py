@@ -7,6 +7,7 @@ whole.
     blobs/ab/abcdef...      the bytes
     manifests/ds_....json   versions
     steps/<key>.json        markers of finished steps: same inputs, so no need to run again
+    downloads/              files of sources that lie elsewhere: a cache
     incoming/               blobs of which the name is not known yet; old ones are leftovers
 """
 
@@ -36,6 +37,11 @@ R = TypeVar("R")
 
 class Store(Blobs):
     """A content-addressed store in a local folder; see `Blobs` for its arguments."""
+
+    @property
+    def downloads(self) -> Path:
+        """Where files of sources that lie elsewhere are kept; may be deleted at any time."""
+        return self.root / "downloads"
 
     def save(self, manifest: Manifest) -> str:
         """Write a manifest whose blobs are all stored, also over a damaged one; returns its id.
