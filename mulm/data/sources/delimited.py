@@ -14,7 +14,7 @@ from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import Part, RawDocument, SourceFile, UnreadableError
 from mulm.data.sources.folders import find_files
 from mulm.data.sources.formats import suffix_of, suffixes_of
-from mulm.data.sources.rows import RowReader
+from mulm.data.sources.rows import RowReader, reject
 from mulm.data.sources.streams import MAX_ROW_BYTES, lines
 
 
@@ -56,7 +56,7 @@ def _rows(file: SourceFile) -> Iterator[dict[str, str] | RawDocument]:
         elif len(cells) == len(header):
             yield dict(zip(header, cells, strict=True))
         else:
-            yield RawDocument(",".join(cells)[:1000], "bad_row")
+            yield reject(cells, "bad_row")
 
 
 def cell_rows(file: SourceFile) -> Iterator[list[str] | RawDocument]:

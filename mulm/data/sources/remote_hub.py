@@ -16,7 +16,7 @@ from mulm.atomic import make_folder, write_atomic
 from mulm.config import canonical_json
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import SourceFile
-from mulm.data.sources.remote_names import chosen, is_portable, key_of, shown_url, split_pattern
+from mulm.data.sources.remote_names import chosen, is_portable, key_of, split_pattern
 from mulm.errors import ConfigError, DeadlineError
 from mulm.model.hf_hub import Hub, RemoteFile, Report, Snapshot
 

@@ -78,4 +78,5 @@ def _cut(window: bytes) -> int:
         return found.end()
     if line_end := window.find(b"\n") + 1:
         return line_end
-    return next((n for n, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
+    begins = (n for n, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80)
+    return next(begins, len(window) if len(window) < 4 else 0)
