@@ -100,7 +100,8 @@ def model_import(source: str, name: str, as_json: bool) -> None:
     print_result(result, as_json, "{model}: {parameters} parameters")
     if not as_json and result["chat_template"] in ("other", "broken"):
         click.echo(
-            "  its own chat template differs: here and in exports, conversations are ChatML",
+            "  its own chat template differs: here and in exports, conversations are"
+            f" {result['chat_format']}",
             err=True,
         )
 

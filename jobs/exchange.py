@@ -105,6 +105,7 @@ class Exchange:
             "tokenizer": self._ref_of(made.tokenizer.id, name),
             "parameters": n_parameters,
             "licences": list(made.described.licences),
+            "chat_format": made.described.tokenizer.chat_format.name,
             "chat_template": made.described.template,
         }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mulm.chat import EXPORTED_TEMPLATE
+from mulm.chat import exported_template
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import ConfigError, CorruptError, NotFoundError, UnknownNameError, nearest
 from mulm.manifest import Manifest
@@ -92,7 +92,7 @@ def read_template(path: Path | None, tokenizer: Tokenizer) -> str:
         DataError: it does not render.
     """
     if path is None:
-        return EXPORTED_TEMPLATE
+        return exported_template(tokenizer)
     try:
         template = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -107,7 +107,8 @@ def _card(store: Store, ref: str, manifest: Manifest, files: ModelFiles) -> byte
     """The model's own card if it came with one, else one that tells its lineage."""
     if any(blob.name == CARD for blob in manifest.blobs):
         return store.read(manifest.blob(CARD))
-    return model_card(ref, manifest, files.config, _ancestors(store, manifest)).encode()
+    ancestors, form = _ancestors(store, manifest), files.tokenizer.chat_format
+    return model_card(ref, manifest, files.config, ancestors, form).encode()
 
 
 def _ancestors(store: Store, manifest: Manifest) -> Mapping[str, Manifest]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mulm.atomic import atomic_file, require_absent
-from mulm.chat import EXPORTED_TEMPLATE
+from mulm.chat import exported_template
 from mulm.data.foreign_tokenizer import split_patterns
 from mulm.data.tokenizer import SPLIT_PATTERN, Tokenizer
 from mulm.errors import DataError
@@ -62,7 +62,7 @@ def write_gguf(
     *,
     name: str,
     licence: str = "",
-    template: str = EXPORTED_TEMPLATE,
+    template: str | None = None,
 ) -> None:
     """Write a model as one file.
 
@@ -75,6 +75,7 @@ def write_gguf(
         NoSpaceError: the disk is full; nothing is left behind.
     """
     require_absent(out)
+    template = exported_template(files.tokenizer) if template is None else template
     metadata = gguf_metadata(files, kind, name, licence, template)
     tensors = list(_tensors(files, kind))
     with atomic_file(out) as file:
@@ -172,7 +173,7 @@ def _tokenizer_values(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Value]
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in merges],
         "tokenizer.ggml.bos_token_id": tokenizer.end_of_text_id,
-        "tokenizer.ggml.eos_token_id": tokenizer.im_end_id,
+        "tokenizer.ggml.eos_token_id": tokenizer.turn_end_id,
         "tokenizer.ggml.padding_token_id": tokenizer.pad_id,
         # Every text begins a document, as when it is served here.
         "tokenizer.ggml.add_bos_token": True,

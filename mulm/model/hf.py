@@ -119,10 +119,10 @@ def to_hf_config(config: MicroLMConfig, tokenizer: Tokenizer, dtype: torch.dtype
 
 
 def token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The ids that begin, end and fill a text: a turn ends with the first of two."""
+    """The ids that begin, end and fill a text: a turn ends with the first of those."""
     return {
         "bos_token_id": tokenizer.end_of_text_id,
-        "eos_token_id": [tokenizer.im_end_id, tokenizer.end_of_text_id],
+        "eos_token_id": list(tokenizer.stop_ids),
         "pad_token_id": tokenizer.pad_id,
     }
 

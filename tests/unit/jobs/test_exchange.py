@@ -39,7 +39,16 @@ from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.model.stored import load_model, store_model
 from mulm.refs import parse_ref
 from mulm.store import Store
-from mulm.testing import TINY, tiny_dataset, tiny_model, tiny_stored_model, tiny_tokenizer
+from mulm.testing import (
+    TINY,
+    tiny_dataset,
+    tiny_llama3_tokenizer,
+    tiny_model,
+    tiny_stored_model,
+    tiny_tokenizer,
+)
+from serve_app.service import open_served
+from serve_app.settings import AppArgs
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +92,26 @@ def test_an_exported_model_comes_back_and_answers_alike(
     exchange.export("again", "hf", tmp_path / "second")
     for path in (tmp_path / "hf").iterdir():
         assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_model_with_the_tokenizer_of_llama_3_comes_and_goes(
+    exchange: Exchange, home: Home, tmp_path: Path
+) -> None:
+    store, tokenizer = Store(home.store), tiny_llama3_tokenizer()
+    first = tiny_stored_model(store, tokenizer, qk_norm=False)
+    with Ledger(home.ledger) as ledger:
+        ledger.publish("model", "llama", first.id)
+    exchange.export("llama", "hf", tmp_path / "hf")
+    imported = exchange.import_model(str(tmp_path / "hf"), "again")
+    assert (imported["chat_format"], imported["chat_template"]) == ("Llama 3", "same")
+    assert answer(store, imported["model_id"], tokenizer) == answer(store, first.id, tokenizer)
+    exchange.export("again", "hf", tmp_path / "second")
+    for path in (tmp_path / "hf").iterdir():
+        assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
+    exchange.export("again", "gguf", tmp_path / "again.gguf")
+    with Ledger(home.ledger) as facts:
+        served = open_served(AppArgs(model="again@1"), store, facts)
+    assert served.tokenizer.chat_format.name == "Llama 3"
 
 
 def test_an_imported_model_can_be_evaluated(
