@@ -125,17 +125,22 @@ def pre_tokenizer_name(tokenizer: Tokenizer) -> str:
 
 
 def _architecture(config: MicroLMConfig) -> str:
-    if config.qk_norm and config.rope_scaling and config.rope_scaling.kind == "llama3":
+    scaling = config.rope_scaling
+    if config.qk_norm and scaling and scaling.kind == "llama3":
         raise DataError(
             "llama.cpp has no rope scaling 'llama3' for models with qk_norm",
             hint="`--to hf` keeps it",
+        )
+    if scaling and scaling.kind == "yarn" and (scaling.beta_fast, scaling.beta_slow) != (32, 1):
+        raise DataError(
+            f"llama.cpp blends yarn from beta_fast 32 to beta_slow 1, not from"
+            f" {scaling.beta_fast:g} to {scaling.beta_slow:g}",
+            hint="`--to hf` keeps them",
         )
     return "qwen3" if config.qk_norm else "llama"
 
 
 def _shape_values(config: MicroLMConfig) -> dict[str, Value]:
-    scaling = config.rope_scaling
-    is_linear = scaling is not None and scaling.kind == "linear"
     return {
         "vocab_size": config.vocab_size,
         "context_length": config.max_seq_len,
@@ -149,9 +154,22 @@ def _shape_values(config: MicroLMConfig) -> dict[str, Value]:
         "attention.layer_norm_rms_epsilon": config.norm_eps,
         "rope.dimension_count": config.d_head,
         "rope.freq_base": config.rope_theta,
-        **({"rope.scaling.type": "linear"} if is_linear else {}),
-        **({"rope.scaling.factor": scaling.factor} if scaling and is_linear else {}),
+        **_rope_values(config),
     }
+
+
+def _rope_values(config: MicroLMConfig) -> dict[str, Value]:
+    """Of `llama3` they know nothing but the factors themselves, which are a tensor."""
+    scaling = config.rope_scaling
+    if scaling is None or scaling.kind == "llama3":
+        return {}
+    values: dict[str, Value] = {
+        "rope.scaling.type": scaling.kind,
+        "rope.scaling.factor": scaling.factor,
+    }
+    if scaling.kind == "yarn":
+        values["rope.scaling.original_context_length"] = scaling.original_max_seq_len
+    return values
 
 
 def _tokenizer_values(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Value]:

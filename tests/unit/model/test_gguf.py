@@ -177,6 +177,14 @@ def test_rope_scaling(store: Store, tokenizer: Tokenizer, tmp_path: Path) -> Non
     linear = {"kind": "linear", "factor": 4.0}
     values, _ = written(tmp_path / "a.gguf", opened(store, tokenizer, rope_scaling=linear))
     assert (values["qwen3.rope.scaling.type"], values["qwen3.rope.scaling.factor"]) == ("linear", 4)
+    yarn = {"kind": "yarn", "factor": 4.0, "original_max_seq_len": 16}
+    values, tensors = written(tmp_path / "y.gguf", opened(store, tokenizer, rope_scaling=yarn))
+    assert values["qwen3.rope.scaling.type"] == "yarn"
+    assert values["qwen3.rope.scaling.factor"] == 4
+    assert values["qwen3.rope.scaling.original_context_length"] == 16
+    assert "rope_freqs.weight" not in tensors
+    with pytest.raises(DataError, match="beta_fast 32"):
+        written(tmp_path / "z.gguf", opened(store, tokenizer, rope_scaling=yarn | {"beta_fast": 8}))
     llama = opened(store, tokenizer, rope_scaling=LLAMA3, qk_norm=False, d_head=32)
     _, tensors = written(tmp_path / "b.gguf", llama)
     factors = numbers(tensors["rope_freqs.weight"])

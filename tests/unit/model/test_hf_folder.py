@@ -37,6 +37,10 @@ VARIANTS: list[tuple[torch.dtype, dict[str, Any]]] = [
     (torch.bfloat16, {"qk_norm": False, "tie_embeddings": False, "n_kv_heads": 1}),
     (torch.bfloat16, {"qk_norm": False, "rope_scaling": LLAMA3}),
     (torch.float16, {"rope_scaling": {"kind": "linear", "factor": 4.0}}),
+    (
+        torch.float16,
+        {"rope_scaling": {"kind": "yarn", "factor": 4.0, "original_max_seq_len": 16}},
+    ),
 ]
 
 

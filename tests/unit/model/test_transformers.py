@@ -30,6 +30,7 @@ LLAMA3 = {
     "kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_seq_len": 32,
 }  # fmt: skip
+YARN = {"kind": "yarn", "factor": 4.0, "original_max_seq_len": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "qwen3-untied": {"tie_embeddings": False, "n_kv_heads": 4},
@@ -38,6 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {"qk_norm": False},
     "llama-untied": {"qk_norm": False, "tie_embeddings": False, "rope_theta": 500_000.0},
     "llama-linear": {"qk_norm": False, "rope_scaling": {"kind": "linear", "factor": 2.0}},
+    "qwen3-yarn": {"d_head": 32, "rope_scaling": YARN},
+    "llama-yarn": {"qk_norm": False, "max_seq_len": 128, "rope_scaling": YARN | {"beta_fast": 8.0}},
     "llama-llama3": {"qk_norm": False, "d_head": 32, "rope_scaling": LLAMA3},
 }
 
