@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from mulm.config import Frozen
 
 Count = Annotated[int, Field(ge=1)]
-AttentionKernel = Literal["auto", "plain", "sdpa"]
+AttentionKernel = Literal["auto", "plain", "sdpa", "flex"]
 """How attention over whole rows is computed; see `mulm.model.attention`."""
 ATTENTION_TILE_TOKENS = 64
 """Queries of a tile of the plain kernel: smaller tiles waste less above the diagonal, larger ones
