@@ -139,7 +139,7 @@ def described(result: Mapping[str, Any]) -> list[str]:
     lines.append(f"shape      {shape}")
     lines += [f"file       {name}  {size:,} bytes" for name, size in result["files"].items()]
     for role, parent in result["parents"].items():
-        known = f"{parent['ref']}  " if parent["ref"] else ""
+        known = f"{' = '.join(parent['refs'])}  " if parent["refs"] else ""
         lines.append(f"made from  {role} {known}{parent['id']}")
     if result["imported_from"]:
         origin = {k: v for k, v in result["imported_from"].items() if k != "weights_sha256"}

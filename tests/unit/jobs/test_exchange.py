@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from jobs.cli_model import described
 from jobs.entry import JobContext
 from jobs.evaluate import evaluate
 from jobs.exchange import Exchange
@@ -141,7 +142,7 @@ def test_datasets_can_be_built_with_an_imported_tokenizer(
     assert manifest.tokenizer_fingerprint == tokenizer.fingerprint
     assert manifest.counts == {"vocab_size": 320}
     parents = exchange.show("again")["parents"]
-    assert parents == {"tokenizer": {"id": manifest.id, "ref": "again@1"}}
+    assert parents == {"tokenizer": {"id": manifest.id, "refs": ["again@1"]}}
 
 
 def test_gguf_is_one_file(exchange: Exchange, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_show_tells_shape_files_lineage_and_aliases(
     json.dumps(shown)
 
 
-def test_parents_are_named(exchange: Exchange, home: Home) -> None:
+def test_parents_are_named_by_every_name_that_they_have(exchange: Exchange, home: Home) -> None:
     store = Store(home.store)
     dataset = tiny_dataset(store)
     child = store.load(exchange.show("tiny")["model_id"]).model_copy(
@@ -178,12 +179,16 @@ def test_parents_are_named(exchange: Exchange, home: Home) -> None:
     )
     store.save(child)
     with Ledger(home.ledger) as ledger:
-        ledger.publish("dataset", "text", dataset.id)
+        for name in ("text", "copy"):
+            ledger.publish("dataset", name, dataset.id)
         ledger.publish("model", "child", child.id)
-    assert exchange.show("child")["parents"] == {
-        "dataset": {"id": dataset.id, "ref": "text@1"},
-        "run": {"id": "run_1", "ref": None},
+    shown = exchange.show("child")
+    assert shown["parents"] == {
+        "dataset": {"id": dataset.id, "refs": ["text@1", "copy@1"]},
+        "run": {"id": "run_1", "refs": []},
     }
+    assert f"made from  dataset text@1 = copy@1  {dataset.id}" in described(shown)
+    assert "made from  run run_1" in described(shown)
 
 
 def test_another_chat_template_travels(exchange: Exchange, tmp_path: Path) -> None:
