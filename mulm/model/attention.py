@@ -3,7 +3,8 @@
 Made by `MicroLM.forward` once for all layers. Invariant: all kernels give the same result, up to
 rounding, and with documents a packed row gives what its documents give alone.
 
-Which kernel: on CUDA torch's own choice among its exact kernels (flash, cuDNN, efficient). On a
+Which kernel: on CUDA torch's own choice among its exact kernels (flash, cuDNN, efficient), and for
+documents FlexAttention: a mask of all pairs of tokens would rule out flash and fill memory. On a
 CPU torch's flash kernel is slow backwards, and products of whole tiles are faster; they keep the
 weights of all pairs of tokens, so long rows take torch's kernel again.
 Shape letters: B rows, T time, N heads, K kv heads, G heads per kv head, H d_head, X = B K,
@@ -13,23 +14,45 @@ C queries of a tile, S keys that a tile sees.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mulm.errors import ConfigError
 from mulm.model.config import ATTENTION_TILE_TOKENS, AttentionKernel
 
+if TYPE_CHECKING:
+    from mulm.model.flex_attention import DocumentAttention
+
 LONGEST_PLAIN_ROW = 1024
+NARROWEST_FLEX_HEAD = 16
+"""FlexAttention multiplies tiles of at least that width."""
 
 
-def choose_kernel(asked: AttentionKernel, device_type: str, n_tokens: int) -> AttentionKernel:
-    """The kernel for rows of `n_tokens`; docs/log.md has the measurements."""
+def choose_kernel(
+    asked: AttentionKernel, device_type: str, n_tokens: int, d_head: int, has_documents: bool
+) -> tuple[AttentionKernel, str]:
+    """The kernel for rows of `n_tokens`, and why; docs/log.md has the measurements.
+
+    Raises:
+        ConfigError: FlexAttention was asked for where torch has none.
+    """
+    can_flex = device_type == "cuda" and d_head >= NARROWEST_FLEX_HEAD
+    if asked == "flex" and not can_flex:
+        raise ConfigError(
+            f"attention 'flex' does not compute heads of width {d_head} on {device_type}",
+            hint=f"it needs a GPU and heads of width {NARROWEST_FLEX_HEAD}; 'auto' takes what fits",
+        )
     if asked != "auto":
-        return asked
-    return "plain" if device_type == "cpu" and n_tokens <= LONGEST_PLAIN_ROW else "sdpa"
+        return asked, "as configured"
+    if device_type == "cpu" and n_tokens <= LONGEST_PLAIN_ROW:
+        return "plain", "the fastest on a CPU, both ways, for rows that are not long"
+    if has_documents and can_flex:
+        return "flex", "documents are apart: it passes over blocks that see nothing"
+    return "sdpa", "torch takes the fastest of its kernels"
 
 
 def document_ids(ids_BT: Tensor, separator_id: int) -> Tensor:
@@ -58,6 +81,12 @@ class RowAttention:
         if documents_BT is not None and kernel == "sdpa":
             same_BTT = documents_BT[:, :, None] == documents_BT[:, None, :]
             self._may_see_B1TT = same_BTT.tril()[:, None]
+        self._apart: DocumentAttention | None = None
+        if documents_BT is not None and kernel == "flex":
+            # Its import takes half a second and is for GPUs alone.
+            from mulm.model.flex_attention import DocumentAttention
+
+            self._apart = DocumentAttention(documents_BT)
 
     def __call__(self, _layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
         """Mix the values of what each token sees."""
@@ -65,6 +94,8 @@ class RowAttention:
             apply: Any = _PlainAttention.apply
             mixed_BTNH: Tensor = apply(q_BTNH, k_BTKH, v_BTKH, self.documents_BT)
             return mixed_BTNH
+        if self._apart is not None:
+            return self._apart(q_BTNH, k_BTKH, v_BTKH)
         return self._by_torch(q_BTNH, k_BTKH, v_BTKH)
 
     def _by_torch(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mulm.errors import ConfigError
 from mulm.model.attention import (
     RowAttention,
     choose_kernel,
@@ -102,8 +103,31 @@ def test_without_borders_documents_change_nothing() -> None:
     torch.testing.assert_close(model(ids_BT, Compute(), document_ids(ids_BT, 0)), model(ids_BT))
 
 
-def test_the_kernel_follows_the_device_and_the_row() -> None:
-    assert choose_kernel("auto", "cpu", 512) == "plain"
-    assert choose_kernel("auto", "cpu", 4096) == "sdpa"
-    assert choose_kernel("auto", "cuda", 512) == "sdpa"
-    assert choose_kernel("plain", "cuda", 512) == "plain"
+@pytest.mark.parametrize(
+    ("asked", "device", "n_tokens", "d_head", "has_documents", "kernel"),
+    [
+        ("auto", "cpu", 512, 64, False, "plain"),
+        ("auto", "cpu", 512, 64, True, "plain"),
+        ("auto", "cpu", 4096, 64, True, "sdpa"),
+        ("auto", "cuda", 512, 64, False, "sdpa"),
+        ("auto", "cuda", 512, 64, True, "flex"),
+        ("auto", "cuda", 512, 8, True, "sdpa"),
+        ("plain", "cuda", 512, 64, True, "plain"),
+        ("sdpa", "cuda", 512, 64, True, "sdpa"),
+        ("flex", "cuda", 512, 16, True, "flex"),
+    ],
+)
+def test_the_kernel_follows_device_row_and_documents(
+    asked: AttentionKernel, device: str, n_tokens: int, d_head: int, has_documents: bool,
+    kernel: AttentionKernel,
+) -> None:  # fmt: skip
+    chosen, reason = choose_kernel(asked, device, n_tokens, d_head, has_documents)
+    assert chosen == kernel
+    assert reason
+
+
+@pytest.mark.parametrize(("device", "d_head"), [("cpu", 64), ("cuda", 8)])
+def test_a_kernel_that_is_not_there_is_refused(device: str, d_head: int) -> None:
+    with pytest.raises(ConfigError, match="flex") as error:
+        choose_kernel("flex", device, 512, d_head, True)
+    assert "auto" in error.value.hint
