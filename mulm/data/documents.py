@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mulm.config import canonical_json
+
 CHUNK_BYTES = 16 << 20
 """Text in a chunk: large enough to compress well, small enough to be one worker's task."""
 DIGEST_BYTES = 16
@@ -61,8 +63,8 @@ def from_parquet(content: bytes, columns: Sequence[str] | None = None) -> pa.Tab
 
 
 def content_hash(table: pa.Table) -> str:
-    """The SHA-256 of a chunk's rows, column by column: lengths, then bytes."""
-    hashed = hashlib.sha256(str(CHUNK_SCHEMA).encode())
+    """The SHA-256 of a chunk's rows: how many, then column by column lengths and bytes."""
+    hashed = hashlib.sha256(canonical_json([CHUNK_SCHEMA.names, len(table)]))
     for field in CHUNK_SCHEMA:
         column = table[field.name].cast(field.type).combine_chunks()
         for values in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:

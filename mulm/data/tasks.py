@@ -16,8 +16,10 @@ from mulm.data.sources.base import PART_BYTES, Part, Source, SourceFile
 from mulm.errors import DataError
 
 _LEAST_BYTES = PART_BYTES // 8
-_BORDER_SHARE = 64
-"""A file whose checksum begins with a smaller byte may end a task: a quarter of all do."""
+_BORDER_BYTES = PART_BYTES // 4
+"""Files among which about one may end a task. Well above the least, as borders that came apart
+would otherwise hardly ever meet again."""
+_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,8 @@ def _groups(
 
 
 def _is_border(listed: ListedFile) -> bool:
-    return int(listed.sha256[:2], 16) < _BORDER_SHARE
+    """Whether the contents of a file allow a border after it, the likelier the larger it is."""
+    return int(listed.sha256[:_DIGITS], 16) * _BORDER_BYTES < listed.size_bytes * 16**_DIGITS
 
 
 def _size_bytes(listed: ListedFile, part: Part) -> int:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from mulm.data.dedup import digest
+from mulm.data.documents import CHUNK_SCHEMA
 from mulm.data.recipe import Recipe
 from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.store import Store
 
 Prose = Callable[[int, int], str]
+Documents = Callable[..., pa.Table]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +35,30 @@ def prose() -> Prose:
         return "\n\n".join(paragraphs) + "\n"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def documents() -> Documents:
+    """documents(texts, column=values, ...): a chunk; a column not given is made of the texts."""
+
+    def make(texts: Sequence[str], **given: Sequence[Any]) -> pa.Table:
+        n = len(texts)
+        columns = {
+            "name": ["a.txt"] * n,
+            "part": [0] * n,
+            "row": list(range(n)),
+            "digest": [digest(text) for text in texts],
+            "group": given.get("digest", [digest(text) for text in texts]),
+            "size_bytes": [len(text.encode()) for text in texts],
+            "language": [""] * n,
+            "reason": [""] * n,
+            "bands": [b""] * n,
+            "messages": [""] * n,
+            "text": list(texts),
+        }
+        return pa.table(columns | given, schema=CHUNK_SCHEMA)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,118 +1,130 @@
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mulm.data.documents import (
-    DOCUMENT_SCHEMA,
-    FileTask,
-    assign,
+    CHUNK_SCHEMA,
+    DIGEST_BYTES,
+    content_hash,
     from_parquet,
-    in_order,
-    make_plan,
-    read_file,
     to_parquet,
 )
-from mulm.data.recipe import CleanRules, SplitRule
-from mulm.data.sources.text import TextSource
-from mulm.errors import DataError
+
+Documents = Callable[..., pa.Table]
+
+digests = st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES)
+short = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+values = {
+    "name": short, "part": st.integers(0, 9), "row": st.integers(0, 9), "digest": digests,
+    "group": digests, "size_bytes": st.integers(0, 99), "language": short, "reason": short,
+    "bands": st.binary(max_size=4), "messages": short, "text": short,
+}  # fmt: skip
+rows = st.fixed_dictionaries(values)
+tables = st.lists(rows, min_size=1, max_size=6).map(
+    lambda found: pa.Table.from_pylist(found, schema=CHUNK_SCHEMA)
+)
 
 
-def read(folder: Path, by: str = "section") -> list[pa.Table]:
-    files = TextSource().files(str(folder))
-    return [read_file(FileTask(i, "text", f), CleanRules(), by) for i, f in enumerate(files)]
-
-
-def test_read_file_keeps_every_verdict(corpus: Path) -> None:
-    tables = read(corpus)
-    assert all(table.schema == DOCUMENT_SCHEMA for table in tables)
-    found = {t["name"][0].as_py(): t["reason"].to_pylist() for t in tables}
-    assert found["binary.txt"] == ["binary"]
-    assert found["blank.txt"] == ["empty"]
-    assert found["broken.txt.gz"] == ["unreadable"]
-    assert found["latin1.txt"] == ["invalid_utf8"]
-    assert found["short.txt"] == ["too_short"]
-    assert set(found["book-0.txt"]) == {""}
-    assert len(found["book-0.txt"]) > 2
-
-
-def test_plan_names_duplicates_and_splits_by_section(corpus: Path) -> None:
-    tables = read(corpus)
-    plan = make_plan(in_order(tables), SplitRule(validation_fraction=0.2))
-    assert plan.reasons == {
-        "binary": 1, "duplicate": len(tables[-3]), "empty": 1, "invalid_utf8": 1,
-        "too_short": 1, "unreadable": 1,
-    }  # fmt: skip
-    assert plan.shard_names == (
-        "train-00000.parquet", "validation-00000.parquet", "rejects-00000.parquet",
+def test_layout_is_frozen() -> None:
+    assert CHUNK_SCHEMA.names == [
+        "name", "part", "row", "digest", "group", "size_bytes", "language", "reason", "bands",
+        "messages", "text",
+    ]  # fmt: skip
+    assert set(values) == set(CHUNK_SCHEMA.names)
+    table = pa.Table.from_pylist(
+        [
+            {
+                "name": "é.txt", "part": 1, "row": 2, "digest": b"d" * 16, "group": b"g" * 16,
+                "size_bytes": 4, "language": "en", "reason": "", "bands": b"\1", "messages": "",
+                "text": "text",
+            }
+        ],
+        schema=CHUNK_SCHEMA,
     )  # fmt: skip
-    assigned = pa.concat_tables([assign(table, plan) for table in tables])
-    rejects = assigned.filter(np.array(assigned["shard"]) == 2)
-    assert "duplicate" in rejects["reason"].to_pylist()
-    assert "" not in rejects["reason"].to_pylist()
-    kept = assigned.filter(np.array(assigned["shard"]) != 2)
-    assert set(kept["reason"].to_pylist()) == {""}
+    assert content_hash(table) == "3917d5e8c1eb657147c7fa8a7023c6cadc3151717da8b71d13ffd910030d6897"
 
 
-def test_split_by_file_holds_out_whole_files(corpus: Path) -> None:
-    tables = read(corpus, by="file")
-    plan = make_plan(in_order(tables), SplitRule(by="file", validation_fraction=0.01))
-    assigned = pa.concat_tables([assign(table, plan) for table in tables])
-    names = {
-        shard: set(assigned.filter(np.array(assigned["shard"]) == shard)["name"].to_pylist())
-        for shard in (0, 1)
-    }
-    assert len(names[1]) == 1
-    assert not names[0] & names[1]
+@given(tables)
+def test_parquet_round_trip(table: pa.Table) -> None:
+    content = to_parquet(table)
+    assert from_parquet(content) == table
+    assert from_parquet(content, ["reason", "text"]) == table.select(["reason", "text"])
+    assert content_hash(from_parquet(content)) == content_hash(table)
 
 
-def test_one_section_is_too_small(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("One short letter to a friend. " * 3)
-    with pytest.raises(DataError, match="smaller than one validation document"):
-        make_plan(in_order(read(tmp_path)), SplitRule())
+@given(tables, st.data())
+def test_hash_is_that_of_the_rows_however_they_lie(table: pa.Table, data: st.DataObject) -> None:
+    expected = content_hash(table)
+    assert content_hash(table.combine_chunks()) == expected
+    cut = data.draw(st.integers(0, len(table)))
+    assert content_hash(pa.concat_tables([table[:cut], table[cut:]])) == expected
+    wrapped = pa.concat_tables([table, table, table])[len(table) : 2 * len(table)]
+    assert content_hash(wrapped) == expected
+    assert content_hash(pa.concat_tables([table, table]).combine_chunks()[: len(table)]) == expected
+    encoded = table
+    for name in ("name", "language", "reason", "text"):
+        place = encoded.schema.get_field_index(name)
+        encoded = encoded.set_column(place, name, encoded[name].dictionary_encode())
+    assert content_hash(encoded) == expected
+    assert to_parquet(encoded) == to_parquet(table)
+    wide = table.set_column(10, "text", table["text"].cast(pa.large_string()))
+    assert content_hash(wide) == expected
 
 
-@given(st.randoms(use_true_random=False), st.integers(1, 9))
-def test_shards_do_not_depend_on_order_or_batches(
-    corpus_tables: list[pa.Table], random: st.DataObject, n_batches: int
-) -> None:
-    expected = shards(corpus_tables)
-    rows = pa.concat_tables(corpus_tables)
-    order = list(range(len(rows)))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    shuffled = [
-        rows.take(pa.array(order[start::n_batches], pa.int64())) for start in range(n_batches)
-    ]
-    assert shards(shuffled) == expected
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+def test_hash_does_not_depend_on_compression(documents: Documents, compression: str) -> None:
+    table = documents(["One text", "and another one, é", ""])
+    target = pa.BufferOutputStream()
+    pq.write_table(table, target, compression=compression)
+    assert content_hash(from_parquet(target.getvalue().to_pybytes())) == content_hash(table)
 
 
-def shards(tables: list[pa.Table]) -> dict[str, bytes]:
-    plan = make_plan(in_order(tables), SplitRule(), shard_bytes=20_000)
-    table = pa.concat_tables([assign(t, plan) for t in tables])
-    return {
-        name: to_parquet(table.filter(np.array(table["shard"]) == number))
-        for number, name in enumerate(plan.shard_names)
-    }
+@given(tables, st.data())
+def test_hash_tells_any_other_rows(table: pa.Table, data: st.DataObject) -> None:
+    found = table.to_pylist()
+    place = data.draw(st.integers(0, len(found) - 1))
+    name = data.draw(st.sampled_from(CHUNK_SCHEMA.names))
+    other = data.draw(values[name].filter(lambda value: value != found[place][name]))
+    changed = [*found[:place], {**found[place], name: other}, *found[place + 1 :]]
+    assert hash_of(changed) != hash_of(found)
+    assert hash_of([*found, found[-1]]) != hash_of(found)
 
 
-@pytest.fixture(scope="session")
-def corpus_tables(tmp_path_factory: pytest.TempPathFactory, prose: object) -> list[pa.Table]:
-    folder = tmp_path_factory.mktemp("corpus")
-    for seed in range(3):
-        (folder / f"{seed}.txt").write_text(prose(seed % 2, 60))  # type: ignore[operator]
-    return read(folder)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([{"messages": "ab", "text": ""}], [{"messages": "", "text": "ab"}]),
+        ([{"messages": "a", "text": "bc"}], [{"messages": "ab", "text": "c"}]),
+        ([{"text": "ab"}, {"text": "c"}], [{"text": "a"}, {"text": "bc"}]),
+        ([{"text": "a"}, {"text": "b"}], [{"text": "b"}, {"text": "a"}]),
+        ([{"text": "ab"}, {"text": ""}], [{"text": ""}, {"text": "ab"}]),
+        ([{"name": "a", "language": ""}], [{"name": "", "language": "a"}]),
+        ([{"part": 1, "row": 0}], [{"part": 0, "row": 1}]),
+    ],
+)
+def test_hash_tells_what_moved(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
+    assert hash_of([BLANK | row for row in one]) != hash_of([BLANK | row for row in other])
 
 
-def test_parquet_round_trip(corpus_tables: list[pa.Table]) -> None:
-    table = from_parquet(to_parquet(corpus_tables[0]))
-    assert table.column_names == ["name", "section", "digest", "reason", "text"]
-    assert table["text"].to_pylist() == corpus_tables[0]["text"].to_pylist()
-    wide = corpus_tables[0].set_column(
-        7, "text", corpus_tables[0]["text"].cast(pa.large_string())
-    )  # as a shuffle gives it back
-    assert to_parquet(wide) == to_parquet(corpus_tables[0])
+BLANK: dict[str, Any] = {
+    "name": "", "part": 0, "row": 0, "digest": bytes(16), "group": bytes(16), "size_bytes": 0,
+    "language": "", "reason": "", "bands": b"", "messages": "", "text": "",
+}  # fmt: skip
+
+
+def hash_of(found: list[dict[str, Any]]) -> str:
+    return content_hash(pa.Table.from_pylist(found, schema=CHUNK_SCHEMA))
+
+
+def test_no_rows(documents: Documents) -> None:
+    empty = documents([])
+    assert from_parquet(to_parquet(empty)) == empty
+    assert content_hash(empty) == content_hash(documents(["a"])[:0])
+    assert content_hash(empty) != content_hash(documents([""]))
