@@ -37,7 +37,9 @@ _SECTION_CHARS = 12_000
 
 def main() -> None:
     """Print one JSON object for each measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--repeat-to", type=int, metavar="MB")
     parser.add_argument("--ray", action="store_true")

@@ -44,7 +44,7 @@ class Chunk:
         """Which of its documents that was decided of."""
         if name not in self.names:
             return np.zeros(len(self.codes), np.bool_)
-        return self.codes == self.names.index(name)
+        return np.equal(self.codes, self.names.index(name))
 
 
 class Corpus:

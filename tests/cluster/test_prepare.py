@@ -150,9 +150,7 @@ def test_bad_input_is_one_clear_line(cluster: Any, recipe_path: Path) -> None:
     assert "error [not_found]: no such file or folder: 'no/such.txt'" in done.stderr
 
 
-def test_a_killed_build_goes_on_and_gives_the_same_version(
-    cluster: Any, recipe_path: Path
-) -> None:
+def test_a_killed_build_goes_on_and_gives_the_same_version(cluster: Any, recipe_path: Path) -> None:
     command = ("-m", "jobs.prepare", "--config", str(recipe_path), "--set", "name=killed")
     recipe = load_config(Recipe, recipe_path, ["name=killed"])
     steps = cluster.home.store / "steps"

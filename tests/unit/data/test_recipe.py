@@ -14,7 +14,8 @@ SOURCES = [{"path": "books"}]
 
 def test_public_fields() -> None:
     assert list(Recipe.model_fields) == [
-        "name", "sources", "clean", "split", "tokenizer", "chat_fraction",
+        "name", "sources", "clean", "dedup", "decontaminate", "split", "tokenizer", "pack",
+        "chat_fraction", "runs_on",
     ]  # fmt: skip
 
 
