@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from tests.unit.data.sources.conftest import ReadAll
 
 HI, HO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}
 RULES = {"role": "system", "content": "Be brief."}
-SAMPLES = Path(__file__).parents[5] / "shared/corpora/chat"
+SAMPLES = os.environ.get("MULM_CHAT_SAMPLES", "")
+"""A folder with the demonstration files of well-known fine-tuning tools."""
 
 
 def document(row: object, **columns: str) -> RawDocument:
@@ -71,8 +73,12 @@ def test_what_a_person_reads() -> None:
 
 
 def test_tools() -> None:
-    calls = [{"from": "human", "value": "Add."}, {"from": "function_call", "value": '{"name": "f"}'},
-             {"from": "observation", "value": "3"}, {"from": "gpt", "value": "It is 3."}]  # fmt: skip
+    calls = [
+        {"from": "human", "value": "Add."},
+        {"from": "function_call", "value": '{"name": "f"}'},
+        {"from": "observation", "value": "3"},
+        {"from": "gpt", "value": "It is 3."},
+    ]
     found = stored({"conversations": calls, "tools": '[{"name": "f"}]', "system": "Be brief."})
     assert [turn["role"] for turn in found] == ["system", "user", "assistant", "tool", "assistant"]
     assert found[0]["content"] == 'Be brief.\n\nTools:\n[{"name": "f"}]'
@@ -120,8 +126,8 @@ def test_preference_pairs(row: dict[str, Any]) -> None:
         ({"messages": [HI]}, "no_answer"),
         ({"messages": []}, "no_answer"),
         ({"messages": [HI, HO], "label": False}, "marked_as_bad"),
-        ({"messages": [HI, HO | {"content": [{"type": "image_url", "image_url": "x"}]}]}, "not_text"),
-        ({"messages": [HI, HO | {"tool_calls": [{"function": {"arguments": "{"}}]}]}, "bad_messages"),
+        ({"messages": [HI, HO | {"content": [{"type": "image_url"}]}]}, "not_text"),
+        ({"messages": [HI, HO | {"tool_calls": [{"arguments": "{"}]}]}, "bad_messages"),
         ({"messages": [HI, HO | {"content": "lone \ud800"}]}, "invalid_utf8"),
         ({"instruction": "Hi", "output": None}, "bad_messages"),
         ({"instruction": "Hi", "output": "Ho", "history": ["a"]}, "bad_messages"),
@@ -148,7 +154,7 @@ def test_bad_conversations(row: dict[str, Any], reason: str) -> None:
     ],
 )
 def test_real_samples(read_all: ReadAll, name: str, counts: dict[str, int]) -> None:
-    if not (SAMPLES / name).exists():
-        pytest.skip("the samples are not here")
-    documents = read_all(JsonSource(), name, (SAMPLES / name).read_bytes())
+    if not SAMPLES:
+        pytest.skip("MULM_CHAT_SAMPLES names no folder with them")
+    documents = read_all(JsonSource(), name, (Path(SAMPLES) / name).read_bytes())
     assert Counter(document.reason for document in documents) == counts

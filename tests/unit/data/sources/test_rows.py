@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mulm.data.source_spec import SourceSpec
-from mulm.data.sources import streams
+from mulm.data.sources import delimited, streams
 from mulm.data.sources.auto import AutoSource
 from mulm.data.sources.base import Part, SourceFile, UnreadableError
 from mulm.data.sources.delimited import CsvSource
@@ -43,7 +43,6 @@ def test_parquet_rows(read_all: ReadAll) -> None:
 
 
 def test_parquet_cells_that_are_no_utf8(read_all: ReadAll) -> None:
-    bad = pa.array([b"a", b"\xff", b"b"]).cast(pa.string(), safe=False) if False else None
     buffers = pa.array([b"a", b"\xff", b"b"], pa.binary()).buffers()
     bad = pa.StringArray.from_buffers(3, buffers[1], buffers[2])
     documents = read_all(ParquetSource(), "x.parquet", parquet({"text": bad}))
@@ -76,7 +75,7 @@ def test_csv_rows(read_all: ReadAll) -> None:
 
 
 def test_csv_without_an_end(read_all: ReadAll, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (streams, __import__("mulm.data.sources.delimited", fromlist=["x"])):
+    for module in (streams, delimited):
         monkeypatch.setattr(module, "MAX_ROW_BYTES", 100)
     content = b'text\na\n"never ends\n' + b"more\n" * 99 + b"x" * 500 + b"\nlast\n"
     found = outcomes(read_all(CsvSource(), "x.csv", content))
