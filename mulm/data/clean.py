@@ -11,12 +11,15 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from mulm.data.basics import basic_reasons
+from mulm.data.c4 import c4
+from mulm.data.contamination import Evaluations
+from mulm.data.language import Languages
+from mulm.data.personal import mask
+from mulm.data.quality import FAMILIES
+from mulm.data.repair import repair
 from mulm.data.rules import CleanRules
-
-Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
+from mulm.data.texts import Hashes, Texts
 
 _SNIFFED_BYTES = 8192
 _LINE_ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -46,6 +49,11 @@ class Cleaner:
     """Obeys the rules on batches of normalised texts.
 
     It can be pickled. Models are loaded when the first batch needs them.
+
+    Args:
+        rules: What is asked for; `repair` is obeyed by `prepare` instead.
+        contamination: The sorted n-gram hashes of evaluations, see `mulm.data.contamination`.
+        contamination_ngram: Words in those n-grams.
     """
 
     def __init__(
@@ -55,13 +63,58 @@ class Cleaner:
         contamination_ngram: int = 13,
     ) -> None:
         self.rules = rules
-        self.contamination = contamination
-        self.contamination_ngram = contamination_ngram
+        self._languages = Languages(rules.languages, rules.min_language_confidence)
+        self._evaluations = (
+            None if contamination is None else Evaluations(contamination, contamination_ngram)
+        )
 
     def clean(self, texts: Sequence[str]) -> Cleaned:
-        """Judge all documents of a batch; one of 1 to 2 MB is fastest."""
-        reasons = basic_reasons(texts, self.rules)
-        return Cleaned(list(texts), reasons, [""] * len(texts))
+        """Judge all documents of a batch; one of 1 to 2 MB is fastest.
+
+        Rules are asked in this order: the basic ones, language, quality as listed, evaluations.
+        Personal data is masked last, so that it changes no verdict.
+        """
+        found = Cleaned(list(texts), basic_reasons(texts, self.rules), [""] * len(texts))
+        if self.rules.languages:
+            self._identify(found)
+        if self.rules.quality or self._evaluations:
+            self._judge(found)
+        if self.rules.mask:
+            for row in _kept(found):
+                found.texts[row] = mask(found.texts[row], self.rules.mask)
+        return found
+
+    def _identify(self, found: Cleaned) -> None:
+        for row in _kept(found):
+            found.languages[row], is_wanted = self._languages.identify(found.texts[row])
+            if not is_wanted:
+                found.reasons[row] = "language"
+
+    def _judge(self, found: Cleaned) -> None:
+        rows, batch = _batch(found)
+        for name in self.rules.quality:
+            if name == "c4":
+                for row in _kept(found):
+                    found.texts[row], found.reasons[row] = c4(found.texts[row])
+                rows, batch = _batch(found)
+            else:
+                _note(found, rows, FAMILIES[name](batch))
+        if self._evaluations:
+            _note(found, rows, self._evaluations.reasons(batch))
+
+
+def _kept(found: Cleaned) -> list[int]:
+    return [row for row, reason in enumerate(found.reasons) if not reason]
+
+
+def _batch(found: Cleaned) -> tuple[list[int], Texts]:
+    rows = _kept(found)
+    return rows, Texts([found.texts[row] for row in rows])
+
+
+def _note(found: Cleaned, rows: list[int], reasons: list[str]) -> None:
+    for row, reason in zip(rows, reasons, strict=True):
+        found.reasons[row] = found.reasons[row] or reason
 
 
 def decode(content: bytes) -> tuple[str, str | None]:
@@ -76,7 +129,7 @@ def decode(content: bytes) -> tuple[str, str | None]:
 
 def prepare(text: str, rules: CleanRules) -> str:
     """A raw document in normal form, mended first if the rules say so."""
-    return normalise(text)
+    return normalise(repair(text) if rules.repair else text)
 
 
 def normalise(text: str) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,7 +35,7 @@ _FOLDED = bytes(
 ) + bytes(range(0x80, 0x100))
 _LENGTH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK_FACTOR = np.uint64(0xD6E8FEB86659FD93)
-_WORD_FACTOR = np.uint64(0xA0761D6478BD642F)
+WORD_FACTOR = np.uint64(0xA0761D6478BD642F)
 _MASKS = np.array([(1 << 8 * n) - 1 for n in range(_BLOCK_BYTES + 1)], dtype=np.uint64)
 
 
@@ -43,12 +43,14 @@ _MASKS = np.array([(1 << 8 * n) - 1 for n in range(_BLOCK_BYTES + 1)], dtype=np.
 class Words:
     """The words of all texts of a batch, in order.
 
-    Word w is `content[starts[w]:ends[w]]`; those of text t are `firsts[t]` to `firsts[t + 1]`.
+    Word w is `content[starts[w]:ends[w]]` of text `rows[w]`; those of text t are `firsts[t]` to
+    `firsts[t + 1]`.
     """
 
     starts: Numbers
     ends: Numbers
     firsts: Numbers
+    rows: Numbers
     hashes: Hashes
 
     @property
@@ -56,10 +58,10 @@ class Words:
         """By text."""
         return np.diff(self.firsts)
 
-    @property
-    def rows(self) -> Numbers:
-        """The text of each word."""
-        return np.repeat(np.arange(len(self.firsts) - 1), self.counts)
+    def sums(self, values: np.ndarray[Any, Any]) -> Numbers:
+        """By text, the sum of a number that each word has."""
+        until = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+        return np.diff(until[self.firsts])
 
     def ngrams(self, n: int) -> tuple[Hashes, Numbers]:
         """The hashes of all runs of n words within a text, and the text of each."""
@@ -68,7 +70,7 @@ class Words:
         is_inside = rows[:n_runs] == rows[n - 1 :]
         sums = np.zeros(n_runs, dtype=np.uint64)
         for offset in range(n):
-            sums *= _WORD_FACTOR
+            sums *= WORD_FACTOR
             sums += self.hashes[offset : offset + n_runs]
         return mixed(sums[is_inside]), rows[:n_runs][is_inside]
 
@@ -77,7 +79,8 @@ class Texts:
     """Texts, each followed by a line end, in one buffer."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        parts = [text.encode() for text in texts]
+        self.texts = texts
+        parts = [text.encode("utf-8", "surrogatepass") for text in texts]
         self.content = b"\n".join([*parts, b""])
         """Text t stands at `starts[t]` to `starts[t + 1] - 1`."""
         self.starts: Numbers = np.zeros(len(parts) + 1, dtype=np.int64)
@@ -92,6 +95,26 @@ class Texts:
         return np.frombuffer(self.content, dtype=np.uint8)
 
     @cached_property
+    def n_chars(self) -> Numbers:
+        """Characters of each text."""
+        return np.array([len(text) for text in self.texts], dtype=np.int64)
+
+    @cached_property
+    def lines(self) -> list[list[str]]:
+        """The lines of each text without white space around them, and without blank ones."""
+        return [[line for line in map(str.strip, text.split("\n")) if line] for text in self.texts]
+
+    @cached_property
+    def word_chars(self) -> Numbers:
+        """Characters of each word."""
+        starts, ends = self.words.starts, self.words.ends
+        if self.content.isascii():
+            return ends - starts
+        is_first = np.concatenate([[False], self.view & 0xC0 != 0x80])
+        n_before = np.cumsum(is_first, dtype=np.int64)
+        return n_before[ends] - n_before[starts]
+
+    @cached_property
     def words(self) -> Words:
         """All words, with a hash of each."""
         padded = np.zeros(len(self.content) + 1 + _BLOCK_BYTES, dtype=np.uint8)
@@ -100,7 +123,8 @@ class Texts:
         starts, ends = _whole_words(padded, is_ascii=self.content.isascii())
         starts, ends = _cut_long(starts, ends)
         firsts: Numbers = np.searchsorted(starts, self.starts).astype(np.int64)
-        return Words(starts, ends, firsts, _word_hashes(padded, starts, ends - starts))
+        rows = np.repeat(np.arange(len(self)), np.diff(firsts))
+        return Words(starts, ends, firsts, rows, _word_hashes(padded, starts, ends - starts))
 
 
 def mixed(values: np.ndarray[Shape, np.dtype[np.uint64]]) -> np.ndarray[Shape, np.dtype[np.uint64]]:
