@@ -112,8 +112,8 @@ def _documents(
     except UnreadableError as error:
         n_read += 1
         yield RawDocument(str(error), reason="unreadable")
-    if not n_read and part == Part():
-        yield RawDocument("", reason="empty")
+    if not n_read and not part.start:
+        yield RawDocument("", reason="empty")  # so that no file goes unmentioned
 
 
 def _cuts(task: ReadTask, source: Source) -> bool:

@@ -95,9 +95,12 @@ class Decisions:
             n, n_originals = int(values["n"]), int(values["n_originals"])
             codes = np.frombuffer(body, np.uint8, n)
             pairs = np.frombuffer(body, "<i8", 2 * n_originals, offset=n).reshape(-1, 2)
+            read = cls(tuple(map(str, values["names"])), codes, dict(pairs.tolist()))
         except (ValueError, KeyError, TypeError):
-            raise CorruptError("decisions.bin cannot be read", hint="build it again") from None
-        return cls(tuple(values["names"]), codes, {int(a): int(b) for a, b in pairs})
+            raise _corrupt() from None
+        if codes.max(initial=0) >= len(read.names) or read.to_bytes() != content:
+            raise _corrupt()
+        return read
 
 
 def exact_duplicates(index: Index, known: np.ndarray | None = None) -> tuple[Rows, Flags]:
@@ -155,6 +158,10 @@ def decide(
     return Decisions(
         names, codes, {int(row): int(original[row]) for row in np.flatnonzero(repeats & ~is_known)}
     )
+
+
+def _corrupt() -> CorruptError:
+    return CorruptError("decisions.bin cannot be read", hint="build the dataset again")
 
 
 def _held_out(index: Index, kept: Flags, split: SplitRule) -> Flags:

@@ -56,10 +56,9 @@ def test_an_error_comes_out_and_all_threads_end(n_threads: int, n_new_threads: T
         if number == 5:
             raise DataError("task five", hint="do not")
 
-    made = []
+    made: list[Made] = []
     with pytest.raises(DataError, match="task five") as caught:
-        for place, product in InProcess(n_threads).run(fail_at_five, range(1000)):
-            made.append((place, product))
+        made.extend(InProcess(n_threads).run(fail_at_five, range(1000)))
     assert caught.value.hint == "do not"
     assert len(made) < 100
     assert n_new_threads() == 0
