@@ -49,9 +49,8 @@ def _reason(text: str, rules: CleanRules, has_control: bool) -> str:
 
 
 def _has_control(content: bytes) -> bool:
-    view = np.frombuffer(content, dtype=np.uint8)
-    is_low = (view < 0x09) | (view - np.uint8(0x0E) < 0x12)  # 0x0E to 0x1F: less wraps around
-    return bool(is_low.any()) or b"\x7f" in content
+    n_low = np.count_nonzero(np.frombuffer(content, dtype=np.uint8) < 0x20)
+    return n_low > content.count(b"\n") + content.count(b"\t") or b"\x7f" in content
 
 
 def _is_full_of_control(text: str) -> bool:
