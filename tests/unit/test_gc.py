@@ -126,6 +126,16 @@ def test_what_is_young_or_in_use_stays(store: Store, ledger: Ledger) -> None:
     assert collect(plan) == plan.size_bytes
 
 
+def test_a_young_marker_keeps_its_result(store: Store, ledger: Ledger) -> None:
+    manifest, entry = save(store, "a"), store.put("b", b"b")
+    grow_old(store)
+    store.remember("k", manifest.id)
+    store.remember_blobs("b", [entry])
+    for name in "kb":
+        os.utime(store.root / "steps" / f"{name}.json", (NOW_S, NOW_S))
+    assert plan_gc(store, ledger, NOW_S).files == ()
+
+
 def test_what_a_running_build_made_or_used_stays_without_grace(
     store: Store, ledger: Ledger
 ) -> None:

@@ -171,6 +171,23 @@ def test_a_fetch_that_is_killed_leaves_nothing(store: Store, tmp_path: Path) -> 
     assert files(far.root) == []
 
 
+class Endless:
+    """An origin that never stops sending."""
+
+    def fetch(self, sha256: str) -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b"x" * 100
+        raise AssertionError("it is still read")
+
+    def manifest(self, manifest_id: str) -> bytes:
+        return b"x"
+
+
+def test_no_more_is_read_than_was_promised(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(CorruptError):
+        Store(tmp_path / "far", Endless()).path(dataset(store).blobs[0])
+
+
 def test_what_an_origin_lacks(store: Store, url: str, tmp_path: Path) -> None:
     manifest = dataset(store)
     far = Store(tmp_path / "far", FsOrigin(url))

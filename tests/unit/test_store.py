@@ -141,23 +141,24 @@ def test_what_is_used_again_is_young_again(store: Store) -> None:
     store.remember("k", store.save(manifest))
     store.remember_blobs("b", manifest.blobs)
 
-    def ages() -> set[bool]:
-        return {p.stat().st_mtime < 1000 for p in store.root.rglob("*") if p.is_file()}
+    def old() -> set[str]:
+        files = [path for path in store.root.rglob("*") if path.is_file()]
+        return {path.name for path in files if path.stat().st_mtime < 1000}
 
     def grow_old() -> None:
         for path in store.root.rglob("*"):
             os.utime(path, (500, 500))
 
     grow_old()
-    assert ages() == {True}
+    assert len(old()) == 4
     store.recall("k")
+    assert old() == {"b.json"}
+    grow_old()
     store.recall_blobs("b")
-    assert ages() == {False}
+    assert old() == {"k.json", f"{manifest.id}.json"}
     grow_old()
     store.save(manifest_of(store.put("a", b"bytes")))
-    assert {p.name for p in store.root.rglob("*") if p.is_file() and p.stat().st_mtime < 1000} == {
-        "k.json", "b.json",
-    }  # fmt: skip
+    assert old() == {"k.json", "b.json"}
 
 
 def test_all_paths_are_checked(store: Store) -> None:
