@@ -155,8 +155,9 @@ class Blobs:
 
     def touch(self, path: Path) -> None:
         """Note that a file is used; the bytes stay as they are."""
-        if path.stat().st_mtime < self._clock() - TOUCH_S:
-            os.utime(path)
+        now_s = self._clock()
+        if path.stat().st_mtime < now_s - TOUCH_S:
+            os.utime(path, (now_s, now_s))
 
     def _fetch(self, entry: BlobEntry, here: NotFoundError | CorruptError) -> Path:
         """Get a blob from the origin; without one the trouble `here` is all there is to say."""

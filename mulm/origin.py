@@ -125,15 +125,17 @@ def _open(url: str) -> tuple[Any, str]:
     from pyarrow import ArrowException
     from pyarrow.fs import FileSystem
 
-    reasons = []
-    for known in (url, f"fsspec+{url}"):
+    scheme, separator, _ = url.partition("://")
+    reason = "" if separator else "it has no scheme"
+    ways = [url] if scheme == "file" else [url, f"fsspec+{url}"]
+    for way in ways if separator else []:
         try:
-            files, root = FileSystem.from_uri(known)
+            files, root = FileSystem.from_uri(way)
             return files, root.rstrip("/")
         except (ArrowException, ValueError, ImportError, OSError) as error:
-            reasons.append(str(error))
+            reason = reason or str(error)
     raise ConfigError(
-        f"{url!r} cannot be opened as a store: {reasons[0]}",
+        f"{url!r} cannot be opened as a store: {reason}",
         hint="use s3://bucket/folder, gs://bucket/folder, file:///folder, or a scheme of fsspec"
         " whose package is installed",
     )
