@@ -27,14 +27,25 @@ def test_a_class_of_ones_own_by_its_import_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "type_name",
-    ["no_such_module:Source", "mulm.data.sources.text:Nothing", ":TextSource", "mulm.chat:Message"],
+    "type_name", ["no_such_module:Source", "mulm.data.sources.text:Nothing", ":TextSource"]
 )
-def test_a_class_that_cannot_be_made(type_name: str) -> None:
-    with pytest.raises((NotFoundError, ConfigError), match="cannot make a source"):
+def test_a_class_that_cannot_be_imported(type_name: str) -> None:
+    with pytest.raises(NotFoundError, match="cannot import the source") as caught:
+        source_of(type_name)
+    assert "PYTHONPATH" in caught.value.hint
+
+
+class Demanding(TextSource):
+    def __init__(self, argument: int) -> None: ...
+
+
+@pytest.mark.parametrize("type_name", ["collections:Counter", "os:getcwd", "mulm.chat:Message"])
+def test_what_is_no_source_is_not_called(type_name: str) -> None:
+    with pytest.raises(ConfigError, match="has no 'files'"):
         source_of(type_name)
 
 
-def test_a_class_that_is_no_source() -> None:
-    with pytest.raises(ConfigError, match="has no 'files'"):
-        source_of("collections:Counter")
+def test_a_source_that_wants_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mulm.data.sources.text.Demanding", Demanding, raising=False)
+    with pytest.raises(ConfigError, match="argument"):
+        source_of("mulm.data.sources.text:Demanding")

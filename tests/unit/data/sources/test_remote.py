@@ -233,6 +233,16 @@ def test_the_branch_with_parquet_of_everything(site: Site, tmp_path: Path, revis
     assert "/revision/refs%2Fconvert%2Fparquet?" in site.asked[0][0]
 
 
+def test_a_dataset_without_parquet(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        globals(), "FILES", {"README.md": b"About", "a.csv": b"text", "x.png": b"p"}
+    )
+    assert names(site, tmp_path, "hf://datasets/own/er") == ["a.csv"]
+    assert names(site, tmp_path, "hf://datasets/own/er/README.md") == ["README.md"]
+
+
 def test_mistakes_with_a_hub(site: Site, tmp_path: Path) -> None:
     for path in ("hf://own/er", "hf://datasets/own", "hf://datasets/own/er@../x/y"):
         with pytest.raises(ConfigError, match="no dataset of a hub"):
