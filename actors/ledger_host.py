@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from mulm.errors import DeadlineError, MulmError, NotRunningError
+from actors.remote_answer import HINT, answer
+from mulm.errors import NotRunningError
 from mulm.facts import Facts
 from mulm.ledger import Ledger
 
@@ -28,7 +28,6 @@ FACT_METHODS = frozenset(name for name in vars(Facts) if not name.startswith("_"
 _CALL_TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S = 20.0
 _POLL_S = 0.1
-_HINT = "look at `mulm up`: is the application up?"
 
 
 class LedgerHost:
@@ -59,18 +58,8 @@ class LedgerClient:
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if method == "append_events":  # an iterator does not travel
             args = (args[0], list(args[1]), *args[2:]) if len(args) > 1 else args
-        try:
-            return ray.get(self._handle.call.remote(method, args, kwargs), timeout=self._timeout_s)
-        except RayTaskError as error:
-            if isinstance(error.cause, MulmError):
-                raise error.cause from None
-            raise
-        except GetTimeoutError:
-            raise DeadlineError(
-                f"the ledger did not answer {method!r} within {self._timeout_s:.0f} s", hint=_HINT
-            ) from None
-        except RayActorError as error:
-            raise NotRunningError(f"the ledger is gone: {error}", hint=_HINT) from None
+        reference = self._handle.call.remote(method, args, kwargs)
+        return answer(reference, "ledger", method, self._timeout_s)
 
 
 def start_ledger(path: Path) -> None:
@@ -106,4 +95,4 @@ def connect_facts(timeout_s: float = _CONNECT_TIMEOUT_S) -> Facts:
             if time.monotonic() > deadline_s:
                 break
             time.sleep(_POLL_S)
-    raise NotRunningError("there is no ledger in this cluster", hint=_HINT)
+    raise NotRunningError("there is no ledger in this cluster", hint=HINT)

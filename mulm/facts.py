@@ -38,6 +38,21 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Alias:
+    """A word that points to a version of a name."""
+
+    kind: Kind
+    name: str
+    alias: str
+    number: int
+
+    @property
+    def ref(self) -> str:
+        """`name@alias`."""
+        return f"{self.name}@{self.alias}"
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a job; `result` and `error` are set when it has ended."""
 
@@ -79,11 +94,23 @@ class Facts(Protocol):
     def versions(self, kind: Kind, name: str | None = None) -> list[Version]:
         """All versions, oldest first."""
 
+    def published_as(self, manifest_id: str) -> list[Version]:
+        """All names and numbers of a manifest, oldest first."""
+
+    def remove_version(self, kind: Kind, name: str, number: int) -> None:
+        """Take a name from a manifest; the number is never given again.
+
+        Raises NotFoundError, and ConflictError where an alias points to it.
+        """
+
     def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
         """Point an alias to an existing version. Raises NotFoundError."""
 
     def aliases(self, kind: Kind, name: str) -> dict[str, int]:
         """Alias to version number."""
+
+    def all_aliases(self, kind: Kind | None = None) -> list[Alias]:
+        """Every alias, by kind, name and alias."""
 
     def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
         """Note a run as queued; a run of that id is returned as it is."""

@@ -4,7 +4,7 @@ Names and version numbers, aliases, runs with their ordered events, API keys. Wh
 application is up, the `LedgerHost` actor owns it and others hold a typed client with these
 same methods (the protocol `mulm.facts.Facts`); otherwise the calling process opens it.
 Invariants: an acknowledged fact survives a power cut; events of a run count 1, 2, 3 ...
-without a gap; an alias points to an existing version.
+without a gap; an alias points to an existing version; a number means one manifest for ever.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any, Self
 
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
-from mulm.facts import Event, Phase, Run, Version
+from mulm.facts import Alias, Event, Phase, Run, Version
+from mulm.ledger_schema import open_database
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
-from mulm.sqlite_errors import BUSY_TIMEOUT_S, named_errors
+from mulm.sqlite_errors import named_errors
 
 
 class Ledger:
@@ -35,7 +36,7 @@ class Ledger:
         self._clock = clock
         self._lock = threading.Lock()
         with named_errors(path):
-            self._db = _open(path)
+            self._db = open_database(path)
 
     def __enter__(self) -> Self:
         return self
@@ -57,8 +58,10 @@ class Ledger:
             if known:
                 return _version(known)
             top = self._one(
-                "SELECT max(number) AS top FROM versions WHERE kind=? AND name=?", kind, name
-            )
+                "SELECT max(number) AS top FROM (SELECT kind, name, number FROM versions"
+                " UNION ALL SELECT kind, name, number FROM removed) WHERE kind=? AND name=?",
+                kind, name,
+            )  # fmt: skip
             number = int(top["top"] or 0) + 1 if top else 1
             row = (kind, name, number, manifest_id, self._clock())
             self._db.execute("INSERT INTO versions VALUES (?,?,?,?,?)", row)
@@ -90,17 +93,46 @@ class Ledger:
         )  # fmt: skip
         return [_version(row) for row in rows]
 
+    def published_as(self, manifest_id: str) -> list[Version]:
+        rows = self._all(
+            "SELECT * FROM versions WHERE manifest_id=? ORDER BY created_s, kind, name, number",
+            manifest_id,
+        )
+        return [_version(row) for row in rows]
+
+    def remove_version(self, kind: Kind, name: str, number: int) -> None:
+        with self._writing():
+            version = self._numbered(kind, name, number)
+            if version:
+                self._require_no_alias(version)
+                row = (kind, name, number, version.manifest_id, self._clock())
+                self._db.execute("INSERT INTO removed VALUES (?,?,?,?,?)", row)
+                self._db.execute(
+                    "DELETE FROM versions WHERE kind=? AND name=? AND number=?", row[:3]
+                )
+        if not version:
+            raise self._not_found(kind, Ref(name, version=number))
+
     def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
         check_alias(alias)
-        self.resolve(kind, Ref(name, version=number))
         with self._writing():
-            row = (kind, name, alias, number, self._clock())
-            self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?,?)", row[:4])
-            self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
+            version = self._numbered(kind, name, number)
+            if version:
+                row = (kind, name, alias, number, self._clock())
+                self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?,?)", row[:4])
+                self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
+        if not version:
+            raise self._not_found(kind, Ref(name, version=number))
 
     def aliases(self, kind: Kind, name: str) -> dict[str, int]:
         rows = self._all("SELECT alias, number FROM aliases WHERE kind=? AND name=?", kind, name)
         return {row["alias"]: row["number"] for row in rows}
+
+    def all_aliases(self, kind: Kind | None = None) -> list[Alias]:
+        rows = self._all(
+            "SELECT * FROM aliases WHERE ? IS NULL OR kind=? ORDER BY kind, name, alias", kind, kind
+        )
+        return [Alias(**row) for row in rows]
 
     def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
         now_s = self._clock()
@@ -206,6 +238,23 @@ class Ledger:
             self._db.execute("INSERT INTO events VALUES (?,?,?,?,?)", row)
         return seq
 
+    def _numbered(self, kind: Kind, name: str, number: int) -> Version | None:
+        row = self._one(
+            "SELECT * FROM versions WHERE kind=? AND name=? AND number=?", kind, name, number
+        )
+        return _version(row) if row else None
+
+    def _require_no_alias(self, version: Version) -> None:
+        alias = self._one(
+            "SELECT alias FROM aliases WHERE kind=? AND name=? AND number=?",
+            version.kind, version.name, version.number,
+        )  # fmt: skip
+        if alias:
+            raise ConflictError(
+                f"{version.ref} is {version.name}@{alias['alias']}",
+                hint="point the alias to another version first",
+            )
+
     def _not_found(self, kind: Kind, ref: Ref) -> NotFoundError:
         known = [v.ref for v in self.versions(kind)]
         known += [f"{ref.name}@{alias}" for alias in self.aliases(kind, ref.name)]
@@ -225,37 +274,6 @@ class Ledger:
         with closing(self._db.execute(query, values)) as cursor:
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS versions (
-    kind TEXT, name TEXT, number INTEGER, manifest_id TEXT NOT NULL, created_s REAL NOT NULL,
-    PRIMARY KEY (kind, name, number), UNIQUE (kind, name, manifest_id));
-CREATE TABLE IF NOT EXISTS aliases (
-    kind TEXT, name TEXT, alias TEXT, number INTEGER NOT NULL, PRIMARY KEY (kind, name, alias));
-CREATE TABLE IF NOT EXISTS alias_history (
-    kind TEXT, name TEXT, alias TEXT, number INTEGER NOT NULL, set_s REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS runs (
-    id TEXT PRIMARY KEY, kind TEXT NOT NULL, config TEXT NOT NULL, phase TEXT NOT NULL,
-    created_s REAL NOT NULL, updated_s REAL NOT NULL, result TEXT, error TEXT);
-CREATE TABLE IF NOT EXISTS events (
-    run_id TEXT, seq INTEGER, time_s REAL NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
-    PRIMARY KEY (run_id, seq)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS keys (
-    id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT NOT NULL, created_s REAL NOT NULL);
-"""
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
-    try:
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=FULL")
-        database.executescript(_SCHEMA)
-    except BaseException:
-        database.close()
-        raise
-    return database
 
 
 def _version(row: Mapping[str, Any]) -> Version:

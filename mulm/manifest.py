@@ -1,13 +1,15 @@
 """A manifest names an immutable version: what it is made of, and what it was made from.
 
 Its id is the hash of its canonical JSON, so the same content from the same recipe has
-the same id on any machine. Hence no times, host names or paths inside.
+the same id on any machine. Hence no times, host names or paths inside, and where a file is stored
+compressed, the hash of what it holds stands in the id in the place of that of its bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -33,6 +35,20 @@ class BlobEntry(Frozen):
     size_bytes: int
     rows: int = 0
     """Documents or tokens inside, where that means something."""
+    content_sha256: str | None = None
+    """Of what the file holds, where another compressor would give other bytes for the same."""
+
+    def values(self) -> dict[str, Any]:
+        """As it is stored; a field that is not set is left out, as in versions from before it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it belongs to the version's id."""
+        values = self.values()
+        if self.content_sha256 is not None:
+            del values["sha256"], values["size_bytes"]
+        return values
 
 
 class Manifest(Frozen):
@@ -53,13 +69,17 @@ class Manifest(Frozen):
     blobs: tuple[BlobEntry, ...]
 
     def to_bytes(self) -> bytes:
-        """The canonical JSON that is stored and hashed."""
-        return canonical_json(self.model_dump(mode="json"))
+        """The canonical JSON that is stored."""
+        return self._canonical([entry.values() for entry in self.blobs])
 
     @property
     def id(self) -> str:
         """`ds_` (or `mdl_` ...) and the first 24 hex digits of the content's SHA-256."""
-        return f"{PREFIX_BY_KIND[self.kind]}_{hashlib.sha256(self.to_bytes()).hexdigest()[:24]}"
+        content = self._canonical([entry.identity for entry in self.blobs])
+        return f"{PREFIX_BY_KIND[self.kind]}_{hashlib.sha256(content).hexdigest()[:24]}"
+
+    def _canonical(self, blobs: list[dict[str, Any]]) -> bytes:
+        return canonical_json(self.model_dump(mode="json", exclude={"blobs"}) | {"blobs": blobs})
 
     def blob(self, name: str) -> BlobEntry:
         """The blob of that name.
@@ -71,6 +91,12 @@ class Manifest(Frozen):
             if entry.name == name:
                 return entry
         raise CorruptError(f"{self.id} has no file {name!r}")
+
+
+def is_manifest_id(text: object) -> bool:
+    """Whether a text can be the id of a version; runs, which can be parents too, have others."""
+    prefixes = "|".join(PREFIX_BY_KIND.values())
+    return isinstance(text, str) and bool(re.fullmatch(rf"({prefixes})_[0-9a-f]{{24}}", text))
 
 
 def parse_manifest(content: bytes, expected_id: str) -> Manifest:

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ class TokenShards:
     """
 
     def __init__(self, store: Store, files: list[ShardFiles]) -> None:
-        self._tokens = [_map_tokens(store, shard.tokens) for shard in files]
+        paths = store.paths([shard.tokens for shard in files])
+        self._tokens = [_map_tokens(*pair) for pair in zip(paths, files, strict=True)]
         self._masks = [_map_mask(store, shard) for shard in files]
         self._ends = list(accumulate(len(tokens) for tokens in self._tokens))
         if len({tokens.dtype for tokens in self._tokens}) > 1:
@@ -93,11 +95,13 @@ def _bits(mask: Tensor | None, start: int, stop: int) -> int:
     return (int.from_bytes(content, "little") >> (start % 8)) & ones
 
 
-def _map_tokens(store: Store, entry: BlobEntry) -> Tensor:
+def _map_tokens(path: Path, shard: ShardFiles) -> Tensor:
+    entry = shard.tokens
     n_bytes = entry.size_bytes // entry.rows if entry.rows else 0
     if n_bytes not in _DTYPE_BY_BYTES or n_bytes * entry.rows != entry.size_bytes:
         raise DataError(f"{entry.name!r} is no shard of tokens", hint="build the dataset again")
-    return _map(store, entry, entry.rows, _DTYPE_BY_BYTES[n_bytes])
+    dtype = _DTYPE_BY_BYTES[n_bytes]
+    return torch.from_file(str(path), shared=False, size=entry.rows, dtype=dtype)
 
 
 def _map_mask(store: Store, shard: ShardFiles) -> Tensor | None:
@@ -110,8 +114,5 @@ def _map_mask(store: Store, shard: ShardFiles) -> Tensor | None:
             f" {shard.tokens.rows} tokens",
             hint="build the dataset again",
         )
-    return _map(store, mask, mask.size_bytes, torch.uint8)
-
-
-def _map(store: Store, entry: BlobEntry, size: int, dtype: torch.dtype) -> Tensor:
-    return torch.from_file(str(store.path(entry)), shared=False, size=size, dtype=dtype)
+    path = str(store.path(mask))
+    return torch.from_file(path, shared=False, size=mask.size_bytes, dtype=torch.uint8)

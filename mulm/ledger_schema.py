@@ -1,0 +1,46 @@
+"""The schema of the ledger's database, and how it is opened.
+
+Called by `mulm.ledger`. Invariants: an older database is opened as it is and only gets the tables
+that it lacks; what is committed survives a power cut.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from mulm.sqlite_errors import BUSY_TIMEOUT_S
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS versions (
+    kind TEXT, name TEXT, number INTEGER, manifest_id TEXT NOT NULL, created_s REAL NOT NULL,
+    PRIMARY KEY (kind, name, number), UNIQUE (kind, name, manifest_id));
+CREATE TABLE IF NOT EXISTS removed (
+    kind TEXT, name TEXT, number INTEGER, manifest_id TEXT NOT NULL, removed_s REAL NOT NULL,
+    PRIMARY KEY (kind, name, number));
+CREATE TABLE IF NOT EXISTS aliases (
+    kind TEXT, name TEXT, alias TEXT, number INTEGER NOT NULL, PRIMARY KEY (kind, name, alias));
+CREATE TABLE IF NOT EXISTS alias_history (
+    kind TEXT, name TEXT, alias TEXT, number INTEGER NOT NULL, set_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, config TEXT NOT NULL, phase TEXT NOT NULL,
+    created_s REAL NOT NULL, updated_s REAL NOT NULL, result TEXT, error TEXT);
+CREATE TABLE IF NOT EXISTS events (
+    run_id TEXT, seq INTEGER, time_s REAL NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
+    PRIMARY KEY (run_id, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS keys (
+    id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT NOT NULL, created_s REAL NOT NULL);
+"""
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """A connection that threads may share; the tables are there."""
+    database = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -1,0 +1,139 @@
+"""The origin: where a store fetches what it lacks, such as object storage.
+
+`Store` asks it for blobs and manifests; `mulm.upload` fills one. Invariants: an origin is not
+trusted: the store hashes all that comes from it before it is used; a name in an origin either
+holds the whole content or does not exist, and manifests come after their blobs.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from mulm.errors import ConfigError, NotFoundError
+
+CHUNK_BYTES = 4 << 20
+_RETRIES_S = (0.5, 2.0)
+"""How long to wait before the second and the third attempt at a request."""
+_WHOLE_AT_ONCE = frozenset({"s3", "gcs", "abfs"})
+"""Filesystems of pyarrow on which a file appears only when it is closed, and a move is a copy."""
+
+
+class Origin(Protocol):
+    """Where blobs and manifests can be fetched."""
+
+    def fetch(self, sha256: str) -> Iterator[bytes]:
+        """The bytes of a blob in bounded pieces. Raises NotFoundError."""
+
+    def manifest(self, manifest_id: str) -> bytes:
+        """The stored JSON of a version. Raises NotFoundError."""
+
+
+class FsOrigin:
+    """The store's layout in a folder of any filesystem that pyarrow or fsspec opens.
+
+    Args:
+        url: `s3://bucket/folder`, `gs://...`, `file:///...`, or one of fsspec's schemes.
+
+    Raises:
+        ConfigError: the URL names no filesystem that can be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._files, self._root = _open(url)
+
+    def fetch(self, sha256: str) -> Iterator[bytes]:
+        """See `Origin.fetch`."""
+        path = self._blob_path(sha256)
+        with self._reading(path, lambda: self._files.open_input_stream(path)) as stream:
+            while chunk := self._reading(path, lambda: stream.read(CHUNK_BYTES), is_retried=False):
+                yield chunk
+
+    def manifest(self, manifest_id: str) -> bytes:
+        """See `Origin.manifest`."""
+        path = self._manifest_path(manifest_id)
+        with self._reading(path, lambda: self._files.open_input_stream(path)) as stream:
+            content: bytes = self._reading(path, stream.read, is_retried=False)
+        return content
+
+    def has_blob(self, sha256: str, size_bytes: int) -> bool:
+        """Whether a file of that size is there."""
+        return self._size(self._blob_path(sha256)) == size_bytes
+
+    def has_manifest(self, manifest_id: str) -> bool:
+        """Whether the version is there; then all of its blobs are."""
+        return self._size(self._manifest_path(manifest_id)) is not None
+
+    def put_blob(self, sha256: str, source: Path) -> None:
+        """Upload the file of a blob."""
+        with source.open("rb") as file:
+            self._write(self._blob_path(sha256), iter(lambda: file.read(CHUNK_BYTES), b""))
+
+    def put_manifest(self, manifest_id: str, content: bytes) -> None:
+        """Upload a version; call it after its blobs are there."""
+        self._write(self._manifest_path(manifest_id), iter([content]))
+
+    def _write(self, path: str, chunks: Iterator[bytes]) -> None:
+        is_whole = self._files.type_name in _WHOLE_AT_ONCE
+        target = path if is_whole else f"{path}.{secrets.token_hex(4)}.tmp"
+        try:
+            self._files.create_dir(path.rpartition("/")[0], recursive=True)
+            with self._files.open_output_stream(target) as stream:
+                for chunk in chunks:
+                    stream.write(chunk)
+            if not is_whole:
+                self._files.move(target, path)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.url!r} cannot be written: {error}",
+                hint="check the credentials, and that the bucket or folder exists",
+            ) from None
+
+    def _size(self, path: str) -> int | None:
+        size: int | None = self._reading(path, lambda: self._files.get_file_info(path)).size
+        return size
+
+    def _reading(self, path: str, read: Callable[[], Any], *, is_retried: bool = True) -> Any:
+        """Do a request, again after a pause when the connection breaks."""
+        for pause_s in (*_RETRIES_S, None) if is_retried else (None,):
+            try:
+                return read()
+            except FileNotFoundError:
+                raise NotFoundError(f"{path!r} is not in the store at {self.url!r}") from None
+            except OSError as error:
+                if pause_s is None:
+                    raise NotFoundError(
+                        f"the store at {self.url!r} cannot be read: {error}",
+                        hint="check the network, the credentials and MULM_STORE_URL",
+                    ) from None
+                time.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _blob_path(self, sha256: str) -> str:
+        return f"{self._root}/blobs/{sha256[:2]}/{sha256}"
+
+    def _manifest_path(self, manifest_id: str) -> str:
+        return f"{self._root}/manifests/{manifest_id}.json"
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """A filesystem and the path in it; what pyarrow does not know is asked of fsspec."""
+    from pyarrow import ArrowException
+    from pyarrow.fs import FileSystem
+
+    reasons = []
+    for known in (url, f"fsspec+{url}"):
+        try:
+            files, root = FileSystem.from_uri(known)
+            return files, root.rstrip("/")
+        except (ArrowException, ValueError, ImportError, OSError) as error:
+            reasons.append(str(error))
+    raise ConfigError(
+        f"{url!r} cannot be opened as a store: {reasons[0]}",
+        hint="use s3://bucket/folder, gs://bucket/folder, file:///folder, or a scheme of fsspec"
+        " whose package is installed",
+    )
