@@ -24,6 +24,7 @@ from mulm.data.encoder import encoder_of
 from mulm.data.stats import source_of
 from mulm.data.tokenizer import Tokenizer
 
+Keys = np.ndarray[tuple[int], np.dtype[np.uint64]]
 _COLUMNS = ("name", "part", "row", "size_bytes", "language", "text")
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -136,9 +137,8 @@ def pieces_of(
     tokenizer = encoder_of(tokenizer_json).tokenizer
     width = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     ids = np.frombuffer(made[f"{side}.bin"], width)
-    learned = np.ones(len(ids), np.bool_)
-    if mask := made.get(f"{side}.mask"):
-        learned = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(ids), bitorder="little")
+    mask = made.get(f"{side}.mask") or b"\xff" * len(ids)
+    learned = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(ids), bitorder="little")
     return [
         _piece(token_id, bool(is_learned), tokenizer)
         for token_id, is_learned in zip(ids.tolist(), learned.tolist(), strict=True)
@@ -163,14 +163,16 @@ def _piece(token_id: int, is_learned: bool, tokenizer: Tokenizer) -> Piece:
     return Piece(token_id, text, False, is_learned)
 
 
-def _keys(digests: list[bytes], seed: int) -> np.ndarray:
+def _keys(digests: list[bytes], seed: int) -> Keys:
     """A number for each digest that another seed makes another one of."""
-    values = np.frombuffer(b"".join(digests), "<u8").reshape(len(digests), -1)[:, 0].copy()
+    halves = np.frombuffer(b"".join(digests), "<u8").reshape(len(digests), -1)
+    values: Keys = halves[:, 0].astype(np.uint64)
     values ^= np.uint64((seed * int(_MIX)) % (1 << 64))
     values *= _MIX
     values ^= values >> np.uint64(29)
     values *= _MIX
-    return values ^ (values >> np.uint64(32))
+    values ^= values >> np.uint64(32)
+    return values
 
 
 def _escaped(found: re.Match[str]) -> str:
