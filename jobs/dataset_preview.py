@@ -114,10 +114,10 @@ def _with_tokens(document: Shown, pieces: list[Piece], order: PreviewOrder) -> d
 
 def _token_of(pieces: Sequence[Piece], text: str) -> int:
     """The token in which a text begins; the first one if the text is nowhere."""
-    place = "".join(piece.text for piece in pieces).casefold().find(text.casefold())
+    place = "".join(piece.completes for piece in pieces).casefold().find(text.casefold())
     passed = 0
     for number, piece in enumerate(pieces):
-        passed += len(piece.text)
+        passed += len(piece.completes)
         if passed > place:
             return number
     return 0
@@ -148,6 +148,7 @@ def _coloured(pieces: Sequence[Piece], with_tokens: bool, with_mask: bool) -> It
 
 
 def _visible(piece: Piece, with_tokens: bool) -> str:
-    """A token's text; where borders are shown, line ends too."""
-    text = harmless(piece.text)
-    return text.replace("\n", "↵\n") if with_tokens else text
+    """A token's text; where borders are shown, line ends and halves of characters too."""
+    if with_tokens:
+        return harmless(piece.text).replace("\n", "↵\n")
+    return harmless(piece.completes)

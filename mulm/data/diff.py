@@ -223,7 +223,7 @@ def _settings(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         value = {str(item.get("label", place)): item for place, item in enumerate(value, start=1)}
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
@@ -232,6 +232,9 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def _files(documents: Manifest) -> dict[str, str]:
-    """The checksum of each file, by its source's number and name."""
-    files = documents.config.get("files", [])
-    return {f"{file.get('source', 0)}:{file['name']}": file["sha256"] for file in files}
+    """The checksum of each file by its name; sources may have files of one name."""
+    found: dict[str, str] = {}
+    for file in documents.config.get("files", []):
+        name = file["name"] if file["name"] not in found else f"{file['source']}:{file['name']}"
+        found[name] = file["sha256"]
+    return found

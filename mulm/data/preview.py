@@ -22,7 +22,7 @@ from mulm.data.documents import CHUNK_SCHEMA, to_parquet
 from mulm.data.encode import EncodeRules, EncodeTask, encode_chunk
 from mulm.data.encoder import encoder_of
 from mulm.data.stats import source_of
-from mulm.data.tokenizer import Tokenizer
+from mulm.data.tokenizer import IncrementalDecoder, Tokenizer
 
 Keys = np.ndarray[tuple[int], np.dtype[np.uint64]]
 _COLUMNS = ("name", "part", "row", "size_bytes", "language", "text")
@@ -59,6 +59,8 @@ class Piece:
     id: int
     text: str
     """What it stands for; bytes that are no characters by themselves as `\\xe2`."""
+    completes: str
+    """The characters that end with it: joined over all tokens they are the document."""
     is_special: bool
     is_learned: bool
 
@@ -135,12 +137,13 @@ def pieces_of(
     if f"{side}.bin" not in made:
         return []
     tokenizer = encoder_of(tokenizer_json).tokenizer
+    decoder = IncrementalDecoder(tokenizer)
     width = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     ids = np.frombuffer(made[f"{side}.bin"], width)
     mask = made.get(f"{side}.mask") or b"\xff" * len(ids)
     learned = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(ids), bitorder="little")
     return [
-        _piece(token_id, bool(is_learned), tokenizer)
+        _piece(token_id, bool(is_learned), tokenizer, decoder)
         for token_id, is_learned in zip(ids.tolist(), learned.tolist(), strict=True)
     ]
 
@@ -151,16 +154,19 @@ def window(length: int, found: int, size: int) -> slice:
     return slice(start, min(length, start + size))
 
 
-def _piece(token_id: int, is_learned: bool, tokenizer: Tokenizer) -> Piece:
+def _piece(
+    token_id: int, is_learned: bool, tokenizer: Tokenizer, decoder: IncrementalDecoder
+) -> Piece:
     content = tokenizer.token_bytes(token_id)
     if not content:
         names = {special_id: name for name, special_id in tokenizer.special_tokens.items()}
-        return Piece(token_id, names.get(token_id, f"<|{token_id}|>"), True, is_learned)
+        name = names.get(token_id, f"<|{token_id}|>")
+        return Piece(token_id, name, name, True, is_learned)
     try:
         text = content.decode()
     except UnicodeDecodeError:
         text = "".join(f"\\x{byte:02x}" for byte in content)
-    return Piece(token_id, text, False, is_learned)
+    return Piece(token_id, text, decoder.push([token_id]), False, is_learned)
 
 
 def _keys(digests: list[bytes], seed: int) -> Keys:
