@@ -52,8 +52,10 @@ def lineage_lines(found: Lineage) -> list[str]:
     above = sorted(found.ancestors, key=lambda relative: -relative.distance)
     lines = [f"{'  ' * (farthest - relative.distance)}{_relative(relative)}" for relative in above]
     lines.append(f"{'  ' * farthest}{found.kind} {found.id}  {', '.join(found.refs)}  <-")
-    for relative in found.descendants:
-        lines.append(f"{'  ' * (farthest + relative.distance)}{_relative(relative)}")
+    lines += [
+        f"{'  ' * (farthest + relative.distance)}{_relative(relative)}"
+        for relative in found.descendants
+    ]
     return [line.rstrip() for line in lines]
 
 
