@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 import tiktoken
 
-from mulm.data.foreign_tokenizer import split_patterns
+from mulm.data.foreign_tokenizer import split_patterns, why_not
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import DataError
 
@@ -81,6 +81,8 @@ def _head(texts: Sequence[str]) -> list[str]:
 
 def _tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding | None:
     values = json.loads(tokenizer.to_bytes())
+    if why_not(values):
+        return None
     try:
         patterns = split_patterns(values)
     except DataError:
