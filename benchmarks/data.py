@@ -6,7 +6,8 @@
 
 Speeds are MB of text per CPU-second of all threads; only ratios within one run mean something. A
 repeated corpus has a number after every 2,000 characters, another one in each copy, so that no
-document repeats another one and all of the work is done. `datasets` is measured where it is installed.
+document repeats another one and all of the work is done. `datasets` is measured where it is
+installed.
 """
 
 from __future__ import annotations
@@ -93,8 +94,7 @@ def rebuild(recipe: Recipe, store: Store, given: Store, tokenizer: Manifest) -> 
 
 
 def measure_datasets(sections: list[str], tokenizer_json: bytes, scratch: Path) -> float | None:
-    """CPU-seconds of Hugging Face's `datasets` on the same texts, which it neither cleans nor
-    deduplicates."""
+    """CPU-seconds of Hugging Face's `datasets`, which neither cleans nor deduplicates."""
     try:
         import datasets
     except ImportError:
@@ -119,7 +119,7 @@ def measure_datasets(sections: list[str], tokenizer_json: bytes, scratch: Path) 
 def run_child(folder: Path, path: str, threads: int) -> None:
     """Measure in a process of its own, so that its peak memory is its own."""
     command = [sys.executable, "-m", "benchmarks.data", str(folder), "--child", path]
-    subprocess.run([*command, "--threads", str(threads)], check=True)
+    subprocess.run([*command, "--threads", str(threads)], check=True)  # noqa: S603 ourselves
 
 
 def measure_whole(folder: Path, scratch: Path, path: str, threads: int) -> None:

@@ -81,7 +81,7 @@ def run_job(
         config = load_config(schema, arguments.config, arguments.overrides)
         home, facts = _connect()
         with stopping_on_signals():  # after connecting, since Ray sets a handler of its own
-            context = JobContext(arguments.run or "", home, Store(home.store), facts)
+            context = JobContext(arguments.run or "", home, _store(home), facts)
             result = _run(kind, config, work, identity, context)
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 the border
         return _report(error)
@@ -235,6 +235,12 @@ def _connect() -> tuple[Home, Facts]:
             )
         ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
     return home, connect_facts()
+
+
+def _store(home: Home) -> Store:
+    from actors.store_host import cluster_store  # imports Ray, as this job has
+
+    return cluster_store(home)
 
 
 def _identity_of(config: Frozen) -> dict[str, Any]:

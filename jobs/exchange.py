@@ -21,7 +21,7 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import PREFIX_BY_KIND, Manifest
 from mulm.refs import check_name, parse_ref
-from mulm.store import Store
+from mulm.store import open_store
 
 Result = dict[str, Any]
 
@@ -36,7 +36,7 @@ class Exchange:
         self._home = home.create()
         self._progress = progress
         self._env = env
-        self._store = Store(home.store)
+        self._store = open_store(home)
         self._facts = Ledger(home.ledger)
 
     def __enter__(self) -> Exchange:

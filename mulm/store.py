@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+STORE_URL = "MULM_STORE_URL"
+"""The variable that names a store elsewhere, of which the local one is then a cache."""
+
 
 class Store(Blobs):
     """A content-addressed store in a local folder; see `Blobs` for its arguments."""
@@ -165,5 +168,5 @@ def open_store(home: Home, env: Mapping[str, str] = os.environ) -> Store:
     Raises:
         ConfigError: the URL cannot be opened.
     """
-    url = env.get("MULM_STORE_URL")
+    url = env.get(STORE_URL)
     return Store(home.store, FsOrigin(url) if url else None)

@@ -131,6 +131,7 @@ def _read(
         tasks,
         [task.identity | {"rules": _identity(rules)} for task in tasks],
         [task.size_bytes for task in tasks],
+        reads_files=True,
     )
     return steps.each(stage, executor)
 
@@ -158,7 +159,9 @@ def _decide(
     return decisions, index
 
 
-def _document_counts(decisions: Decisions, index: Index, listing: Listing) -> dict[str, int | float]:
+def _document_counts(
+    decisions: Decisions, index: Index, listing: Listing
+) -> dict[str, int | float]:
     sides = {side: decisions.are(side) for side in (TRAIN, VALIDATION)}
     rejected = {
         f"{_REJECTED}{name}": n for name, n in decisions.counts().items() if name not in sides
