@@ -9,6 +9,7 @@ one part and is streamed. Invariant: a bad row ends itself alone.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -71,8 +72,8 @@ def cell_rows(file: SourceFile) -> Iterator[list[str] | RawDocument]:
     while True:
         try:
             cells = next(rows, None)
-        except csv.Error:
-            yield RawDocument("", "too_long_row")
+        except csv.Error as error:
+            yield RawDocument("", "too_long_row" if "limit" in str(error) else "bad_row")
             continue
         yield from too_long
         too_long.clear()
@@ -89,5 +90,9 @@ def _decoded(file: SourceFile, too_long: list[RawDocument]) -> Iterator[str]:
             too_long.append(line)
             continue
         text = line.decode("utf-8", "surrogateescape")
-        yield text.removeprefix("\ufeff") if is_first else text
+        text = text.removeprefix("\ufeff") if is_first else text
         is_first = False
+        if "\r" in text[:-2]:  # ends a row too, unless between quotes
+            yield from io.StringIO(text, newline="")
+        else:
+            yield text

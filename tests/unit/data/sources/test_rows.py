@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def test_csv_rows(read_all: ReadAll) -> None:
     [chat] = read_all(CsvSource(), "x.tsv", tabs, **columns)
     assert chat.text == "user: Hi\n\nassistant: Ho"
     assert read_all(CsvSource(), "x.csv", b"") == []
+    old = b'text,id\ra,1\r"b\rc",2\r'
+    assert outcomes(read_all(CsvSource(), "x.csv", old)) == ["a", "b\rc"]
 
 
 def test_csv_without_an_end(read_all: ReadAll, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,3 +140,44 @@ def test_parts_of_parquet_are_row_groups(tmp_path: Path) -> None:
     file, spec = SourceFile("x", path), SourceSpec(path="x")
     assert ParquetSource().parts(spec, file) == [Part(0, 10)]
     assert [part.start for part in ParquetSource(1).parts(spec, file)] == list(range(10))
+
+
+def test_memory_does_not_grow_with_a_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.parquet"
+    texts = [hashlib.sha256(b"%d" % n).hexdigest() * 16 for n in range(12_000)]
+    options = {"compression": "none", "use_dictionary": False, "data_page_size": 1 << 16}
+    path.write_bytes(parquet({"text": texts}, **options))
+    n_held: list[int] = []
+    real = open
+
+    def counted(self: Path, mode: str) -> Any:
+        file = real(self, mode)
+        return _Counting(file, n_held)
+
+    monkeypatch.setattr(Path, "open", counted)
+    source, spec = ParquetSource(), SourceSpec(path="x")
+    assert sum(1 for _ in source.read(spec, SourceFile("x", path), Part())) == len(texts)
+    assert max(n_held) <= 1 << 20
+
+
+class _Counting:
+    """A file that notes how much is read of it at once."""
+
+    def __init__(self, file: Any, sizes: list[int]) -> None:
+        self._file, self._sizes = file, sizes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int = -1) -> bytes:
+        content = bytes(self._file.read(size))
+        self._sizes.append(len(content))
+        return content
