@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _HINT = (
     "run the command that made it again (`mulm data build`, `mulm train`): it mends what is damaged"
 )
-_ORIGIN_HINT = "the store that it is fetched from is damaged: upload the version again"
+_ORIGIN_HINT = "the store it is fetched from is damaged: delete it there, upload the version again"
 _STALE_S = 86_400.0
 """No stream goes so long without a byte: what wrote this was killed."""
 TOUCH_S = 3600.0

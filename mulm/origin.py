@@ -1,8 +1,8 @@
 """The origin: where a store fetches what it lacks, such as object storage.
 
 `Store` asks it for blobs and manifests; `mulm.upload` fills one. Invariants: an origin is not
-trusted: the store hashes all that comes from it before it is used; a name in an origin either
-holds the whole content or does not exist, and manifests come after their blobs.
+trusted: the store hashes all that comes from it before it is used; manifests come after their
+blobs; a blob that was cut short is told by its size, and uploaded again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ CHUNK_BYTES = 4 << 20
 _RETRIES_S = (0.5, 2.0)
 """How long to wait before the second and the third attempt at a request."""
 _WHOLE_AT_ONCE = frozenset({"s3", "gcs", "abfs"})
-"""Filesystems of pyarrow on which a file appears only when it is closed, and a move is a copy."""
+"""Filesystems of pyarrow on which a file appears only when it is closed, and a move is a copy of
+limited size. An upload that breaks may close it early, but never in its full size."""
 
 
 class Origin(Protocol):

@@ -93,6 +93,18 @@ def test_an_upload_that_is_killed_names_nothing(
     assert not [path for path in files(tmp_path / "origin") if path.suffix == ".tmp"]
 
 
+def test_an_upload_mends_what_is_missing_or_cut_short(store: Store, tmp_path: Path) -> None:
+    manifest, url = dataset(store), f"file://{tmp_path}/origin"
+    push(store, url, manifest.id)
+    first, second = (
+        tmp_path / "origin" / "blobs" / b.sha256[:2] / b.sha256 for b in manifest.blobs
+    )
+    first.write_bytes(b"cut")
+    second.unlink()
+    assert push(store, url, manifest.id) == Uploaded(0, 2, 1400)
+    assert Store(tmp_path / "far", FsOrigin(url)).paths(manifest.blobs)
+
+
 def test_a_damaged_file_is_not_uploaded(store: Store, url: str) -> None:
     manifest = dataset(store)
     path = store.path(manifest.blobs[0])
