@@ -20,7 +20,7 @@ REPETITION_FROM_CHARS = 1024
 
 def basic_reasons(texts: Sequence[str], rules: CleanRules) -> list[str]:
     """For each text the first reason to drop it, or ""."""
-    has_control = _has_control("".join(texts).encode())
+    has_control = _has_control(b"".join([text.encode() for text in texts]))
     return [_reason(text, rules, has_control) for text in texts]
 
 
@@ -49,8 +49,9 @@ def _reason(text: str, rules: CleanRules, has_control: bool) -> str:
 
 
 def _has_control(content: bytes) -> bool:
-    n_low = np.count_nonzero(np.frombuffer(content, dtype=np.uint8) < 0x20)
-    return n_low > content.count(b"\n") + content.count(b"\t") or b"\x7f" in content
+    view = np.frombuffer(content, dtype=np.uint8)
+    is_low = (view < 0x09) | (view - np.uint8(0x0E) < 0x12)  # 0x0E to 0x1F: less wraps around
+    return bool(is_low.any()) or b"\x7f" in content
 
 
 def _is_full_of_control(text: str) -> bool:
