@@ -107,7 +107,8 @@ def data_lineage(ref: str, as_json: bool) -> None:
 def data_rm(ref: str, yes: bool, as_json: bool) -> None:
     """Take the name REF away; `mulm data gc` removes the files when nothing needs them.
 
-    Refuses what an alias points to and what a model was made from. The number is not given again.
+    Refuses what an alias points to and what a model was made from. A tokenizer that was trained for
+    REF alone goes too. Numbers are not given again.
 
     \b
     Example:  mulm data rm books@2
@@ -118,8 +119,9 @@ def data_rm(ref: str, yes: bool, as_json: bool) -> None:
         if not yes and not _is_confirmed(version.ref):
             click.echo(f"{version.ref} stays", err=True)
             return
-        shelf.remove(version)
-    print_result({"removed": version.ref, "id": version.manifest_id}, as_json, "{removed} is gone")
+        removed = [f"{gone.kind} {gone.ref}" for gone in shelf.remove(version)]
+    result = {"dataset": version.ref, "dataset_id": version.manifest_id, "removed": removed}
+    print_result(result, as_json, f"gone: {', '.join(removed)}")
 
 
 @data.command("verify")

@@ -60,7 +60,7 @@ def reject_lines(result: dict[str, Any]) -> list[str]:
     ]
     lines += bar_lines([Bar(name, count) for name, count in result["reasons"].items()])
     for sample in result["samples"]:
-        lines += ["", heading(sample), harmless(sample["text"])]
+        lines += ["", heading(sample), harmless(sample["text"]) or "(no text)"]
         if original := sample["original"]:
             lines += [f"    repeats {heading(original)[4:]}", _indented(original["text"])]
     return lines

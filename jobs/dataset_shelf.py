@@ -180,9 +180,18 @@ class Shelf:
             )
         return version
 
-    def remove(self, version: Version) -> None:
-        """Take a name away; the files stay until `mulm data gc`."""
-        write_fact(self._home, "remove_version", "dataset", version.name, version.number)
+    def remove(self, version: Version) -> list[Version]:
+        """Take a name away, and that of its tokenizer if it was trained for this version alone.
+
+        The files stay until `mulm data gc`.
+
+        Returns:
+            What has no name any more.
+        """
+        removed = [version, *self._tokenizers_of(version)]
+        for gone in removed:
+            write_fact(self._home, "remove_version", gone.kind, gone.name, gone.number)
+        return removed
 
     def family(self, ref: str) -> list[str]:
         """The ids of a version and of what it was made from, also of what cannot be read."""
@@ -254,6 +263,19 @@ class Shelf:
     def _aliases(self, version: Version) -> tuple[str, ...]:
         aliases = self.facts.aliases("dataset", version.name)
         return tuple(sorted(alias for alias, n in aliases.items() if n == version.number))
+
+    def _tokenizers_of(self, version: Version) -> list[Version]:
+        """Tokenizers of the same name that nothing else with a name was made with."""
+        try:
+            tokenizer_id = self.store.load(version.manifest_id).parents.get("tokenizer", "")
+            relatives = lineage(self.store, self.facts, tokenizer_id).descendants
+        except (NotFoundError, CorruptError):
+            return []  # what uses it is not known
+        users = {ref for found in relatives for ref in found.refs}
+        names = self.facts.published_as(tokenizer_id)
+        aliases = self.facts.aliases("tokenizer", version.name).values()
+        is_needed = users != {version.ref} or any(name.number in aliases for name in names)
+        return [] if is_needed else [name for name in names if name.name == version.name]
 
     def _models_of(self, version: Version) -> list[str]:
         try:

@@ -222,7 +222,10 @@ def _settings(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        value = {str(item.get("label", place)): item for place, item in enumerate(value, start=1)}
+        value = {
+            str(item.get("label", place)): {k: v for k, v in item.items() if k != "label"}
+            for place, item in enumerate(value, start=1)
+        }
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}

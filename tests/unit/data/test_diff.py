@@ -86,6 +86,14 @@ def test_settings_are_compared_by_dotted_name(store: Store, make_dataset, some_d
     }
 
 
+def test_sources_are_compared_by_label(store: Store, make_dataset, doc) -> None:
+    old, new = (make_dataset(store, [doc("x"), *more]) for more in ([], [doc("y", source="chats")]))
+    by_role = [{"documents": documents_of(store, v), "dataset": v} for v in (old, new)]
+    assert [c.name for c in setting_changes(*by_role)] == [
+        "documents.sources.chats.licence", "documents.sources.chats.type"
+    ]  # fmt: skip
+
+
 def test_files_are_compared_by_name_and_checksum(store: Store, make_dataset, doc) -> None:
     old = make_dataset(store, [doc("one"), doc("two", name="b.txt"), doc("three", name="c.txt")])
     new = make_dataset(store, [doc("one"), doc("2", name="b.txt"), doc("four", name="d.txt")])

@@ -244,8 +244,26 @@ def test_rm_refuses_what_is_needed_and_removes_the_rest(
     code, _, err = run(capsys, "rm", "chats")
     assert code == EXIT_BY_CODE["config_invalid"]
     assert "--yes" in err
-    assert told(capsys, "rm", "chats", "--yes")["removed"] == "chats@1"
+    assert told(capsys, "rm", "chats", "--yes")["removed"] == ["dataset chats@1"]
     assert [row["ref"] for row in told(capsys, "ls")] == ["books@1", "books@2", "books@3"]
+
+
+def test_rm_takes_the_tokenizer_that_was_trained_for_the_version_alone(
+    capsys: pytest.CaptureFixture[str], installation: Home, make_dataset, doc
+) -> None:
+    store = Store(installation.store)
+    alone, shared, other = (make_dataset(store, [doc(text)]) for text in ("one", "two", "three"))
+    other = other.model_copy(update={"parents": shared.parents})
+    store.save(other)
+    with Ledger(installation.ledger) as ledger:
+        for name, dataset in (("alone", alone), ("shared", shared), ("shared", other)):
+            ledger.publish("dataset", name, dataset.id)
+            ledger.publish("tokenizer", name, dataset.parents["tokenizer"])
+    removed = told(capsys, "rm", "alone", "--yes")["removed"]
+    assert removed == ["dataset alone@1", "tokenizer alone@1"]
+    assert told(capsys, "rm", "shared@1", "--yes")["removed"] == ["dataset shared@1"]
+    removed = told(capsys, "rm", "shared@2", "--yes")["removed"]
+    assert removed == ["dataset shared@2", "tokenizer shared@1"]
 
 
 def test_verify_names_each_damaged_file(
