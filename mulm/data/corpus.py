@@ -77,7 +77,9 @@ class Corpus:
             return list(self._old_chunks())
         decisions = self.decisions
         if sum(entry.rows for entry in own) != len(decisions.codes):
-            raise CorruptError(f"{self._name} holds other documents than it decided of")
+            raise CorruptError(
+                f"{self._name} holds other documents than it decided of", hint="build it again"
+            )
         chunks, first = [], 0
         for entry in own:
             codes = decisions.codes[first : first + entry.rows]
@@ -127,6 +129,11 @@ class Corpus:
                 reasons = from_parquet(self._store.read(entry), ["reason"])["reason"].to_pylist()
                 names = tuple(sorted(set(reasons)))
                 codes = np.array([names.index(reason) for reason in reasons], np.uint8)
+            elif side not in (TRAIN, VALIDATION):
+                raise CorruptError(
+                    f"{self._name} holds a file that is none of documents: {entry.name!r}",
+                    hint="build it again",
+                )
             else:
                 names = (TRAIN, VALIDATION)
                 codes = np.full(entry.rows, names.index(side), np.uint8)
