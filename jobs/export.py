@@ -13,7 +13,7 @@ import torch
 
 from mulm.chat import exported_template
 from mulm.data.tokenizer import Tokenizer
-from mulm.errors import ConfigError, CorruptError, NotFoundError, UnknownNameError, nearest
+from mulm.errors import ConfigError, CorruptError, NotFoundError, UnknownNameError
 from mulm.manifest import Manifest
 from mulm.model.chat_template import SAMPLE, render_template
 from mulm.model.gguf_blocks import BLOCK_TYPES, BlockType
@@ -124,5 +124,4 @@ def _ancestors(store: Store, manifest: Manifest) -> Mapping[str, Manifest]:
 
 def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
-        hint = f"{nearest(name, known)} ({', '.join(known)})"
-        raise UnknownNameError(f"no {what} {name!r}", hint=hint)
+        raise UnknownNameError(f"no {what} {name!r}", hint=f"choose from {', '.join(known)}")

@@ -155,7 +155,7 @@ def _possible(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return nearest(str(problem["input"]), words)
     field = _field_at(schema, problem["loc"])
     if field is None or field.default is None or isinstance(field.default, BaseModel):
-        return "docs/configuration.md says what each key takes"
+        return "docs/configuration.md, or the command with --help, says what it takes"
     return f"the default is {field.default!r}"
 
 
