@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mulm.model.flex_attention import DocumentAttention
 
 LONGEST_PLAIN_ROW = 1024
+FLEX_BLOCK_TOKENS = 128
+"""Of queries and of keys, the kernel's own size; torch has had wrong gradients at cut blocks."""
 NARROWEST_FLEX_HEAD = 16
 """FlexAttention multiplies tiles of at least that width."""
 WIDEST_FLASH_HEAD = 256
@@ -43,11 +45,14 @@ def choose_kernel(
     Raises:
         ConfigError: FlexAttention was asked for where torch has none.
     """
-    can_flex = device_type == "cuda" and d_head >= NARROWEST_FLEX_HEAD
+    is_wide = d_head >= NARROWEST_FLEX_HEAD
+    can_flex = device_type == "cuda" and is_wide and n_tokens % FLEX_BLOCK_TOKENS == 0
     if asked == "flex" and not can_flex:
         raise ConfigError(
-            f"attention 'flex' does not compute heads of width {d_head} on {device_type}",
-            hint=f"it needs a GPU and heads of width {NARROWEST_FLEX_HEAD}; 'auto' takes what fits",
+            f"attention 'flex' does not compute rows of {n_tokens} tokens with heads of width"
+            f" {d_head} on {device_type}",
+            hint=f"it needs a GPU, rows of whole blocks of {FLEX_BLOCK_TOKENS} tokens and heads of"
+            f" width {NARROWEST_FLEX_HEAD}; 'auto' takes what fits",
         )
     if asked != "auto":
         return asked, "as configured"

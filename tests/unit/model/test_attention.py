@@ -149,6 +149,7 @@ def test_without_borders_documents_change_nothing() -> None:
         ("auto", "cuda", 512, 64, False, "sdpa"),
         ("auto", "cuda", 512, 64, True, "flex"),
         ("auto", "cuda", 512, 8, True, "sdpa"),
+        ("auto", "cuda", 500, 64, True, "sdpa"),
         ("plain", "cuda", 512, 64, True, "plain"),
         ("sdpa", "cuda", 512, 64, True, "sdpa"),
         ("flex", "cuda", 512, 16, True, "flex"),
@@ -163,8 +164,10 @@ def test_the_kernel_follows_device_row_and_documents(
     assert reason
 
 
-@pytest.mark.parametrize(("device", "d_head"), [("cpu", 64), ("cuda", 8)])
-def test_a_kernel_that_is_not_there_is_refused(device: str, d_head: int) -> None:
+@pytest.mark.parametrize(
+    ("device", "n_tokens", "d_head"), [("cpu", 512, 64), ("cuda", 512, 8), ("cuda", 500, 64)]
+)
+def test_a_kernel_that_is_not_there_is_refused(device: str, n_tokens: int, d_head: int) -> None:
     with pytest.raises(ConfigError, match="flex") as error:
-        choose_kernel("flex", device, 512, d_head, True)
+        choose_kernel("flex", device, n_tokens, d_head, True)
     assert "auto" in error.value.hint

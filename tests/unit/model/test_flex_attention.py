@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mulm.model import flex_attention as ours
-from mulm.model.attention import RowAttention, document_ids
-from mulm.model.flex_attention import BLOCK_TOKENS, document_blocks
+from mulm.model.attention import FLEX_BLOCK_TOKENS, RowAttention, document_ids
+from mulm.model.flex_attention import document_blocks
 
 UNCOMPILED = "ignore:flex_attention called without torch.compile"
 BLOCKS = [
@@ -28,7 +28,7 @@ def documents(n_tokens: int, share: float, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     ids_BT = (torch.rand(3, n_tokens, generator=generator) < share).long()
     ids_BT[1] = 0
-    ids_BT[2] = (torch.arange(n_tokens) % BLOCK_TOKENS == 0).long()
+    ids_BT[2] = (torch.arange(n_tokens) % FLEX_BLOCK_TOKENS == 0).long()
     return document_ids(ids_BT, 1)
 
 
