@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from mulm.model.flex_attention import DocumentAttention
 
 LONGEST_PLAIN_ROW = 1024
+FLEX_BLOCK_TOKENS = 128
+"""Of queries and of keys, the kernel's own size; torch has had wrong gradients at cut blocks."""
 NARROWEST_FLEX_HEAD = 16
 """FlexAttention multiplies tiles of at least that width."""
+WIDEST_FLASH_HEAD = 256
+FIRST_FLASH_CARD = (8, 0)
+"""Compute capability of the first cards that torch's flash kernel runs on."""
 
 
 def choose_kernel(
@@ -40,11 +45,14 @@ def choose_kernel(
     Raises:
         ConfigError: FlexAttention was asked for where torch has none.
     """
-    can_flex = device_type == "cuda" and d_head >= NARROWEST_FLEX_HEAD
+    is_wide = d_head >= NARROWEST_FLEX_HEAD
+    can_flex = device_type == "cuda" and is_wide and n_tokens % FLEX_BLOCK_TOKENS == 0
     if asked == "flex" and not can_flex:
         raise ConfigError(
-            f"attention 'flex' does not compute heads of width {d_head} on {device_type}",
-            hint=f"it needs a GPU and heads of width {NARROWEST_FLEX_HEAD}; 'auto' takes what fits",
+            f"attention 'flex' does not compute rows of {n_tokens} tokens with heads of width"
+            f" {d_head} on {device_type}",
+            hint=f"it needs a GPU, rows of whole blocks of {FLEX_BLOCK_TOKENS} tokens and heads of"
+            f" width {NARROWEST_FLEX_HEAD}; 'auto' takes what fits",
         )
     if asked != "auto":
         return asked, "as configured"
@@ -99,15 +107,47 @@ class RowAttention:
         return self._by_torch(q_BTNH, k_BTKH, v_BTKH)
 
     def _by_torch(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-        mixed_BNTH = functional.scaled_dot_product_attention(
+        mixed_BNTH = attention_by_torch(
             q_BTNH.transpose(1, 2),
             k_BTKH.transpose(1, 2),
             v_BTKH.transpose(1, 2),
-            attn_mask=self._may_see_B1TT,
-            is_causal=self._may_see_B1TT is None,
-            enable_gqa=q_BTNH.shape[2] != k_BTKH.shape[2],
+            self._may_see_B1TT,
         )
         return mixed_BNTH.transpose(1, 2)
+
+
+def attention_by_torch(
+    q_BNTH: Tensor, k_BKPH: Tensor, v_BKPH: Tensor, may_see: Tensor | None
+) -> Tensor:
+    """Torch's own choice of an exact kernel; causal where there is no mask.
+
+    Heads of keys and values are repeated only where sharing them would leave no fast kernel.
+    """
+    n_groups = q_BNTH.shape[1] // k_BKPH.shape[1]
+    if n_groups > 1 and not can_share_kv_heads(q_BNTH, may_see is not None):
+        k_BKPH, v_BKPH = (x.repeat_interleave(n_groups, dim=1) for x in (k_BKPH, v_BKPH))
+    return functional.scaled_dot_product_attention(
+        q_BNTH,
+        k_BKPH,
+        v_BKPH,
+        attn_mask=may_see,
+        is_causal=may_see is None,
+        enable_gqa=q_BNTH.shape[1] != k_BKPH.shape[1],
+    )
+
+
+def can_share_kv_heads(q_BNTH: Tensor, has_mask: bool) -> bool:
+    """Whether a fast kernel takes fewer kv heads than heads: on CUDA flash alone is sure to.
+
+    Flash computes half precision without a mask on cards from Ampere on. Its memory-efficient
+    neighbour takes the rest, but wants equal heads; torch would fall back to all scores.
+    """
+    if q_BNTH.device.type != "cuda":
+        return True
+    is_half = q_BNTH.dtype in (torch.float16, torch.bfloat16)
+    is_narrow = q_BNTH.shape[-1] <= WIDEST_FLASH_HEAD
+    is_new = torch.cuda.get_device_capability(q_BNTH.device) >= FIRST_FLASH_CARD
+    return is_half and is_narrow and is_new and not has_mask
 
 
 class _PlainAttention(torch.autograd.Function):

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-BLOCK_TOKENS = 128
-"""Of queries and of keys; the kernel's own size."""
+from mulm.model.attention import FLEX_BLOCK_TOKENS
 
 
 class DocumentAttention:
@@ -46,8 +45,8 @@ def compiled() -> Any:
 def document_blocks(documents_BT: Tensor) -> BlockMask:
     """The blocks of rows whose documents are numbered, non-decreasing along each row."""
     n_tokens = documents_BT.shape[1]
-    first_BM = documents_BT[:, ::BLOCK_TOKENS]
-    ends_M = torch.arange(BLOCK_TOKENS, n_tokens + BLOCK_TOKENS, BLOCK_TOKENS)
+    first_BM = documents_BT[:, ::FLEX_BLOCK_TOKENS]
+    ends_M = torch.arange(FLEX_BLOCK_TOKENS, n_tokens + FLEX_BLOCK_TOKENS, FLEX_BLOCK_TOKENS)
     last_BM = documents_BT[:, (ends_M.clamp(max=n_tokens) - 1).to(documents_BT.device)]
     n_blocks = first_BM.shape[1]
     before_MM = torch.ones(n_blocks, n_blocks, dtype=torch.bool, device=first_BM.device).tril(-1)
@@ -55,7 +54,7 @@ def document_blocks(documents_BT: Tensor) -> BlockMask:
     shares_BMM = (first_BM[:, :, None] == last_BM[:, None, :]) & before_MM
     is_one_BMM = (last_BM[:, :, None] == first_BM[:, None, :]) & before_MM
     # A block that the row's end cuts short is not whole.
-    is_one_BMM[:, n_tokens // BLOCK_TOKENS :] = False
+    is_one_BMM[:, n_tokens // FLEX_BLOCK_TOKENS :] = False
     is_partly_BMM = (shares_BMM & ~is_one_BMM) | torch.eye(n_blocks, device=first_BM.device).bool()
 
     def may_see(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -64,7 +63,7 @@ def document_blocks(documents_BT: Tensor) -> BlockMask:
     return BlockMask.from_kv_blocks(
         *_listed(is_partly_BMM),
         *_listed(is_one_BMM),
-        BLOCK_SIZE=BLOCK_TOKENS,
+        BLOCK_SIZE=FLEX_BLOCK_TOKENS,
         mask_mod=may_see,
         seq_lengths=(n_tokens, n_tokens),
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
 from mulm.errors import ConfigError
+from mulm.model import attention
 from mulm.model.attention import (
     RowAttention,
     choose_kernel,
@@ -50,6 +53,40 @@ def test_plain_products_equal_torch(n_tokens: int, has_documents: bool) -> None:
     theirs = out_and_gradients("sdpa", inputs(n_tokens), documents_BT)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("has_documents", [False, True])
+def test_repeated_kv_heads_give_the_same(
+    has_documents: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents_BT = (torch.arange(100)[None].expand(2, -1) // 30) if has_documents else None
+    shared = out_and_gradients("sdpa", inputs(100), documents_BT)
+    monkeypatch.setattr(attention, "can_share_kv_heads", lambda *_: False)
+    repeated = out_and_gradients("sdpa", inputs(100), documents_BT)
+    for a, b in zip(repeated, shared, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d_head", "card", "has_mask", "expected"),
+    [
+        (torch.bfloat16, 64, (8, 6), False, True),
+        (torch.float16, 128, (12, 0), False, True),
+        (torch.float32, 64, (8, 6), False, False),
+        (torch.bfloat16, 64, (8, 6), True, False),
+        (torch.bfloat16, 64, (7, 5), False, False),
+        (torch.bfloat16, 512, (9, 0), False, False),
+    ],
+)
+def test_kv_heads_are_shared_where_flash_computes(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, d_head: int, card: tuple[int, int],
+    has_mask: bool, expected: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: card)
+    q_BNTH = torch.empty(1, 1, 1, d_head, dtype=dtype)
+    assert attention.can_share_kv_heads(q_BNTH, has_mask)
+    on_a_gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=dtype, shape=q_BNTH.shape)
+    assert attention.can_share_kv_heads(on_a_gpu, has_mask) == expected  # type: ignore[arg-type]
 
 
 def test_plain_products_in_bf16_are_as_good_as_torch() -> None:
@@ -112,6 +149,7 @@ def test_without_borders_documents_change_nothing() -> None:
         ("auto", "cuda", 512, 64, False, "sdpa"),
         ("auto", "cuda", 512, 64, True, "flex"),
         ("auto", "cuda", 512, 8, True, "sdpa"),
+        ("auto", "cuda", 500, 64, True, "sdpa"),
         ("plain", "cuda", 512, 64, True, "plain"),
         ("sdpa", "cuda", 512, 64, True, "sdpa"),
         ("flex", "cuda", 512, 16, True, "flex"),
@@ -126,8 +164,10 @@ def test_the_kernel_follows_device_row_and_documents(
     assert reason
 
 
-@pytest.mark.parametrize(("device", "d_head"), [("cpu", 64), ("cuda", 8)])
-def test_a_kernel_that_is_not_there_is_refused(device: str, d_head: int) -> None:
+@pytest.mark.parametrize(
+    ("device", "n_tokens", "d_head"), [("cpu", 512, 64), ("cuda", 512, 8), ("cuda", 500, 64)]
+)
+def test_a_kernel_that_is_not_there_is_refused(device: str, n_tokens: int, d_head: int) -> None:
     with pytest.raises(ConfigError, match="flex") as error:
-        choose_kernel("flex", device, 512, d_head, True)
+        choose_kernel("flex", device, n_tokens, d_head, True)
     assert "auto" in error.value.hint

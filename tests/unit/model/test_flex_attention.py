@@ -1,6 +1,7 @@
 """FlexAttention inside documents: its blocks, its mask and its result are those of the dense way.
 
-What torch runs of it on a CPU: the way forward, uncompiled and compiled. Gradients need a GPU.
+What torch runs of it on a CPU: the way forward, uncompiled and compiled. Gradients need a GPU; the
+last test is passed over without one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mulm.model import flex_attention as ours
-from mulm.model.attention import RowAttention, document_ids
-from mulm.model.flex_attention import BLOCK_TOKENS, document_blocks
+from mulm.model.attention import FLEX_BLOCK_TOKENS, RowAttention, document_ids
+from mulm.model.flex_attention import document_blocks
 
 UNCOMPILED = "ignore:flex_attention called without torch.compile"
 BLOCKS = [
@@ -28,7 +29,7 @@ def documents(n_tokens: int, share: float, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     ids_BT = (torch.rand(3, n_tokens, generator=generator) < share).long()
     ids_BT[1] = 0
-    ids_BT[2] = (torch.arange(n_tokens) % BLOCK_TOKENS == 0).long()
+    ids_BT[2] = (torch.arange(n_tokens) % FLEX_BLOCK_TOKENS == 0).long()
     return document_ids(ids_BT, 1)
 
 
@@ -78,3 +79,19 @@ def test_compiled_it_is_the_same_for_any_row() -> None:
         found = RowAttention("flex", documents_BT)(0, *qkv(n_tokens))
         expected = RowAttention("sdpa", documents_BT)(0, *qkv(n_tokens))
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_result_and_gradients_are_those_of_a_dense_mask(dtype: torch.dtype) -> None:
+    documents_BT = documents(512, 0.01).cuda()
+    results = []
+    for kernel in ("flex", "sdpa"):
+        inputs = [x.cuda().requires_grad_() for x in qkv(512, dtype)]
+        mixed_BTNH = RowAttention(kernel, documents_BT)(0, *inputs)  # type: ignore[arg-type]
+        weight = torch.linspace(-1, 1, mixed_BTNH.numel(), device="cuda").view_as(mixed_BTNH)
+        results.append([mixed_BTNH, *torch.autograd.grad((mixed_BTNH * weight).sum(), inputs)])
+    for found, expected in zip(*results, strict=True):
+        share = 0.02 if dtype == torch.bfloat16 else 1e-3
+        assert (found - expected).float().norm() < share * expected.float().norm()

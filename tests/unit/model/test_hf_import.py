@@ -88,7 +88,7 @@ def one_more(values: dict[str, Any]) -> None:
         (edit_config(num_hidden_layers=10_000_000), CorruptError, "10000000 layers"),
         (edit_config(intermediate_size=65), CorruptError, "'model.layers.0.mlp.down_proj.weight'"),
         (edit_config(vocab_size=300), CorruptError, "'model.embed_tokens.weight' is (320, 32)"),
-        (edit_json("tokenizer.json", one_more), CorruptError, "tokenizer of hf does not fit its config"),
+        (edit_json("tokenizer.json", one_more), CorruptError, "tokenizer of hf does not fit"),
         (
             replace("model.safetensors.index.json", b'{"weight_map": {"a": "../x.safetensors"}}'),
             CorruptError, "names no files",
