@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 from mulm.atomic import write_atomic
 from mulm.blobs import Blobs
-from mulm.checksum import hash_file as hash_file
 from mulm.config import canonical_json
 from mulm.errors import CorruptError, NotFoundError
 from mulm.home import Home

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mulm.checksum import hash_file
 from mulm.data import chunk as chunk_module
 from mulm.data.chunk import ReadRules, read_chunks
 from mulm.data.clean import normalise
@@ -24,7 +25,6 @@ from mulm.data.sources.registry import source_of
 from mulm.data.sources.text import TextSource
 from mulm.data.tasks import ListedFile, ReadTask, make_tasks
 from mulm.errors import DataError
-from mulm.store import hash_file
 
 Prose = Callable[[int, int], str]
 RULES = ReadRules(CleanRules())

@@ -344,7 +344,7 @@ class HubOfOneFolder(SimpleHTTPRequestHandler):
 
 
 def listing(folder: Path) -> dict[str, Any]:
-    from mulm.store import hash_file
+    from mulm.checksum import hash_file
 
     files = [
         {"rfilename": path.name, "size": path.stat().st_size, "lfs": {"sha256": hash_file(path)}}
