@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.ledger_host import NAMESPACE
 from actors.remote_answer import HINT, answer
@@ -69,7 +70,7 @@ class ClusterOrigin:
 def start_store(root: Path) -> None:
     """Start the detached actor on this machine, which has the store; idempotent."""
     node_id = ray.get_runtime_context().get_node_id()
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
     ray.remote(StoreHost).options(
         name=ACTOR_NAME,
         namespace=NAMESPACE,

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _HINT = (
     "run the command that made it again (`mulm data build`, `mulm train`): it mends what is damaged"
 )
-_ORIGIN_HINT = "the store that it is fetched from is damaged: upload the version again"
+_ORIGIN_HINT = "the store it is fetched from is damaged: delete it there, upload the version again"
 _STALE_S = 86_400.0
 """No stream goes so long without a byte: what wrote this was killed."""
 TOUCH_S = 3600.0
@@ -155,8 +155,9 @@ class Blobs:
 
     def touch(self, path: Path) -> None:
         """Note that a file is used; the bytes stay as they are."""
-        if path.stat().st_mtime < self._clock() - TOUCH_S:
-            os.utime(path)
+        now_s = self._clock()
+        if path.stat().st_mtime < now_s - TOUCH_S:
+            os.utime(path, (now_s, now_s))
 
     def _fetch(self, entry: BlobEntry, here: NotFoundError | CorruptError) -> Path:
         """Get a blob from the origin; without one the trouble `here` is all there is to say."""

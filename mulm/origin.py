@@ -1,8 +1,8 @@
 """The origin: where a store fetches what it lacks, such as object storage.
 
 `Store` asks it for blobs and manifests; `mulm.upload` fills one. Invariants: an origin is not
-trusted: the store hashes all that comes from it before it is used; a name in an origin either
-holds the whole content or does not exist, and manifests come after their blobs.
+trusted: the store hashes all that comes from it before it is used; manifests come after their
+blobs; a blob that was cut short is told by its size, and uploaded again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ CHUNK_BYTES = 4 << 20
 _RETRIES_S = (0.5, 2.0)
 """How long to wait before the second and the third attempt at a request."""
 _WHOLE_AT_ONCE = frozenset({"s3", "gcs", "abfs"})
-"""Filesystems of pyarrow on which a file appears only when it is closed, and a move is a copy."""
+"""Filesystems of pyarrow on which a file appears only when it is closed, and a move is a copy of
+limited size. An upload that breaks may close it early, but never in its full size."""
 
 
 class Origin(Protocol):
@@ -125,15 +126,17 @@ def _open(url: str) -> tuple[Any, str]:
     from pyarrow import ArrowException
     from pyarrow.fs import FileSystem
 
-    reasons = []
-    for known in (url, f"fsspec+{url}"):
+    scheme, separator, _ = url.partition("://")
+    reason = "" if separator else "it has no scheme"
+    ways = [url] if scheme == "file" else [url, f"fsspec+{url}"]
+    for way in ways if separator else []:
         try:
-            files, root = FileSystem.from_uri(known)
+            files, root = FileSystem.from_uri(way)
             return files, root.rstrip("/")
         except (ArrowException, ValueError, ImportError, OSError) as error:
-            reasons.append(str(error))
+            reason = reason or str(error)
     raise ConfigError(
-        f"{url!r} cannot be opened as a store: {reasons[0]}",
+        f"{url!r} cannot be opened as a store: {reason}",
         hint="use s3://bucket/folder, gs://bucket/folder, file:///folder, or a scheme of fsspec"
         " whose package is installed",
     )

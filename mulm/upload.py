@@ -1,8 +1,8 @@
 """Uploading a version with all that it was made from, for machines without a shared disk.
 
 Called by the command line. Invariants: blobs come before the manifest that names them, parents
-before children, so an upload that is killed at any moment leaves nothing half; what is there is
-skipped, so doing it again goes on.
+before children, so an upload that is killed at any moment names nothing that is not there; what is
+there in its full size is skipped, so doing it again goes on, and mends what is missing.
 """
 
 from __future__ import annotations
@@ -40,19 +40,17 @@ def push(
         ConfigError: the URL cannot be opened or written.
     """
     origin = FsOrigin(url)
-    missing = [
-        manifest
-        for manifest in with_ancestors(store, [manifest_id]).values()
-        if not origin.has_manifest(manifest.id)
-    ]
-    total_bytes = sum(entry.size_bytes for manifest in missing for entry in manifest.blobs)
-    n_blobs = size_bytes = done_bytes = 0
-    for manifest in missing:
+    manifests = with_ancestors(store, [manifest_id]).values()
+    total_bytes = sum(entry.size_bytes for manifest in manifests for entry in manifest.blobs)
+    n_versions = n_blobs = size_bytes = done_bytes = 0
+    for manifest in manifests:
         for entry in manifest.blobs:
             if not origin.has_blob(entry.sha256, entry.size_bytes):
                 origin.put_blob(entry.sha256, store.path(entry))
                 n_blobs, size_bytes = n_blobs + 1, size_bytes + entry.size_bytes
             done_bytes += entry.size_bytes
             progress(done_bytes, total_bytes)
-        origin.put_manifest(manifest.id, manifest.to_bytes())
-    return Uploaded(len(missing), n_blobs, size_bytes)
+        if not origin.has_manifest(manifest.id):
+            origin.put_manifest(manifest.id, manifest.to_bytes())
+            n_versions += 1
+    return Uploaded(n_versions, n_blobs, size_bytes)

@@ -48,7 +48,8 @@ class TokenShards:
         paths = store.paths([shard.tokens for shard in files])
         self._tokens = [_map_tokens(*pair) for pair in zip(paths, files, strict=True)]
         self._masks = [_map_mask(store, shard) for shard in files]
-        self._ends = list(accumulate(len(tokens) for tokens in self._tokens))
+        bounds = list(accumulate((shard.tokens.rows for shard in files), initial=0))
+        self._starts, self._ends = bounds[:-1], bounds[1:]
         if len({tokens.dtype for tokens in self._tokens}) > 1:
             raise DataError(
                 f"the shards from {files[0].tokens.name!r} on differ in the width of a token",
@@ -65,8 +66,10 @@ class TokenShards:
 
     def tokens(self, start: int, count: int) -> Tensor:
         """Tokens [start, start + count) in their stored type; inside one shard it is a view."""
-        parts = [self._tokens[shard][a:b] for shard, a, b in self._pieces(start, count)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        shard = bisect_right(self._ends, start)
+        if start + count <= self._ends[shard]:  # nearly always
+            return self._tokens[shard].narrow(0, start - self._starts[shard], count)
+        return torch.cat([self._tokens[shard][a:b] for shard, a, b in self._pieces(start, count)])
 
     def learned(self, start: int, count: int) -> int:
         """Which of these tokens are learned as targets: bit i tells of token start + i."""
@@ -81,7 +84,7 @@ class TokenShards:
         end = start + count
         while start < end:
             shard = bisect_right(self._ends, start)
-            first = self._ends[shard] - len(self._tokens[shard])
+            first = self._starts[shard]
             stop = min(end, self._ends[shard])
             yield shard, start - first, stop - first
             start = stop

@@ -4,12 +4,14 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from mulm.errors import ConfigError, ConflictError, NotFoundError
+from mulm.facts import Alias
 from mulm.ledger import Ledger
 from mulm.refs import Ref
 
@@ -170,3 +172,55 @@ def test_what_was_said_survives_reopening(tmp_path: Path) -> None:
     assert second.resolve("dataset", Ref("books")).manifest_id == ID
     second.close()
     first.close()
+
+
+def test_a_removed_number_is_never_given_again(ledger: Ledger) -> None:
+    ledger.publish("dataset", "books", ID)
+    ledger.publish("dataset", "books", OTHER)
+    ledger.remove_version("dataset", "books", 2)
+    assert [v.ref for v in ledger.versions("dataset")] == ["books@1"]
+    assert ledger.publish("dataset", "books", OTHER).ref == "books@3"
+    assert ledger.publish("model", "books", OTHER).ref == "books@1"
+    for number in (2, 9):
+        with pytest.raises(NotFoundError, match=f"books@{number}"):
+            ledger.remove_version("dataset", "books", number)
+        with pytest.raises(NotFoundError, match=f"books@{number}"):
+            ledger.set_alias("dataset", "books", "live", number)
+    for number in (1, 3):
+        ledger.remove_version("dataset", "books", number)
+    assert ledger.publish("dataset", "books", ID).ref == "books@4"
+
+
+def test_what_an_alias_points_to_is_not_removed(ledger: Ledger) -> None:
+    ledger.publish("dataset", "books", ID)
+    ledger.publish("dataset", "books", OTHER)
+    ledger.set_alias("dataset", "books", "live", 1)
+    with pytest.raises(ConflictError, match="books@1 is books@live"):
+        ledger.remove_version("dataset", "books", 1)
+    ledger.set_alias("dataset", "books", "live", 2)
+    ledger.remove_version("dataset", "books", 1)
+    assert ledger.aliases("dataset", "books") == {"live": 2}
+
+
+def test_names_of_a_manifest_and_all_aliases(ledger: Ledger) -> None:
+    for kind, name in (("dataset", "books"), ("dataset", "novels"), ("model", "books")):
+        ledger.publish(kind, name, ID)  # type: ignore[arg-type]
+    assert [(v.kind, v.ref) for v in ledger.published_as(ID)] == [
+        ("dataset", "books@1"), ("dataset", "novels@1"), ("model", "books@1"),
+    ]  # fmt: skip
+    assert ledger.published_as(OTHER) == []
+    ledger.set_alias("model", "books", "live", 1)
+    ledger.set_alias("dataset", "novels", "best", 1)
+    assert [alias.ref for alias in ledger.all_aliases()] == ["novels@best", "books@live"]
+    assert ledger.all_aliases("model") == [Alias("model", "books", "live", 1)]
+
+
+def test_a_database_from_before_removals_opens_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.publish("dataset", "books", ID)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP TABLE removed")
+    with Ledger(path) as ledger:
+        assert ledger.publish("dataset", "books", OTHER).ref == "books@2"
+        ledger.remove_version("dataset", "books", 2)

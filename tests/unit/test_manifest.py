@@ -4,7 +4,11 @@ import pytest
 
 from mulm.errors import CorruptError
 from mulm.manifest import (
-    PREFIX_BY_KIND, BlobEntry, Manifest, is_manifest_id, parse_manifest,
+    PREFIX_BY_KIND,
+    BlobEntry,
+    Manifest,
+    is_manifest_id,
+    parse_manifest,
 )
 
 BLOB = BlobEntry(name="a", sha256="0" * 64, size_bytes=3)

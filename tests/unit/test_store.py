@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mulm.errors import CorruptError, NoSpaceError, NotFoundError
+from mulm.errors import ConfigError, CorruptError, NoSpaceError, NotFoundError
+from mulm.home import Home
 from mulm.manifest import BlobEntry, Manifest
-from mulm.store import Store, step_key
+from mulm.store import Store, open_store, step_key
 
 
 @pytest.fixture
@@ -99,6 +100,90 @@ def test_what_is_damaged_counts_as_unknown(store: Store, folder: str, content: b
     store.put("a", b"bytes")
     store.remember(key, store.save(manifest))
     assert store.recall(key) == manifest
+
+
+def test_blobs_are_recalled_as_long_as_all_are_whole(store: Store) -> None:
+    entries = (store.put("a", b"bytes", rows=3), store.put("b", b"zipped", content_sha256="1" * 64))
+    assert store.recall_blobs("k") is None
+    store.remember_blobs("k", entries)
+    assert store.recall_blobs("k") == entries
+    assert store.recall("k") is None, "it is no version"
+    damage(store.path(entries[1]), b"zopped")
+    assert store.recall_blobs("k") is None
+    store.put("b", b"zipped")
+    assert store.recall_blobs("k") == entries
+    store.path(entries[0]).unlink()
+    assert store.recall_blobs("k") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"blobs":[{"name":1}]}', b'{"blobs":7}'])
+def test_a_damaged_marker_of_blobs_counts_as_unknown(store: Store, content: bytes) -> None:
+    store.remember_blobs("k", [store.put("a", b"bytes")])
+    damage(store.root / "steps" / "k.json", content)
+    assert store.recall_blobs("k") is None
+
+
+def zipped(store: Store, content: bytes) -> Manifest:
+    return manifest_of(store.put("a", content, content_sha256="1" * 64))
+
+
+def test_another_compressor_gives_the_same_version_which_stays(store: Store) -> None:
+    first, other = zipped(store, b"small"), zipped(store, b"smaller")
+    assert store.save(first) == store.save(other)
+    assert store.load(first.id) == first
+    damage(store.path(first.blobs[0]), b"smoll")
+    assert store.save(other) == first.id
+    assert store.load(first.id) == other, "what is damaged is replaced"
+
+
+def test_what_is_used_again_is_young_again(store: Store) -> None:
+    manifest = manifest_of(store.put("a", b"bytes"))
+    store.remember("k", store.save(manifest))
+    store.remember_blobs("b", manifest.blobs)
+
+    def old() -> set[str]:
+        files = [path for path in store.root.rglob("*") if path.is_file()]
+        return {path.name for path in files if path.stat().st_mtime < 1000}
+
+    def grow_old() -> None:
+        for path in store.root.rglob("*"):
+            os.utime(path, (500, 500))
+
+    grow_old()
+    assert len(old()) == 4
+    store.recall("k")
+    assert old() == {"b.json"}
+    grow_old()
+    store.recall_blobs("b")
+    assert old() == {"k.json", f"{manifest.id}.json"}
+    grow_old()
+    store.save(manifest_of(store.put("a", b"bytes")))
+    assert old() == {"k.json", "b.json"}
+
+
+def test_all_paths_are_checked(store: Store) -> None:
+    entries = [store.put(str(k), bytes([k])) for k in range(9)]
+    assert store.paths(entries) == [store.path(entry) for entry in entries]
+    damage(store.path(entries[5]), b"x")
+    with pytest.raises(CorruptError, match="'5'"):
+        store.paths(entries)
+
+
+def test_pieces_of_a_blob(store: Store) -> None:
+    entry = store.put("a", b"0123456789")
+    assert store.piece(entry.sha256, 8, 4) == b"89"
+    assert store.piece(entry.sha256, 10, 4) == b""
+    for other in ("0" * 64, "../../etc/passwd"):
+        with pytest.raises(NotFoundError):
+            store.piece(other, 0, 1)
+
+
+def test_an_installation_opens_its_store(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert open_store(home, {}).root == home.store
+    assert open_store(home, {"MULM_STORE_URL": ""}).root == home.store
+    with pytest.raises(ConfigError, match="'nope://x'"):
+        open_store(home, {"MULM_STORE_URL": "nope://x"})
 
 
 def test_step_keys_depend_on_every_input() -> None:
