@@ -19,7 +19,7 @@ class SourceSpec(Frozen):
     """
 
     type: str = "auto"
-    """A name of the registry; "auto" goes by the files' suffixes."""
+    """A name of the registry, or `module:Class`; "auto" goes by the files' suffixes."""
     path: str = Field(min_length=1)
     licence: str = "unknown"
     name: str | None = None

@@ -5,6 +5,8 @@ years; credits and transcribers' notes by how they begin. Invariant: only whole 
 text without any of these nothing does.
 """
 
+# ruff: noqa: ARG002 - a source need not use all that its contract hands it
+
 from __future__ import annotations
 
 import re
@@ -50,6 +52,9 @@ _NOTE = re.compile(
 )
 _NOTE_TITLE = re.compile(r"(?i)[\s+|*_=-]*transcriber(?:'s|s'|s|’s|s’)? notes?\b.*", re.DOTALL)
 _MAX_NOTE_CHARS = 3000
+_PICTURE = re.compile(r"(?im)^[ \t]*\[(?:illustration|blank page)\][ \t]*\n")
+"""Where a picture was; one with a caption is told by words and stays."""
+
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -89,7 +94,7 @@ def strip_gutenberg(text: str) -> str:
     text, had_footer = _without_footer(text)
     if had_header or had_footer or _credits_first(text):
         text = _without_credits(text)
-    return _without_notes(text)
+    return _without_notes(_PICTURE.sub("", text))
 
 
 def _decoded(content: bytes) -> RawDocument:
@@ -112,7 +117,7 @@ def _without_header(text: str) -> tuple[str, bool]:
 
 
 def _without_footer(text: str) -> tuple[str, bool]:
-    begin = max(len(text) - _TAIL_CHARS, len(text) // 2)
+    begin = max(len(text) - _TAIL_CHARS, 0)
     tail = text[begin:]
     starts = [found.start() for end in _ENDS if (found := end.search(tail))]
     if not starts:

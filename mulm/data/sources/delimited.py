@@ -4,9 +4,12 @@ Rows may hold line ends between quotes, so no byte in the middle tells where one
 one part and is streamed. Invariant: a bad row ends itself alone.
 """
 
+# ruff: noqa: ARG002 - a source need not use all that its contract hands it
+
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -14,7 +17,7 @@ from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import Part, RawDocument, SourceFile, UnreadableError
 from mulm.data.sources.folders import find_files
 from mulm.data.sources.formats import suffix_of, suffixes_of
-from mulm.data.sources.rows import RowReader
+from mulm.data.sources.rows import RowReader, reject
 from mulm.data.sources.streams import MAX_ROW_BYTES, lines
 
 
@@ -56,7 +59,7 @@ def _rows(file: SourceFile) -> Iterator[dict[str, str] | RawDocument]:
         elif len(cells) == len(header):
             yield dict(zip(header, cells, strict=True))
         else:
-            yield RawDocument(",".join(cells)[:1000], "bad_row")
+            yield reject(cells, "bad_row")
 
 
 def cell_rows(file: SourceFile) -> Iterator[list[str] | RawDocument]:
@@ -69,8 +72,8 @@ def cell_rows(file: SourceFile) -> Iterator[list[str] | RawDocument]:
     while True:
         try:
             cells = next(rows, None)
-        except csv.Error:
-            yield RawDocument("", "too_long_row")
+        except csv.Error as error:
+            yield RawDocument("", "too_long_row" if "limit" in str(error) else "bad_row")
             continue
         yield from too_long
         too_long.clear()
@@ -87,5 +90,9 @@ def _decoded(file: SourceFile, too_long: list[RawDocument]) -> Iterator[str]:
             too_long.append(line)
             continue
         text = line.decode("utf-8", "surrogateescape")
-        yield text.removeprefix("\ufeff") if is_first else text
+        text = text.removeprefix("\ufeff") if is_first else text
         is_first = False
+        if "\r" in text[:-2]:  # ends a row too, unless between quotes
+            yield from io.StringIO(text, newline="")
+        else:
+            yield text

@@ -4,6 +4,8 @@
 name. Invariant: a damaged line ends itself alone; a damaged list ends there.
 """
 
+# ruff: noqa: ARG002 - a source need not use all that its contract hands it
+
 from __future__ import annotations
 
 import codecs

@@ -3,6 +3,8 @@
 Invariant: only the columns that we read are decoded, a batch of rows at a time.
 """
 
+# ruff: noqa: ARG002 - a source need not use all that its contract hands it
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from mulm.data.sources.rows import RowReader
 from mulm.data.sources.streams import naming_damage
 
 _BATCH_ROWS = 128
+_BUFFER_BYTES = 1 << 20
+"""Read pages as they come: without it a whole column of a row group is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class ParquetSource:
 @contextmanager
 def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
     with naming_damage(), file.path.open("rb") as content:
-        yield pq.ParquetFile(content)
+        yield pq.ParquetFile(content, buffer_size=_BUFFER_BYTES, pre_buffer=False)
 
 
 def _rows(parquet: pq.ParquetFile, part: Part, names: list[str]) -> Iterator[dict[str, Any]]:

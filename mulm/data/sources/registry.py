@@ -27,7 +27,7 @@ SOURCES: Mapping[str, type[Source]] = MappingProxyType(
 )
 """Our own types."""
 
-_METHODS = ("files", "check", "parts", "read")
+_PARTS = ("files", "check", "parts", "read", "cuts_sections")
 
 
 def source_of(type_name: str) -> Source:
@@ -49,18 +49,24 @@ def source_of(type_name: str) -> Source:
 def _imported(type_name: str) -> Source:
     module, _, name = type_name.partition(":")
     try:
-        made: Source = getattr(importlib.import_module(module), name)()
+        made: type[Source] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise NotFoundError(
-            f"cannot make a source of {type_name!r}: {error}",
+            f"cannot import the source {type_name!r}: {error}",
             hint="write `type: module:Class`; the module must be importable wherever the build "
             "runs: install it, or name its folder in PYTHONPATH",
         ) from None
-    missing = [m for m in _METHODS if not callable(getattr(made, m, None))]
-    if missing or not hasattr(made, "cuts_sections"):
-        lacks = (missing or ["cuts_sections"])[0]
+    # Nothing is called before it is known to be a source: a recipe may come from afar.
+    lacks = [part for part in _PARTS if not hasattr(made, part)]
+    if lacks or not isinstance(made, type):
         raise ConfigError(
-            f"{type_name!r} is no source: it has no {lacks!r}",
+            f"{type_name!r} is no class of sources: it has no {(lacks or ['constructor'])[0]!r}",
             hint="see docs/data-sources.md for the four methods",
         )
-    return made
+    try:
+        return made()
+    except TypeError as error:
+        raise ConfigError(
+            f"a source of {type_name!r} cannot be made: {error}",
+            hint="it is made without arguments",
+        ) from None

@@ -16,7 +16,7 @@ from mulm.atomic import make_folder, write_atomic
 from mulm.config import canonical_json
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import SourceFile
-from mulm.data.sources.remote_names import chosen, is_portable, key_of, shown_url, split_pattern
+from mulm.data.sources.remote_names import chosen, is_portable, key_of, split_pattern
 from mulm.errors import ConfigError, DeadlineError
 from mulm.model.hf_hub import Hub, RemoteFile, Report, Snapshot
 
@@ -28,6 +28,9 @@ _PATH = re.compile(
 )
 _CONVERTED = "refs%2Fconvert%2Fparquet"
 """The branch where a hub keeps every dataset as Parquet, also called `~parquet`."""
+
+_NO_DATA = frozenset({"README.md", "dataset_infos.json"})
+"""What every repository has beside its data."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -74,6 +77,8 @@ def _names(snapshot: Snapshot, path: str, spec: SourceSpec) -> list[str]:
     if root and not pattern:
         root = f"{root.rstrip('/')}/"
     below = [name.removeprefix(root) for name in snapshot.files if name.startswith(root)]
+    if not pattern:
+        below = [name for name in below if name not in _NO_DATA]
     names = chosen(below, pattern, spec.type, spec.path)
     parquet = [name for name in names if name.endswith(".parquet")]
     return [root + name for name in (parquet if parquet and not pattern else names)]

@@ -115,7 +115,7 @@ def _bring(system: Any, stored: _Stored, spec: SourceSpec, folder: Path, emit: R
 
 def _copy(system: Any, stored: _Stored, target: Any, emit: Report, url: str) -> None:
     done_bytes = 0
-    with system.open_input_stream(stored.path) as stream:
+    with system.open_input_stream(stored.path, compression=None) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             done_bytes += target.write(chunk)
             emit(stored.name, done_bytes, stored.size_bytes)

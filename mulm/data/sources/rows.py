@@ -53,7 +53,7 @@ class RowReader:
     def document(self, row: object) -> RawDocument:
         """What a row holds."""
         if not isinstance(row, dict):
-            return _reject(row, "bad_row")
+            return reject(row, "bad_row")
         held = self._held(row)
         try:
             if not self._only_text:
@@ -64,7 +64,7 @@ class RowReader:
                 if "instruction" in held and "output" in held:
                     return conversations.instruction(held)
         except BadConversationError as bad:
-            return _reject(row, str(bad))
+            return reject(row, str(bad))
         return _text(row, held)
 
     def check(self, file: SourceFile, rows: Iterable[object]) -> None:
@@ -134,16 +134,17 @@ def check_rows(spec: SourceSpec, file: SourceFile, rows: Iterable[object]) -> No
 
 def _text(row: Mapping[str, Any], held: Mapping[str, Any]) -> RawDocument:
     if "text" not in held:
-        return _reject(row, "no_text")
+        return reject(row, "no_text")
     text = held["text"]
     if isinstance(text, str):
         return from_text(text)
     if isinstance(text, bytes):
         return from_bytes(text)
-    return _reject(row, "null_text" if text is None else "bad_text")
+    return reject(row, "null_text" if text is None else "bad_text")
 
 
-def _reject(row: object, reason: str) -> RawDocument:
+def reject(row: object, reason: str) -> RawDocument:
+    """A reject that shows the head of its row."""
     try:
         content = json.dumps(row, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):

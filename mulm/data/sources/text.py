@@ -4,6 +4,8 @@ A long file is cut where a paragraph ends. Invariant: the cuts depend on the byt
 alone, so a compressed file gives the documents of the plain one.
 """
 
+# ruff: noqa: ARG002 - a source need not use all that its contract hands it
+
 from __future__ import annotations
 
 import re
@@ -78,4 +80,5 @@ def _cut(window: bytes) -> int:
         return found.end()
     if line_end := window.find(b"\n") + 1:
         return line_end
-    return next((n for n, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
+    begins = (n for n, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80)
+    return next(begins, len(window) if len(window) < 4 else 0)

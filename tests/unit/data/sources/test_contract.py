@@ -63,7 +63,8 @@ def folder(tmp_path: Path) -> Path:
         (TextSource(), ""), (TextSource(100), ""), (TextSource(257), ""), (BooksSource(), ""),
         (JsonSource(), ""), (JsonSource(64), ""), (ParquetSource(), "rows.parquet"),
         (ParquetSource(100), "rows.parquet"), (CsvSource(), ""), (AutoSource(), ""),
-        (WikiTextSource(), "wiki"), (WikiTextSource(50), "wiki"), (WholeSentencesSource(90), "wiki"),
+        (WikiTextSource(), "wiki"), (WikiTextSource(50), "wiki"),
+        (WholeSentencesSource(90), "wiki"),
     ],
 )  # fmt: skip
 def test_our_sources_keep_the_contract(folder: Path, source: Source, path: str) -> None:
