@@ -20,7 +20,7 @@ REPETITION_FROM_CHARS = 1024
 
 def basic_reasons(texts: Sequence[str], rules: CleanRules) -> list[str]:
     """For each text the first reason to drop it, or ""."""
-    has_control = _has_control("".join(texts).encode())
+    has_control = _has_control(b"".join([text.encode() for text in texts]))
     return [_reason(text, rules, has_control) for text in texts]
 
 

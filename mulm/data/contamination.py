@@ -63,7 +63,8 @@ class Evaluations:
         """`REASON` for each text that shares an n-gram, else ""."""
         hashes, rows = texts.words.ngrams(self.ngram)
         possible = np.flatnonzero(self._table[self._slots(hashes)])
-        is_shared = np.isin(hashes[possible], self.hashes)
+        places = np.searchsorted(self.hashes, hashes[possible])
+        is_shared = self.hashes[np.minimum(places, len(self.hashes) - 1)] == hashes[possible]
         shared = set(rows[possible][is_shared].tolist())
         return [REASON if row in shared else "" for row in range(len(texts))]
 

@@ -31,7 +31,8 @@ _IP4 = re.compile(rf"(?<![\w.-])(?:{_OCTET}\.){{3}}{_OCTET}(?![\w-]|\.[0-9])")
 _IP4_PRIVATE = re.compile(r"(?:0|10|127|192\.168|172\.(?:1[6-9]|2[0-9]|3[01]))\.")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
 _IP6_MIN_GROUPS = 4
-_HAS_DOTTED_DIGITS = re.compile(r"[0-9]\.[0-9]")
+_HAS_DOTTED_DIGITS = re.compile(r"\.[0-9]")
+_HAS_INNER_COLON = re.compile(r":[0-9A-Fa-f:]")
 _DIGITS = "0123456789"
 
 
@@ -50,7 +51,7 @@ def _without_mail(text: str) -> str:
 def _without_ip(text: str) -> str:
     if _HAS_DOTTED_DIGITS.search(text):
         text = _IP4.sub(_ip4_placeholder, text)
-    return _IP6.sub(_ip6_placeholder, text) if text.count(":") > 1 else text
+    return _IP6.sub(_ip6_placeholder, text) if _HAS_INNER_COLON.search(text) else text
 
 
 def _without_phone(text: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mulm.data.contamination import REASON, Evaluations, evaluation_texts, ngram_hashes
@@ -17,6 +17,7 @@ QUESTION = "What is the boiling point of water at sea level in degrees Celsius, 
 SENTENCES = st.lists(st.sampled_from("abc"), max_size=8).map(" ".join)
 
 
+@settings(max_examples=40)
 @given(st.lists(SENTENCES, max_size=3), st.lists(SENTENCES, max_size=3))
 def test_a_shared_ngram_is_found(evaluations: list[str], texts: list[str]) -> None:
     def ngrams(text: str) -> set[tuple[bytes, ...]]:

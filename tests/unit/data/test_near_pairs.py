@@ -15,7 +15,7 @@ from mulm.data.texts import Hashes
 
 RULES = NearRules(min_similarity=0.7, ngram=1)
 ALPHABETS = st.lists(
-    st.lists(st.sampled_from("abcdefghij"), max_size=12).map(" ".join), max_size=25
+    st.lists(st.sampled_from("abcdefghij"), max_size=12).map(" ".join), max_size=16
 )
 
 
@@ -42,7 +42,7 @@ def plain(texts: Sequence[str], n_known: int) -> list[int]:
     return result
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(ALPHABETS, st.integers(0, 3))
 def test_equal_to_the_plain_way(texts: list[str], n_known: int) -> None:
     n_known = min(n_known, len(texts))
@@ -51,7 +51,7 @@ def test_equal_to_the_plain_way(texts: list[str], n_known: int) -> None:
         assert found(texts, n_known) == plain(texts, n_known)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(ALPHABETS, st.integers(1, 7), st.integers(1, 9))
 def test_blocks_change_nothing(texts: list[str], n_rows: int, n_asked: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -102,3 +102,10 @@ def test_planted_copies_are_found() -> None:
 def test_similarity_is_exact(a: set[int], b: set[int], bound: float) -> None:
     left, right = (np.array(sorted(own), dtype=np.uint64) for own in (a, b))
     assert is_similar(left, right, bound) == (len(a & b) >= bound * len(a | b))
+
+
+def test_copies_in_scripts_without_spaces_are_found() -> None:
+    generator = np.random.default_rng(3)
+    text = "".join(map(chr, generator.integers(0x4E00, 0x4F00, 500)))
+    other = "".join(map(chr, generator.integers(0x4E00, 0x4F00, 500)))
+    assert found([text, other, text[:240] + "。" + text[240:]], rules=NearRules()) == [-1, -1, 0]

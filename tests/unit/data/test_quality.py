@@ -31,7 +31,7 @@ PIECES = st.sampled_from(
         ".",
     ]
 )
-PAGES = st.lists(PIECES, min_size=20, max_size=120).map(" ".join)
+PAGES = st.lists(PIECES, min_size=20, max_size=80).map(" ".join)
 
 
 def plain_gopher(text: str) -> str:
@@ -70,13 +70,13 @@ def plain_fineweb(text: str) -> str:
     return next((name for name, is_broken in rules.items() if is_broken), "")
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.lists(PAGES, max_size=3))
 def test_gopher_is_its_plain_definition(batch: list[str]) -> None:
     assert gopher(Texts(batch)) == [plain_gopher(text) for text in batch]
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.lists(PAGES, max_size=3))
 def test_fineweb_is_its_plain_definition(batch: list[str]) -> None:
     assert fineweb(Texts(batch)) == [plain_fineweb(text) for text in batch]

@@ -41,7 +41,7 @@ def plain_duplicate(text: str, n: int) -> int:
     return sum(len(words[at]) for at in covered)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(BATCHES)
 def test_ngrams_are_counted_as_in_the_plain_way(batch: list[str]) -> None:
     texts = Texts(batch)
@@ -76,7 +76,7 @@ BLOCKS = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(BLOCKS.map("\n".join), max_size=3))
 def test_reasons_are_those_of_the_plain_way(batch: list[str]) -> None:
     assert gopher_repetition(Texts(batch)) == [plain_reason(text) for text in batch]
