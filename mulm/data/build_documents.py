@@ -158,7 +158,9 @@ def _decide(
     return decisions, index
 
 
-def _document_counts(decisions: Decisions, index: Index, listing: Listing) -> dict[str, int]:
+def _document_counts(
+    decisions: Decisions, index: Index, listing: Listing
+) -> dict[str, int | float]:
     sides = {side: decisions.are(side) for side in (TRAIN, VALIDATION)}
     rejected = {
         f"{_REJECTED}{name}": n for name, n in decisions.counts().items() if name not in sides

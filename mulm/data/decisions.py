@@ -73,7 +73,8 @@ class Decisions:
         """Which documents that was decided of."""
         if name not in self.names:
             return np.zeros(len(self.codes), np.bool_)
-        return self.codes == self.names.index(name)
+        found: Flags = self.codes == self.names.index(name)
+        return found
 
     def counts(self) -> dict[str, int]:
         """How many documents each decision has; those with none are left out."""

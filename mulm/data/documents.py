@@ -82,7 +82,10 @@ def _raw(column: pa.Array) -> list[memoryview]:
         lengths = np.diff(offsets.astype("<i8"))
         start, stop = (int(offsets[0]), int(offsets[-1])) if n else (0, 0)
         data = column.buffers()[2]
-        return [memoryview(lengths), memoryview(data)[start:stop] if data else memoryview(b"")]
+        return [
+            memoryview(lengths.tobytes()),
+            memoryview(data)[start:stop] if data else memoryview(b""),
+        ]
     width = DIGEST_BYTES if pa.types.is_fixed_size_binary(column.type) else 8
     start = column.offset * width
     return [memoryview(column.buffers()[1])[start : start + n * width]]

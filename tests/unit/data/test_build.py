@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import mulm.atomic
 from mulm.data import tasks
 from mulm.data.build import Build, build
 from mulm.data.corpus import Corpus
@@ -540,7 +539,7 @@ def test_a_disk_that_runs_full(
     while found is None:
         n_left = 1 + 3 * n_full
         with monkeypatch.context() as patch:
-            patch.setattr(mulm.atomic.os, "fsync", fill)
+            patch.setattr(os, "fsync", fill)
             try:
                 found = ids_of(build(reading(books), store, InProcess(n_threads)))
             except NoSpaceError:
