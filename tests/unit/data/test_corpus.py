@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mulm.data.corpus import Corpus
@@ -87,6 +87,7 @@ def test_chunks_know_what_was_decided(corpus: Corpus) -> None:
 
 
 @given(st.lists(st.integers(0, 7), max_size=12))
+@settings(max_examples=25)
 def test_rows_in_any_order_and_again(rows_of: Callable[..., list[str]], numbers: list[int]) -> None:
     assert rows_of(numbers) == [TEXTS[number] for number in numbers]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mulm.data.documents import (
@@ -52,6 +52,7 @@ def test_layout_is_frozen() -> None:
 
 
 @given(tables)
+@settings(max_examples=25)
 def test_parquet_round_trip(table: pa.Table) -> None:
     content = to_parquet(table)
     assert from_parquet(content) == table
@@ -60,6 +61,7 @@ def test_parquet_round_trip(table: pa.Table) -> None:
 
 
 @given(tables, st.data())
+@settings(max_examples=25)
 def test_hash_is_that_of_the_rows_however_they_lie(table: pa.Table, data: st.DataObject) -> None:
     expected = content_hash(table)
     assert content_hash(table.combine_chunks()) == expected
@@ -87,6 +89,7 @@ def test_hash_does_not_depend_on_compression(documents: Documents, compression: 
 
 
 @given(tables, st.data())
+@settings(max_examples=25)
 def test_hash_tells_any_other_rows(table: pa.Table, data: st.DataObject) -> None:
     found = table.to_pylist()
     place = data.draw(st.integers(0, len(found) - 1))

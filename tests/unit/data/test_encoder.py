@@ -31,7 +31,9 @@ any_text = (
 )  # fmt: skip
 
 
-def foreign(*steps: pre_tokenizers.PreTokenizer, normalizer: object = None) -> Tokenizer:
+def foreign(
+    *steps: pre_tokenizers.PreTokenizer, normalizer: normalizers.Normalizer | None = None
+) -> Tokenizer:
     """A tokenizer as others have them: words first, special tokens after them."""
     backend = Backend(models.BPE())
     if normalizer is not None:

@@ -10,6 +10,7 @@ from mulm.data.recipe import Recipe
 from mulm.errors import ConfigError, UnknownNameError
 
 SOURCES = [{"path": "books"}]
+TWO = [{"path": "books"}, {"path": "news"}]
 
 
 def test_public_fields() -> None:
@@ -17,33 +18,69 @@ def test_public_fields() -> None:
         "name", "sources", "clean", "dedup", "decontaminate", "split", "tokenizer", "pack",
         "chat_fraction", "runs_on",
     ]  # fmt: skip
+    assert frozenset({"runs_on"}) == Recipe.NOT_IDENTITY
 
 
 def test_the_sample_is_a_recipe() -> None:
     recipe = load_config(Recipe, Path("examples/sample.yaml"))
     assert recipe.name == "sample"
-    assert recipe.split.by == "file"
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"name": "Big Books", "sources": SOURCES},
-        {"name": "a", "sources": []},
-        {"name": "a", "sources": SOURCES, "split": {"validation_fraction": 0}},
-        {"name": "a", "sources": SOURCES, "split": {"by": "chapter"}},
-        {"name": "a", "sources": SOURCES, "chat_fraction": 2},
-        {"name": "a", "sources": SOURCES, "tokenizer": {"ref": "x y"}},
-        {"name": "a", "sources": SOURCES, "tokenizer": {"ref": "x", "vocab_size": 512}},
+        {"name": "Big Books"},
+        {"sources": []},
+        {"split": {"validation_fraction": 0}},
+        {"split": {"by": "chapter"}},
+        {"chat_fraction": 2},
+        {"tokenizer": {"ref": "x y"}},
+        {"tokenizer": {"ref": "x", "vocab_size": 512}},
+        {"sources": [{"path": "a", "name": "same"}, {"path": "b", "name": "same"}]},
+        {"sources": [{"path": "a"}, {"path": "b", "name": "source1"}]},
+        {"sources": [{"path": "a", "weight": 1}, {"path": "b"}]},
+        {"sources": [{"path": "a", "weight": 0}]},
+        {"sources": [{"path": ""}]},
+        {"sources": [{"path": "a", "name": "Not a name"}]},
+        {"sources": [{"path": "a", "sha256": "abc"}]},
+        {"pack": {"mode": "best_fit"}},
+        {"pack": {"seq_len": 64}},
+        {"pack": {"mode": "best_fit", "seq_len": 2}},
+        {"dedup": {"near": {"min_similarity": 0}}},
+        {"decontaminate": {"paths": []}},
+        {"clean": {"quality": ["mine"]}},
+        {"clean": {"mask": ["name"]}},
+        {"runs_on": "mars"},
     ],
+    ids=str,
 )
 def test_impossible_values(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
-        parse_config(Recipe, values)
+    with pytest.raises(ConfigError) as caught:
+        parse_config(Recipe, {"name": "a", "sources": SOURCES, **values})
+    assert caught.value.message
 
 
-def test_unknown_key_names_the_nearest() -> None:
-    values = {"name": "a", "sources": SOURCES, "clean": {"min_char": 3}}
-    with pytest.raises(UnknownNameError, match=r"clean\.min_char") as caught:
-        parse_config(Recipe, values)
-    assert "min_chars" in caught.value.hint
+@pytest.mark.parametrize(
+    ("values", "key", "nearest"),
+    [
+        ({"clean": {"min_char": 3}}, r"clean\.min_char", "min_chars"),
+        ({"source": []}, "source", "sources"),
+        ({"dedup": {"nears": {}}}, r"dedup\.nears", "near"),
+    ],
+)
+def test_unknown_key_names_the_nearest(values: dict[str, Any], key: str, nearest: str) -> None:
+    with pytest.raises(UnknownNameError, match=key) as caught:
+        parse_config(Recipe, {"name": "a", "sources": SOURCES, **values})
+    assert nearest in caught.value.hint
+
+
+def test_sources_are_called_by_name_or_number() -> None:
+    values = {"name": "a", "sources": [*TWO, {"path": "x", "name": "poems"}]}
+    assert parse_config(Recipe, values).labels == ("source1", "source2", "poems")
+
+
+def test_a_mixture_has_a_weight_for_each_source() -> None:
+    assert parse_config(Recipe, {"name": "a", "sources": TWO}).mixture == {}
+    weighed = [{"path": "a", "weight": 2}, {"path": "b", "weight": 0.5, "name": "b"}]
+    recipe = parse_config(Recipe, {"name": "a", "sources": weighed})
+    assert recipe.mixture == {"source1": 2.0, "b": 0.5}

@@ -51,9 +51,9 @@ def test_every_part_is_read_once_and_no_task_is_large(sizes: list[int]) -> None:
     assert all(task.size_bytes >= PART_BYTES // 8 for task in tasks[:-1])
 
 
-@pytest.mark.parametrize("size_bytes", [10_000, 100_000, 500_000, 3_000_000])
+@pytest.mark.parametrize("size_bytes", [20_000, 100_000, 500_000, 3_000_000])
 @pytest.mark.parametrize("new_bytes", [5_000, 1_000_000, 5_000_000])
-@pytest.mark.parametrize("place", [0, 0.4, 1])
+@pytest.mark.parametrize("place", [0, 0.4])
 def test_a_new_file_changes_few_tasks(size_bytes: int, new_bytes: int, place: float) -> None:
     files = [listed(n, size_bytes) for n in range(100_000_000 // size_bytes)]
     cut = int(place * len(files))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mulm.data.shards import ShardFiles, TokenShards
@@ -17,6 +17,7 @@ def tokens_of(values: list[tuple[int, bool]]) -> Tokens:
     return Tokens(np.array(ids, np.uint32), np.array(learned, np.bool_))
 
 
+@settings(max_examples=40)
 @given(pairs, st.sampled_from([60_001, 1 << 16, (1 << 16) + 1, 150_000]))
 def test_the_loader_reads_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, values: list[tuple[int, bool]], vocab_size: int
