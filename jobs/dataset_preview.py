@@ -17,7 +17,6 @@ from jobs.dataset_words import one_line, size_text
 from mulm.data.corpus import Corpus
 from mulm.data.decisions import TRAIN, VALIDATION
 from mulm.data.preview import Piece, Shown, choose, harmless, pieces_of, shown, window
-from mulm.data.stats import source_of
 from mulm.errors import UnknownNameError, nearest
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -65,7 +64,7 @@ def preview(shelf: Shelf, found: DatasetVersion, order: PreviewOrder) -> list[di
 
 def require_source(corpus: Corpus, source: str | None) -> None:
     """Refuse a source that the version does not have. Raises UnknownNameError."""
-    known = {source_of(chunk) for chunk in corpus.chunks}
+    known = {chunk.source for chunk in corpus.chunks}
     if source is not None and source not in known:
         raise UnknownNameError(f"no source {source!r}", hint=nearest(source, known))
 

@@ -13,10 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from actors.write_fact import write_fact
-from mulm.data.corpus import Corpus
+from mulm.data.corpus import UNKNOWN, Corpus
 from mulm.data.decisions import TRAIN, VALIDATION
 from mulm.data.diff import blob_sizes, shared_bytes
-from mulm.data.stats import UNKNOWN, source_of
 from mulm.errors import ConflictError, CorruptError, MulmError, NotFoundError, nearest
 from mulm.facts import Version
 from mulm.home import Home
@@ -245,7 +244,7 @@ class Shelf:
         kept: dict[str, int] = {}
         read: dict[str, int] = {}
         for chunk in self.corpus(found).chunks:
-            label = source_of(chunk)
+            label = chunk.source
             kept[label] = kept.get(label, 0) + int((chunk.are(TRAIN) | chunk.are(VALIDATION)).sum())
             read[label] = read.get(label, 0) + len(chunk.codes)
         weights = found.dataset.config.get("mixture") or {}

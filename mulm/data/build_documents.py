@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from mulm.data.chunk import ReadRules, read_chunks
+from mulm.data.clean import normalise
 from mulm.data.contamination import evaluation_texts, ngram_hashes
 from mulm.data.corpus import CHUNK_PREFIX, DECISIONS, Corpus
 from mulm.data.decisions import INDEX_COLUMNS, TRAIN, VALIDATION, Decisions, Index, decide
@@ -97,7 +98,7 @@ def _read_rules(recipe: Recipe) -> ReadRules:
     if recipe.decontaminate is None:
         return rules
     ngram = recipe.decontaminate.ngram
-    texts = [text for path in recipe.decontaminate.paths for text in evaluation_texts(path)]
+    texts = (normalise(t) for path in recipe.decontaminate.paths for t in evaluation_texts(path))
     return ReadRules(rules.clean, rules.near, rules.whole_files, ngram_hashes(texts, ngram), ngram)
 
 

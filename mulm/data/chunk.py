@@ -178,7 +178,7 @@ def _judged(batch: list[_Found], cleaner: Cleaner, rules: ReadRules) -> pa.Table
         "reason": reasons,
         "bands": _bands(texts, rules.near),
         "messages": [
-            "" if reason else document.messages
+            "" if reason and len(document.messages) > _SHOWN_CHARS else document.messages
             for document, reason in zip(batch, reasons, strict=True)
         ],
         "text": texts,

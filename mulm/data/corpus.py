@@ -23,6 +23,8 @@ from mulm.store import Store
 
 CHUNK_PREFIX = "chunk-"
 DECISIONS = "decisions.bin"
+UNKNOWN = "unknown"
+"""What a language or a source is called that is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,9 @@ class Chunk:
 
     @property
     def source(self) -> str:
-        """What the recipe calls the source that it came from."""
+        """What the recipe calls the source that it came from; earlier releases did not note it."""
+        if not self.entry.name.startswith(CHUNK_PREFIX):
+            return UNKNOWN
         return self.entry.name.removeprefix(CHUNK_PREFIX).rpartition("-")[0]
 
     def are(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

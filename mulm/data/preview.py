@@ -21,7 +21,6 @@ from mulm.data.decisions import TRAIN
 from mulm.data.documents import CHUNK_SCHEMA, to_parquet
 from mulm.data.encode import EncodeRules, EncodeTask, encode_chunk
 from mulm.data.encoder import encoder_of
-from mulm.data.stats import source_of
 from mulm.data.tokenizer import IncrementalDecoder, Tokenizer
 
 Keys = np.ndarray[tuple[int], np.dtype[np.uint64]]
@@ -93,7 +92,7 @@ def choose(
     for chunk in corpus.chunks:
         codes = [chunk.names.index(name) for name in decisions if name in chunk.names]
         is_wanted = np.isin(chunk.codes, codes)
-        if (source is not None and source_of(chunk) != source) or not is_wanted.any():
+        if (source is not None and chunk.source != source) or not is_wanted.any():
             continue
         table = corpus.table(chunk, ("digest", "text") if grep else ("digest",))
         if grep:
@@ -117,7 +116,7 @@ def shown(corpus: Corpus, numbers: Sequence[int]) -> list[Shown]:
     for number, place, row in zip(numbers, places, corpus.rows(numbers, _COLUMNS), strict=True):
         chunk = corpus.chunks[place]
         decision = chunk.names[int(chunk.codes[number - chunk.first])]
-        documents.append(Shown(number, source_of(chunk), decision=decision, **row))
+        documents.append(Shown(number, chunk.source, decision=decision, **row))
     return documents
 
 

@@ -23,7 +23,7 @@ from mulm.data.decisions import (
 )
 from mulm.data.dedup import digest
 from mulm.data.documents import DIGEST_BYTES
-from mulm.data.near import band_hashes, shingles
+from mulm.data.near import band_hashes, shingle_sets
 from mulm.data.near_pairs import near_duplicates
 from mulm.data.rules import DedupRules, NearRules
 
@@ -105,9 +105,8 @@ def _near(
             own, numbers = places[group]
             mine = asked[groups == group]
             first = int(ends[group]) - len(numbers)
-            texts = own.rows(numbers[mine - first].tolist(), ["text"])
-            for place, row in zip(mine.tolist(), texts, strict=True):
-                found[place] = shingles(row["text"], near)
+            texts = [row["text"] for row in own.rows(numbers[mine - first].tolist(), ["text"])]
+            found |= dict(zip(mine.tolist(), shingle_sets(texts, near), strict=True))
         return [found[place] for place in asked.tolist()]
 
     all_bands = [one.bands for one in known if one.bands is not None] + [bands[rows]]

@@ -12,13 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mulm.data.corpus import CHUNK_PREFIX, Chunk, Corpus
+from mulm.data.corpus import UNKNOWN, Chunk, Corpus
 from mulm.data.decisions import TRAIN, VALIDATION
 from mulm.manifest import BlobEntry, Manifest
 from mulm.store import Store
-
-UNKNOWN = "unknown"
-"""What a language or a source is called that is not recorded."""
 
 Counts = np.ndarray[tuple[int], np.dtype[np.int64]]
 _N_BUCKETS = 64
@@ -49,11 +46,6 @@ class Stats:
     reasons: tuple[Bar, ...]
     tokens: tuple[Bar, ...]
     """By tokens of a document; where rows are packed, of the pieces that documents are cut into."""
-
-
-def source_of(chunk: Chunk) -> str:
-    """What the recipe calls the source of a chunk; earlier releases did not note it."""
-    return chunk.source if chunk.entry.name.startswith(CHUNK_PREFIX) else UNKNOWN
 
 
 def stats_of(store: Store, documents: Manifest, dataset: Manifest, end_of_text_id: int) -> Stats:
@@ -130,7 +122,7 @@ class _Tally:
         self.length_bytes += _bucketed(kept, kept)
         languages = table["language"].to_numpy(zero_copy_only=False).astype(str)
         self.languages.add(languages[is_kept], kept)
-        self.sources.add(np.full(len(kept), source_of(chunk)), kept)
+        self.sources.add(np.full(len(kept), chunk.source), kept)
         self.reasons.add(np.array(chunk.names)[chunk.codes[~is_kept]], sizes[~is_kept])
 
 

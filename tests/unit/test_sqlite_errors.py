@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mulm import ledger as ledgers
+from mulm import ledger_schema
 from mulm.errors import ConfigError, CorruptError, DeadlineError, NoSpaceError
 from mulm.ledger import Ledger
 from mulm.sqlite_errors import named_errors
@@ -48,7 +48,7 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_a_busy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ledger.sqlite"
-    monkeypatch.setattr(ledgers, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(ledger_schema, "BUSY_TIMEOUT_S", 0.01)
     with Ledger(path) as ledger, closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(DeadlineError, match="another process"):

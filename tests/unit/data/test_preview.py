@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mulm.data.corpus import Corpus
+from mulm.data.corpus import UNKNOWN, Corpus
 from mulm.data.preview import choose, harmless, pieces_of, shown, window
-from mulm.data.stats import UNKNOWN
 from mulm.manifest import Manifest
 from mulm.store import Store
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mulm.data.stats import UNKNOWN, Stats, source_of, stats_of, token_lengths
+from mulm.data.corpus import UNKNOWN
+from mulm.data.stats import Stats, stats_of, token_lengths
 from mulm.data.tokenizer import Tokenizer
 from mulm.store import Store
 
