@@ -154,7 +154,7 @@ def _start(head: Head) -> None:
     deadline_s = time.monotonic() + _UP_TIMEOUT_S
     head_pid = spawn(head.command(), head.env(), head.log)
     head.info = head.info.model_copy(update={"pid": head_pid})
-    ledger_pid: int | None = spawn(head.ledger_command(_UP_TIMEOUT_S), head.env(), head.log)
+    ledger_pid: int | None = spawn(head.hosts_command(_UP_TIMEOUT_S), head.env(), head.log)
     dashboard = Dashboard.of(head.info, head.home)
     has_dashboard = False
     while ledger_pid is not None or not has_dashboard:

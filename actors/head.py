@@ -81,11 +81,11 @@ class Head:
             "--log-style", "record", "--log-color", "false",
         ]  # fmt: skip
 
-    def ledger_command(self, timeout_s: float) -> list[str]:
-        """Starts the ledger as soon as the head can take it."""
+    def hosts_command(self, timeout_s: float) -> list[str]:
+        """Starts the ledger and the store as soon as the head can take them."""
         return [
-            sys.executable, "-m", "actors.ledger_start",
-            self.info.gcs_address, str(self.ray_dir), str(self.home.ledger), str(timeout_s),
+            sys.executable, "-m", "actors.host_start",
+            self.info.gcs_address, str(self.ray_dir), str(self.home.root), str(timeout_s),
         ]  # fmt: skip
 
     def env(self) -> dict[str, str]:

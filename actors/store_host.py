@@ -8,6 +8,7 @@ checks the whole, so what breaks on the way is never used.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.ledger_host import NAMESPACE
 from actors.remote_answer import HINT, answer
 from mulm.errors import NotRunningError
+from mulm.home import Home
 from mulm.origin import CHUNK_BYTES
-from mulm.store import Store
+from mulm.store import STORE_URL, Store, open_store
 
 ACTOR_NAME = "store"
 
@@ -82,6 +84,19 @@ def start_store(root: Path) -> None:
         max_concurrency=_N_AT_ONCE,
         scheduling_strategy=strategy,
     ).remote(str(root))
+
+
+def cluster_store(home: Home) -> Store:
+    """This machine's store inside a cluster.
+
+    What it lacks comes from the head, or from `MULM_STORE_URL` if that is set.
+
+    Raises:
+        NotRunningError: this process is connected to no cluster of ours.
+    """
+    if os.environ.get(STORE_URL):
+        return open_store(home)
+    return Store(home.store, connect_store())
 
 
 def connect_store() -> ClusterOrigin:

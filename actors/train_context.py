@@ -20,6 +20,7 @@ import torch
 from actors.cpus import usable_cpus
 from actors.event_sender import EventSender
 from actors.ledger_host import connect_facts
+from actors.store_host import cluster_store
 from mulm.errors import MulmError, StoppedError, TrainingDivergedError
 from mulm.home import Home
 from mulm.log import configure_logging
@@ -102,7 +103,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
     home = Home(Path(order.home))
     sender = EventSender(connect_facts(), order.run_id) if rank == 0 else None
     context = RayTrainContext(
-        store=Store(home.store),
+        store=cluster_store(home),
         dataset=order.dataset,
         models=order.models,
         folder=home.run(order.run_id),

@@ -21,6 +21,7 @@ LLAMA3 = {
     "kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_seq_len": 32,
 }  # fmt: skip
+YARN = {"kind": "yarn", "factor": 4.0, "original_max_seq_len": 64}
 SHAPE = {
     "d_model": 64, "d_head": 32, "n_heads": 4, "n_kv_heads": 2, "d_ff": 128, "max_seq_len": 256,
 }  # fmt: skip
@@ -35,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {"qk_norm": False},
     "llama, untied": {"qk_norm": False, "tie_embeddings": False, "rope_theta": 5e5},
     "llama, linear rope": {"qk_norm": False, "rope_scaling": {"kind": "linear", "factor": 2.0}},
+    "qwen3, yarn rope": {"rope_scaling": YARN},
+    "llama, yarn rope": {"qk_norm": False, "rope_scaling": YARN},
     "llama, llama3 rope": {"qk_norm": False, "rope_scaling": LLAMA3},
 }
 

@@ -1,24 +1,30 @@
-"""`mulm data ...`: the verbs about datasets."""
+"""`mulm data ...`: the verbs about datasets: what builds, lists and keeps them.
+
+Those that look into a version stand in `jobs.cli_data_look`. Printing alone is done here.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from jobs.cli_verbs import (
-    Verbs,
-    open_journey,
-    print_result,
-    print_versions,
-    with_json,
-    with_overrides,
-)
+from jobs.cli_data_look import LOOKS, open_shelf
+from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
+from jobs.progress import Progress
+from mulm.errors import ConfigError, CorruptError
 
 
 @click.group(cls=Verbs)
 def data() -> None:
-    """Datasets: build versions out of raw text, and list them."""
+    """Datasets: build versions out of raw text, look into them, compare them, clean up."""
+
+
+for look in LOOKS:
+    data.add_command(look)
 
 
 @data.command("build")
@@ -40,8 +46,144 @@ def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @data.command("ls")
+@click.argument("name", required=False)
 @with_json
-def data_ls(as_json: bool) -> None:
-    """List dataset versions."""
-    with open_journey() as journey:
-        print_versions(journey.versions("dataset"), as_json)
+def data_ls(name: str | None, as_json: bool) -> None:
+    """List all versions, or those of NAME: tokens, documents, size, age, sources.
+
+    \b
+    Example:  mulm data ls
+              mulm data ls books --json
+    """
+    from jobs.dataset_listing import listing_lines
+
+    with open_shelf() as shelf:
+        rows, now_s = shelf.listed(name), shelf.clock()
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows]))
+        return
+    if not rows:
+        click.echo("there are none yet", err=True)
+    click.echo("".join(f"{line}\n" for line in listing_lines(rows, now_s)), nl=False)
+
+
+@data.command("show")
+@click.argument("ref")
+@with_json
+def data_show(ref: str, as_json: bool) -> None:
+    """Show REF: counts, sources and licences, rules, tokenizer, parents, files.
+
+    \b
+    Example:  mulm data show books
+              mulm data show books@3 --json
+    """
+    from jobs.dataset_listing import description_lines
+
+    with open_shelf() as shelf:
+        result = shelf.described(ref)
+    click.echo(json.dumps(result) if as_json else "\n".join(description_lines(result)))
+
+
+@data.command("lineage")
+@click.argument("ref")
+@with_json
+def data_lineage(ref: str, as_json: bool) -> None:
+    """Show what REF was made from, and what was made from it.
+
+    \b
+    Example:  mulm data lineage books@3
+    """
+    from jobs.dataset_listing import lineage_lines
+
+    with open_shelf() as shelf:
+        found = shelf.relatives(ref)
+    click.echo(json.dumps(asdict(found)) if as_json else "\n".join(lineage_lines(found)))
+
+
+@data.command("rm")
+@click.argument("ref")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_json
+def data_rm(ref: str, yes: bool, as_json: bool) -> None:
+    """Take the name REF away; `mulm data gc` removes the files when nothing needs them.
+
+    Refuses what an alias points to and what a model was made from. A tokenizer that was trained for
+    REF alone goes too. Numbers are not given again.
+
+    \b
+    Example:  mulm data rm books@2
+              mulm data rm books@2 --yes
+    """
+    with open_shelf() as shelf:
+        version = shelf.removable(ref)
+        if not yes and not _is_confirmed(version.ref):
+            click.echo(f"{version.ref} stays", err=True)
+            return
+        removed = [f"{gone.kind} {gone.ref}" for gone in shelf.remove(version)]
+    result = {"dataset": version.ref, "dataset_id": version.manifest_id, "removed": removed}
+    print_result(result, as_json, f"gone: {', '.join(removed)}")
+
+
+@data.command("verify")
+@click.argument("ref", required=False)
+@with_json
+def data_verify(ref: str | None, as_json: bool) -> None:
+    """Read every file of REF and of what it was made from again; all that is stored without REF.
+
+    Ends with exit code 5 if something is damaged.
+
+    \b
+    Example:  mulm data verify
+              mulm data verify books@3 --json
+    """
+    from jobs.dataset_upkeep import verified
+
+    with open_shelf() as shelf:
+        result = verified(shelf, ref, Progress(sys.stderr))
+    damages = result["damages"]
+    print_result(result, as_json, "" if damages else "{versions} versions are whole")
+    for damage in [] if as_json else damages:
+        click.echo(f"{damage['manifest_id']}  {damage['file']}  {damage['reason']}")
+    if damages:
+        raise CorruptError(
+            f"{len(damages)} files are damaged or missing",
+            hint="run the command that made them again: it mends what is damaged",
+        )
+
+
+@data.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    help="What was made or used since stays.",
+)
+@with_json
+def data_gc(dry_run: bool, grace: float, as_json: bool) -> None:
+    """Remove files that no name, no run and no model needs, of any kind of version.
+
+    \b
+    Example:  mulm data gc --dry-run
+              mulm data gc --grace 1
+    """
+    from jobs.dataset_upkeep import collected
+    from jobs.dataset_words import size_text
+
+    with open_shelf() as shelf:
+        result = collected(shelf, grace, is_dry=dry_run)
+    size = size_text(result["size_bytes"] if dry_run else result["freed_bytes"])
+    verb = "would go" if dry_run else "are gone"
+    print_result(result, as_json, f"{{files}} files {verb}: {size}")
+    for version in [] if as_json else result["versions"]:
+        click.echo(f"  {version}")
+    for run in [] if as_json else result["unended_runs"]:
+        click.echo(f"  newer than {run}, which has not ended: stays", err=True)
+
+
+def _is_confirmed(ref: str) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError(f"nobody to ask whether {ref} shall go", hint="say --yes")
+    return click.confirm(f"Take the name {ref} away?", err=True)

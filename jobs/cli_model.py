@@ -100,7 +100,8 @@ def model_import(source: str, name: str, as_json: bool) -> None:
     print_result(result, as_json, "{model}: {parameters} parameters")
     if not as_json and result["chat_template"] in ("other", "broken"):
         click.echo(
-            "  its own chat template differs: here and in exports, conversations are ChatML",
+            "  its own chat template differs: here and in exports, conversations are"
+            f" {result['chat_format']}",
             err=True,
         )
 
@@ -138,7 +139,7 @@ def described(result: Mapping[str, Any]) -> list[str]:
     lines.append(f"shape      {shape}")
     lines += [f"file       {name}  {size:,} bytes" for name, size in result["files"].items()]
     for role, parent in result["parents"].items():
-        known = f"{parent['ref']}  " if parent["ref"] else ""
+        known = f"{' = '.join(parent['refs'])}  " if parent["refs"] else ""
         lines.append(f"made from  {role} {known}{parent['id']}")
     if result["imported_from"]:
         origin = {k: v for k, v in result["imported_from"].items() if k != "weights_sha256"}

@@ -79,9 +79,9 @@ def run_job(
     try:
         arguments = _parse(kind, argv)
         config = load_config(schema, arguments.config, arguments.overrides)
-        home, facts = _connect()
+        home, facts, store = _connect()
         with stopping_on_signals():  # after connecting, since Ray sets a handler of its own
-            context = JobContext(arguments.run or "", home, Store(home.store), facts)
+            context = JobContext(arguments.run or "", home, store, facts)
             result = _run(kind, config, work, identity, context)
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 the border
         return _report(error)
@@ -141,8 +141,8 @@ def damage_of(run: Run, store: Store) -> str | None:
     """What is wrong with the versions that a run's result names, if anything."""
     try:
         for key, value in (run.result or {}).items():
-            for entry in store.load(str(value)).blobs if key.endswith("_id") else ():
-                store.path(entry)
+            if key.endswith("_id"):
+                store.paths(store.load(str(value)).blobs)
     except (NotFoundError, CorruptError) as error:
         return error.message
     return None
@@ -221,10 +221,11 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message, hint=self.format_usage().strip())
 
 
-def _connect() -> tuple[Home, Facts]:
+def _connect() -> tuple[Home, Facts, Store]:
     import ray
 
     from actors.ledger_host import NAMESPACE, connect_facts
+    from actors.store_host import cluster_store
     from mulm.errors import NotRunningError
 
     home = Home.from_env()
@@ -234,7 +235,7 @@ def _connect() -> tuple[Home, Facts]:
                 "this is not inside a Ray job", hint="use the `mulm` command or `ray job submit`"
             )
         ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
-    return home, connect_facts()
+    return home, connect_facts(), cluster_store(home)
 
 
 def _identity_of(config: Frozen) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import PREFIX_BY_KIND, Manifest
 from mulm.refs import check_name, parse_ref
-from mulm.store import Store
+from mulm.store import open_store
 
 Result = dict[str, Any]
 
@@ -36,7 +36,7 @@ class Exchange:
         self._home = home.create()
         self._progress = progress
         self._env = env
-        self._store = Store(home.store)
+        self._store = open_store(home)
         self._facts = Ledger(home.ledger)
 
     def __enter__(self) -> Exchange:
@@ -86,7 +86,8 @@ class Exchange:
             NotFoundError: no such folder or repository, or a file of it is missing.
             DataError: an architecture, tokenizer or file format that does not work here.
             CorruptError: a file is damaged.
-            AuthError, DeadlineError: the hub refuses, or does not answer.
+            AuthError, UnreachableError, DeadlineError: the hub refuses, is not there, or does not
+                answer.
         """
         from jobs.import_model import find_source, store_source
 
@@ -96,15 +97,16 @@ class Exchange:
             made = store_source(self._store, found, name)
             for manifest in (made.tokenizer, made.model):
                 write_fact(self._home, "publish", manifest.kind, name, manifest.id)
-            ref = self._ref_of(made.model.id, name)
+            ref = self._refs_of(made.model.id, name)[-1]
             n_parameters = made.described.config.n_parameters
             say(f"{ref}: {n_parameters / 1e6:.1f} M parameters")
         return {
             "model": ref,
             "model_id": made.model.id,
-            "tokenizer": self._ref_of(made.tokenizer.id, name),
+            "tokenizer": self._refs_of(made.tokenizer.id, name)[-1],
             "parameters": n_parameters,
             "licences": list(made.described.licences),
+            "chat_format": made.described.tokenizer.chat_format.name,
             "chat_template": made.described.template,
         }
 
@@ -113,7 +115,7 @@ class Exchange:
         version, manifest = self._find(model)
         aliases = self._facts.aliases("model", version.name)
         parents = {
-            role: {"id": parent_id, "ref": self._ref_of(parent_id)}
+            role: {"id": parent_id, "refs": self._refs_of(parent_id)}
             for role, parent_id in manifest.parents.items()
         }
         return {
@@ -135,12 +137,11 @@ class Exchange:
         version = self._facts.resolve("model", parse_ref(model))
         return version, self._store.load(version.manifest_id)
 
-    def _ref_of(self, manifest_id: str, name: str | None = None) -> str | None:
-        """`name@number` of a version of any kind; None for a run, or what is not published."""
-        found = [
+    def _refs_of(self, manifest_id: str, name: str | None = None) -> list[str]:
+        """Every `name@number` of a version, the oldest first; none for what is not published."""
+        return [
             version.ref
             for kind in PREFIX_BY_KIND
             for version in self._facts.versions(kind, name)
             if version.manifest_id == manifest_id
         ]
-        return found[-1] if found else None

@@ -28,6 +28,7 @@ EXIT_BY_CODE: dict[str, int] = {
     "deadline_exceeded": 17,
     "unknown_name": 18,
     "schema_mismatch": 19,
+    "unreachable": 20,
     "stopped": 130,
 }
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from mulm.chat import EXPORTED_TEMPLATE
+from mulm.chat import exported_template
 from mulm.data.tokenizer import Tokenizer
-from mulm.errors import ConfigError, CorruptError, NotFoundError, UnknownNameError, nearest
+from mulm.errors import ConfigError, CorruptError, NotFoundError, UnknownNameError
 from mulm.manifest import Manifest
 from mulm.model.chat_template import SAMPLE, render_template
 from mulm.model.gguf_blocks import BLOCK_TYPES, BlockType
@@ -92,13 +92,14 @@ def read_template(path: Path | None, tokenizer: Tokenizer) -> str:
         DataError: it does not render.
     """
     if path is None:
-        return EXPORTED_TEMPLATE
+        return exported_template(tokenizer)
     try:
         template = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
+        hint = "a template is a file of UTF-8 text"
+        raise ConfigError(f"cannot read {str(path)!r}: {error}", hint=hint) from None
     render_template(template, SAMPLE, tokenizer)
     return template
 
@@ -107,7 +108,8 @@ def _card(store: Store, ref: str, manifest: Manifest, files: ModelFiles) -> byte
     """The model's own card if it came with one, else one that tells its lineage."""
     if any(blob.name == CARD for blob in manifest.blobs):
         return store.read(manifest.blob(CARD))
-    return model_card(ref, manifest, files.config, _ancestors(store, manifest)).encode()
+    ancestors, form = _ancestors(store, manifest), files.tokenizer.chat_format
+    return model_card(ref, manifest, files.config, ancestors, form).encode()
 
 
 def _ancestors(store: Store, manifest: Manifest) -> Mapping[str, Manifest]:
@@ -122,5 +124,4 @@ def _ancestors(store: Store, manifest: Manifest) -> Mapping[str, Manifest]:
 
 def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
-        hint = f"{nearest(name, known)} ({', '.join(known)})"
-        raise UnknownNameError(f"no {what} {name!r}", hint=hint)
+        raise UnknownNameError(f"no {what} {name!r}", hint=f"choose from {', '.join(known)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jobs.progress import Progress
 from mulm import __version__
+from mulm.checksum import hash_file
 from mulm.home import Home
 from mulm.manifest import Manifest
 from mulm.model.hf_hub import Hub, parse_source
@@ -28,7 +29,7 @@ from mulm.model.hf_import import (
     weight_files,
 )
 from mulm.model.model_files import store_model_files
-from mulm.store import Store, hash_file
+from mulm.store import Store
 
 
 @dataclass(frozen=True, slots=True)

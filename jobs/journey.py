@@ -42,7 +42,7 @@ from mulm.manifest import Kind
 from mulm.model.compress_config import CompressConfig
 from mulm.refs import parse_ref
 from mulm.run_lock import is_held
-from mulm.store import Store
+from mulm.store import open_store
 from mulm.train.config import TrainConfig
 
 C = TypeVar("C", bound=Frozen)
@@ -62,7 +62,7 @@ class Journey:
     def __init__(self, home: Home, progress: Progress) -> None:
         self._home = home.create()
         self._progress = progress
-        self._store = Store(home.store)
+        self._store = open_store(home)
         self._facts = Ledger(home.ledger)
 
     def __enter__(self) -> Journey:

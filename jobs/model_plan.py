@@ -15,17 +15,25 @@ from mulm.model.plan import sizes
 from mulm.model.presets import preset
 from mulm.train.plan import CARDS_GB, options
 
+LARGEST_VOCAB_SIZE = 1 << 22
+LONGEST_ROW = 1 << 20
+"""Four times the vocabulary and eight times the window of what small models are published with."""
+
 
 def make_plan(size: str, vocab_size: int, seq_len: int | None) -> dict[str, Any]:
     """The plan as plain values.
 
     Raises:
         UnknownNameError: no such size; the hint names the nearest.
-        ConfigError: a number is not positive.
+        ConfigError: a number is not positive, or beyond what any model has.
     """
-    for name, value in (("vocab-size", vocab_size), ("seq-len", seq_len)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value} is too small", hint="use at least 1")
+    for name, value, most in (
+        ("vocab-size", vocab_size, LARGEST_VOCAB_SIZE),
+        ("seq-len", seq_len, LONGEST_ROW),
+    ):
+        if value is not None and not 1 <= value <= most:
+            size = "small" if value < 1 else "large"
+            raise ConfigError(f"--{name} {value} is too {size}", hint=f"use 1 to {most}")
     shape = preset(size, vocab_size)
     seq_len = seq_len or min(shape.max_seq_len, 1024)
     shape = shape.model_copy(update={"max_seq_len": max(shape.max_seq_len, seq_len)})

@@ -108,6 +108,8 @@ class Progress:
 def _describe(data: Mapping[str, Any]) -> str:
     done, total, unit = data["done"], data.get("total"), data.get("unit", "")
     text = f"{data['stage']}: {done}/{total} {unit}" if total else f"{data['stage']}: {done} {unit}"
+    if data.get("rate_per_s"):
+        text += f", {data['rate_per_s']:.3g} {unit}/s"
     if data.get("eta_s") is not None:
         text += f", {data['eta_s']:.0f} s left"
     return text.strip()

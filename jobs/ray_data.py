@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mulm.data.executor import Made, Product, Work
 
@@ -40,7 +41,7 @@ class RayData:
         context.raise_original_map_exception = True  # an error of ours keeps its code and hint
         logging.getLogger("ray.data").setLevel(logging.WARNING)
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Iterator[Made]:
+    def run(self, work: Work, tasks: Sequence[Any], *, stays_here: bool = False) -> Iterator[Made]:
         """See `Executor.run`."""
         if not tasks:
             return
@@ -53,10 +54,16 @@ class RayData:
             batch_format="pyarrow",
             batch_size=1,
             num_cpus=_CPUS_PER_TASK,
+            **({"scheduling_strategy": _this_machine()} if stays_here else {}),
         )
         for batch in made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             for row in batch.to_pylist():
                 yield int(row["place"]), _product(row)
+
+
+def _this_machine() -> NodeAffinitySchedulingStrategy:
+    node_id = ray.get_runtime_context().get_node_id()
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def _carry_out(shared: Any, batch: pa.Table) -> Iterator[pa.Table]:

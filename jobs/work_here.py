@@ -19,7 +19,7 @@ from jobs.progress import Progress
 from mulm.config import Frozen
 from mulm.home import Home
 from mulm.ledger import Ledger
-from mulm.store import Store
+from mulm.store import open_store
 from mulm.train.config import TrainConfig, require_one_worker
 
 Result = dict[str, Any]
@@ -35,7 +35,7 @@ def work_here(kind: str, config: Frozen, run_id: str, home: Home, progress: Prog
     if isinstance(config, TrainConfig):
         require_one_worker(config)
     with ShownLedger(home.ledger, progress) as facts:
-        context = JobContext(run_id, home, Store(home.store), facts)
+        context = JobContext(run_id, home, open_store(home), facts)
         try:
             return execute(kind, config, _work(kind), context)
         finally:

@@ -1,7 +1,7 @@
-"""The chat template: messages to token ids, and to the loss mask for training.
+"""Messages to token ids, and to the loss mask for training, in the tokenizer's chat format.
 
-Called by the ingress and by the dataset build; `CHAT_TEMPLATE` is the same template for
-those who load an exported model. Invariant: only the template writes special ids; a message
+Called by the ingress and by the dataset build; `exported_template` is the same in Jinja for
+those who load an exported model. Invariant: only the format writes special ids; a message
 that spells `<|im_end|>` is read as those characters.
 """
 
@@ -15,15 +15,6 @@ from mulm.config import Frozen
 from mulm.data.tokenizer import Tokenizer
 
 Role = Literal["system", "user", "assistant", "tool"]
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-EXPORTED_TEMPLATE = "{{ bos_token }}" + CHAT_TEMPLATE
-"""What stands in exported models: a conversation is a document, as it is served here too."""
 
 
 class Message(Frozen):
@@ -39,8 +30,14 @@ def render(
     """The ids of a conversation; with the prompt, the model's turn is next."""
     ids = render_training(messages, tokenizer)[0]
     if add_generation_prompt:
-        ids += [tokenizer.im_start_id, *tokenizer.encode("assistant\n")]
+        head_ids, lead = _head("assistant", tokenizer)
+        ids += [*head_ids, *tokenizer.encode(lead)]
     return ids
+
+
+def exported_template(tokenizer: Tokenizer) -> str:
+    """What stands in exported models: a conversation is a document, as it is served here too."""
+    return "{{ bos_token }}" + tokenizer.chat_format.template
 
 
 def render_training(
@@ -50,18 +47,29 @@ def render_training(
 
     Returns:
         Ids and loss mask, of one length. The mask is 1 on what the assistant says and on the
-        `<|im_end|>` after it, 0 on roles, other speakers and line ends between turns.
+        end of its turn, 0 on roles, other speakers and line ends between turns.
     """
+    form = tokenizer.chat_format
+    after = tokenizer.encode(form.after)
     ids: list[int] = []
     mask: list[int] = []
     for message in messages:
+        head_ids, lead = _head(message.role, tokenizer)
+        content = message.content.strip() if form.is_trimmed else message.content
         # One text, so that its ids are those of the exported template.
-        text_ids = tokenizer.encode(f"{message.role}\n{message.content}")
+        text_ids = tokenizer.encode(lead + content)
         learns = int(message.role == "assistant")
         ends = accumulate(len(tokenizer.token_bytes(i)) for i in text_ids)
-        n_prefix_bytes = len(message.role) + 1
-        gap = tokenizer.encode("\n")
-        ids += [tokenizer.im_start_id, *text_ids, tokenizer.im_end_id, *gap]
-        mask += [0, *(learns if end > n_prefix_bytes else 0 for end in ends), learns]
-        mask += [0] * len(gap)
+        ids += [*head_ids, *text_ids, tokenizer.turn_end_id, *after]
+        mask += [0] * len(head_ids)
+        mask += [*(learns if end > len(lead) else 0 for end in ends), learns, *([0] * len(after))]
     return ids, mask
+
+
+def _head(role: str, tokenizer: Tokenizer) -> tuple[list[int], str]:
+    """The ids that begin a turn, and the ASCII text that its content continues."""
+    form = tokenizer.chat_format
+    begin = tokenizer.id_of(form.turn_begin)
+    if form.role_end is None:
+        return [begin], role + form.gap
+    return [begin, *tokenizer.encode(role), tokenizer.id_of(form.role_end)], form.gap

@@ -7,11 +7,13 @@ HTTP bodies. Entry points read once with `load_config` and pass the object down.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
 
@@ -61,7 +63,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
+        hint = "it must be a file of UTF-8 text that you may read"
+        raise ConfigError(f"cannot read {str(path)!r}: {error}", hint=hint) from None
     values = (
         _parse_yaml(text, path) if path.suffix in {".yaml", ".yml"} else _parse_json(text, path)
     )
@@ -84,7 +87,9 @@ def _parse_yaml(text: str, path: Path) -> Any:
     try:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{str(path)!r} is not valid YAML: {_described(error)}") from None
+        told = f"{str(path)!r} is not valid YAML: {_described(error)}"
+        hint = "write `key: value` lines, what belongs to a section indented by spaces"
+        raise ConfigError(told, hint=hint) from None
 
 
 def _described(error: Any) -> str:
@@ -99,7 +104,8 @@ def _parse_json(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{str(path)!r} is not valid JSON: {error}") from None
+        told = f"{str(path)!r} is not valid JSON: {error}"
+        raise ConfigError(told, hint="check that place, or write YAML into a .yaml file") from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -110,7 +116,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{key!r}: {parent!r} holds a value, not a section")
+            told = f"{key!r}: {parent!r} holds a value, not a section"
+            raise ConfigError(told, hint=f"write --set {parent}=VALUE")
     values[last] = _parse_scalar(text)
 
 
@@ -132,20 +139,49 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | U
     if first["type"] == "missing":
         unknown = [str(e["loc"][-1]) for e in errors if e["type"] == "extra_forbidden"]
         other = f"{unknown[0]!r} is unknown here: is it for another command?" if unknown else ""
-        return ConfigError(f"{where}: is required", hint=other)
+        hint = other or f"write `{first['loc'][-1]}: VALUE` into the file, or --set {where}=VALUE"
+        return ConfigError(f"{where}: is required", hint=hint)
     message = first["msg"].removeprefix("Value error, ")
     is_said = isinstance(first["input"], dict) or repr(first["input"]) in message
     given = "" if is_said else f" (given: {first['input']!r})"
-    return ConfigError(f"{where}: {message}{given}" if where else message)
+    told = f"{where}: {message}{given}" if where else message
+    return ConfigError(told, hint=_possible(schema, first))
+
+
+def _possible(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """What could stand in the place of a bad value: the nearest word, or the default."""
+    if problem["type"] == "literal_error":
+        words = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return nearest(str(problem["input"]), words)
+    field = _field_at(schema, problem["loc"])
+    if field is None or field.default is None or isinstance(field.default, BaseModel):
+        return "docs/configuration.md, or the command with --help, says what it takes"
+    return f"the default is {field.default!r}"
+
+
+def _field_at(schema: type[BaseModel], loc: Sequence[int | str]) -> FieldInfo | None:
+    """The field that `loc` names; one with a default, where a union has several."""
+    names = [part for part in loc if isinstance(part, str)]
+    for last in range(len(names) - 1, -1, -1):
+        fields = [m.model_fields.get(names[last]) for m in _models_at(schema, names[:last])]
+        found = [field for field in fields if field and not field.is_required()]
+        if found:
+            return found[0]
+    return None
 
 
 def _fields_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
-    """Names of the fields where `loc` ends, walking through lists, unions and optionals."""
+    """Names of the fields where `loc` ends."""
+    return sorted({name for model in _models_at(schema, loc) for name in model.model_fields})
+
+
+def _models_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[type[BaseModel]]:
+    """The schemas where `loc` ends, walking through lists, unions and optionals."""
     models = [schema]
     for part in loc:
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         models = [m for f in fields for m in _models_in(f.annotation)] or models
-    return sorted({name for model in models for name in model.model_fields})
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -139,6 +139,12 @@ class DeadlineError(MulmError):
     code = "deadline_exceeded"
 
 
+class UnreachableError(MulmError):
+    """A server elsewhere, such as a hub of models, cannot be reached."""
+
+    code = "unreachable"
+
+
 class StoppedError(MulmError):
     """Stopped on request; what was finished is kept."""
 
@@ -153,7 +159,8 @@ def error_classes() -> tuple[type[MulmError], ...]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known name, or lists what exists."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    by_lower = {name.lower(): name for name in reversed(names)}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {by_lower[close[0]]!r}?"
     return f"known: {', '.join(names)}" if names else "there are none yet"

@@ -1,9 +1,10 @@
 """Garbage collection: what nothing needs any more leaves the store.
 
 Called by `mulm data gc`: `plan_gc` decides and changes nothing, `collect` removes what the plan
-names. Invariants: what a name, the result of a run, a run that has not ended, or a kept version was
-made from needs is never removed; nor is what was made or used within the grace period or since the
-oldest unended run began. A collection that is killed leaves no version without its files.
+names. Invariants: what a name, a run that has not ended, or a kept version was made from needs is
+never removed; nor is what was made or used within the grace period or since the oldest unended run
+began. What an ended run made is kept by its name alone. A collection that is killed leaves no
+version without its files.
 """
 
 from __future__ import annotations
@@ -151,10 +152,8 @@ def _kept(store: Store, facts: Facts, more_ids: Iterable[str]) -> dict[str, Mani
 
 
 def _needed_by(run: Run) -> set[str]:
-    found = [value for key, value in (run.result or {}).items() if key.endswith("_id")]
-    if not run.has_ended:
-        found += _texts(run.config)
-    return {text for text in found if is_manifest_id(text)}
+    """What a run reads that has not ended; what an ended one made is kept by its name."""
+    return set() if run.has_ended else {text for text in _texts(run.config) if is_manifest_id(text)}
 
 
 def _texts(value: Any) -> Iterator[str]:

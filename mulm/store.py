@@ -7,6 +7,7 @@ whole.
     blobs/ab/abcdef...      the bytes
     manifests/ds_....json   versions
     steps/<key>.json        markers of finished steps: same inputs, so no need to run again
+    downloads/              files of sources that lie elsewhere: a cache
     incoming/               blobs of which the name is not known yet; old ones are leftovers
 """
 
@@ -22,7 +23,6 @@ from typing import Any, TypeVar
 
 from mulm.atomic import write_atomic
 from mulm.blobs import Blobs
-from mulm.checksum import hash_file as hash_file
 from mulm.config import canonical_json
 from mulm.errors import CorruptError, NotFoundError
 from mulm.home import Home
@@ -33,9 +33,17 @@ _log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+STORE_URL = "MULM_STORE_URL"
+"""The variable that names a store elsewhere, of which the local one is then a cache."""
+
 
 class Store(Blobs):
     """A content-addressed store in a local folder; see `Blobs` for its arguments."""
+
+    @property
+    def downloads(self) -> Path:
+        """Where files of sources that lie elsewhere are kept; may be deleted at any time."""
+        return self.root / "downloads"
 
     def save(self, manifest: Manifest) -> str:
         """Write a manifest whose blobs are all stored, also over a damaged one; returns its id.
@@ -159,5 +167,5 @@ def open_store(home: Home, env: Mapping[str, str] = os.environ) -> Store:
     Raises:
         ConfigError: the URL cannot be opened.
     """
-    url = env.get("MULM_STORE_URL")
+    url = env.get(STORE_URL)
     return Store(home.store, FsOrigin(url) if url else None)

@@ -11,6 +11,7 @@ import json
 import torch
 
 from mulm import __version__
+from mulm.chat_format import LLAMA3
 from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
@@ -50,6 +51,31 @@ def tiny_tokenizer() -> Tokenizer:
     """A real tokenizer of 320 ids."""
     text = "user assistant system tool\nHello there, how are you? The wizard isn't here.\n"
     return train_tokenizer([text * 9], 320)
+
+
+def tiny_llama3_tokenizer() -> Tokenizer:
+    """The same words as Llama 3 arranges them: its special tokens come last, and begin a text."""
+    values = json.loads(tiny_tokenizer().to_bytes())
+    first = len(values["added_tokens"])
+    words = [word for word, i in values["model"]["vocab"].items() if i >= first]
+    values["model"] |= {"vocab": {w: i for i, w in enumerate(words)}, "ignore_merges": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    values["added_tokens"] = [
+        {"id": len(words) + i, "content": name, "special": True, **flags}
+        for i, name in enumerate((*LLAMA3.required, *LLAMA3.other_ends))
+    ]
+    begin = LLAMA3.document_begin
+    single = [
+        {"SpecialToken": {"id": begin, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    values["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {begin: {"id": begin, "ids": [len(words)], "tokens": [begin]}},
+    }
+    return Tokenizer.from_bytes(json.dumps(values).encode())
 
 
 def tiny_stored_model(

@@ -126,12 +126,12 @@ def open_from_store(args: AppArgs) -> tuple[str, Any]:
     import torch
 
     from actors.ledger_host import connect_facts
+    from actors.store_host import cluster_store
     from mulm.home import Home
     from mulm.model.stored import load_ready_model
-    from mulm.store import Store
 
     torch.set_num_threads(args.n_threads)
-    store = Store(Home.from_env().store)
+    store = cluster_store(Home.from_env())
     manifest = store.load(connect_facts().resolve("model", args.ref).manifest_id)
     device = torch.device(_device(args.device, torch.cuda.is_available()))
     model = load_ready_model(

@@ -36,6 +36,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "context_length_exceeded": 400,
     "overloaded": 503,
     "deadline_exceeded": 504,
+    "unreachable": 502,
     "stopped": 503,
 }
 STATUS_BY_REQUEST_CODE: dict[str, int] = {

@@ -15,7 +15,6 @@ from fastapi import FastAPI
 from mulm.config import parse_config
 from mulm.facts import Facts
 from mulm.home import Home
-from mulm.store import Store
 from serve_app.auth import KeyRing
 from serve_app.ingress import make_app
 from serve_app.serve_client import ServeEngineClient
@@ -35,8 +34,10 @@ class IngressHost:
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Serve's hook for `user_config`; the old model is served until an engine has the new."""
+        from actors.store_host import cluster_store
+
         args = parse_config(AppArgs, config)
-        store = Store(Home.from_env().store)
+        store = cluster_store(Home.from_env())
         served = await asyncio.to_thread(open_served, args, store, self._facts)
         if self._change is not None:
             self._change.cancel()

@@ -131,6 +131,7 @@ def _read(
         tasks,
         [task.identity | {"rules": _identity(rules)} for task in tasks],
         [task.size_bytes for task in tasks],
+        reads_files=True,
     )
     return steps.each(stage, executor)
 

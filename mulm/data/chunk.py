@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from mulm.data.clean import Cleaner, prepare
+from mulm.data.conversations import changed
 from mulm.data.dedup import digest
 from mulm.data.documents import CHUNK_BYTES, CHUNK_SCHEMA, DIGEST_BYTES, content_hash, to_parquet
 from mulm.data.executor import Product
 from mulm.data.near import band_hashes
+from mulm.data.personal import mask
 from mulm.data.rules import CleanRules, NearRules
 from mulm.data.sections import MIN_SECTION_CHARS, cut_sections
 from mulm.data.sources.base import Part, RawDocument, Source, UnreadableError
@@ -93,8 +95,8 @@ def _found(task: ReadTask, rules: ReadRules) -> Iterator[_Found]:
         require_unchanged(listed)
         row = 0
         for raw in _documents(task, source, listed, part):
-            for text, reason in _sections(raw, _cuts(task, source), rules):
-                yield _Found(listed, part, row, text, reason, raw.messages)
+            for text, reason, messages in _tidied(raw, _cuts(task, source), rules.clean):
+                yield _Found(listed, part, row, text, reason, messages)
                 row += 1
         require_unchanged(listed)
 
@@ -118,17 +120,21 @@ def _cuts(task: ReadTask, source: Source) -> bool:
     return source.cuts_sections if task.spec.sections is None else task.spec.sections
 
 
-def _sections(raw: RawDocument, cuts: bool, rules: ReadRules) -> Iterator[tuple[str, str]]:
-    """(text, reason) of each section; the reason is of those that are known without reading."""
+def _tidied(raw: RawDocument, cuts: bool, rules: CleanRules) -> Iterator[tuple[str, str, str]]:
+    """(text, reason, messages) of what a raw document becomes.
+
+    The reason is one that is known without reading the text.
+    """
     if raw.reason:
-        yield raw.text, raw.reason
-        return
-    text = prepare(raw.text, rules.clean)
-    if raw.messages or not cuts:
-        yield text, ""
-        return
-    for section in cut_sections(text) or [""]:
-        yield section, "too_long_line" if _is_one_word(section) else ""
+        yield raw.text, raw.reason, ""
+    elif raw.messages:
+        said = changed(raw.messages, lambda text: mask(prepare(text, rules), rules.mask).rstrip())
+        yield mask(prepare(raw.text, rules), rules.mask), "", said
+    elif not cuts:
+        yield prepare(raw.text, rules), "", ""
+    else:
+        for section in cut_sections(prepare(raw.text, rules)) or [""]:
+            yield section, "too_long_line" if _is_one_word(section) else "", ""
 
 
 def _is_one_word(section: str) -> bool:
@@ -157,8 +163,8 @@ def _judged(batch: list[_Found], cleaner: Cleaner, rules: ReadRules) -> pa.Table
         document.reason or reason for document, reason in zip(batch, cleaned.reasons, strict=True)
     ]
     texts = [
-        text[:_SHOWN_CHARS] if reason else text
-        for text, reason in zip(cleaned.texts, reasons, strict=True)
+        _stored_text(document, text, reason)
+        for document, text, reason in zip(batch, cleaned.texts, reasons, strict=True)
     ]
     digests = [digest(text) for text in texts]
     columns = {
@@ -171,10 +177,19 @@ def _judged(batch: list[_Found], cleaner: Cleaner, rules: ReadRules) -> pa.Table
         "language": cleaned.languages,
         "reason": reasons,
         "bands": _bands(texts, rules.near),
-        "messages": [document.messages for document in batch],
+        "messages": [
+            "" if reason else document.messages
+            for document, reason in zip(batch, reasons, strict=True)
+        ],
         "text": texts,
     }
     return pa.table(columns, schema=CHUNK_SCHEMA)
+
+
+def _stored_text(document: _Found, text: str, reason: str) -> str:
+    if reason:
+        return text[:_SHOWN_CHARS]
+    return document.text if document.messages else text  # a turn is changed as a whole or not
 
 
 def _groups(batch: list[_Found], digests: list[bytes], rules: ReadRules) -> list[bytes]:

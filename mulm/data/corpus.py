@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mulm.data.decisions import TRAIN, VALIDATION, Bytes, Decisions, Flags
+from mulm.data.decisions import TRAIN, VALIDATION, Bytes, Decisions
 from mulm.data.documents import CHUNK_SCHEMA, DIGEST_BYTES, from_parquet
 from mulm.errors import CorruptError
 from mulm.manifest import BlobEntry, Manifest
@@ -40,12 +40,11 @@ class Chunk:
         """What the recipe calls the source that it came from."""
         return self.entry.name.removeprefix(CHUNK_PREFIX).rpartition("-")[0]
 
-    def are(self, name: str) -> Flags:
+    def are(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which of its documents that was decided of."""
         if name not in self.names:
             return np.zeros(len(self.codes), np.bool_)
-        found: Flags = self.codes == self.names.index(name)
-        return found
+        return np.equal(self.codes, self.names.index(name))
 
 
 class Corpus:

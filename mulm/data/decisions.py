@@ -73,8 +73,7 @@ class Decisions:
         """Which documents that was decided of."""
         if name not in self.names:
             return np.zeros(len(self.codes), np.bool_)
-        found: Flags = self.codes == self.names.index(name)
-        return found
+        return np.equal(self.codes, self.names.index(name))
 
     def counts(self) -> dict[str, int]:
         """How many documents each decision has; those with none are left out."""

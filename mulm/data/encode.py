@@ -7,7 +7,6 @@ the plain training documents is written as turns of a chat.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from mulm.chat import Message, render, render_training
 from mulm.config import canonical_json
+from mulm.data.conversations import turns_of
 from mulm.data.decisions import TRAIN, VALIDATION, Bytes
 from mulm.data.documents import from_parquet
 from mulm.data.encoder import Encoder, encoder_of
@@ -47,7 +47,7 @@ class EncodeRules:
 
     chat_fraction: float = 0.0
     row_len: int | None = None
-    """Tokens in a packed row; nothing if documents are laid end to end."""
+    """Tokens in a packed row of training; nothing if documents are laid end to end."""
 
 
 def encode_chunk(tokenizer_json: bytes, rules: EncodeRules, task: EncodeTask) -> Iterator[Product]:
@@ -65,7 +65,7 @@ def encode_chunk(tokenizer_json: bytes, rules: EncodeRules, task: EncodeTask) ->
         own = table.filter(pa.array(task.codes == _code(task, side)))
         documents, texts = _encode(own, encoder, rules.chat_fraction if side == TRAIN else 0.0)
         learned_bytes = sum(map(len, texts))
-        tokens = _laid_out(documents, rules.row_len, encoder)
+        tokens = _laid_out(documents, rules.row_len if side == TRAIN else None, encoder)
         counts |= {
             f"{side}_documents": len(documents),
             f"{side}_tokens": len(tokens),
@@ -94,22 +94,13 @@ def training_texts(
             key = row["digest"].hex()
             if part < 1 and fraction_of(key, "tokenizer") >= part:
                 continue
-            chat = conversation(row["messages"]) or chat_of(row["text"], key, chat_fraction)
+            chat = turns_of(row["messages"]) or chat_of(row["text"], key, chat_fraction)
             yield _as_text(chat) or row["text"]
 
 
 def chat_of(text: str, digest: str, chat_fraction: float) -> list[Message]:
     """The document as turns if it is among those chosen and has two, else nothing."""
     return as_turns(text) if fraction_of(digest, "chat") < chat_fraction else []
-
-
-def conversation(messages: str) -> list[Message]:
-    """The turns that are learned of a stored conversation: of a preference pair the chosen ones."""
-    if not messages:
-        return []
-    values = json.loads(messages)
-    turns = values["chosen"] if isinstance(values, dict) else values
-    return [Message.model_validate(turn) for turn in turns]
 
 
 def _encode(
@@ -141,7 +132,7 @@ def _encode_one(
     row: dict[str, Any], chat: list[Message], plain: Iterator[Ids], encoder: Encoder
 ) -> tuple[Tokens, str]:
     if row["messages"]:
-        turns = conversation(row["messages"])
+        turns = turns_of(row["messages"])
         said = "".join(turn.content for turn in turns if turn.role == "assistant")
         return _conversation_tokens(turns, encoder), said
     if chat:

@@ -22,7 +22,7 @@ from mulm.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-_COMPARED_CHARS = 16_384
+_COMPARED_CHARS = 4_096
 _GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 Ids = np.ndarray[tuple[int], np.dtype[np.uint32]]
@@ -36,9 +36,14 @@ class Encoder:
         self._fast = _tiktoken(tokenizer)
         self._composes = _composes(tokenizer)
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether tiktoken can cut and merge as the tokenizer does."""
+        return self._fast is not None
+
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, never special ones."""
-        if self._fast is None or not self._agrees(texts):
+        if not self.is_fast or not self._agrees(texts):
             return [self._slow(text) for text in texts]
         return [self._quick(text) for text in texts]
 
@@ -70,8 +75,8 @@ def encoder_of(tokenizer_json: bytes) -> Encoder:
 
 def _head(texts: Sequence[str]) -> list[str]:
     """The beginnings of some texts, spread over all of them."""
-    step = max(1, len(texts) // 16)
-    return [text[: _COMPARED_CHARS // 16] for text in texts[::step]]
+    step = max(1, len(texts) // 8)
+    return [text[: _COMPARED_CHARS // 8] for text in texts[::step]]
 
 
 def _tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding | None:

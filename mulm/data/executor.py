@@ -36,10 +36,11 @@ Work = Callable[[Any], Iterator[Product]]
 class Executor(Protocol):
     """Carries out many tasks."""
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Iterator[Made]:
+    def run(self, work: Work, tasks: Sequence[Any], *, stays_here: bool = False) -> Iterator[Made]:
         """What the tasks make: (place in `tasks`, product), and (place, None) at a task's end.
 
-        Tasks end in any order; the products of one come in order.
+        Tasks end in any order; the products of one come in order. With `stays_here` they are
+        carried out on this machine.
 
         Raises:
             MulmError: what `work` raised.
@@ -52,7 +53,13 @@ class InProcess:
     def __init__(self, n_threads: int = 1) -> None:
         self._n_threads = n_threads
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Iterator[Made]:
+    def run(
+        self,
+        work: Work,
+        tasks: Sequence[Any],
+        *,
+        stays_here: bool = False,  # noqa: ARG002 where else
+    ) -> Iterator[Made]:
         """See `Executor.run`."""
         if min(self._n_threads, len(tasks)) <= 1:
             return _one_by_one(work, tasks)

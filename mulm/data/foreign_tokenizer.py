@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mulm.data.tokenizer import REQUIRED_TOKENS, Tokenizer
+from mulm.chat_format import FORMATS, nearest_format
+from mulm.data.tokenizer import Tokenizer
 from mulm.errors import CorruptError, DataError
 
 _NORMALIZERS = (None, "NFC")
@@ -34,8 +35,8 @@ def read_foreign_tokenizer(content: bytes) -> Tokenizer:
     if reason:
         raise DataError(
             f"the tokenizer cannot be used: {reason}",
-            hint="what works: byte-level BPE (tokenizer.json) with the special tokens "
-            + ", ".join(REQUIRED_TOKENS),
+            hint="what works: byte-level BPE (tokenizer.json) with the special tokens of "
+            + " or ".join(f"{form.name} ({', '.join(form.required)})" for form in FORMATS),
         )
     return Tokenizer.from_bytes(content)
 
@@ -74,8 +75,8 @@ def why_not(values: Mapping[str, Any]) -> str:
     if normalizer not in _NORMALIZERS:
         return f"it changes the text before reading it ({normalizer})"
     special = {t["content"] for t in values.get("added_tokens", ()) if t["special"]}
-    missing = [name for name in REQUIRED_TOKENS if name not in special]
-    return f"it has no special token {missing[0]!r}" if missing else ""
+    form, missing = nearest_format(special)
+    return f"it has no special token {missing[0]!r}, as {form.name} has" if missing else ""
 
 
 def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:

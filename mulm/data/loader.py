@@ -36,8 +36,8 @@ class TokenLoader:
     """The windows of one split of a dataset version, memory-mapped.
 
     Where texts are laid end to end, window w holds the tokens [w * T, w * T + T]: each token but
-    the first is a target once. Where they are packed, it is the row w of T + 1 tokens. A mixed
-    version has a group of shards for each source.
+    the first is a target once. Where they are packed, it is the row w of T + 1 tokens; only
+    training is. A mixed version has a group of shards for each source.
 
     Args:
         store: Where the shards lie; each is checked once, here.
@@ -61,7 +61,9 @@ class TokenLoader:
         seq_len: int,
         seed: int = 0,
     ) -> None:
-        self._is_packed = _is_packed(manifest, seq_len)
+        if seq_len < 1:
+            raise ConfigError(f"seq_len {seq_len} is too small", hint="use at least 1")
+        self._is_packed = split == "train" and _is_packed(manifest, seq_len)
         self.seq_len = seq_len
         self._key = f"{manifest.id}:{split}:{seed}"
         files = _shard_files(manifest, split)
@@ -173,9 +175,7 @@ def _positions(step: int, n_rows: int) -> range:
 
 
 def _is_packed(manifest: Manifest, seq_len: int) -> bool:
-    """Whether the version consists of rows of their own; then its row length is the only one."""
-    if seq_len < 1:
-        raise ConfigError(f"seq_len {seq_len} is too small", hint="use at least 1")
+    """Whether training reads rows of their own; then their length is the only one."""
     pack = manifest.config.get("pack") or {}
     mode = pack.get("mode", "concatenate")
     if mode == "concatenate":

@@ -10,10 +10,23 @@ document is learned once, and of what fills a row up only the end of the last do
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from mulm.data.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens [start, stop) of a document; a later one is led by an end-of-text token of its own."""
+
+    document: Tokens
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start + (self.start > 0)
 
 
 def pack_rows(documents: Sequence[Tokens], row_len: int, end_of_text_id: int) -> Tokens:
@@ -22,15 +35,22 @@ def pack_rows(documents: Sequence[Tokens], row_len: int, end_of_text_id: int) ->
     Args:
         documents: Each begins with the end-of-text token.
         row_len: Tokens in a row: T + 1 for training windows of T.
-        end_of_text_id: Fills what is left of a row.
+        end_of_text_id: Leads pieces, and fills what is left of a row.
     """
     pieces = [piece for document in documents for piece in _cut(document, row_len)]
     rows = best_fit([len(piece) for piece in pieces], row_len)
-    filled = [
-        _filled(Tokens.joined([pieces[place] for place in row]), row_len, end_of_text_id)
-        for row in rows
-    ]
-    return Tokens.joined(filled)
+    ids = np.full(len(rows) * row_len, end_of_text_id, np.uint32)
+    learned = np.zeros(len(ids), np.bool_)
+    for number, row in enumerate(rows):
+        at = number * row_len
+        for piece in (pieces[place] for place in row):
+            at += piece.start > 0
+            stop = at + piece.stop - piece.start
+            ids[at:stop] = piece.document.ids[piece.start : piece.stop]
+            learned[at:stop] = piece.document.learned[piece.start : piece.stop]
+            at = stop
+        learned[at : min(at + 1, (number + 1) * row_len)] = True  # that the last one ends here
+    return Tokens(ids, learned)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -60,19 +80,11 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def _cut(document: Tokens, row_len: int) -> list[Tokens]:
-    """Pieces of at most a row, each beginning with the end-of-text token as documents do."""
-    begins = Tokens(document.ids[:1], np.zeros(1, np.bool_))
-    later = [
-        Tokens.joined([begins, document[start : start + row_len - 1]])
-        for start in range(row_len, len(document), row_len - 1)
+def _cut(document: Tokens, row_len: int) -> list[_Piece]:
+    """Pieces of at most a row."""
+    n = len(document)
+    later = range(row_len, n, row_len - 1)
+    return [
+        _Piece(document, 0, min(n, row_len)),
+        *(_Piece(document, start, min(n, start + row_len - 1)) for start in later),
     ]
-    return [document[:row_len], *later]
-
-
-def _filled(row: Tokens, row_len: int, end_of_text_id: int) -> Tokens:
-    n_missing = row_len - len(row)
-    learned = np.zeros(n_missing, np.bool_)
-    learned[:1] = True  # that the last document ends here
-    filler = Tokens(np.full(n_missing, end_of_text_id, np.uint32), learned)
-    return Tokens.joined([row, filler])

@@ -38,6 +38,8 @@ class Stage:
     """For each task what its result depends on."""
     sizes_bytes: Sequence[int]
     """For each task its share of the progress."""
+    reads_files: bool = False
+    """Whether tasks read files that only the driver's machine is sure to have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ class Steps:
         known_bytes = sum(stage.sizes_bytes) - sum(stage.sizes_bytes[place] for place in waiting)
         progress.skip(known_bytes)
         unfinished: dict[int, list[BlobEntry]] = {place: [] for place in waiting}
-        for number, product in executor.run(stage.work, [stage.tasks[p] for p in waiting]):
+        for number, product in executor.run(
+            stage.work, [stage.tasks[p] for p in waiting], stays_here=stage.reads_files
+        ):
             place = waiting[number]
             if product is not None:
                 unfinished[place].append(

@@ -124,7 +124,7 @@ def _groups(
 
 def _is_border(listed: ListedFile) -> bool:
     """Whether the contents of a file allow a border after it, the likelier the larger it is."""
-    return int(listed.sha256[:_DIGITS], 16) * _BORDER_BYTES < listed.size_bytes << 4 * _DIGITS
+    return int(listed.sha256[:_DIGITS], 16) * _BORDER_BYTES < listed.size_bytes << (4 * _DIGITS)
 
 
 def _size_bytes(listed: ListedFile, part: Part) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from mulm.chat_format import ChatFormat, nearest_format
 from mulm.config import canonical_json
 from mulm.errors import (
     ConfigError,
@@ -47,8 +48,6 @@ N_SPECIAL = 32
 SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(
     f"<|reserved_{k}|>" for k in range(N_SPECIAL - len(_NAMED))
 )
-REQUIRED_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-"""What a foreign tokenizer needs: without them there is no end and no conversation."""
 MIN_VOCAB_SIZE = N_SPECIAL + 256
 """The specials and one token for each byte: the smallest tokenizer that reads any text."""
 
@@ -71,6 +70,7 @@ class Tokenizer:
         # Not what the backend would write today: another release may add fields.
         self._bytes = canonical_json(json.loads(content or backend.to_str()))
         self._id_by_special = _special_ids(backend)
+        self.chat_format = _chat_format(self._id_by_special)
         self._bytes_by_id = _token_bytes(backend)
         self.fingerprint = hashlib.sha256(self._bytes).hexdigest()[:24]
 
@@ -104,13 +104,17 @@ class Tokenizer:
 
     @property
     def end_of_text_id(self) -> int:
-        """`<|endoftext|>`: begins every document."""
-        return self._id_by_special["<|endoftext|>"]
+        """Begins every document, so that it also ends the one before.
+
+        `<|endoftext|>`, or what a foreign format has in its place.
+        """
+        return self._id_by_special[self.chat_format.document_begin]
 
     @property
     def pad_id(self) -> int:
         """`<|pad|>`, or the end of text where there is none: fills, and is never learned."""
-        return self._id_by_special.get("<|pad|>", self.end_of_text_id)
+        names = (*self.chat_format.pads, self.chat_format.text_end)
+        return next(self._id_by_special[name] for name in names if name in self._id_by_special)
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -119,13 +123,30 @@ class Tokenizer:
 
     @property
     def im_start_id(self) -> int:
-        """`<|im_start|>`: begins a chat message."""
-        return self._id_by_special["<|im_start|>"]
+        """`<|im_start|>`: begins a message in ChatML."""
+        return self.id_of("<|im_start|>")
 
     @property
     def im_end_id(self) -> int:
-        """`<|im_end|>`: ends a chat message."""
-        return self._id_by_special["<|im_end|>"]
+        """`<|im_end|>`: ends a message in ChatML."""
+        return self.id_of("<|im_end|>")
+
+    @property
+    def turn_end_id(self) -> int:
+        """Ends a message of a conversation, in whatever format."""
+        return self._id_by_special[self.chat_format.turn_end]
+
+    @property
+    def text_stop_ids(self) -> tuple[int, ...]:
+        """What ends a text that is no conversation."""
+        return tuple(self._id_by_special[name] for name in self.chat_format.text_ends)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """What ends an answer: the end of its turn, first, or of the text."""
+        others = self.chat_format.other_ends
+        known = [self._id_by_special[name] for name in others if name in self._id_by_special]
+        return (self.turn_end_id, *self.text_stop_ids, *known)
 
     def id_of(self, special: str) -> int:
         """The id of a special token.
@@ -241,10 +262,14 @@ def _require_full(found: int, asked: int) -> None:
 def _special_ids(backend: Backend) -> dict[str, int]:
     added = backend.get_added_tokens_decoder()
     ids = {token.content: token_id for token_id, token in added.items() if token.special}
-    for name in REQUIRED_TOKENS:
-        if name not in ids:
-            raise CorruptError(f"no special token {name!r} inside")
     return dict(sorted(ids.items(), key=lambda item: item[1]))
+
+
+def _chat_format(id_by_special: dict[str, int]) -> ChatFormat:
+    form, missing = nearest_format(id_by_special)
+    if missing:
+        raise CorruptError(f"no special token {missing[0]!r} inside")
+    return form
 
 
 def _token_bytes(backend: Backend) -> list[bytes]:

@@ -3,7 +3,8 @@
 Made by `MicroLM.forward` once for all layers. Invariant: all kernels give the same result, up to
 rounding, and with documents a packed row gives what its documents give alone.
 
-Which kernel: on CUDA torch's own choice among its exact kernels (flash, cuDNN, efficient). On a
+Which kernel: on CUDA torch's own choice among its exact kernels (flash, cuDNN, efficient), and for
+documents FlexAttention: a mask of all pairs of tokens would rule out flash and fill memory. On a
 CPU torch's flash kernel is slow backwards, and products of whole tiles are faster; they keep the
 weights of all pairs of tokens, so long rows take torch's kernel again.
 Shape letters: B rows, T time, N heads, K kv heads, G heads per kv head, H d_head, X = B K,
@@ -13,23 +14,53 @@ C queries of a tile, S keys that a tile sees.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mulm.errors import ConfigError
 from mulm.model.config import ATTENTION_TILE_TOKENS, AttentionKernel
 
+if TYPE_CHECKING:
+    from mulm.model.flex_attention import DocumentAttention
+
 LONGEST_PLAIN_ROW = 1024
+FLEX_BLOCK_TOKENS = 128
+"""Of queries and of keys, the kernel's own size; torch has had wrong gradients at cut blocks."""
+NARROWEST_FLEX_HEAD = 16
+"""FlexAttention multiplies tiles of at least that width."""
+WIDEST_FLASH_HEAD = 256
+FIRST_FLASH_CARD = (8, 0)
+"""Compute capability of the first cards that torch's flash kernel runs on."""
 
 
-def choose_kernel(asked: AttentionKernel, device_type: str, n_tokens: int) -> AttentionKernel:
-    """The kernel for rows of `n_tokens`; docs/log.md has the measurements."""
+def choose_kernel(
+    asked: AttentionKernel, device_type: str, n_tokens: int, d_head: int, has_documents: bool
+) -> tuple[AttentionKernel, str]:
+    """The kernel for rows of `n_tokens`, and why; docs/log.md has the measurements.
+
+    Raises:
+        ConfigError: FlexAttention was asked for where torch has none.
+    """
+    is_wide = d_head >= NARROWEST_FLEX_HEAD
+    can_flex = device_type == "cuda" and is_wide and n_tokens % FLEX_BLOCK_TOKENS == 0
+    if asked == "flex" and not can_flex:
+        raise ConfigError(
+            f"attention 'flex' does not compute rows of {n_tokens} tokens with heads of width"
+            f" {d_head} on {device_type}",
+            hint=f"it needs a GPU, rows of whole blocks of {FLEX_BLOCK_TOKENS} tokens and heads of"
+            f" width {NARROWEST_FLEX_HEAD}; 'auto' takes what fits",
+        )
     if asked != "auto":
-        return asked
-    return "plain" if device_type == "cpu" and n_tokens <= LONGEST_PLAIN_ROW else "sdpa"
+        return asked, "as configured"
+    if device_type == "cpu" and n_tokens <= LONGEST_PLAIN_ROW:
+        return "plain", "the fastest on a CPU, both ways, for rows that are not long"
+    if has_documents and can_flex:
+        return "flex", "documents are apart: it passes over blocks that see nothing"
+    return "sdpa", "torch takes the fastest of its kernels"
 
 
 def document_ids(ids_BT: Tensor, separator_id: int) -> Tensor:
@@ -58,6 +89,12 @@ class RowAttention:
         if documents_BT is not None and kernel == "sdpa":
             same_BTT = documents_BT[:, :, None] == documents_BT[:, None, :]
             self._may_see_B1TT = same_BTT.tril()[:, None]
+        self._apart: DocumentAttention | None = None
+        if documents_BT is not None and kernel == "flex":
+            # Its import takes half a second and is for GPUs alone.
+            from mulm.model.flex_attention import DocumentAttention
+
+            self._apart = DocumentAttention(documents_BT)
 
     def __call__(self, _layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
         """Mix the values of what each token sees."""
@@ -65,18 +102,52 @@ class RowAttention:
             apply: Any = _PlainAttention.apply
             mixed_BTNH: Tensor = apply(q_BTNH, k_BTKH, v_BTKH, self.documents_BT)
             return mixed_BTNH
+        if self._apart is not None:
+            return self._apart(q_BTNH, k_BTKH, v_BTKH)
         return self._by_torch(q_BTNH, k_BTKH, v_BTKH)
 
     def _by_torch(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-        mixed_BNTH = functional.scaled_dot_product_attention(
+        mixed_BNTH = attention_by_torch(
             q_BTNH.transpose(1, 2),
             k_BTKH.transpose(1, 2),
             v_BTKH.transpose(1, 2),
-            attn_mask=self._may_see_B1TT,
-            is_causal=self._may_see_B1TT is None,
-            enable_gqa=q_BTNH.shape[2] != k_BTKH.shape[2],
+            self._may_see_B1TT,
         )
         return mixed_BNTH.transpose(1, 2)
+
+
+def attention_by_torch(
+    q_BNTH: Tensor, k_BKPH: Tensor, v_BKPH: Tensor, may_see: Tensor | None
+) -> Tensor:
+    """Torch's own choice of an exact kernel; causal where there is no mask.
+
+    Heads of keys and values are repeated only where sharing them would leave no fast kernel.
+    """
+    n_groups = q_BNTH.shape[1] // k_BKPH.shape[1]
+    if n_groups > 1 and not can_share_kv_heads(q_BNTH, may_see is not None):
+        k_BKPH, v_BKPH = (x.repeat_interleave(n_groups, dim=1) for x in (k_BKPH, v_BKPH))
+    return functional.scaled_dot_product_attention(
+        q_BNTH,
+        k_BKPH,
+        v_BKPH,
+        attn_mask=may_see,
+        is_causal=may_see is None,
+        enable_gqa=q_BNTH.shape[1] != k_BKPH.shape[1],
+    )
+
+
+def can_share_kv_heads(q_BNTH: Tensor, has_mask: bool) -> bool:
+    """Whether a fast kernel takes fewer kv heads than heads: on CUDA flash alone is sure to.
+
+    Flash computes half precision without a mask on cards from Ampere on. Its memory-efficient
+    neighbour takes the rest, but wants equal heads; torch would fall back to all scores.
+    """
+    if q_BNTH.device.type != "cuda":
+        return True
+    is_half = q_BNTH.dtype in (torch.float16, torch.bfloat16)
+    is_narrow = q_BNTH.shape[-1] <= WIDEST_FLASH_HEAD
+    is_new = torch.cuda.get_device_capability(q_BNTH.device) >= FIRST_FLASH_CARD
+    return is_half and is_narrow and is_new and not has_mask
 
 
 class _PlainAttention(torch.autograd.Function):

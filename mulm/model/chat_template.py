@@ -42,7 +42,7 @@ def render_template(template: str, messages: Sequence[Message], tokenizer: Token
             "messages": [message.model_dump() for message in messages],
             "add_generation_prompt": True,
             "bos_token": names[tokenizer.end_of_text_id],
-            "eos_token": names[tokenizer.im_end_id],
+            "eos_token": names[tokenizer.turn_end_id],
         },
     )
     return encode_with_special(text, tokenizer)

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mulm.atomic import atomic_file, require_absent
-from mulm.chat import EXPORTED_TEMPLATE
+from mulm.chat import exported_template
 from mulm.data.foreign_tokenizer import split_patterns
 from mulm.data.tokenizer import SPLIT_PATTERN, Tokenizer
 from mulm.errors import DataError
@@ -62,7 +62,7 @@ def write_gguf(
     *,
     name: str,
     licence: str = "",
-    template: str = EXPORTED_TEMPLATE,
+    template: str | None = None,
 ) -> None:
     """Write a model as one file.
 
@@ -75,6 +75,7 @@ def write_gguf(
         NoSpaceError: the disk is full; nothing is left behind.
     """
     require_absent(out)
+    template = exported_template(files.tokenizer) if template is None else template
     metadata = gguf_metadata(files, kind, name, licence, template)
     tensors = list(_tensors(files, kind))
     with atomic_file(out) as file:
@@ -124,17 +125,22 @@ def pre_tokenizer_name(tokenizer: Tokenizer) -> str:
 
 
 def _architecture(config: MicroLMConfig) -> str:
-    if config.qk_norm and config.rope_scaling and config.rope_scaling.kind == "llama3":
+    scaling = config.rope_scaling
+    if config.qk_norm and scaling and scaling.kind == "llama3":
         raise DataError(
             "llama.cpp has no rope scaling 'llama3' for models with qk_norm",
             hint="`--to hf` keeps it",
+        )
+    if scaling and scaling.kind == "yarn" and (scaling.beta_fast, scaling.beta_slow) != (32, 1):
+        raise DataError(
+            f"llama.cpp blends yarn from beta_fast 32 to beta_slow 1, not from"
+            f" {scaling.beta_fast:g} to {scaling.beta_slow:g}",
+            hint="`--to hf` keeps them",
         )
     return "qwen3" if config.qk_norm else "llama"
 
 
 def _shape_values(config: MicroLMConfig) -> dict[str, Value]:
-    scaling = config.rope_scaling
-    is_linear = scaling is not None and scaling.kind == "linear"
     return {
         "vocab_size": config.vocab_size,
         "context_length": config.max_seq_len,
@@ -148,9 +154,22 @@ def _shape_values(config: MicroLMConfig) -> dict[str, Value]:
         "attention.layer_norm_rms_epsilon": config.norm_eps,
         "rope.dimension_count": config.d_head,
         "rope.freq_base": config.rope_theta,
-        **({"rope.scaling.type": "linear"} if is_linear else {}),
-        **({"rope.scaling.factor": scaling.factor} if scaling and is_linear else {}),
+        **_rope_values(config),
     }
+
+
+def _rope_values(config: MicroLMConfig) -> dict[str, Value]:
+    """Of `llama3` they know nothing but the factors themselves, which are a tensor."""
+    scaling = config.rope_scaling
+    if scaling is None or scaling.kind == "llama3":
+        return {}
+    values: dict[str, Value] = {
+        "rope.scaling.type": scaling.kind,
+        "rope.scaling.factor": scaling.factor,
+    }
+    if scaling.kind == "yarn":
+        values["rope.scaling.original_context_length"] = scaling.original_max_seq_len
+    return values
 
 
 def _tokenizer_values(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Value]:
@@ -172,7 +191,7 @@ def _tokenizer_values(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Value]
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in merges],
         "tokenizer.ggml.bos_token_id": tokenizer.end_of_text_id,
-        "tokenizer.ggml.eos_token_id": tokenizer.im_end_id,
+        "tokenizer.ggml.eos_token_id": tokenizer.turn_end_id,
         "tokenizer.ggml.padding_token_id": tokenizer.pad_id,
         # Every text begins a document, as when it is served here.
         "tokenizer.ggml.add_bos_token": True,

@@ -7,7 +7,8 @@ never approximated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from mulm.errors import ConfigError, DataError
 from mulm.model.config import MicroLMConfig
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
-ROPE_TYPES = ("default", "linear", "llama3")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float16: "float16",
@@ -46,12 +47,42 @@ _COUNTS = {
     "d_ff": "intermediate_size",
     "max_seq_len": "max_position_embeddings",
 }
-_LLAMA3_FIELDS = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_max_seq_len": "original_max_position_embeddings",
+_OTHERS = {
+    "n_kv_heads": "num_key_value_heads",
+    "d_head": "head_dim",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
 }
+_ROPE_FIELDS: dict[str, dict[str, str]] = {
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low_freq_factor": "low_freq_factor",
+        "high_freq_factor": "high_freq_factor",
+        "original_max_seq_len": "original_max_position_embeddings",
+    },
+    "yarn": {
+        "factor": "factor",
+        "original_max_seq_len": "original_max_position_embeddings",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+    },
+}
+
+_NAMES = {**_COUNTS, **_OTHERS}
+_KINDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+    ("architectures", list, "a list of names"),
+    ("layer_types", list, "a list of names"),
+    *(
+        (name, int, "a whole number")
+        for name in (*_COUNTS.values(), "num_key_value_heads", "head_dim")
+    ),
+    ("rms_norm_eps", (int, float), "a number"),
+    ("rope_theta", (int, float), "a number"),
+    ("rope_scaling", dict, "an object or null"),
+    ("rope_parameters", dict, "an object or null"),
+)
+"""What a value must be, where it stands."""
 
 _LARGEST = 1 << 24
 """Of one side of a tensor: no product of two is beyond what the backend can count."""
@@ -64,6 +95,12 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (False, None),
     "partial_rotary_factor": (1.0, None),
     "quantization_config": (None,),
+}
+_ONLY_ROPE: dict[str, tuple[Any, ...]] = {
+    "attention_factor": (None,),
+    "mscale": (None,),
+    "mscale_all_dim": (None,),
+    "truncate": (True, None),
 }
 
 
@@ -119,10 +156,10 @@ def to_hf_config(config: MicroLMConfig, tokenizer: Tokenizer, dtype: torch.dtype
 
 
 def token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The ids that begin, end and fill a text: a turn ends with the first of two."""
+    """The ids that begin, end and fill a text: a turn ends with the first of those."""
     return {
         "bos_token_id": tokenizer.end_of_text_id,
-        "eos_token_id": [tokenizer.im_end_id, tokenizer.end_of_text_id],
+        "eos_token_id": list(tokenizer.stop_ids),
         "pad_token_id": tokenizer.pad_id,
     }
 
@@ -135,27 +172,53 @@ def from_hf_config(values: Mapping[str, Any]) -> MicroLMConfig:
             lists what works.
         ConfigError: a value is missing or impossible.
     """
+    _require_kinds(values)
     try:
         config = parse_config(MicroLMConfig, _our_values(values))
-    except (TypeError, AttributeError, ArithmeticError, KeyError, IndexError) as error:
-        raise ConfigError(
-            f"config.json holds an impossible value: {error}", hint="fetch the model again"
-        ) from None
-    widths = (config.vocab_size, config.d_model, config.d_ff, config.n_heads * config.d_head)
-    largest = max(*widths, config.max_seq_len)
-    if largest > _LARGEST:
-        raise ConfigError(f"config.json holds an impossible size: {largest}")
+    except (TypeError, AttributeError, ArithmeticError, IndexError) as error:
+        raise _impossible(f"an impossible value: {error}") from None
+    except ConfigError as error:
+        raise _impossible(_in_their_words(error.message)) from None
+    if config.n_heads * config.d_head > _LARGEST:
+        raise _impossible("num_attention_heads times head_dim is too large")
     return config
+
+
+def _require_kinds(values: Mapping[str, Any]) -> None:
+    """Before anything is computed with them."""
+    for name, kind, words in _KINDS:
+        value = values.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise _impossible(f"{name}: must be {words} (given: {value!r})")
+    for name in _NAMES.values():
+        if isinstance(size := values.get(name), int) and not 0 <= size <= _LARGEST:
+            raise _impossible(f"{name}: must be between 1 and {_LARGEST} (given: {size})")
+
+
+def _impossible(told: str) -> ConfigError:
+    hint = "fetch the model again, or correct the value"
+    return ConfigError(f"config.json: {told}", hint=hint)
+
+
+def _in_their_words(message: str) -> str:
+    """What is wrong with our shape, by the names that stand in their file."""
+    renamed = _NAMES | {
+        ours: theirs for kind in _ROPE_FIELDS.values() for ours, theirs in kind.items()
+    }
+    words = re.sub(r"[a-z_]+", lambda found: renamed.get(found[0], found[0]), message)
+    return re.sub(rf"\brope_scaling\.({'|'.join(_ROPE_FIELDS)})\b", "rope_scaling", words)
 
 
 def _our_values(values: Mapping[str, Any]) -> dict[str, Any]:
     has_qk_norm = _architecture(values) == "Qwen3ForCausalLM"
     _refuse_variants(values)
-    missing = [name for name in _COUNTS.values() if name not in values]
+    missing = [name for name in _COUNTS.values() if values.get(name) is None]
     if missing:
-        raise ConfigError(f"config.json has no {missing[0]!r}", hint="fetch the model again")
+        raise ConfigError(f"{missing[0]}: is missing")
     n_heads = values["num_attention_heads"]
-    d_head = values.get("head_dim") or (128 if has_qk_norm else values["hidden_size"] // n_heads)
+    d_head = values.get("head_dim") or (
+        128 if has_qk_norm else values["hidden_size"] // max(1, n_heads)
+    )
     rope = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
     return {
         **{ours: values[theirs] for ours, theirs in _COUNTS.items()},
@@ -180,12 +243,7 @@ def _architecture(values: Mapping[str, Any]) -> str:
 
 
 def _refuse_variants(values: Mapping[str, Any]) -> None:
-    for name, allowed in _ONLY.items():
-        if values.get(name) not in allowed:
-            raise DataError(
-                f"the model has {name}: {values[name]!r}, which µLM does not compute",
-                hint=f"what works: {name}: {allowed[0]!r}",
-            )
+    _refuse(values, _ONLY, "the model")
     kinds = set(values.get("layer_types") or ()) - {"full_attention"}
     if kinds:
         raise DataError(
@@ -194,32 +252,36 @@ def _refuse_variants(values: Mapping[str, Any]) -> None:
         )
 
 
+def _refuse(values: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]], what: str) -> None:
+    for name, allowed in only.items():
+        if values.get(name) not in allowed:
+            raise DataError(
+                f"{what} has {name}: {values[name]!r}, which µLM does not compute",
+                hint=f"what works: {name}: {allowed[0]!r}",
+            )
+
+
 def _to_rope_scaling(config: MicroLMConfig) -> dict[str, Any] | None:
     scaling = config.rope_scaling
     if scaling is None:
         return None
-    fields = _LLAMA3_FIELDS if scaling.kind == "llama3" else {"factor": "factor"}
+    fields = _ROPE_FIELDS[scaling.kind]
     theirs = {theirs: getattr(scaling, ours) for ours, theirs in fields.items()}
     return {"rope_type": scaling.kind, **theirs}
 
 
 def _from_rope_scaling(rope: Mapping[str, Any], max_seq_len: int) -> dict[str, Any] | None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    readers: dict[str, Callable[[], dict[str, Any] | None]] = {
-        "default": lambda: None,
-        "linear": lambda: {"kind": "linear", "factor": rope["factor"]},
-        "llama3": lambda: {
-            "kind": "llama3",
-            "original_max_seq_len": max_seq_len,
-            **{ours: rope[theirs] for ours, theirs in _LLAMA3_FIELDS.items() if theirs in rope},
-        },
-    }
-    if kind not in readers:
+    if kind not in ROPE_TYPES:
         raise DataError(
             f"the rope scaling {kind!r} is not one that µLM computes",
             hint=f"what works: {', '.join(ROPE_TYPES)}",
         )
-    try:
-        return readers[kind]()
-    except KeyError as error:
-        raise ConfigError(f"the rope scaling {kind!r} has no {error.args[0]!r}") from None
+    if kind == "default":
+        return None
+    _refuse(rope, _ONLY_ROPE, f"the rope scaling {kind!r}")
+    fields = _ROPE_FIELDS[kind]
+    given = {ours: rope[theirs] for ours, theirs in fields.items() if rope.get(theirs) is not None}
+    if "original_max_seq_len" in fields:
+        given.setdefault("original_max_seq_len", max_seq_len)
+    return {"kind": kind, **given}

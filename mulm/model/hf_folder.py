@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from mulm.atomic import atomic_file, atomic_folder, require_absent, write_atomic
-from mulm.chat import EXPORTED_TEMPLATE
+from mulm.chat import exported_template
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import DataError
 from mulm.model.hf import tensor_names, to_hf_config, token_ids
@@ -42,7 +42,7 @@ def write_hf_folder(
     card: bytes,
     *,
     dtype: torch.dtype | None = None,
-    template: str = EXPORTED_TEMPLATE,
+    template: str | None = None,
     max_part_bytes: int = MAX_PART_BYTES,
 ) -> None:
     """Write a model under `out`.
@@ -52,7 +52,7 @@ def write_hf_folder(
         files: The model.
         card: The model card.
         dtype: Type of the weights; None keeps each as it is stored.
-        template: The chat template.
+        template: The chat template; None is the one with which we serve.
         max_part_bytes: Larger weights are cut into files of at most this size.
 
     Raises:
@@ -62,6 +62,7 @@ def write_hf_folder(
         NoSpaceError: the disk is full; nothing is left behind.
     """
     require_absent(out)
+    template = exported_template(files.tokenizer) if template is None else template
     config = to_hf_config(files.config, files.tokenizer, dtype or files.dtype)
     texts = {CARD: card, "chat_template.jinja": template.encode()}
     texts |= {"config.json": _json(config), "tokenizer.json": files.tokenizer.to_bytes()}
@@ -132,7 +133,7 @@ def _special_names(tokenizer: Tokenizer) -> dict[str, str]:
     name_of = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
     return {
         "bos_token": name_of[tokenizer.end_of_text_id],
-        "eos_token": name_of[tokenizer.im_end_id],
+        "eos_token": name_of[tokenizer.turn_end_id],
         "pad_token": name_of[tokenizer.pad_id],
     }
 

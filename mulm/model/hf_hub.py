@@ -30,6 +30,7 @@ from mulm.errors import (
     DeadlineError,
     MulmError,
     NotFoundError,
+    UnreachableError,
 )
 from mulm.model.hub_http import LOOPBACK, opener, proxies_of
 from mulm.run_lock import path_lock
@@ -117,6 +118,7 @@ class Hub:
         Raises:
             NotFoundError: no such repository or revision.
             AuthError: the hub wants a token, or another one.
+            UnreachableError: no connection to it comes about.
             DeadlineError: it does not answer.
         """
         kind = "" if repository.startswith("datasets/") else "models/"
@@ -128,9 +130,14 @@ class Hub:
             files = {str(entry["rfilename"]): _remote_file(entry) for entry in told["siblings"]}
             commit = str(told["sha"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise CorruptError(f"{self.endpoint} did not answer as a hub does") from None
+            raise CorruptError(
+                f"{self.endpoint} did not answer as a hub does",
+                hint="HF_ENDPOINT names the address of a hub",
+            ) from None
         if not _REVISION.fullmatch(commit):
-            raise CorruptError(f"{self.endpoint} names the commit {commit!r}")
+            raise CorruptError(
+                f"{self.endpoint} names the commit {commit!r}", hint="a hub gives a git checksum"
+            )
         return Snapshot(repository, commit, files)
 
     def download(
@@ -141,7 +148,7 @@ class Hub:
         Raises:
             NotFoundError: the snapshot has no file of that name.
             CorruptError: what came is not what was promised, several times.
-            DeadlineError: the hub does not answer.
+            UnreachableError, DeadlineError: no connection to the hub comes about, or no answer.
             ConflictError: another process fills the folder.
             NoSpaceError: the disk is full.
         """
@@ -149,7 +156,10 @@ class Hub:
         with path_lock(folder.with_name(f"{folder.name}.lock"), str(folder)):
             for name in sorted(names):
                 if name not in snapshot.files:
-                    raise NotFoundError(f"{snapshot.repository} has no file {name!r}")
+                    raise NotFoundError(
+                        f"{snapshot.repository} has no file {name!r}",
+                        hint="its index names it: the repository is not whole",
+                    )
                 promised = snapshot.files[name]
                 if not promised.matches(folder / name):
                     where = f"{snapshot.repository}/resolve/{snapshot.commit}"
@@ -158,14 +168,18 @@ class Hub:
 
     def _fetch(self, url: str, promised: RemoteFile, path: Path, report: Report) -> None:
         partial = path.with_name(f"{path.name}.part")
-        error: MulmError = CorruptError(f"{path.name} is not the file that the hub promised")
+        other = CorruptError(
+            f"{path.name} is not the file that the hub promised",
+            hint="try again; what was fetched of it is deleted",
+        )
+        error: MulmError = other
         for n_failed in range(_N_TRIES):
             if n_failed:
                 self.sleep(_FIRST_WAIT_S * 2 ** (n_failed - 1))
             try:
                 with naming_full_disk(path.parent):
                     self._append(url, promised, partial, report)
-            except DeadlineError as failed:
+            except (DeadlineError, UnreachableError) as failed:
                 error = failed  # what came is kept; the next try goes on after it
                 continue
             if promised.matches(partial):
@@ -174,10 +188,7 @@ class Hub:
                 sync_folder(path.parent)
                 return
             partial.unlink(missing_ok=True)
-            error = CorruptError(
-                f"{path.name} is not the file that the hub promised",
-                hint="try again; what was fetched of it is deleted",
-            )
+            error = other
         raise error
 
     def _append(self, url: str, promised: RemoteFile, partial: Path, report: Report) -> None:
@@ -249,11 +260,18 @@ def _chunks(answer: Any, endpoint: str) -> Iterator[bytes]:
 
 @contextmanager
 def _naming_silence(endpoint: str) -> Iterator[None]:
-    """Raise DeadlineError in the place of what a broken connection or a nonsense answer raises."""
+    """Raise ours in the place of what no connection, a broken one, or a nonsense answer raises."""
     try:
         yield
     except urllib.error.HTTPError:
         raise
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, OSError) and not isinstance(error.reason, TimeoutError):
+            raise UnreachableError(
+                f"{endpoint} cannot be reached: {error.reason}",
+                hint="check the network and its proxy; HF_ENDPOINT names another address",
+            ) from None
+        raise _silent(endpoint, error) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _silent(endpoint, error) from None
 

@@ -21,8 +21,9 @@ from mulm.errors import ConfigError, CorruptError, DataError, NotFoundError
 from mulm.model.chat_template import Verdict, judge_template
 from mulm.model.config import MicroLMConfig
 from mulm.model.hf import from_hf_config, is_derived, tensor_names
-from mulm.model.model_files import CARD, ModelFiles, checked
+from mulm.model.model_files import CARD, ModelFiles, checked, expected_shapes
 from mulm.model.safetensors_file import TensorFiles
+from mulm.model.weights import require_fit, shapes
 
 REQUIRED = ("config.json", "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "chat_template.jinja", CARD)
@@ -100,7 +101,9 @@ def open_hf_weights(folder: Path, described: Described) -> ModelFiles:
     """
     tensors = TensorFiles([folder / name for name in weight_files(folder)])
     try:
-        tensors.rename(_our_names(tensors, described.config))
+        ours_by_theirs = _our_names(tensors, described.config)
+        _require_fit(tensors, described.config, ours_by_theirs, folder.name)
+        tensors.rename(ours_by_theirs)
     except BaseException:
         tensors.__exit__(None, None, None)
         raise
@@ -179,6 +182,15 @@ def _our_names(tensors: TensorFiles, config: MicroLMConfig) -> dict[str, str]:
             hint="adapters must be merged into the model before it is imported",
         )
     return ours_by_theirs
+
+
+def _require_fit(
+    tensors: TensorFiles, config: MicroLMConfig, ours_by_theirs: dict[str, str], what: str
+) -> None:
+    """Whether shapes are those of the config, told by the names in the file."""
+    expected = expected_shapes(config)
+    found = shapes({theirs: tensors.specs[theirs] for theirs in ours_by_theirs})
+    require_fit(found, {theirs: expected[ours] for theirs, ours in ours_by_theirs.items()}, what)
 
 
 def _missing(where: str, name: str) -> NotFoundError:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mulm.model.attention import attention_by_torch
 from mulm.model.config import MicroLMConfig
 
 
@@ -57,13 +58,8 @@ class PrefillAttention:
         v_KPH = self.cache.v_LSKPH[layer, self.slot, :, : self.end]
         k_KPH[:, self.start :] = k_BTKH[0].transpose(0, 1)
         v_KPH[:, self.start :] = v_BTKH[0].transpose(0, 1)
-        mixed_BNTH = functional.scaled_dot_product_attention(
-            q_BTNH.transpose(1, 2),
-            k_KPH[None],
-            v_KPH[None],
-            attn_mask=self.may_see_TP,
-            is_causal=self.may_see_TP is None,
-            enable_gqa=q_BTNH.shape[2] != k_BTKH.shape[2],
+        mixed_BNTH = attention_by_torch(
+            q_BTNH.transpose(1, 2), k_KPH[None], v_KPH[None], self.may_see_TP
         )
         return mixed_BNTH.transpose(1, 2)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mulm.model.config import MicroLMConfig
+from mulm.model.config import MicroLMConfig, YarnRope
 from mulm.model.gradients import gated_silu, rms_norm
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -55,7 +55,8 @@ def rotary_tables(config: MicroLMConfig) -> tuple[Tensor, Tensor]:
     positions_P = torch.arange(config.max_seq_len, dtype=torch.float32)
     angles = torch.outer(positions_P, rotary_frequencies(config))
     both = torch.cat([angles, angles], dim=-1)
-    return both.cos(), both.sin()
+    length = _rotary_length(config)
+    return both.cos() * length, both.sin() * length
 
 
 def rotary_frequencies(config: MicroLMConfig) -> Tensor:
@@ -70,10 +71,33 @@ def rotary_factors(config: MicroLMConfig) -> Tensor:
         return torch.ones_like(frequencies)
     if scaling.kind == "linear":
         return torch.full_like(frequencies, scaling.factor)
+    if scaling.kind == "yarn":
+        return _yarn_factors(config, scaling)
     turns = scaling.original_max_seq_len * frequencies / (2 * math.pi)
     span = scaling.high_freq_factor - scaling.low_freq_factor
     kept = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
     return 1 / ((1 - kept) / scaling.factor + kept)
+
+
+def _yarn_factors(config: MicroLMConfig, scaling: YarnRope) -> Tensor:
+    """One where a pair of dimensions turns fast, `factor` where it turns slowly (eq. 18, 23)."""
+
+    def dimension_of(n_turns: float) -> float:
+        wavelength = scaling.original_max_seq_len / n_turns
+        return config.d_head * math.log(wavelength / math.tau) / (2 * math.log(config.rope_theta))
+
+    first = max(math.floor(dimension_of(scaling.beta_fast)), 0)
+    last = min(math.ceil(dimension_of(scaling.beta_slow)), config.d_head - 1)
+    pairs = torch.arange(config.d_head // 2, dtype=torch.float32)
+    slow = ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
+    return 1 / (slow / scaling.factor + 1 - slow)
+
+
+def _rotary_length(config: MicroLMConfig) -> float:
+    """By how much turned queries and keys grow: YaRN's temperature of attention (eq. 22)."""
+    scaling = config.rope_scaling
+    is_yarn = scaling is not None and scaling.kind == "yarn"
+    return 0.1 * math.log(scaling.factor) + 1 if scaling and is_yarn else 1.0
 
 
 def _unscaled_frequencies(config: MicroLMConfig) -> Tensor:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
+from mulm.chat_format import ChatFormat
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 
@@ -18,7 +19,11 @@ _SETTINGS = ("steps", "batch_tokens", "seq_len", "optimizer", "seed")
 
 
 def model_card(
-    name: str, model: Manifest, config: MicroLMConfig, ancestors: Mapping[str, Manifest]
+    name: str,
+    model: Manifest,
+    config: MicroLMConfig,
+    ancestors: Mapping[str, Manifest],
+    form: ChatFormat,
 ) -> str:
     """The `README.md` of an exported model.
 
@@ -27,6 +32,7 @@ def model_card(
         model: Its manifest.
         config: Its shape.
         ancestors: The manifests of its parents that are still in the store, by role.
+        form: How its conversations are written.
     """
     licences = sorted(set(model.licences).union(*(a.licences for a in ancestors.values())))
     parts = [
@@ -37,8 +43,8 @@ def model_card(
         "## Lineage\n\n" + "\n".join(_lineage(model, ancestors)),
         "## Licences\n\n" + (", ".join(licences) or "Not stated for the text it was trained on."),
         "## Use\n\n"
-        "Conversations are ChatML: `<|im_start|>role`, a line end, the text, `<|im_end|>`; the chat"
-        " template writes it. They begin, as all documents do, with `<|endoftext|>`.",
+        f"Conversations are {form.name}: {form.in_words}; the chat"
+        f" template writes it. They begin, as all documents do, with `{form.document_begin}`.",
     ]
     return "\n\n".join(parts) + "\n"
 

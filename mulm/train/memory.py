@@ -141,7 +141,9 @@ def _block_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     t, s, (q, r) = choices.n_tokens, choices.compute_bytes, _widths(shape)
     streams = 4 * shape.d_model * s + 8
     heads = (q + r) * s + 4 * (shape.n_heads + shape.n_kv_heads) if shape.qk_norm else 0
-    attention = (2 * q + 2 * r) * s
+    # In fp32 no fast kernel of CUDA shares heads of keys and values: they are repeated.
+    kv = q if s == 4 and choices.device == "cuda" else r
+    attention = (2 * q + 2 * kv) * s
     if choices.kernel == "plain":
         attention += int(shape.n_heads * _mean_keys(choices.seq_len) * s)
     else:

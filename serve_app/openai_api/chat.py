@@ -55,12 +55,12 @@ async def create_chat_completion(
     """Answer as the assistant."""
     served = service.model(body.model)
     prompt = await asyncio.to_thread(encode_chat, body.messages, served.tokenizer)
-    stop_ids = (served.tokenizer.im_end_id, served.tokenizer.end_of_text_id)
+    stop_ids = served.tokenizer.stop_ids
     return await answer(service, served, [prompt], body, stop_ids, ChatFormat(), request_id)
 
 
 def encode_chat(messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> list[int]:
-    """A conversation begins a document, as in training: `<|endoftext|>` stands before it."""
+    """A conversation begins a document, as in training: the token of a beginning stands first."""
     rendered = render([to_message(message) for message in messages], tokenizer)
     return [tokenizer.end_of_text_id, *rendered]
 

@@ -43,7 +43,7 @@ async def create_completion(
     served = service.model(body.model)
     tokenizer = served.tokenizer
     prompts = await asyncio.to_thread(encode_prompts, body.prompt, tokenizer)
-    stop_ids = (tokenizer.end_of_text_id,)
+    stop_ids = tokenizer.text_stop_ids
     return await answer(service, served, prompts, body, stop_ids, CompletionFormat(), request_id)
 
 

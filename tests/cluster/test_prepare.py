@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +16,41 @@ from actors.cluster_info import ray_env
 from actors.head import ENV_VARIABLES_OF_RAY
 from mulm.config import load_config
 from mulm.data.build import build
+from mulm.data.executor import InProcess
 from mulm.data.recipe import Recipe
 from mulm.store import Store
 
 pytestmark = pytest.mark.cluster
 
-BUILD_WITH_BLOCKS = """
+BUILD_ON_RAY = """
 import sys
+import time
 from pathlib import Path
 import ray
-from jobs.prepare import RayData
+from jobs.ray_data import RayData
 from mulm.config import load_config
 from mulm.data.build import build
 from mulm.data.recipe import Recipe
 from mulm.store import Store
 
 ray.init(address="auto", log_to_driver=False)
-recipe = load_config(Recipe, Path(sys.argv[1]))
-for n_blocks in (1, 7):
-    store = Store(Path(sys.argv[2]) / str(n_blocks))
-    built = build(recipe, store, RayData(n_blocks), shard_bytes=60_000)
-    print(built.documents.id, built.tokenizer.id, built.dataset.id)
+built = build(load_config(Recipe, Path(sys.argv[1])), Store(Path(sys.argv[2])), RayData())
+print(built.documents.id, built.tokenizer.id, built.dataset.id)
 """
 
-READ_IN_VAIN = """
-from pathlib import Path
+FAIL_ON_RAY = """
 import ray
 from jobs.entry import mulm_cause
-from jobs.prepare import RayData
-from mulm.data.documents import FileTask
-from mulm.data.sources.base import SourceFile
+from jobs.ray_data import RayData
 from mulm.errors import NoSpaceError
 
-def read_file(task):
+def work(task):
+    yield from ()
     raise NoSpaceError("full", hint="make room")
 
 ray.init(address="auto", log_to_driver=False)
 try:
-    RayData().read([FileTask(0, 0, SourceFile("a.txt", Path("a.txt")))], read_file)
+    list(RayData().run(work, [0, 1]))
 except Exception as error:
     ours = mulm_cause(error)
     print(type(ours).__name__, ours.message, ours.hint)
@@ -72,9 +70,23 @@ def recipe_path(tmp_path: Path) -> Path:
     (folder / "binary.txt").write_bytes(b"\0\1" * 500)
     (folder / "cut.txt.gz").write_bytes((folder / "0.txt.gz").read_bytes()[:500])
     (folder / "twice.txt.gz").write_bytes((folder / "3.txt.gz").read_bytes())
+    nearly = gzip.decompress((folder / "4.txt.gz").read_bytes()).replace(b"e", b"E", 3)
+    (folder / "nearly.txt").write_bytes(nearly.replace(b".", b"!", 2) + b"One word more.")
+    # Three sources are three tasks at least, however small.
+    (folder / "more").mkdir()
+    for number in (0, 5, 6):
+        (folder / f"{number}.txt.gz").rename(folder / "more" / f"{number}.txt.gz")
+    web = [{"text": f"{number} {' '.join(rng.choices(words, k=120))}."} for number in range(40)]
+    (folder / "web.jsonl").write_text("\n".join(map(json.dumps, web)))
     recipe = {
         "name": "tiny",
-        "sources": [{"path": str(folder), "licence": "CC0-1.0"}],
+        "sources": [
+            {"path": str(folder / "*.txt*"), "licence": "CC0-1.0"},
+            {"path": str(folder / "more"), "licence": "CC0-1.0"},
+            {"path": str(folder / "web.jsonl"), "licence": "CC0-1.0"},
+        ],
+        "dedup": {"near": {}},
+        "runs_on": "ray",
         "tokenizer": {"vocab_size": 512},
         "chat_fraction": 0.2,
     }
@@ -83,31 +95,37 @@ def recipe_path(tmp_path: Path) -> Path:
     return path
 
 
+def inside(cluster: Any) -> dict[str, str]:
+    """The environment as inside a job: Ray looks for the head on loopback."""
+    of_ray = {**ENV_VARIABLES_OF_RAY, "RAY_ADDRESS": cluster.info.gcs_address}
+    return {**os.environ, **ray_env(cluster.home), **of_ray}
+
+
 def run_python(cluster: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # As inside a job: Ray looks for the head on loopback.
-    inside = {**ENV_VARIABLES_OF_RAY, "RAY_ADDRESS": cluster.info.gcs_address}
-    env = {**os.environ, **ray_env(cluster.home), **inside}
     return subprocess.run(
-        [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=250
+        [sys.executable, *arguments],
+        env=inside(cluster),
+        capture_output=True,
+        text=True,
+        timeout=250,
     )
 
 
-def test_any_number_of_blocks_equals_in_process(
-    cluster: Any, recipe_path: Path, tmp_path: Path
-) -> None:
-    done = run_python(cluster, "-c", BUILD_WITH_BLOCKS, str(recipe_path), str(tmp_path / "stores"))
+def test_ray_data_equals_in_process(cluster: Any, recipe_path: Path, tmp_path: Path) -> None:
+    done = run_python(cluster, "-c", BUILD_ON_RAY, str(recipe_path), str(tmp_path / "there"))
     assert done.returncode == 0, done.stderr
-    here = build(load_config(Recipe, recipe_path), Store(tmp_path / "here"), shard_bytes=60_000)
-    assert len([b for b in here.dataset.blobs if b.name.startswith("train-")]) > 2
-    assert here.rejects.keys() == {"binary", "duplicate", "unreadable"}
-    ids = " ".join((here.documents.id, here.tokenizer.id, here.dataset.id))
-    assert done.stdout.splitlines() == [ids, ids]
+    recipe = load_config(Recipe, recipe_path)
+    here = build(recipe, Store(tmp_path / "here"), InProcess(2))
+    assert len([b for b in here.documents.blobs if b.name.startswith("chunk-")]) > 2
+    assert here.rejects.keys() == {"binary", "duplicate", "near_duplicate", "unreadable"}
+    assert done.stdout.split() == [here.documents.id, here.tokenizer.id, here.dataset.id]
 
 
 def test_job_publishes_once(cluster: Any, recipe_path: Path) -> None:
     command = ("-m", "jobs.prepare", "--config", str(recipe_path))
     done = run_python(cluster, *command)
     assert done.returncode == 0, done.stderr
+    assert "on Ray Data" in done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["dataset"] == "tiny@1"
     assert result["tokenizer"] == "tiny@1"
@@ -132,6 +150,26 @@ def test_bad_input_is_one_clear_line(cluster: Any, recipe_path: Path) -> None:
     assert "error [not_found]: no such file or folder: 'no/such.txt'" in done.stderr
 
 
+def test_a_killed_build_goes_on_and_gives_the_same_version(cluster: Any, recipe_path: Path) -> None:
+    command = ("-m", "jobs.prepare", "--config", str(recipe_path), "--set", "name=killed")
+    recipe = load_config(Recipe, recipe_path, ["name=killed"])
+    steps = cluster.home.store / "steps"
+    before = set(steps.glob("*")) if steps.exists() else set()
+    with subprocess.Popen(
+        [sys.executable, *command], env=inside(cluster), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as killed:  # fmt: skip
+        deadline_s = time.monotonic() + 120
+        while not set(steps.glob("*")) - before and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        killed.kill()
+    assert set(steps.glob("*")) - before, "nothing was finished before the kill"
+    done = run_python(cluster, *command)
+    assert done.returncode == 0, done.stderr
+    here = build(recipe, Store(recipe_path.parent / "here"))
+    assert json.loads(done.stdout.splitlines()[-1])["dataset_id"] == here.dataset.id
+
+
 def test_an_error_of_ours_in_a_task_stays_one(cluster: Any) -> None:
-    done = run_python(cluster, "-c", READ_IN_VAIN)
+    done = run_python(cluster, "-c", FAIL_ON_RAY)
     assert done.stdout == "NoSpaceError full make room\n", done.stderr

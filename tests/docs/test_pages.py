@@ -63,7 +63,7 @@ def keys_of(schema: type[Frozen], prefix: str = "") -> dict[str, str]:
         sections = [p for p in parts if isinstance(p, type) and issubclass(p, Frozen)]
         keys[prefix + name] = "" if sections else default_of(field.default)
         for section in sections:
-            keys |= keys_of(section, f"{name}.")
+            keys |= keys_of(section, f"{prefix}{name}.")
     return keys
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -17,6 +17,7 @@ class Inner(Frozen):
 
 class Outer(Frozen):
     name: str
+    kind: Literal["plain", "fancy"] = "plain"
     steps: int = 10
     rate: float = 1.0
     tokenizer: Inner = Inner()
@@ -46,6 +47,48 @@ def test_an_unknown_key_names_the_nearest(values: dict[str, object], where: str,
         parse_config(Outer, values)
     assert where in caught.value.message
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ({}, "--set name=VALUE"),
+        ({"name": 3}, "docs/configuration.md"),
+        ({"name": "x", "steps": "many"}, "the default is 10"),
+        ({"name": "x", "kind": "Fancy"}, "did you mean 'fancy'?"),
+        ({"name": "x", "kind": 7}, "known: fancy, plain"),
+        ({"name": "x", "tokenizer": {"vocab_size": 0}}, "the default is 4096"),
+        ({"name": "x", "sources": [{"vocab_size": 0}]}, "the default is 4096"),
+        ({"name": "x", "maybe": {"vocab_size": 0}}, "the default is 4096"),
+        ({"name": "x", "tokenizer": 3}, "docs/configuration.md"),
+    ],
+)
+def test_a_bad_value_comes_with_a_hint(values: dict[str, object], hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(Outer, values)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "hint"),
+    [
+        ("c.yaml", b"a: [", "write `key: value` lines"),
+        ("c.json", b"{", "check that place"),
+        ("c.json", b"\xff", "UTF-8"),
+        ("c.json", b"[]", "write `key: value` lines"),
+    ],
+)
+def test_a_bad_file_comes_with_a_hint(tmp_path: Path, name: str, text: bytes, hint: str) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, tmp_path / name)
+    assert hint in caught.value.hint
+
+
+def test_an_override_below_a_value_comes_with_a_hint() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, {"name": "x", "steps": 3}, ["steps.warmup=4"])
+    assert caught.value.hint == "write --set steps=VALUE"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ def test_exit_code_of_strangers_is_one() -> None:
     ("name", "known", "hint"),
     [
         ("mirco", ["micro", "mini"], "did you mean 'micro'?"),
+        ("MICRO", ["micro", "mini"], "did you mean 'micro'?"),
+        ("llama", ["Llama", "Qwen"], "did you mean 'Llama'?"),
         ("zzz", ["b", "a"], "known: a, b"),
         ("zzz", [], "there are none yet"),
     ],

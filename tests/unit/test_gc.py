@@ -96,8 +96,9 @@ def test_what_a_model_was_made_from_stays(store: Store, ledger: Ledger) -> None:
     assert files(store) == []
 
 
-def test_results_and_configs_of_runs_are_needed(store: Store, ledger: Ledger) -> None:
+def test_runs_need_what_they_read_until_they_end(store: Store, ledger: Ledger) -> None:
     result, going, ended = save(store, "r"), save(store, "g"), save(store, "e")
+    ledger.publish("dataset", "books", result.id)
     ledger.create_run("run_1", "prepare", {"dataset": ended.id})
     ledger.set_phase("run_1", "succeeded", result={"dataset_id": result.id, "n_id": 3, "x": [1]})
     ledger.create_run("run_2", "train", {"stages": [{"dataset": going.id}]})
@@ -109,6 +110,9 @@ def test_results_and_configs_of_runs_are_needed(store: Store, ledger: Ledger) ->
     ledger.set_phase("run_2", "failed")
     collected(store, ledger)
     assert store.manifest_ids() == [result.id]
+    ledger.remove_version("dataset", "books", 1)
+    collected(store, ledger)
+    assert store.manifest_ids() == []
 
 
 def test_what_is_young_or_in_use_stays(store: Store, ledger: Ledger) -> None:
@@ -210,7 +214,7 @@ def test_what_is_needed_stays_and_all_else_goes(
             store.remember_blobs("blobs", [store.put(str(b), b"%d" % b) for b in step_blobs])
             grow_old(store, OLD_S - GRACE_S)
             for manifest, (_, _, why) in zip(saved, graph, strict=True):
-                if why in ("named", "result", "running", "young"):
+                if why in ("named", "running", "young"):
                     needed.add(manifest.id)
                 if why == "named":
                     ledger.publish("dataset", "books", manifest.id)

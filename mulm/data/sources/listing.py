@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mulm.checksum import hash_file
 from mulm.data.recipe import Recipe
 from mulm.data.sources.base import SourceFile
 from mulm.data.sources.registry import source_of
 from mulm.data.sources.remote import fetch, is_remote
 from mulm.data.tasks import ListedFile, ReadTask, make_tasks, unreadable
-from mulm.store import hash_file
 
 _HASHING_THREADS = 2
 

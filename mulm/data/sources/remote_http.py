@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from mulm.atomic import make_folder, naming_full_disk, sync_file, sync_folder
+from mulm.checksum import hash_file
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import SourceFile
 from mulm.data.sources.remote_names import is_portable, key_of, shown_url
@@ -30,7 +31,6 @@ from mulm.errors import (
 from mulm.model.hf_hub import Report
 from mulm.model.hub_http import opener
 from mulm.run_lock import path_lock
-from mulm.store import hash_file
 
 _TIMEOUT_S = 30.0
 _N_TRIES = 4

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mulm.atomic import atomic_file, make_folder
+from mulm.checksum import hash_file
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import SourceFile
 from mulm.data.sources.remote_names import chosen, key_of, shown_url, split_pattern
@@ -31,7 +32,6 @@ from mulm.errors import (
     NotFoundError,
 )
 from mulm.model.hf_hub import Report
-from mulm.store import hash_file
 
 _CHUNK_BYTES = 4 << 20
 _BY_ARROW = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})

@@ -15,7 +15,7 @@ from torch import Tensor
 from mulm.data.loader import IGNORED_TARGET, TokenLoader
 from mulm.data.tokenizer import Tokenizer
 from mulm.eval.compression import sum_nats, to_bits_per_byte
-from mulm.model.attention import document_ids
+from mulm.model.attention import choose_kernel, document_ids
 from mulm.model.compute import Compute
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model, model_config, store_model
@@ -54,6 +54,13 @@ class Pretraining:
         )
         self._separator_id = separator_id(context) if config.documents == "apart" else None
         device = context.device
+        self._kernel = choose_kernel(
+            config.attention,
+            device.type,
+            seq_len,
+            self._shape.d_head,
+            self._separator_id is not None,
+        )
         precision, _ = choose_precision(config.precision, device.type)
         self._micro_batch = choose_micro_batch(
             config, self._shape, device.type, precision, _room_bytes(context)
@@ -71,8 +78,10 @@ class Pretraining:
 
     @property
     def manner(self) -> str:
-        """Rows at once."""
-        return f"{self._micro_batch.rows} rows at once ({self._micro_batch.reason})"
+        """Rows at once, and how attention is computed."""
+        kernel, reason = self._kernel
+        rows = f"{self._micro_batch.rows} rows at once ({self._micro_batch.reason})"
+        return f"{rows}, attention by {kernel} ({reason})"
 
     def build(self, generator: torch.Generator) -> MicroLM:
         """Fresh weights in the config's shape, or those of the model that it begins with."""

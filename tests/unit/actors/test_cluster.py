@@ -35,7 +35,7 @@ def never_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(
         "actors.head.Head.command", lambda head: ["/bin/sh", "-c", "echo boom; exit 1"]
     )
-    monkeypatch.setattr("actors.head.Head.ledger_command", lambda head, s: ["/bin/sleep", "60"])
+    monkeypatch.setattr("actors.head.Head.hosts_command", lambda head, s: ["/bin/sleep", "60"])
     monkeypatch.setattr("actors.head._LONGEST_BASE", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
@@ -129,9 +129,7 @@ def test_no_moment_of_up_leaves_anything(
     cluster._ensure_token(home)
     before = sorted(never_started.iterdir())
     monkeypatch.setattr("actors.head.Head.command", lambda head: ["/bin/sleep", "60"])
-    monkeypatch.setattr(
-        "actors.head.Head.ledger_command", lambda head, s: ["/bin/sh", "-c", "exit"]
-    )
+    monkeypatch.setattr("actors.head.Head.hosts_command", lambda head, s: ["/bin/sh", "-c", "exit"])
     monkeypatch.setattr("actors.cluster._answers", lambda dashboard: True)
     make_temp_dir = Head.make_temp_dir
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mulm.checksum import hash_file
 from mulm.data import chunk as chunk_module
 from mulm.data.chunk import ReadRules, read_chunks
 from mulm.data.clean import normalise
@@ -24,7 +25,6 @@ from mulm.data.sources.registry import source_of
 from mulm.data.sources.text import TextSource
 from mulm.data.tasks import ListedFile, ReadTask, make_tasks
 from mulm.errors import DataError
-from mulm.store import hash_file
 
 Prose = Callable[[int, int], str]
 RULES = ReadRules(CleanRules())
@@ -243,13 +243,39 @@ def test_sections_are_the_sources_choice_unless_told(tmp_path: Path, prose: Pros
 def test_conversations_stay_whole(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     turns = [
-        {"role": "user", "content": "Tell me something long. " * 2000},
-        {"role": "assistant", "content": "Here it comes, word for word. " * 2000},
+        {"role": "user", "content": "Tell me something long."},
+        {"role": "assistant", "content": "\n".join(f"Line {n} of them." for n in range(3000))},
     ]
     path.write_text(json.dumps({"messages": turns}))
     table = read(path, sections=True)
     assert len(table) == 1
     assert json.loads(table["messages"][0].as_py()) == turns
+
+
+def test_rules_change_every_turn(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    ask, answer = "Who is\u00a0there?  ", "It is me: somebody@example.org, and you know it.\r\n"
+    rows = [
+        {
+            "messages": [
+                {"role": r, "content": c} for r, c in (("user", ask), ("assistant", answer))
+            ]
+        },
+        {"prompt": ask, "chosen": answer, "rejected": "somebody@example.org said nothing"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    table = read(path, rules=ReadRules(CleanRules(mask=("mail",))))
+    assert table["reason"].to_pylist() == ["", "", "too_short"]
+    whole, pair, short = table["messages"].to_pylist()
+    user, said = json.loads(whole)
+    assert user["content"] == "Who is there?"
+    assert said["content"].startswith("It is me: ")
+    assert said["content"].endswith(", and you know it.")
+    assert json.loads(pair)["chosen"] == [user, said]
+    assert json.loads(pair)["rejected"][1]["content"].endswith(" said nothing")
+    assert "somebody@" not in str(table.to_pylist())
+    assert short == "", "a reject is shown, not learned"
 
 
 def test_whole_files_are_one_group(corpus: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from mulm.chat_format import CHATML, LLAMA3
 from mulm.data.foreign_tokenizer import read_foreign_tokenizer, split_patterns
-from mulm.data.tokenizer import REQUIRED_TOKENS, Tokenizer, train_tokenizer
-from mulm.errors import CorruptError, DataError
+from mulm.data.tokenizer import Tokenizer, train_tokenizer
+from mulm.errors import CorruptError, DataError, UnknownNameError
+from mulm.testing import tiny_llama3_tokenizer
 
 PATTERN = r"\p{N}|[^\r\n\p{L}\p{N}]?\p{L}+|\s+|[^\s\p{L}\p{N}]+"
 
@@ -29,7 +31,7 @@ def foreign() -> Backend:
         vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     backend.train_from_iterator(["hello there, how are you " * 20], trainer)
-    backend.add_special_tokens([AddedToken(name, special=True) for name in REQUIRED_TOKENS])
+    backend.add_special_tokens([AddedToken(name, special=True) for name in CHATML.required])
     backend.add_tokens([AddedToken("<think>", special=False, normalized=False)])
     return backend
 
@@ -42,13 +44,34 @@ def values_of(backend: Backend) -> dict[str, Any]:
 def test_a_foreign_tokenizer_keeps_its_ids(foreign: Backend) -> None:
     tokenizer = read_foreign_tokenizer(foreign.to_str().encode())
     n_words = foreign.get_vocab_size(with_added_tokens=False)
-    assert tokenizer.special_tokens == {name: n_words + i for i, name in enumerate(REQUIRED_TOKENS)}
+    assert tokenizer.special_tokens == {name: n_words + i for i, name in enumerate(CHATML.required)}
     assert tokenizer.pad_id == tokenizer.end_of_text_id == n_words
     assert tokenizer.vocab_size == n_words + 4
     for text in ("hello there", "café 12 ~~\n\n", "<think>how</think>"):
         assert tokenizer.encode(text) == foreign.encode(text, add_special_tokens=False).ids
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.encode("<think>") == [n_words + 3]
+
+
+def test_a_tokenizer_of_llama_3_has_its_own_ends() -> None:
+    tokenizer = read_foreign_tokenizer(tiny_llama3_tokenizer().to_bytes())
+    assert tokenizer.chat_format is LLAMA3
+    begin, end, *_, eot = (tokenizer.id_of(name) for name in LLAMA3.required)
+    assert tokenizer.end_of_text_id == begin
+    assert tokenizer.pad_id == end
+    assert tokenizer.text_stop_ids == (end, begin)
+    assert tokenizer.stop_ids == (eot, end, begin, tokenizer.id_of("<|eom_id|>"))
+    with pytest.raises(UnknownNameError):
+        _ = tokenizer.im_end_id
+
+
+def test_what_is_missing_is_told_of_the_nearest_format() -> None:
+    values = json.loads(tiny_llama3_tokenizer().to_bytes())
+    values["added_tokens"] = [t for t in values["added_tokens"] if t["content"] != "<|eot_id|>"]
+    with pytest.raises(DataError) as error:
+        read_foreign_tokenizer(json.dumps(values).encode())
+    assert "'<|eot_id|>', as Llama 3 has" in error.value.message
+    assert all(name in error.value.hint for name in (*CHATML.required, *LLAMA3.required))
 
 
 def test_text_does_not_spell_foreign_special_tokens(foreign: Backend) -> None:

@@ -230,7 +230,8 @@ def test_packed_rows_are_windows(store: Store) -> None:
         assert y_T.tolist() == whole
     held_out = TokenLoader(store, manifest, "validation", seq_len=4)
     rows = [row for x_BT, _ in held_out.iter_validation(2) for row in x_BT.tolist()]
-    assert rows == [list(range(first, first + 4)) for first in range(0, 45, 5)]
+    assert rows == [list(range(first, first + 4)) for first in range(0, 44, 4)]
+    assert TokenLoader(store, manifest, "validation", seq_len=7).n_targets == 44
 
 
 def test_packed_rows_have_one_length(store: Store) -> None:

@@ -90,6 +90,9 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
         ("export tiny --to hf --out home", "conflict"),
         ("import home --name x", "not_found"),
         ("import nowhere --name x", "not_found"),
+        ("plan --size BASE", "unknown_name"),
+        ("plan --seq-len 99999999999", "config_invalid"),
+        ("plan --seq-len many", "config_invalid"),
         ("import nowhere --name X!", "config_invalid"),
     ],
 )

@@ -28,7 +28,7 @@ class Config(Frozen):
 def ledger(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """The ledger in this process, in the place of the cluster's."""
     ledger = Ledger(home.ledger)
-    monkeypatch.setattr(entry, "_connect", lambda: (home, ledger))
+    monkeypatch.setattr(entry, "_connect", lambda: (home, ledger, Store(home.store)))
     monkeypatch.setattr(entry, "configure_logging", lambda: None)
     yield ledger
     ledger.close()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from jobs.cli_model import described
 from jobs.entry import JobContext
 from jobs.evaluate import evaluate
 from jobs.exchange import Exchange
@@ -39,7 +40,16 @@ from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.model.stored import load_model, store_model
 from mulm.refs import parse_ref
 from mulm.store import Store
-from mulm.testing import TINY, tiny_dataset, tiny_model, tiny_stored_model, tiny_tokenizer
+from mulm.testing import (
+    TINY,
+    tiny_dataset,
+    tiny_llama3_tokenizer,
+    tiny_model,
+    tiny_stored_model,
+    tiny_tokenizer,
+)
+from serve_app.service import open_served
+from serve_app.settings import AppArgs
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +95,26 @@ def test_an_exported_model_comes_back_and_answers_alike(
         assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_model_with_the_tokenizer_of_llama_3_comes_and_goes(
+    exchange: Exchange, home: Home, tmp_path: Path
+) -> None:
+    store, tokenizer = Store(home.store), tiny_llama3_tokenizer()
+    first = tiny_stored_model(store, tokenizer, qk_norm=False)
+    with Ledger(home.ledger) as ledger:
+        ledger.publish("model", "llama", first.id)
+    exchange.export("llama", "hf", tmp_path / "hf")
+    imported = exchange.import_model(str(tmp_path / "hf"), "again")
+    assert (imported["chat_format"], imported["chat_template"]) == ("Llama 3", "same")
+    assert answer(store, imported["model_id"], tokenizer) == answer(store, first.id, tokenizer)
+    exchange.export("again", "hf", tmp_path / "second")
+    for path in (tmp_path / "hf").iterdir():
+        assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
+    exchange.export("again", "gguf", tmp_path / "again.gguf")
+    with Ledger(home.ledger) as facts:
+        served = open_served(AppArgs(model="again@1"), store, facts)
+    assert served.tokenizer.chat_format.name == "Llama 3"
+
+
 def test_an_imported_model_can_be_evaluated(
     exchange: Exchange, home: Home, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
@@ -112,7 +142,7 @@ def test_datasets_can_be_built_with_an_imported_tokenizer(
     assert manifest.tokenizer_fingerprint == tokenizer.fingerprint
     assert manifest.counts == {"vocab_size": 320}
     parents = exchange.show("again")["parents"]
-    assert parents == {"tokenizer": {"id": manifest.id, "ref": "again@1"}}
+    assert parents == {"tokenizer": {"id": manifest.id, "refs": ["again@1"]}}
 
 
 def test_gguf_is_one_file(exchange: Exchange, tmp_path: Path) -> None:
@@ -141,7 +171,7 @@ def test_show_tells_shape_files_lineage_and_aliases(
     json.dumps(shown)
 
 
-def test_parents_are_named(exchange: Exchange, home: Home) -> None:
+def test_parents_are_named_by_every_name_that_they_have(exchange: Exchange, home: Home) -> None:
     store = Store(home.store)
     dataset = tiny_dataset(store)
     child = store.load(exchange.show("tiny")["model_id"]).model_copy(
@@ -149,12 +179,16 @@ def test_parents_are_named(exchange: Exchange, home: Home) -> None:
     )
     store.save(child)
     with Ledger(home.ledger) as ledger:
-        ledger.publish("dataset", "text", dataset.id)
+        for name in ("text", "copy"):
+            ledger.publish("dataset", name, dataset.id)
         ledger.publish("model", "child", child.id)
-    assert exchange.show("child")["parents"] == {
-        "dataset": {"id": dataset.id, "ref": "text@1"},
-        "run": {"id": "run_1", "ref": None},
+    shown = exchange.show("child")
+    assert shown["parents"] == {
+        "dataset": {"id": dataset.id, "refs": ["text@1", "copy@1"]},
+        "run": {"id": "run_1", "refs": []},
     }
+    assert f"made from  dataset text@1 = copy@1  {dataset.id}" in described(shown)
+    assert "made from  run run_1" in described(shown)
 
 
 def test_another_chat_template_travels(exchange: Exchange, tmp_path: Path) -> None:
@@ -310,7 +344,7 @@ class HubOfOneFolder(SimpleHTTPRequestHandler):
 
 
 def listing(folder: Path) -> dict[str, Any]:
-    from mulm.store import hash_file
+    from mulm.checksum import hash_file
 
     files = [
         {"rfilename": path.name, "size": path.stat().st_size, "lfs": {"sha256": hash_file(path)}}

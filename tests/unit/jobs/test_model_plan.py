@@ -28,15 +28,26 @@ def test_in_words() -> None:
     assert "not measured" in lines[-1]
 
 
-def test_an_unknown_size_names_the_nearest() -> None:
+@pytest.mark.parametrize("size", ["bsae", "BASE", "Bas"])
+def test_an_unknown_size_names_the_nearest(size: str) -> None:
     with pytest.raises(UnknownNameError) as error:
-        make_plan("bsae", 32768, None)
-    assert "base" in error.value.hint
+        make_plan(size, 32768, None)
+    assert error.value.hint == "did you mean 'base'?"
 
 
-def test_impossible_numbers_are_refused() -> None:
-    with pytest.raises(ConfigError, match="seq-len 0"):
-        make_plan("base", 32768, 0)
+@pytest.mark.parametrize(
+    ("vocab_size", "seq_len", "told"),
+    [
+        (32768, 0, "--seq-len 0 is too small"),
+        (32768, 10**12, "--seq-len 1000000000000 is too large"),
+        (-1, None, "--vocab-size -1 is too small"),
+        (10**9, None, "--vocab-size 1000000000 is too large"),
+    ],
+)
+def test_impossible_numbers_are_refused(vocab_size: int, seq_len: int | None, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as error:
+        make_plan("base", vocab_size, seq_len)
+    assert "use 1 to" in error.value.hint
 
 
 def test_a_longer_row_raises_the_window() -> None:

@@ -29,6 +29,13 @@ def test_without_a_terminal_progress_is_a_line_every_few_seconds() -> None:
     assert len(lines) == 3
 
 
+def test_speed_and_time_left_are_told() -> None:
+    stream = io.StringIO()
+    values = {"done": 20.0, "total": 62.5, "unit": "MB", "rate_per_s": 8.51, "eta_s": 5.2}
+    Progress(stream).event("progress", {"stage": "documents", **values})
+    assert stream.getvalue() == "  documents: 20.0/62.5 MB, 8.51 MB/s, 5 s left\n"
+
+
 def test_on_a_terminal_one_bar_is_drawn_for_a_stage_and_taken_away() -> None:
     stream = Terminal()
     progress = Progress(stream)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
+from mulm.errors import ConfigError
+from mulm.model import attention
 from mulm.model.attention import (
     RowAttention,
     choose_kernel,
@@ -49,6 +53,40 @@ def test_plain_products_equal_torch(n_tokens: int, has_documents: bool) -> None:
     theirs = out_and_gradients("sdpa", inputs(n_tokens), documents_BT)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("has_documents", [False, True])
+def test_repeated_kv_heads_give_the_same(
+    has_documents: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents_BT = (torch.arange(100)[None].expand(2, -1) // 30) if has_documents else None
+    shared = out_and_gradients("sdpa", inputs(100), documents_BT)
+    monkeypatch.setattr(attention, "can_share_kv_heads", lambda *_: False)
+    repeated = out_and_gradients("sdpa", inputs(100), documents_BT)
+    for a, b in zip(repeated, shared, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d_head", "card", "has_mask", "expected"),
+    [
+        (torch.bfloat16, 64, (8, 6), False, True),
+        (torch.float16, 128, (12, 0), False, True),
+        (torch.float32, 64, (8, 6), False, False),
+        (torch.bfloat16, 64, (8, 6), True, False),
+        (torch.bfloat16, 64, (7, 5), False, False),
+        (torch.bfloat16, 512, (9, 0), False, False),
+    ],
+)
+def test_kv_heads_are_shared_where_flash_computes(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, d_head: int, card: tuple[int, int],
+    has_mask: bool, expected: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: card)
+    q_BNTH = torch.empty(1, 1, 1, d_head, dtype=dtype)
+    assert attention.can_share_kv_heads(q_BNTH, has_mask)
+    on_a_gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=dtype, shape=q_BNTH.shape)
+    assert attention.can_share_kv_heads(on_a_gpu, has_mask) == expected  # type: ignore[arg-type]
 
 
 def test_plain_products_in_bf16_are_as_good_as_torch() -> None:
@@ -102,8 +140,34 @@ def test_without_borders_documents_change_nothing() -> None:
     torch.testing.assert_close(model(ids_BT, Compute(), document_ids(ids_BT, 0)), model(ids_BT))
 
 
-def test_the_kernel_follows_the_device_and_the_row() -> None:
-    assert choose_kernel("auto", "cpu", 512) == "plain"
-    assert choose_kernel("auto", "cpu", 4096) == "sdpa"
-    assert choose_kernel("auto", "cuda", 512) == "sdpa"
-    assert choose_kernel("plain", "cuda", 512) == "plain"
+@pytest.mark.parametrize(
+    ("asked", "device", "n_tokens", "d_head", "has_documents", "kernel"),
+    [
+        ("auto", "cpu", 512, 64, False, "plain"),
+        ("auto", "cpu", 512, 64, True, "plain"),
+        ("auto", "cpu", 4096, 64, True, "sdpa"),
+        ("auto", "cuda", 512, 64, False, "sdpa"),
+        ("auto", "cuda", 512, 64, True, "flex"),
+        ("auto", "cuda", 512, 8, True, "sdpa"),
+        ("auto", "cuda", 500, 64, True, "sdpa"),
+        ("plain", "cuda", 512, 64, True, "plain"),
+        ("sdpa", "cuda", 512, 64, True, "sdpa"),
+        ("flex", "cuda", 512, 16, True, "flex"),
+    ],
+)
+def test_the_kernel_follows_device_row_and_documents(
+    asked: AttentionKernel, device: str, n_tokens: int, d_head: int, has_documents: bool,
+    kernel: AttentionKernel,
+) -> None:  # fmt: skip
+    chosen, reason = choose_kernel(asked, device, n_tokens, d_head, has_documents)
+    assert chosen == kernel
+    assert reason
+
+
+@pytest.mark.parametrize(
+    ("device", "n_tokens", "d_head"), [("cpu", 512, 64), ("cuda", 512, 8), ("cuda", 500, 64)]
+)
+def test_a_kernel_that_is_not_there_is_refused(device: str, n_tokens: int, d_head: int) -> None:
+    with pytest.raises(ConfigError, match="flex") as error:
+        choose_kernel("flex", device, n_tokens, d_head, True)
+    assert "auto" in error.value.hint

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mulm.chat_format import FORMATS
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import DataError
 from mulm.model.chat_template import SAMPLE, judge_template, render_template
 from mulm.model.hf_import import describe_hf_folder
+from mulm.testing import tiny_llama3_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,24 @@ def test_a_foreign_template_is_judged(folder: Path, template: str | None, verdic
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
     assert describe_hf_folder(folder).template == verdict
+
+
+LLAMA3_SPELLED = (
+    "{% for message in messages %}{% set text = '<|start_header_id|>' + message['role']"
+    " + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' %}"
+    "{% if loop.index0 == 0 %}{% set text = bos_token + text %}{% endif %}{{ text }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+    "{% else %}{{ eos_token }}{% endif %}"
+)
+"""What the header format's makers say, with the beginning inside and their own way to end."""
+
+
+def test_a_template_belongs_to_its_tokenizer(tokenizer: Tokenizer) -> None:
+    llama3 = tiny_llama3_tokenizer()
+    for form, mine in zip(FORMATS, (tokenizer, llama3), strict=True):
+        for other in (tokenizer, llama3):
+            assert judge_template(form.template, other) == ("same" if other is mine else "other")
+    assert judge_template(LLAMA3_SPELLED, llama3) == "same"
 
 
 def test_a_template_that_never_ends_is_ended(

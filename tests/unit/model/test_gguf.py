@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mulm.chat import EXPORTED_TEMPLATE
+from mulm.chat import exported_template, render
 from mulm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from mulm.errors import ConflictError, DataError, MulmError
+from mulm.model.chat_template import SAMPLE, encode_with_special
 from mulm.model.gguf import ALIGNMENT_BYTES
 from mulm.model.gguf_blocks import BLOCK_TYPES, F16, F32, Q4_0, Q8_0
 from mulm.model.gguf_model import gguf_names, interleaved, pre_tokenizer_name, write_gguf
+from mulm.model.jinja_child import answer
 from mulm.model.model_files import ModelFiles, open_model_files
 from mulm.store import Store
-from mulm.testing import tiny_stored_model
+from mulm.testing import tiny_llama3_tokenizer, tiny_stored_model
 
 gguf = pytest.importorskip("gguf", reason="gguf, the independent reader, is not installed")
 np = pytest.importorskip("numpy")
@@ -71,7 +73,7 @@ def test_values_are_read_back(store: Store, tokenizer: Tokenizer, tmp_path: Path
         "tokenizer.ggml.eos_token_id": 3,
         "tokenizer.ggml.padding_token_id": 1,
         "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.chat_template": EXPORTED_TEMPLATE,
+        "tokenizer.chat_template": exported_template(tokenizer),
     }
     assert {key: values[key] for key in expected} == expected
     assert "qwen3.rope.scaling.type" not in values
@@ -127,6 +129,28 @@ def test_blocks_are_bit_for_bit_the_reference_ones(kind: str) -> None:
     assert len(ours) == BLOCK_TYPES[kind].size_bytes(x.numel())
 
 
+@pytest.mark.parametrize("is_llama3", [False, True], ids=["ChatML", "Llama 3"])
+def test_conversations_have_our_ids(
+    store: Store, tokenizer: Tokenizer, tmp_path: Path, is_llama3: bool
+) -> None:
+    """By nothing but what stands in the file: its template, its tokens and their types."""
+    tokenizer = tiny_llama3_tokenizer() if is_llama3 else tokenizer
+    values, _ = written(tmp_path / "m.gguf", opened(store, tokenizer))
+    tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
+    control = {tokens[i]: i for i, kind in enumerate(types) if kind == 3}
+    assert control == tokenizer.special_tokens
+    assert values["tokenizer.ggml.eos_token_id"] == tokenizer.turn_end_id
+    assert values["tokenizer.ggml.pre"] == ("llama-bpe" if is_llama3 else "smaug-bpe")
+    variables = {
+        "messages": [message.model_dump() for message in SAMPLE],
+        "add_generation_prompt": True,
+        "bos_token": tokens[values["tokenizer.ggml.bos_token_id"]],
+    }
+    text = answer(values["tokenizer.chat_template"], variables)["text"]
+    expected = [tokenizer.end_of_text_id, *render(SAMPLE, tokenizer)]
+    assert encode_with_special(text, tokenizer) == expected
+
+
 def test_large_tensors_are_packed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(40, 32, generator=torch.Generator().manual_seed(6))
     whole = list(Q8_0.encode(x, "x"))
@@ -153,6 +177,14 @@ def test_rope_scaling(store: Store, tokenizer: Tokenizer, tmp_path: Path) -> Non
     linear = {"kind": "linear", "factor": 4.0}
     values, _ = written(tmp_path / "a.gguf", opened(store, tokenizer, rope_scaling=linear))
     assert (values["qwen3.rope.scaling.type"], values["qwen3.rope.scaling.factor"]) == ("linear", 4)
+    yarn = {"kind": "yarn", "factor": 4.0, "original_max_seq_len": 16}
+    values, tensors = written(tmp_path / "y.gguf", opened(store, tokenizer, rope_scaling=yarn))
+    assert values["qwen3.rope.scaling.type"] == "yarn"
+    assert values["qwen3.rope.scaling.factor"] == 4
+    assert values["qwen3.rope.scaling.original_context_length"] == 16
+    assert "rope_freqs.weight" not in tensors
+    with pytest.raises(DataError, match="beta_fast 32"):
+        written(tmp_path / "z.gguf", opened(store, tokenizer, rope_scaling=yarn | {"beta_fast": 8}))
     llama = opened(store, tokenizer, rope_scaling=LLAMA3, qk_norm=False, d_head=32)
     _, tensors = written(tmp_path / "b.gguf", llama)
     factors = numbers(tensors["rope_freqs.weight"])

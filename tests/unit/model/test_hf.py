@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import ConfigError, DataError
+from mulm.model.config import YarnRope
 from mulm.model.hf import from_hf_config, to_hf_config
 from mulm.testing import TINY
 
@@ -19,6 +21,7 @@ def test_a_llama_whose_width_its_heads_do_not_divide_is_refused(tokenizer: Token
         to_hf_config(config, tokenizer, torch.float32)
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "vocab_size": 320, "hidden_size": 32,
     "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
@@ -30,8 +33,14 @@ CONFIG = {
     ("changes", "told"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "LlamaForCausalLM, Qwen3ForCausalLM"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "default, linear, llama3"),
-        ({"rope_parameters": {"rope_type": "longrope"}}, "default, linear, llama3"),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "default, linear, llama3, yarn",
+        ),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "default, linear, llama3, yarn"),
+        ({"rope_scaling": YARN | {"mscale": 0.7}}, "mscale: None"),
+        ({"rope_scaling": YARN | {"attention_factor": 2.0}}, "attention_factor: None"),
+        ({"rope_scaling": YARN | {"truncate": False}}, "truncate: True"),
         ({"hidden_act": "gelu"}, "silu"),
         ({"attention_bias": True}, "attention_bias: False"),
         ({"use_sliding_window": True}, "False"),
@@ -55,25 +64,52 @@ def test_missing_values_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "told"),
     [
-        {"num_attention_heads": 0},
-        {"num_attention_heads": "4"},
-        {"hidden_size": None},
-        {"rope_scaling": [1]},
-        {"architectures": 5},
-        {"layer_types": 5},
-        {"vocab_size": -1},
-        {"vocab_size": 1 << 62},
-        {"intermediate_size": 10**30},
-        {"max_position_embeddings": 1 << 62},
-        {"head_dim": 1 << 23},
-        {"rope_theta": float("nan")},
+        ({"num_attention_heads": 0}, "num_attention_heads: "),
+        ({"num_attention_heads": "4"}, "num_attention_heads: must be a whole number (given: '4')"),
+        ({"num_attention_heads": True}, "num_attention_heads: must be a whole number"),
+        ({"num_key_value_heads": 3}, "num_attention_heads (4) must be a multiple of num_key_value"),
+        ({"hidden_size": None}, "hidden_size: is missing"),
+        ({"hidden_size": 0}, "hidden_size: "),
+        ({"head_dim": 9}, "head_dim: "),
+        ({"rope_scaling": [1]}, "rope_scaling: must be an object"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "rope_scaling.factor: "),
+        (
+            {"rope_scaling": YARN | {"original_max_position_embeddings": 0}},
+            "rope_scaling.original_max_position_embeddings: ",
+        ),
+        ({"rope_scaling": YARN | {"beta_fast": 0.5}}, "rope_scaling: beta_slow must be smaller"),
+        ({"architectures": 5}, "architectures: must be a list"),
+        ({"layer_types": 5}, "layer_types: must be a list"),
+        ({"vocab_size": -1}, "vocab_size: "),
+        ({"vocab_size": 1 << 62}, "vocab_size: must be between"),
+        ({"intermediate_size": 10**30}, "intermediate_size: must be between"),
+        ({"max_position_embeddings": 1 << 62}, "max_position_embeddings: must be between"),
+        ({"head_dim": 1 << 23}, "num_attention_heads times head_dim"),
+        ({"rope_theta": float("nan")}, "rope_theta: "),
+        ({"rms_norm_eps": -1}, "rms_norm_eps: "),
+        ({"tie_word_embeddings": "perhaps"}, "tie_word_embeddings: "),
     ],
 )
-def test_impossible_values_are_one_clear_error(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
+def test_impossible_values_are_told_by_the_names_in_the_file(
+    changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
         from_hf_config(CONFIG | changes)
+    assert error.value.message.startswith(f"config.json: {told}")
+    assert error.value.hint
+    assert not re.search(
+        r"\b(n_heads|d_model|d_ff|n_layers|max_seq_len|d_head)\b", error.value.message
+    )
+
+
+def test_yarn_is_read_as_it_is_published_and_written_again(tokenizer: Tokenizer) -> None:
+    config = from_hf_config(CONFIG | {"rope_scaling": YARN})
+    assert config.rope_scaling == YarnRope(factor=4, original_max_seq_len=16)
+    written = to_hf_config(config, tokenizer, torch.float32)
+    assert written["rope_scaling"] == YARN | {"beta_fast": 32, "beta_slow": 1}
+    assert from_hf_config(written) == config
 
 
 def test_defaults_are_the_published_ones() -> None:

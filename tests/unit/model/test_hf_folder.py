@@ -26,7 +26,7 @@ from mulm.model.safetensors_file import TensorFiles
 from mulm.model.stored import load_model
 from mulm.model.weights import tensors_to_bytes
 from mulm.store import Store
-from mulm.testing import TINY, tiny_stored_model
+from mulm.testing import TINY, tiny_llama3_tokenizer, tiny_stored_model
 
 LLAMA3 = {
     "kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -37,6 +37,10 @@ VARIANTS: list[tuple[torch.dtype, dict[str, Any]]] = [
     (torch.bfloat16, {"qk_norm": False, "tie_embeddings": False, "n_kv_heads": 1}),
     (torch.bfloat16, {"qk_norm": False, "rope_scaling": LLAMA3}),
     (torch.float16, {"rope_scaling": {"kind": "linear", "factor": 4.0}}),
+    (
+        torch.float16,
+        {"rope_scaling": {"kind": "yarn", "factor": 4.0, "original_max_seq_len": 16}},
+    ),
 ]
 
 
@@ -44,13 +48,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("is_llama3", [False, True], ids=["ChatML", "Llama 3"])
 @pytest.mark.parametrize(("dtype", "changes"), VARIANTS)
 def test_export_import_export_gives_the_same_bytes(
-    store: Store, tokenizer: Tokenizer, tmp_path: Path, changes: dict[str, Any], dtype: torch.dtype
-) -> None:
+    store: Store, tokenizer: Tokenizer, tmp_path: Path, changes: dict[str, Any],
+    dtype: torch.dtype, is_llama3: bool,
+) -> None:  # fmt: skip
+    tokenizer = tiny_llama3_tokenizer() if is_llama3 else tokenizer
     first = tiny_stored_model(store, tokenizer, dtype=dtype, **changes)
     with open_model_files(store, first) as files:
-        card = model_card("tiny", first, files.config, {}).encode()
+        card = model_card("tiny", first, files.config, {}, tokenizer.chat_format).encode()
         write_hf_folder(tmp_path / "one", files, card, max_part_bytes=40_000)
     described = describe_hf_folder(tmp_path / "one")
     assert described.licences == ("cc0-1.0",)

@@ -20,6 +20,7 @@ from mulm.errors import (
     CorruptError,
     DeadlineError,
     NotFoundError,
+    UnreachableError,
 )
 from mulm.model import hf_hub
 from mulm.model.hf_hub import Hub, parse_source
@@ -239,7 +240,7 @@ def test_proxies_are_those_of_the_given_environment(
     assert server.seen[-1][0].startswith("http://hub.invalid/api/models/own/er")
     without = Hub.from_env(env | {"no_proxy": "hub.invalid"}).proxies
     n_seen = len(server.seen)
-    with pytest.raises(DeadlineError):
+    with pytest.raises(UnreachableError):
         Hub("http://hub.invalid", proxies=without).snapshot("own/er")
     assert len(server.seen) == n_seen
 
@@ -325,11 +326,20 @@ def test_other_failures(server: FakeHub, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(globals(), "listing", lambda: [1])
     with pytest.raises(CorruptError, match="as a hub does"):
         Hub(server.url).snapshot("own/er")
+
+
+def test_a_hub_that_is_not_there_cannot_be_reached(server: FakeHub, tmp_path: Path) -> None:
+    snapshot = Hub(server.url).snapshot("own/er")
     server.shutdown()
     server.server_close()
-    monkeypatch.setattr(hf_hub, "_TIMEOUT_S", 0.5)
-    with pytest.raises(DeadlineError):
+    with pytest.raises(UnreachableError, match="refused") as error:
         Hub(server.url).snapshot("own/er")
+    assert error.value.code == "unreachable"
+    assert "HF_ENDPOINT" in error.value.hint
+    waits: list[float] = []
+    with pytest.raises(UnreachableError):
+        Hub(server.url, sleep=waits.append).download(snapshot, list(FILES), tmp_path, print)
+    assert len(waits) == 3, "it may come back while files are fetched"
 
 
 @pytest.mark.parametrize("endpoint", ["http://example.org", "file:///etc", "huggingface.co"])

@@ -64,6 +64,11 @@ def unnamed_turns(values: dict[str, Any]) -> None:
         token["special"] = token["content"] != "<|im_end|>"
 
 
+def one_more(values: dict[str, Any]) -> None:
+    last = values["added_tokens"][-1]
+    values["added_tokens"].append(last | {"id": 320, "content": "<|one_more|>"})
+
+
 @pytest.mark.parametrize(
     ("damage", "kind", "told"),
     [
@@ -80,9 +85,10 @@ def unnamed_turns(values: dict[str, Any]) -> None:
         (lambda f: (f / "model.safetensors").unlink(), NotFoundError, "model.safetensors"),
         (edit_config(num_hidden_layers=3), CorruptError, "layers.2"),
         (edit_config(num_hidden_layers=1), DataError, "layers.1"),
-        (edit_config(num_hidden_layers=1_000_000_000), CorruptError, "1000000000 layers"),
-        (edit_config(intermediate_size=65), CorruptError, "mlp"),
-        (edit_config(vocab_size=300), CorruptError, "tokenizer of hf does not fit its config"),
+        (edit_config(num_hidden_layers=10_000_000), CorruptError, "10000000 layers"),
+        (edit_config(intermediate_size=65), CorruptError, "'model.layers.0.mlp.down_proj.weight'"),
+        (edit_config(vocab_size=300), CorruptError, "'model.embed_tokens.weight' is (320, 32)"),
+        (edit_json("tokenizer.json", one_more), CorruptError, "tokenizer of hf does not fit"),
         (
             replace("model.safetensors.index.json", b'{"weight_map": {"a": "../x.safetensors"}}'),
             CorruptError, "names no files",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mulm.chat_format import CHATML, LLAMA3
 from mulm.data.tokenizer import Tokenizer
 from mulm.model.hf_import import licences_in
 from mulm.model.model_card import model_card
@@ -16,9 +17,18 @@ def test_the_card_tells_the_lineage(store: Store, tokenizer: Tokenizer) -> None:
     model = tiny_stored_model(store, tokenizer).model_copy(
         update={"parents": {"dataset": dataset.id, "run": "run_1"}, "counts": {"tokens": 12345}}
     )
-    card = model_card("tiny@1", model, TINY, {"dataset": dataset})
+    card = model_card("tiny@1", model, TINY, {"dataset": dataset}, CHATML)
     for told in (model.id, dataset.id, "run_1", "12,345 tokens", "2,000 train tokens", "cc0-1.0"):
         assert told in card
+
+
+def test_the_card_tells_how_conversations_are_written(store: Store, tokenizer: Tokenizer) -> None:
+    model = tiny_stored_model(store, tokenizer)
+    for form, other in ((CHATML, LLAMA3), (LLAMA3, CHATML)):
+        card = model_card("tiny@1", model, TINY, {}, form)
+        assert form.name in card
+        assert all(name in card for name in (form.document_begin, form.turn_begin, form.turn_end))
+        assert other.turn_end not in card
 
 
 @pytest.mark.parametrize(
@@ -29,5 +39,5 @@ def test_licences_are_read_back(
 ) -> None:
     model = tiny_stored_model(store, tokenizer).model_copy(update={"licences": licences})
     expected = (", ".join(licences) or "other",)
-    assert licences_in(model_card("tiny@1", model, TINY, {})) == expected
+    assert licences_in(model_card("tiny@1", model, TINY, {}, CHATML)) == expected
     assert licences_in("# no front matter\nlicense: mit") == ()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mulm.chat import Message, render
-from mulm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
+from mulm.data.tokenizer import Tokenizer
 from mulm.engine.engine import Engine
 from mulm.messages import GenerateRequest, SamplingParams
 from mulm.model.chat_template import encode_with_special
@@ -21,7 +21,7 @@ from mulm.model.jinja_child import answer
 from mulm.model.model_files import open_model_files, store_model_files
 from mulm.model.stored import load_model
 from mulm.store import Store
-from mulm.testing import tiny_stored_model
+from mulm.testing import tiny_llama3_tokenizer, tiny_stored_model
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 pytestmark = pytest.mark.slow
@@ -30,6 +30,7 @@ LLAMA3 = {
     "kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_seq_len": 32,
 }  # fmt: skip
+YARN = {"kind": "yarn", "factor": 4.0, "original_max_seq_len": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "qwen3-untied": {"tie_embeddings": False, "n_kv_heads": 4},
@@ -38,6 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {"qk_norm": False},
     "llama-untied": {"qk_norm": False, "tie_embeddings": False, "rope_theta": 500_000.0},
     "llama-linear": {"qk_norm": False, "rope_scaling": {"kind": "linear", "factor": 2.0}},
+    "qwen3-yarn": {"d_head": 32, "rope_scaling": YARN},
+    "llama-yarn": {"qk_norm": False, "max_seq_len": 128, "rope_scaling": YARN | {"beta_fast": 8.0}},
     "llama-llama3": {"qk_norm": False, "d_head": 32, "rope_scaling": LLAMA3},
 }
 
@@ -86,9 +89,15 @@ def test_what_they_save_we_import(exported: tuple[Any, Path], store: Store) -> N
     assert torch.equal(load_model(store, manifest)(ids_BT), ours(ids_BT))
 
 
+@pytest.fixture(params=["ChatML", "Llama 3"])
+def speaker(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer of each chat format."""
+    return tokenizer if request.param == "ChatML" else tiny_llama3_tokenizer()
+
+
 @pytest.fixture
-def folder(store: Store, tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    with open_model_files(store, tiny_stored_model(store, tokenizer)) as files:
+def folder(store: Store, speaker: Tokenizer, tmp_path: Path) -> Path:
+    with open_model_files(store, tiny_stored_model(store, speaker)) as files:
         write_hf_folder(tmp_path / "hf", files, b"card")
     return tmp_path / "hf"
 
@@ -106,7 +115,7 @@ def conversations() -> list[list[Message]]:
         "日本語",
         "🙂",
     ]
-    pieces += [" ", "\t", "<|not special|>", "{{ bos_token }}", "user\n", "", "trailing \n"]
+    pieces += [" ", "\t", "\xa0", "<|not special|>", "{{ bos_token }}", "user\n", "", "trailing \n"]
     made = []
     for n_turns in range(20):
         roles = ["system"] * (n_turns % 2) + ["user", "assistant"] * (n_turns // 2) + ["user"]
@@ -116,14 +125,14 @@ def conversations() -> list[list[Message]]:
     return made
 
 
-def test_twenty_conversations_render_alike(folder: Path, tokenizer: Tokenizer) -> None:
+def test_twenty_conversations_render_alike(folder: Path, speaker: Tokenizer) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     template = (folder / "chat_template.jinja").read_text("utf-8")
     exported = Tokenizer.from_bytes((folder / "tokenizer.json").read_bytes())
     names = json.loads((folder / "special_tokens_map.json").read_bytes())
     assert len(conversations()) == 20
     for messages in conversations():
-        expected = [tokenizer.end_of_text_id, *render(messages, tokenizer)]
+        expected = [speaker.end_of_text_id, *render(messages, speaker)]
         assert theirs.apply_chat_template(
             [m.model_dump() for m in messages], add_generation_prompt=True, return_dict=False
         ) == expected  # fmt: skip
@@ -132,17 +141,19 @@ def test_twenty_conversations_render_alike(folder: Path, tokenizer: Tokenizer) -
         assert encode_with_special(answer(template, variables)["text"], exported) == expected
 
 
-def test_their_tokenizer_reads_and_writes_text_as_ours(folder: Path, tokenizer: Tokenizer) -> None:
+def test_their_tokenizer_reads_and_writes_text_as_ours(folder: Path, speaker: Tokenizer) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    assert len(theirs) == tokenizer.vocab_size
-    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (0, 3, 1)
+    assert len(theirs) == speaker.vocab_size
+    expected = (speaker.end_of_text_id, speaker.turn_end_id, speaker.pad_id)
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == expected
     for text in ("Hello there,  how\n\n are you?", "1234 naïve 日本語 🙂", "don't , . !", " "):
-        ids = tokenizer.encode(text)
+        ids = speaker.encode(text)
         assert theirs.encode(text, add_special_tokens=False) == ids
         assert theirs.decode(ids) == text
-    assert theirs.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(32))
+    special = speaker.special_tokens
+    assert theirs.convert_tokens_to_ids(list(special)) == list(special.values())
 
 
-def test_their_generation_ends_where_ours_does(folder: Path, tokenizer: Tokenizer) -> None:
+def test_their_generation_ends_where_ours_does(folder: Path, speaker: Tokenizer) -> None:
     config = transformers.GenerationConfig.from_pretrained(folder)
-    assert config.eos_token_id == [tokenizer.im_end_id, tokenizer.end_of_text_id]
+    assert config.eos_token_id == list(speaker.stop_ids)

@@ -17,6 +17,7 @@ from mulm.errors import (
     OverloadedError,
     error_classes,
 )
+from mulm.testing import tiny_llama3_tokenizer
 from serve_app.auth import OPEN_PATHS
 from serve_app.ingress import make_app
 from serve_app.service import Service
@@ -207,6 +208,21 @@ def test_a_conversation_begins_as_a_document_did_in_training(
     [request] = scripted.requests
     turn = [Message(role="user", content="hi")]
     assert request.prompt_ids == (tokenizer.end_of_text_id, *render(turn, tokenizer))
+
+
+def test_another_chat_format_begins_and_ends_in_its_own_way(scripted, served, keys, raw):
+    llama3 = tiny_llama3_tokenizer()
+    app = make_app(Service(scripted, dataclasses.replace(served, tokenizer=llama3)), keys)
+    call(app, raw, "POST", URL, json=CHAT)
+    call(app, raw, "POST", "/v1/completions", json={"model": "tiny", "prompt": "hi"})
+    chat, completion = scripted.requests
+    begin, end, eot, eom = (
+        llama3.id_of(f"<|{name}|>") for name in ("begin_of_text", "end_of_text", "eot_id", "eom_id")
+    )
+    assert chat.prompt_ids == (begin, *render([Message(role="user", content="hi")], llama3))
+    assert chat.sampling.stop_token_ids == (eot, end, begin, eom)
+    assert completion.prompt_ids == (begin, *llama3.encode("hi"))
+    assert completion.sampling.stop_token_ids == (end, begin)
 
 
 def test_the_old_model_answers_until_an_engine_holds_the_new(scripted, served):

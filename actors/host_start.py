@@ -1,4 +1,4 @@
-"""Starts the ledger actor in a cluster that is just coming up: `python -m actors.ledger_start`.
+"""Starts the ledger and the store in a new cluster: `python -m actors.host_start`.
 
 Run by `actors.cluster.up` beside Ray's own start, in a process of its own, so that importing Ray
 costs no extra time and the caller never becomes a Ray driver. Ends with 0 when the ledger answers.
@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 from actors.ledger_host import NAMESPACE, start_ledger
+from actors.store_host import start_store
+from mulm.home import Home
 
 _POLL_S = 0.05
 _ATTEMPTS = 20
 
 
-def main(gcs_address: str, temp_dir: str, path: str, timeout_s: str) -> int:
-    """Wait for the raylet, then start the actor; returns the exit code."""
+def main(gcs_address: str, temp_dir: str, root: str, timeout_s: str) -> int:
+    """Wait for the raylet, then start the actors of a home; returns the exit code."""
     import ray
 
     _wait_for(Path(temp_dir) / "session_latest" / "sockets" / "raylet", float(timeout_s))
@@ -29,7 +31,9 @@ def main(gcs_address: str, temp_dir: str, path: str, timeout_s: str) -> int:
             if attempt == _ATTEMPTS - 1:
                 raise
             time.sleep(_POLL_S * attempt)
-    start_ledger(Path(path))
+    home = Home(Path(root))
+    start_ledger(home.ledger)
+    start_store(home.store)
     ray.shutdown()
     return 0
 

@@ -1,0 +1,191 @@
+"""`mulm data preview|stats|rejects|diff`: the verbs that look into dataset versions.
+
+Added to the group in `jobs.cli_data`. Invariant: nothing is written but the page that is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from jobs.cli_verbs import with_json
+from mulm.errors import ConfigError
+from mulm.home import Home
+
+if TYPE_CHECKING:
+    from jobs.dataset_shelf import Shelf
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _with_count(default: int, what: str) -> Callable[[F], F]:
+    """The `-n` option."""
+    return click.option(
+        "-n", "n", type=click.IntRange(min=0), default=default, show_default=True, help=what
+    )
+
+
+def _with_seed(command: F) -> F:
+    option = click.option(
+        "--seed", type=click.IntRange(min=0), default=0, help="Another seed chooses others."
+    )
+    return option(command)
+
+
+@click.command("preview")
+@click.argument("ref")
+@_with_count(3, "Documents to show.")
+@click.option("--split", type=click.Choice(["train", "validation"]), help="Both if not given.")
+@click.option("--grep", default="", metavar="TEXT", help="Only those that hold TEXT.")
+@click.option("--source", metavar="LABEL", help="Only those of this source.")
+@click.option("--tokens", is_flag=True, help="Show where tokens begin.")
+@click.option("--mask", is_flag=True, help="Show what is not learned.")
+@click.option(
+    "--chars",
+    type=click.IntRange(min=0),
+    default=1200,
+    show_default=True,
+    help="Of each at most so much; 0 for all.",
+)
+@_with_seed
+@with_json
+def preview(
+    ref: str,
+    n: int,
+    split: str | None,
+    grep: str,
+    source: str | None,
+    tokens: bool,
+    mask: bool,
+    chars: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Show some documents of REF as training reads them; the same ones each time.
+
+    \b
+    Example:  mulm data preview books
+              mulm data preview books@3 --grep whale -n 1
+              mulm data preview chats --tokens --mask --split train
+    """
+    from jobs.dataset_preview import PreviewOrder, document_lines
+    from jobs.dataset_preview import preview as previewed
+
+    order = PreviewOrder(n, split, seed, grep, source, tokens, mask, chars)
+    with open_shelf() as shelf:
+        documents = previewed(shelf, shelf.find(ref), order)
+    if as_json:
+        click.echo(json.dumps(documents))
+        return
+    if not documents:
+        click.echo("no document is like that", err=True)
+    in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for document in documents:
+        _print_lines([*document_lines(document, order, in_colour=in_colour), ""])
+
+
+@click.command("stats")
+@click.argument("ref")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page too.")
+@with_json
+def stats(ref: str, html: Path | None, as_json: bool) -> None:
+    """Draw how long the documents of REF are, their languages, sources and reject reasons.
+
+    \b
+    Example:  mulm data stats books
+              mulm data stats books@3 --html books.html
+    """
+    from jobs.dataset_stats import stats as counted
+    from jobs.dataset_stats import stats_lines, stats_page
+
+    with open_shelf() as shelf:
+        found = shelf.find(ref)
+        told = counted(shelf, found)
+    if html is not None:
+        _write(html, stats_page(found, told))
+        click.echo(f"{html} is written", err=True)
+    if as_json:
+        click.echo(json.dumps({"dataset": found.ref, **asdict(told)}))
+    else:
+        _print_lines(stats_lines(found, told))
+
+
+@click.command("rejects")
+@click.argument("ref")
+@click.option("--reason", help="Samples of this one only.")
+@_with_count(5, "Samples of each reason.")
+@_with_seed
+@with_json
+def rejects(ref: str, reason: str | None, n: int, seed: int, as_json: bool) -> None:
+    """Show what was dropped of REF and why; for what repeats another document, also that one.
+
+    \b
+    Example:  mulm data rejects books -n 0
+              mulm data rejects books@3 --reason near_duplicate -n 10
+    """
+    from jobs.dataset_rejects import reject_lines
+    from jobs.dataset_rejects import rejects as dropped
+
+    with open_shelf() as shelf:
+        result = dropped(shelf, shelf.find(ref), reason, n, seed)
+    _print_result(result, reject_lines, as_json)
+
+
+@click.command("diff")
+@click.argument("before")
+@click.argument("after")
+@_with_count(3, "Samples of each kind of difference.")
+@with_json
+def diff(before: str, after: str, n: int, as_json: bool) -> None:
+    """Show in which settings, files and documents BEFORE and AFTER differ, and what they share.
+
+    \b
+    Example:  mulm data diff books@2 books@3
+              mulm data diff books@2 books -n 10 --json
+    """
+    from jobs.dataset_diff import diff as compared
+    from jobs.dataset_diff import diff_lines
+
+    with open_shelf() as shelf:
+        result = compared(shelf, shelf.find(before), shelf.find(after), n)
+    _print_result(result, diff_lines, as_json)
+
+
+LOOKS: tuple[click.Command, ...] = (preview, stats, rejects, diff)
+
+
+def open_shelf() -> Shelf:
+    """The dataset versions of this machine's installation."""
+    from jobs.dataset_shelf import Shelf
+
+    return Shelf(Home.from_env())
+
+
+def _print_result(
+    result: dict[str, Any], lines: Callable[[dict[str, Any]], list[str]], as_json: bool
+) -> None:
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        _print_lines(lines(result))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line, color=True)  # colours are ours alone: text of a corpus has none left
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {str(path)!r}: {error.strerror}", hint="name a file in a folder of yours"
+        ) from None
