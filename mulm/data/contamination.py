@@ -25,11 +25,11 @@ _MAX_TABLE_BITS = 27
 
 
 def evaluation_texts(path: str | Path) -> Iterator[str]:
-    """The text of a file, or of JSONL every string in every row.
+    """The text of a file, or every string in its rows (JSONL) or its value (JSON).
 
     Raises:
         NotFoundError: there is no such file.
-        DataError: it is no UTF-8, or a row is no JSON.
+        DataError: it is no UTF-8, or what should be JSON is none.
     """
     path = Path(path)
     try:
@@ -38,12 +38,14 @@ def evaluation_texts(path: str | Path) -> Iterator[str]:
         raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {str(path)!r}: {error}") from None
-    if path.suffix not in _ROW_SUFFIXES:
+    if path.suffix == ".json":
+        yield from _strings(_parsed(content, repr(str(path))))
+    elif path.suffix in _ROW_SUFFIXES:
+        for number, line in enumerate(content.split("\n"), start=1):
+            if line.strip():
+                yield from _strings(_parsed(line, f"{str(path)!r}, row {number}"))
+    else:
         yield content
-        return
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            yield from _strings(_parsed(line, f"{str(path)!r}, row {number}"))
 
 
 def ngram_hashes(texts: Iterable[str], ngram: int) -> Hashes:

@@ -55,6 +55,6 @@ class DecontaminationRules(Frozen):
     """Documents that hold text of an evaluation are dropped."""
 
     paths: tuple[str, ...] = Field(min_length=1)
-    """Files of evaluations: text, or JSONL of which all strings count."""
+    """Files of evaluations: text, or JSON and JSONL of which all strings count."""
     ngram: int = Field(default=13, ge=1, le=64)
     """A document is dropped if it shares one n-gram of this many words."""

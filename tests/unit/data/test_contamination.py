@@ -51,6 +51,9 @@ def test_files(tmp_path: Path) -> None:
     assert list(evaluation_texts(text)) == ["One.\nTwo."]
     assert list(evaluation_texts(rows)) == ["Why?", "So.", "\ud800", "Alone"]
     assert len(ngram_hashes(evaluation_texts(rows), 1)) == 4
+    whole = tmp_path / "c.json"
+    whole.write_text('[\n{"q": "Why?"},\n{"q": "How?"}]')
+    assert list(evaluation_texts(whole)) == ["Why?", "How?"]
 
 
 def test_bad_files(tmp_path: Path) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from io import BytesIO
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mulm.data.corpus import Corpus
 from mulm.data.preview import choose, harmless, pieces_of, shown, window
+from mulm.data.stats import UNKNOWN
+from mulm.manifest import Manifest
 from mulm.store import Store
 
 
@@ -115,3 +122,24 @@ def test_a_window_holds_what_was_found(length: int, found: int, size: int) -> No
     assert part.stop - part.start == min(length, size)
     if found < length:
         assert part.start <= found < part.stop
+
+
+def test_versions_of_earlier_releases_are_shown_too(store: Store, make_dataset, doc) -> None:
+    vocabulary = store.read(make_dataset(store, [doc("x")]).blob("tokenizer.json"))
+    shards = []
+    for side, texts in (("train", ["one", "two"]), ("validation", ["three"]), ("rejects", ["4"])):
+        rows = [
+            {"name": "a", "section": k, "digest": sha256(text.encode()).hexdigest(),
+             "reason": "too_short" if side == "rejects" else "", "text": text}
+            for k, text in enumerate(texts)
+        ]  # fmt: skip
+        content = BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), content)
+        shards.append(store.put(f"{side}-00000.parquet", content.getvalue(), len(rows)))
+    manifest = Manifest(kind="documents", code_version="0", config={}, blobs=tuple(shards))
+    corpus = Corpus.of(store, manifest)
+    assert sorted(choose(corpus, ("train",), 9)) == [0, 1]
+    (rejected,) = shown(corpus, choose(corpus, ("too_short",), 9))
+    assert (rejected.text, rejected.source) == ("4", UNKNOWN)
+    pieces = pieces_of(corpus, shown(corpus, [2])[0], vocabulary, 0.0)
+    assert "".join(p.completes for p in pieces) == "<|endoftext|>three"

@@ -338,3 +338,9 @@ def add_model(home: Home, name: str, number: int) -> None:
             kind="model", code_version="1", config={}, parents={"dataset": dataset}, blobs=()
         )
         ledger.publish("model", "reader", store.save(model))
+
+
+def test_the_page_on_datasets_has_a_section_for_every_verb() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
+    assert set(re.findall(r"^### (\w+)$", page, re.M)) == VERBS
+    assert set(re.findall(r"^\$ mulm data (\w+)", page, re.M)) == VERBS
