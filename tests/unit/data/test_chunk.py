@@ -197,6 +197,20 @@ def test_encoded_data_is_no_writing(tmp_path: Path, prose: Prose) -> None:
     assert "QUJD" not in kept
 
 
+@pytest.mark.parametrize("n_chars", [16_000, 16_001, 20_000, 16_100, 55_555])
+def test_encoded_data_leaves_no_tail(tmp_path: Path, n_chars: int) -> None:
+    path = tmp_path / "data.txt"
+    path.write_text("Q" * n_chars)
+    assert set(rejects(read(path))) == {("data.txt", "too_long_line")}
+    assert all(read(path)["reason"].to_pylist())
+
+
+def test_one_long_word_of_a_text_is_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "poem.txt"
+    path.write_text("Q" * 7_000 + "\n")
+    assert rejects(read(path)) == []
+
+
 def test_writing_without_spaces_is_writing(tmp_path: Path) -> None:
     path = tmp_path / "zh.txt"
     path.write_text("".join(chr(0x4E00 + n * 7 % 20_000) for n in range(40_000)))
