@@ -133,15 +133,16 @@ def _tidied(raw: RawDocument, cuts: bool, rules: CleanRules) -> Iterator[tuple[s
     elif not cuts:
         yield prepare(raw.text, rules), "", ""
     else:
+        is_data = False
         for section in cut_sections(prepare(raw.text, rules)) or [""]:
-            yield section, "too_long_line" if _is_one_word(section) else "", ""
+            least_chars = 0 if is_data else MIN_SECTION_CHARS  # what is left of a word is cut too
+            is_data = len(section) >= least_chars and _is_one_word(section)
+            yield section, "too_long_line" if is_data else "", ""
 
 
 def _is_one_word(section: str) -> bool:
-    """Whether a section had to be cut in the middle of a word: encoded data, no writing."""
-    return (
-        len(section) >= MIN_SECTION_CHARS and section.isascii() and len(section.split(None, 1)) < 2
-    )
+    """Whether a section that had to be cut in the middle of a word is encoded data, no writing."""
+    return section.isascii() and len(section.split(None, 1)) < 2
 
 
 def _batches(found: Iterable[_Found]) -> Iterator[list[_Found]]:

@@ -47,7 +47,7 @@ class EncodeRules:
 
     chat_fraction: float = 0.0
     row_len: int | None = None
-    """Tokens in a packed row; nothing if documents are laid end to end."""
+    """Tokens in a packed row of training; nothing if documents are laid end to end."""
 
 
 def encode_chunk(tokenizer_json: bytes, rules: EncodeRules, task: EncodeTask) -> Iterator[Product]:
@@ -65,7 +65,7 @@ def encode_chunk(tokenizer_json: bytes, rules: EncodeRules, task: EncodeTask) ->
         own = table.filter(pa.array(task.codes == _code(task, side)))
         documents, texts = _encode(own, encoder, rules.chat_fraction if side == TRAIN else 0.0)
         learned_bytes = sum(map(len, texts))
-        tokens = _laid_out(documents, rules.row_len, encoder)
+        tokens = _laid_out(documents, rules.row_len if side == TRAIN else None, encoder)
         counts |= {
             f"{side}_documents": len(documents),
             f"{side}_tokens": len(tokens),

@@ -42,8 +42,8 @@ class KilledAfter:
     def __init__(self, n_tasks: int) -> None:
         self._left = n_tasks
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Iterator[Made]:
-        for made in InProcess().run(work, tasks):
+    def run(self, work: Work, tasks: Sequence[Any], *, stays_here: bool = False) -> Iterator[Made]:
+        for made in InProcess().run(work, tasks, stays_here=stays_here):
             if not self._left:
                 raise KeyboardInterrupt
             yield made
@@ -495,9 +495,9 @@ class Vanishing:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Iterator[Made]:
+    def run(self, work: Work, tasks: Sequence[Any], *, stays_here: bool = False) -> Iterator[Made]:
         self._path.unlink()
-        return InProcess(2).run(work, tasks)
+        return InProcess(2).run(work, tasks, stays_here=stays_here)
 
 
 @pytest.mark.usefixtures("small_tasks")

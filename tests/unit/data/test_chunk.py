@@ -197,6 +197,20 @@ def test_encoded_data_is_no_writing(tmp_path: Path, prose: Prose) -> None:
     assert "QUJD" not in kept
 
 
+@pytest.mark.parametrize("n_chars", [16_000, 16_001, 20_000, 16_100, 55_555])
+def test_encoded_data_leaves_no_tail(tmp_path: Path, n_chars: int) -> None:
+    path = tmp_path / "data.txt"
+    path.write_text("Q" * n_chars)
+    assert set(rejects(read(path))) == {("data.txt", "too_long_line")}
+    assert all(read(path)["reason"].to_pylist())
+
+
+def test_one_long_word_of_a_text_is_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "poem.txt"
+    path.write_text("Q" * 7_000 + "\n")
+    assert rejects(read(path)) == []
+
+
 def test_writing_without_spaces_is_writing(tmp_path: Path) -> None:
     path = tmp_path / "zh.txt"
     path.write_text("".join(chr(0x4E00 + n * 7 % 20_000) for n in range(40_000)))
@@ -243,13 +257,39 @@ def test_sections_are_the_sources_choice_unless_told(tmp_path: Path, prose: Pros
 def test_conversations_stay_whole(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     turns = [
-        {"role": "user", "content": "Tell me something long. " * 2000},
-        {"role": "assistant", "content": "Here it comes, word for word. " * 2000},
+        {"role": "user", "content": "Tell me something long."},
+        {"role": "assistant", "content": "\n".join(f"Line {n} of them." for n in range(3000))},
     ]
     path.write_text(json.dumps({"messages": turns}))
     table = read(path, sections=True)
     assert len(table) == 1
     assert json.loads(table["messages"][0].as_py()) == turns
+
+
+def test_rules_change_every_turn(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    ask, answer = "Who is\u00a0there?  ", "It is me: somebody@example.org, and you know it.\r\n"
+    rows = [
+        {
+            "messages": [
+                {"role": r, "content": c} for r, c in (("user", ask), ("assistant", answer))
+            ]
+        },
+        {"prompt": ask, "chosen": answer, "rejected": "somebody@example.org said nothing"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    table = read(path, rules=ReadRules(CleanRules(mask=("mail",))))
+    assert table["reason"].to_pylist() == ["", "", "too_short"]
+    whole, pair, short = table["messages"].to_pylist()
+    user, said = json.loads(whole)
+    assert user["content"] == "Who is there?"
+    assert said["content"].startswith("It is me: ")
+    assert said["content"].endswith(", and you know it.")
+    assert json.loads(pair)["chosen"] == [user, said]
+    assert json.loads(pair)["rejected"][1]["content"].endswith(" said nothing")
+    assert "somebody@" not in str(table.to_pylist())
+    assert short == "", "a reject is shown, not learned"
 
 
 def test_whole_files_are_one_group(corpus: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 from mulm.chat import Message, render
 from mulm.config import canonical_json
 from mulm.data.clean import normalise
+from mulm.data.conversations import turns_of
 from mulm.data.decisions import TRAIN, VALIDATION
 from mulm.data.documents import to_parquet
 from mulm.data.encode import (
     EncodeRules,
     EncodeTask,
     chat_of,
-    conversation,
     encode_chunk,
     training_texts,
 )
@@ -130,8 +130,8 @@ def test_of_a_preference_pair_the_chosen_side_is_learned(
     whole = canonical_json(TURNS).decode()
     one = encode(tokenizer, task_of(documents(["x"], messages=[pair]), [0]))
     assert one == encode(tokenizer, task_of(documents(["x"], messages=[whole]), [0]))
-    assert conversation(pair) == conversation(whole)
-    assert conversation("") == []
+    assert turns_of(pair) == turns_of(whole)
+    assert turns_of("") == []
 
 
 def test_chosen_documents_become_turns(tokenizer: Tokenizer, documents: Documents) -> None:
@@ -153,20 +153,20 @@ def test_held_out_documents_stay_plain(tokenizer: Tokenizer, documents: Document
 
 
 @pytest.mark.parametrize("row_len", [17, 65])
-def test_packed_rows_hold_every_token(
+def test_packed_rows_hold_every_training_token(
     tokenizer: Tokenizer, documents: Documents, row_len: int
 ) -> None:
     messages = [canonical_json(TURNS).decode() if n == 4 else "" for n in range(9)]
     task = task_of(documents(TEXTS, messages=messages), [0, 1, 0, 0, 0, 1, 0, 2, 0])
     plain = encode(tokenizer, task)
     packed = encode(tokenizer, task, EncodeRules(row_len=row_len))
-    for side in (TRAIN, VALIDATION):
-        tokens = tokens_in(packed, side)
-        assert len(tokens) % row_len == 0
-        assert len(tokens) == counts_in(packed)[f"{side}_tokens"]
-        assert counts_in(packed)[f"{side}_bytes"] == counts_in(plain)[f"{side}_bytes"]
-        assert text_ids(tokenizer, tokens) == text_ids(tokenizer, tokens_in(plain, side))
-    assert packed["validation.txt"] == plain["validation.txt"]
+    tokens = tokens_in(packed, TRAIN)
+    assert len(tokens) % row_len == 0
+    assert len(tokens) == counts_in(packed)["train_tokens"]
+    assert counts_in(packed)["train_bytes"] == counts_in(plain)["train_bytes"]
+    assert text_ids(tokenizer, tokens) == text_ids(tokenizer, tokens_in(plain, TRAIN))
+    for name in ("validation.bin", "validation.txt"):
+        assert packed[name] == plain[name]
 
 
 def text_ids(tokenizer: Tokenizer, tokens: Tokens) -> list[int]:

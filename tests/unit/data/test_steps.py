@@ -42,8 +42,8 @@ class KilledAfter:
     def __init__(self, n_tasks: int) -> None:
         self._left = n_tasks
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Iterator[Made]:
-        for place, product in InProcess().run(work, tasks):
+    def run(self, work: Work, tasks: Sequence[Any], *, stays_here: bool = False) -> Iterator[Made]:
+        for place, product in InProcess().run(work, tasks, stays_here=stays_here):
             if not self._left:
                 raise KeyboardInterrupt
             yield place, product
@@ -53,8 +53,8 @@ class KilledAfter:
 class Reversed:
     """An executor that does the last task first."""
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Iterator[Made]:
-        for place, product in InProcess().run(work, tasks[::-1]):
+    def run(self, work: Work, tasks: Sequence[Any], *, stays_here: bool = False) -> Iterator[Made]:
+        for place, product in InProcess().run(work, tasks[::-1], stays_here=stays_here):
             yield len(tasks) - 1 - place, product
 
 

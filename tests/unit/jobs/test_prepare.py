@@ -32,9 +32,9 @@ class Noting(InProcess):
         self.n_stages = 0
         self.made.append(self)
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Iterator[Made]:
+    def run(self, work: Work, tasks: Sequence[Any], *, stays_here: bool = False) -> Iterator[Made]:
         self.n_stages += 1
-        return super().run(work, tasks)
+        return super().run(work, tasks, stays_here=stays_here)
 
 
 @pytest.fixture
