@@ -63,7 +63,7 @@ def _encode(
     chunks: Sequence[Chunk],
     tokenizer_json: bytes,
 ) -> list[Blobs]:
-    """What each chunk becomes; those of one content and one decision are worked on once."""
+    """What each chunk becomes; one of a content and decisions that are known is not encoded."""
     row_len = None if recipe.pack.seq_len is None else recipe.pack.seq_len + 1
     rules = EncodeRules(recipe.chat_fraction, row_len)
     shared = {

@@ -7,6 +7,7 @@ documents at once and decides. Invariant: adding files leaves the chunks of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -52,13 +53,7 @@ def build_documents(
         DataError: no document is usable, or too few for a split.
     """
     rules = _read_rules(recipe)
-    config = {
-        "sources": _sources(recipe),
-        "files": listing.identities,
-        **_identity(rules),
-        "against": {ref: manifest.id for ref, manifest in known.items()},
-        "split": recipe.split.model_dump(mode="json"),
-    }
+    config = _config(recipe, rules, listing, known)
 
     def make() -> Manifest:
         steps.store.require_space(_NEEDED_SPACE * listing.size_bytes)
@@ -89,6 +84,19 @@ def rejects_of(documents: Manifest) -> dict[str, int]:
     }
 
 
+def _config(
+    recipe: Recipe, rules: ReadRules, listing: Listing, known: Mapping[str, Manifest]
+) -> dict[str, Any]:
+    """All that the documents depend on."""
+    return {
+        "sources": _sources(recipe),
+        "files": listing.identities,
+        **_identity(rules),
+        "against": {ref: manifest.id for ref, manifest in known.items()},
+        "split": recipe.split.model_dump(mode="json"),
+    }
+
+
 def _read_rules(recipe: Recipe) -> ReadRules:
     rules = ReadRules(
         clean=recipe.clean,
@@ -99,7 +107,7 @@ def _read_rules(recipe: Recipe) -> ReadRules:
         return rules
     ngram = recipe.decontaminate.ngram
     texts = (normalise(t) for path in recipe.decontaminate.paths for t in evaluation_texts(path))
-    return ReadRules(rules.clean, rules.near, rules.whole_files, ngram_hashes(texts, ngram), ngram)
+    return replace(rules, contamination=ngram_hashes(texts, ngram), contamination_ngram=ngram)
 
 
 def _identity(rules: ReadRules) -> dict[str, Any]:

@@ -7,6 +7,7 @@ for reading the files. Invariant: what a task makes depends on its files and rul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from mulm.data.clean import Cleaner, prepare
 from mulm.data.conversations import changed
+from mulm.data.decisions import OWN_NAMES
 from mulm.data.dedup import digest
 from mulm.data.documents import CHUNK_BYTES, CHUNK_SCHEMA, DIGEST_BYTES, content_hash, to_parquet
 from mulm.data.executor import Product
@@ -25,10 +27,14 @@ from mulm.data.sections import MIN_SECTION_CHARS, cut_sections
 from mulm.data.sources.base import Part, RawDocument, Source, UnreadableError
 from mulm.data.sources.registry import source_of
 from mulm.data.tasks import ListedFile, ReadTask, require_unchanged
+from mulm.errors import DataError
 
 _BATCH_CHARS = 1 << 20
 """Documents are judged in batches of about this size: large enough for vectors, small enough for
 a processor's cache."""
+_DOCUMENT_CHARS = 64
+"""What a document counts beside its text, so that a batch of empty ones has an end too."""
+_REASON = re.compile("[a-z][a-z0-9_]{0,63}")
 _SHOWN_CHARS = 64 << 10
 """What is kept of a reject."""
 
@@ -95,7 +101,7 @@ def _found(task: ReadTask, rules: ReadRules) -> Iterator[_Found]:
         require_unchanged(listed)
         row = 0
         for raw in _documents(task, source, listed, part):
-            for text, reason, messages in _tidied(raw, _cuts(task, source), rules.clean):
+            for text, reason, messages in _tidied(raw, task.spec.sections, rules.clean):
                 yield _Found(listed, part, row, text, reason, messages)
                 row += 1
         require_unchanged(listed)
@@ -108,6 +114,7 @@ def _documents(
     try:
         for raw in source.read(task.spec, listed.file, part):
             n_read += 1
+            _require_reason(raw, task)
             yield raw
     except UnreadableError as error:
         n_read += 1
@@ -116,11 +123,18 @@ def _documents(
         yield RawDocument("", reason="empty")  # so that no file goes unmentioned
 
 
-def _cuts(task: ReadTask, source: Source) -> bool:
-    return source.cuts_sections if task.spec.sections is None else task.spec.sections
+def _require_reason(raw: RawDocument, task: ReadTask) -> None:
+    if raw.reason and (not _REASON.fullmatch(raw.reason) or raw.reason in OWN_NAMES):
+        raise DataError(
+            f"the source {task.spec.type!r} gives {raw.reason[:40]!r} as a reason",
+            hint="a reason is a word of a-z, 0-9 and '_', and none of ours: "
+            + ", ".join(sorted(OWN_NAMES)),
+        )
 
 
-def _tidied(raw: RawDocument, cuts: bool, rules: CleanRules) -> Iterator[tuple[str, str, str]]:
+def _tidied(
+    raw: RawDocument, cuts: bool | None, rules: CleanRules
+) -> Iterator[tuple[str, str, str]]:
     """(text, reason, messages) of what a raw document becomes.
 
     The reason is one that is known without reading the text.
@@ -130,7 +144,7 @@ def _tidied(raw: RawDocument, cuts: bool, rules: CleanRules) -> Iterator[tuple[s
     elif raw.messages:
         said = changed(raw.messages, lambda text: mask(prepare(text, rules), rules.mask).rstrip())
         yield mask(prepare(raw.text, rules), rules.mask), "", said
-    elif not cuts:
+    elif not (raw.may_be_cut if cuts is None else cuts):
         yield prepare(raw.text, rules), "", ""
     else:
         is_data = False
@@ -150,7 +164,7 @@ def _batches(found: Iterable[_Found]) -> Iterator[list[_Found]]:
     n_chars = 0
     for document in found:
         batch.append(document)
-        n_chars += len(document.text)
+        n_chars += len(document.text) + _DOCUMENT_CHARS
         if n_chars >= _BATCH_CHARS:
             yield batch
             batch, n_chars = [], 0
@@ -179,7 +193,7 @@ def _judged(batch: list[_Found], cleaner: Cleaner, rules: ReadRules) -> pa.Table
         "reason": reasons,
         "bands": _bands(texts, rules.near),
         "messages": [
-            "" if reason and len(document.messages) > _SHOWN_CHARS else document.messages
+            "" if reason else document.messages
             for document, reason in zip(batch, reasons, strict=True)
         ],
         "text": texts,

@@ -22,10 +22,13 @@ import pyarrow as pa
 from mulm.config import canonical_json
 from mulm.data.recipe import SplitRule
 from mulm.data.split import held_out
-from mulm.errors import CorruptError
+from mulm.errors import CorruptError, DataError
 
 TRAIN, VALIDATION = "train", "validation"
 DUPLICATE, NEAR_DUPLICATE, KNOWN = "duplicate", "near_duplicate", "known"
+OWN_NAMES = frozenset({TRAIN, VALIDATION, DUPLICATE, NEAR_DUPLICATE, KNOWN})
+MAX_NAMES = 256
+"""A decision is a byte."""
 
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
@@ -142,7 +145,7 @@ def decide(
         is_known: Which documents repeat one of an existing version.
 
     Raises:
-        DataError: there are fewer than two groups to split.
+        DataError: there are fewer than two groups to split, or more reasons than a byte can tell.
     """
     reasons = np.array(index.reasons, dtype=object)
     repeats = original >= 0
@@ -153,6 +156,11 @@ def decide(
     reasons[kept] = TRAIN
     reasons[kept & _held_out(index, kept, split)] = VALIDATION
     names = (TRAIN, VALIDATION, *sorted(set(reasons) - {TRAIN, VALIDATION}))
+    if len(names) > MAX_NAMES:
+        raise DataError(
+            f"documents were rejected for {len(names)} different reasons",
+            hint=f"a source may give some; all together have room for {MAX_NAMES - 2}",
+        )
     code = {name: number for number, name in enumerate(names)}
     codes = np.fromiter((code[reason] for reason in reasons), np.uint8, len(reasons))
     return Decisions(

@@ -68,10 +68,16 @@ class ReadTask:
 
 def make_tasks(spec: SourceSpec, source: Source, files: Sequence[ListedFile]) -> list[ReadTask]:
     """The tasks of one source, in the order of its files."""
-    return [
-        ReadTask(spec, tuple(pieces), sum(_size_bytes(listed, part) for listed, part in pieces))
-        for pieces in _groups(_pieces(spec, source, files))
-    ]
+    tasks: list[ReadTask] = []
+    waiting: list[_Piece] = []
+    size_bytes = 0
+    for piece in _pieces(spec, source, files):
+        waiting.append(piece)
+        size_bytes += piece.size_bytes
+        if _is_enough(size_bytes, piece):
+            tasks.append(_task(spec, waiting, size_bytes))
+            waiting, size_bytes = [], 0
+    return [*tasks, _task(spec, waiting, size_bytes)] if waiting else tasks
 
 
 def require_unchanged(listed: ListedFile) -> None:
@@ -99,27 +105,26 @@ def unreadable(file: SourceFile, error: OSError) -> DataError:
     )
 
 
-def _pieces(
-    spec: SourceSpec, source: Source, files: Iterable[ListedFile]
-) -> Iterator[tuple[ListedFile, Part]]:
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    listed: ListedFile
+    part: Part
+    size_bytes: int
+    """About its share of the file: in which units a part is told is its source's affair."""
+
+
+def _pieces(spec: SourceSpec, source: Source, files: Iterable[ListedFile]) -> Iterator[_Piece]:
     for listed in files:
-        for part in source.parts(spec, listed.file):
-            yield listed, part
+        parts = source.parts(spec, listed.file)
+        for part in parts:
+            yield _Piece(listed, part, listed.size_bytes // len(parts))
 
 
-def _groups(
-    pieces: Iterable[tuple[ListedFile, Part]],
-) -> Iterator[list[tuple[ListedFile, Part]]]:
-    group: list[tuple[ListedFile, Part]] = []
-    size_bytes = 0
-    for listed, part in pieces:
-        group.append((listed, part))
-        size_bytes += _size_bytes(listed, part)
-        if size_bytes >= PART_BYTES or (size_bytes >= _LEAST_BYTES and _is_border(listed)):
-            yield group
-            group, size_bytes = [], 0
-    if group:
-        yield group
+def _is_enough(size_bytes: int, last: _Piece) -> bool:
+    """Whether a task may end after its last piece."""
+    if last.part != Part():
+        return size_bytes >= PART_BYTES // 2
+    return size_bytes >= PART_BYTES or (size_bytes >= _LEAST_BYTES and _is_border(last.listed))
 
 
 def _is_border(listed: ListedFile) -> bool:
@@ -127,6 +132,5 @@ def _is_border(listed: ListedFile) -> bool:
     return int(listed.sha256[:_DIGITS], 16) * _BORDER_BYTES < listed.size_bytes << (4 * _DIGITS)
 
 
-def _size_bytes(listed: ListedFile, part: Part) -> int:
-    """About how many bytes a part has; in which units it is told is its source's affair."""
-    return listed.size_bytes if part == Part() else min(listed.size_bytes, PART_BYTES)
+def _task(spec: SourceSpec, pieces: Sequence[_Piece], size_bytes: int) -> ReadTask:
+    return ReadTask(spec, tuple((piece.listed, piece.part) for piece in pieces), size_bytes)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import ClassVar
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import Part, RawDocument, Source, SourceFile
@@ -26,8 +25,6 @@ BY_FORMAT: Mapping[str, type[Source]] = MappingProxyType(
 
 class AutoSource:
     """Text, Markdown, JSON, CSV and Parquet, mixed; a file of an unknown suffix is text."""
-
-    cuts_sections: ClassVar[bool] = True
 
     def files(self, spec: SourceSpec) -> list[SourceFile]:
         """See `Source.files`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from mulm.data.source_spec import SourceSpec
 
@@ -54,13 +54,12 @@ class RawDocument:
     """For a conversation: its messages as canonical JSON, `[{"role": ..., "content": ...}, ...]`;
     `text` is then what a person reads of it. For a preference pair: `{"chosen": [...],
     "rejected": [...]}`, both whole conversations."""
+    may_be_cut: bool = False
+    """Whether it is cut into sections where it is long, as books are; articles stay whole."""
 
 
 class Source(Protocol):
     """A type of source."""
-
-    cuts_sections: ClassVar[bool]
-    """Whether long documents may be cut into sections (books) or stay whole (articles, chats)."""
 
     def files(self, spec: SourceSpec) -> list[SourceFile]:
         """The files that `spec.path` (a file, a folder, a glob) means, sorted by name.

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import PART_BYTES, Part, RawDocument, SourceFile
@@ -62,7 +61,6 @@ _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 class BooksSource:
     """`.txt`, also compressed: a book a file."""
 
-    cuts_sections: ClassVar[bool] = True
     part_bytes: int = PART_BYTES
 
     def files(self, spec: SourceSpec) -> list[SourceFile]:
@@ -80,7 +78,8 @@ class BooksSource:
         """See `Source.read`."""
         for content in self._text.chunks(file, part):
             found = _decoded(content)
-            yield found if found.reason else RawDocument(strip_gutenberg(found.text))
+            text = found.text if found.reason else strip_gutenberg(found.text)
+            yield replace(found, text=text, may_be_cut=True)
 
     @property
     def _text(self) -> TextSource:

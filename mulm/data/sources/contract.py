@@ -67,8 +67,6 @@ def _of_travelling(source: Source) -> Iterator[str]:
         return
     if type(copy) is not type(source):
         yield "pickling makes something else of it"
-    if not isinstance(getattr(source, "cuts_sections", None), bool):
-        yield "`cuts_sections` is not True or False"
 
 
 def _of_reading(source: Source, spec: SourceSpec, file: SourceFile) -> Iterator[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from typing import ClassVar
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import Part, RawDocument, SourceFile, UnreadableError
@@ -23,8 +22,6 @@ from mulm.data.sources.streams import MAX_ROW_BYTES, lines
 
 class CsvSource:
     """`.csv` and `.tsv`, also compressed."""
-
-    cuts_sections: ClassVar[bool] = False
 
     def files(self, spec: SourceSpec) -> list[SourceFile]:
         """See `Source.files`."""

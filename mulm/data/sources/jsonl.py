@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, ClassVar
+from typing import IO
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import PART_BYTES, Part, RawDocument, SourceFile, UnreadableError
@@ -39,7 +39,6 @@ _BETWEEN = re.compile(r"[\s,]*")
 class JsonSource:
     """`.jsonl`, `.ndjson` and `.json`, also compressed: text, or conversations, in columns."""
 
-    cuts_sections: ClassVar[bool] = False
     part_bytes: int = PART_BYTES
 
     def files(self, spec: SourceSpec) -> list[SourceFile]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +31,6 @@ _BUFFER_BYTES = 1 << 20
 class ParquetSource:
     """`.parquet`."""
 
-    cuts_sections: ClassVar[bool] = False
     part_bytes: int = PART_BYTES
 
     def files(self, spec: SourceSpec) -> list[SourceFile]:

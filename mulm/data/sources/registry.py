@@ -27,7 +27,7 @@ SOURCES: Mapping[str, type[Source]] = MappingProxyType(
 )
 """Our own types."""
 
-_PARTS = ("files", "check", "parts", "read", "cuts_sections")
+_PARTS = ("files", "check", "parts", "read")
 
 
 def source_of(type_name: str) -> Source:

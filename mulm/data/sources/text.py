@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, ClassVar
+from dataclasses import dataclass, replace
+from typing import IO
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import PART_BYTES, Part, RawDocument, SourceFile
@@ -30,7 +30,6 @@ _BREAK = re.compile(rb"\n[ \t\r]*\n\s*|\r\r")
 class TextSource:
     """`.txt`, `.text` and `.md`, also compressed."""
 
-    cuts_sections: ClassVar[bool] = True
     part_bytes: int = PART_BYTES
 
     def files(self, spec: SourceSpec) -> list[SourceFile]:
@@ -46,7 +45,8 @@ class TextSource:
 
     def read(self, spec: SourceSpec, file: SourceFile, part: Part) -> Iterator[RawDocument]:
         """See `Source.read`."""
-        return map(from_bytes, self.chunks(file, part))
+        for content in self.chunks(file, part):
+            yield replace(from_bytes(content), may_be_cut=True)
 
     def chunks(self, file: SourceFile, part: Part) -> Iterator[bytes]:
         """The bytes of each document of a part."""

@@ -44,7 +44,6 @@ PlacedLine = tuple[int, bytes | RawDocument]
 class WikiTextSource:
     """Articles as they are; in the token files `<unk>` stands for rare words, and stays."""
 
-    cuts_sections: ClassVar[bool] = False
     drops_unknown: ClassVar[bool] = False
     part_bytes: int = PART_BYTES
 

@@ -5,7 +5,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,8 +59,6 @@ def rejects(table: pa.Table) -> list[tuple[str, str]]:
 
 class Broken(TextSource):
     """Three documents, then damage."""
-
-    cuts_sections: ClassVar[bool] = False
 
     def read(self, spec: SourceSpec, file: SourceFile, part: Part) -> Iterator[RawDocument]:
         for number in range(3):

@@ -67,4 +67,4 @@ def test_an_earlier_layout_has_no_sources(store: Store) -> None:
     from mulm.data.corpus import Chunk
 
     entry = store.put("train-00000.parquet", b"")
-    assert source_of(Chunk(entry, 0, np.zeros(0, np.uint8), ())) == UNKNOWN
+    assert Chunk(entry, 0, np.zeros(0, np.uint8), ()).source == UNKNOWN
