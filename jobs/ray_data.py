@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import DataContext
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mulm.data.executor import Made, Product, Work
 
@@ -54,16 +53,16 @@ class RayData:
             batch_format="pyarrow",
             batch_size=1,
             num_cpus=_CPUS_PER_TASK,
-            **({"scheduling_strategy": _this_machine()} if stays_here else {}),
+            label_selector=_this_machine() if stays_here else None,
         )
         for batch in made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             for row in batch.to_pylist():
                 yield int(row["place"]), _product(row)
 
 
-def _this_machine() -> NodeAffinitySchedulingStrategy:
-    node_id = ray.get_runtime_context().get_node_id()
-    return NodeAffinitySchedulingStrategy(node_id, soft=False)
+def _this_machine() -> dict[str, str]:
+    """The label that Ray gives to the machine of this process alone."""
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 def _carry_out(shared: Any, batch: pa.Table) -> Iterator[pa.Table]:
