@@ -14,8 +14,6 @@ import numpy as np
 
 from mulm.data.corpus import Chunk, Corpus
 from mulm.data.decisions import (
-    TRAIN,
-    VALIDATION,
     Flags,
     Index,
     Rows,
@@ -56,7 +54,7 @@ class Known:
         """Read all kept documents of a version."""
         numbers, digests, bands = [], [], []
         for chunk in corpus.chunks:
-            kept = chunk.are(TRAIN) | chunk.are(VALIDATION)
+            kept = chunk.decisions.are_kept
             numbers.append(chunk.first + np.flatnonzero(kept))
             for texts in _texts(corpus, chunk, kept):
                 digests += [digest(text) for text in texts]

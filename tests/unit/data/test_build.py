@@ -85,10 +85,10 @@ def verdicts(built: Build, store: Store) -> list[tuple[str, str]]:
     """(file, what became of it) of each document, in order."""
     corpus = Corpus.of(store, built.documents)
     return [
-        (name, chunk.names[code])
+        (name, chunk.decisions.names[code])
         for chunk in corpus.chunks
         for name, code in zip(
-            corpus.table(chunk, ["name"])["name"].to_pylist(), chunk.codes, strict=True
+            corpus.table(chunk, ["name"])["name"].to_pylist(), chunk.decisions.codes, strict=True
         )
     ]
 
