@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mulm.data.decisions import TRAIN, VALIDATION, Decisions
+from mulm.data.decisions import TRAIN, VALIDATION, Decisions, Rows
 from mulm.data.documents import CHUNK_SCHEMA, DIGEST_BYTES, from_parquet
 from mulm.errors import CorruptError
 from mulm.manifest import BlobEntry, Manifest
@@ -103,17 +103,20 @@ class Corpus:
 
     def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Some documents by number, in the given order; each chunk is read once."""
-        firsts = [chunk.first for chunk in self.chunks]
-        wanted = np.asarray(numbers, np.int64)
-        places = np.searchsorted(firsts, wanted, side="right") - 1
         found: dict[int, dict[str, Any]] = {}
-        for place in np.unique(places):
-            chunk = self.chunks[place]
-            own = wanted[places == place]
+        for chunk, own in self.by_chunk(numbers):
             taken = self.table(chunk, columns).take(pa.array(own - chunk.first))
             found |= dict(zip(own.tolist(), taken.to_pylist(), strict=True))
-        for number in wanted.tolist():
-            yield found[number]
+        for number in numbers:
+            yield found[int(number)]
+
+    def by_chunk(self, numbers: Sequence[int] | Rows) -> Iterator[tuple[Chunk, Rows]]:
+        """The chunks that hold some documents, in order, and which of these each holds."""
+        wanted = np.asarray(numbers, np.int64)
+        firsts = [chunk.first for chunk in self.chunks]
+        places = np.searchsorted(firsts, wanted, side="right") - 1
+        for place in np.unique(places):
+            yield self.chunks[place], wanted[places == place]
 
     def __len__(self) -> int:
         return sum(chunk.entry.rows for chunk in self.chunks)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mulm.data.source_spec import SourceSpec
-from mulm.data.sources.base import Part, SourceFile, UnreadableError
+from mulm.data.sources.base import Part, RawDocument, SourceFile, UnreadableError
 from mulm.data.sources.text import TextSource
 from tests.unit.data.sources.conftest import ReadAll
 
@@ -84,12 +84,11 @@ def test_all_whole_lines_before_the_damage_are_kept(
     text, damaged = _cut_off(name)
     path = tmp_path / name
     path.write_bytes(damaged)
-    kept = []
+    kept: list[RawDocument] = []
     with pytest.raises(UnreadableError):
-        for document in source.read(SPEC, SourceFile(name, path), Part()):
-            assert not document.reason
-            kept.append(document.text)
-    found = "".join(kept)
+        kept.extend(source.read(SPEC, SourceFile(name, path), Part()))
+    assert not any(document.reason for document in kept)
+    found = "".join(document.text for document in kept)
     assert text.startswith(found)
     assert found.endswith("\n")
     longest_line = max(map(len, text.splitlines())) + 1
