@@ -59,7 +59,7 @@ def build_documents(
         steps.store.require_space(_NEEDED_SPACE * listing.size_bytes)
         tasks = read_tasks(recipe, listing)
         blobs = _named_chunks(recipe, tasks, _read(tasks, rules, steps, executor))
-        corpora = [Corpus.of(steps.store, manifest) for manifest in known.values()]
+        corpora = [Corpus.of(steps.store, known[ref]) for ref in recipe.dedup.against]
         decisions, index = _decide(recipe, steps, blobs, corpora)
         _require_documents(decisions, listing)
         own = steps.store.put(DECISIONS, decisions.to_bytes(), len(decisions.codes))
@@ -92,7 +92,7 @@ def _config(
         "sources": _sources(recipe),
         "files": listing.identities,
         **_identity(rules),
-        "against": {ref: manifest.id for ref, manifest in known.items()},
+        "against": [known[ref].id for ref in recipe.dedup.against],  # names are one machine's own
         "split": recipe.split.model_dump(mode="json"),
     }
 
