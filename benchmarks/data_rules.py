@@ -27,10 +27,9 @@ from mulm.data.near import band_hashes, shingle_sets
 from mulm.data.near_pairs import near_duplicates
 from mulm.data.rules import CleanRules, NearRules
 from mulm.data.sections import cut_sections
-from mulm.data.texts import Hashes
+from mulm.data.texts import Hashes, batches
 
 DEFAULT_FOLDER = Path("../shared/corpora/books_large")
-BATCH_CHARS = 1_000_000
 N_ORIGINALS, N_PLANTED = 2000, 600
 MAX_CHANGED_PART = 0.04
 SEED = 7
@@ -165,7 +164,8 @@ def own_near(texts: list[str]) -> set[int]:
     def shingles_of(rows: Sequence[int]) -> list[Hashes]:
         return shingle_sets([texts[row] for row in rows], RULES)
 
-    originals = near_duplicates(bands, shingles_of, RULES.min_similarity)
+    sizes = np.array([len(text.encode()) for text in texts], np.int64)
+    originals = near_duplicates(bands, sizes, shingles_of, RULES.min_similarity)
     return set(np.flatnonzero(originals >= 0).tolist())
 
 
@@ -241,19 +241,6 @@ def python_ngrams(text: str) -> list[str]:
     """N-grams of words between white space, in lower case."""
     words = text.lower().split()
     return [" ".join(words[at : at + RULES.ngram]) for at in range(len(words) - RULES.ngram + 1)]
-
-
-def batches(texts: Sequence[str]) -> list[list[str]]:
-    """As a build gives them to a `Cleaner`."""
-    result: list[list[str]] = [[]]
-    n_chars = 0
-    for text in texts:
-        result[-1].append(text)
-        n_chars += len(text)
-        if n_chars >= BATCH_CHARS:
-            result.append([])
-            n_chars = 0
-    return [batch for batch in result if batch]
 
 
 def first_mb(texts: list[str], wanted_mb: float) -> list[str]:

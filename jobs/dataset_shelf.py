@@ -14,7 +14,6 @@ from typing import Any
 
 from actors.write_fact import write_fact
 from mulm.data.corpus import UNKNOWN, Corpus
-from mulm.data.decisions import TRAIN, VALIDATION
 from mulm.data.diff import blob_sizes, shared_bytes
 from mulm.errors import ConflictError, CorruptError, MulmError, NotFoundError, nearest
 from mulm.facts import Version
@@ -245,8 +244,8 @@ class Shelf:
         read: dict[str, int] = {}
         for chunk in self.corpus(found).chunks:
             label = chunk.source
-            kept[label] = kept.get(label, 0) + int((chunk.are(TRAIN) | chunk.are(VALIDATION)).sum())
-            read[label] = read.get(label, 0) + len(chunk.codes)
+            kept[label] = kept.get(label, 0) + int(chunk.decisions.are_kept.sum())
+            read[label] = read.get(label, 0) + chunk.entry.rows
         weights = found.dataset.config.get("mixture") or {}
         config = found.documents.config.get("sources") or [{"label": label} for label in read]
         return [

@@ -16,7 +16,7 @@ import mulm
 from mulm.data.build_dataset import build_dataset
 from mulm.data.build_documents import build_documents, rejects_of
 from mulm.data.corpus import Corpus
-from mulm.data.decisions import Bytes
+from mulm.data.decisions import TRAIN, Flags
 from mulm.data.encode import training_texts
 from mulm.data.executor import Executor, InProcess
 from mulm.data.recipe import Recipe
@@ -100,7 +100,7 @@ def _tokenizer(recipe: Recipe, steps: Steps, documents: Manifest) -> Manifest:
 
     def make() -> Manifest:
         part = TOKENIZER_SAMPLE_BYTES / max(1, documents.counts["train_bytes"])
-        texts = training_texts(_chunk_files(steps.store, documents), recipe.chat_fraction, part)
+        texts = training_texts(_train_files(steps.store, documents), recipe.chat_fraction, part)
         learned = train_tokenizer(texts, vocab_size)
         return Manifest(
             kind="tokenizer",
@@ -117,11 +117,9 @@ def _tokenizer(recipe: Recipe, steps: Steps, documents: Manifest) -> Manifest:
     return steps.run("tokenizer", inputs, make, lambda m: f"{m.counts['vocab_size']} tokens")
 
 
-def _chunk_files(
-    store: Store, documents: Manifest
-) -> Iterator[tuple[bytes, Bytes, tuple[str, ...]]]:
+def _train_files(store: Store, documents: Manifest) -> Iterator[tuple[bytes, Flags]]:
     for chunk in Corpus.of(store, documents).chunks:
-        yield store.read(chunk.entry), chunk.codes, chunk.names
+        yield store.read(chunk.entry), chunk.decisions.are(TRAIN)
 
 
 def _check_pin(recipe: Recipe, store: Store, tokenizer: Manifest | None) -> None:

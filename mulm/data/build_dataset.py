@@ -17,7 +17,7 @@ from mulm.data.decisions import TRAIN, VALIDATION
 from mulm.data.encode import EncodeRules, EncodeTask, encode_chunk
 from mulm.data.executor import Executor
 from mulm.data.recipe import Recipe
-from mulm.data.steps import Blobs, Stage, Steps
+from mulm.data.steps import Entries, Stage, Steps
 from mulm.manifest import BlobEntry, Manifest
 from mulm.store import Store
 
@@ -62,7 +62,7 @@ def _encode(
     executor: Executor,
     chunks: Sequence[Chunk],
     tokenizer_json: bytes,
-) -> list[Blobs]:
+) -> list[Entries]:
     """What each chunk becomes; one of a content and decisions that are known is not encoded."""
     row_len = None if recipe.pack.seq_len is None else recipe.pack.seq_len + 1
     rules = EncodeRules(recipe.chat_fraction, row_len)
@@ -71,26 +71,32 @@ def _encode(
         "chat_fraction": rules.chat_fraction,
         "row_len": rules.row_len,
     }
+    tasks = [_encode_task(steps.store, chunk) for chunk in chunks]
     stage = Stage(
         "dataset",
         partial(encode_chunk, tokenizer_json, rules),
-        [EncodeTask(partial(steps.store.read, c.entry), c.codes, c.names) for c in chunks],
+        tasks,
         [
             shared
             | {
                 "chunk": chunk.entry.content_sha256,
-                "train": sha256(chunk.are(TRAIN).tobytes()).hexdigest(),
-                "validation": sha256(chunk.are(VALIDATION).tobytes()).hexdigest(),
+                "train": sha256(task.is_train.tobytes()).hexdigest(),
+                "validation": sha256(task.is_validation.tobytes()).hexdigest(),
             }
-            for chunk in chunks
+            for chunk, task in zip(chunks, tasks, strict=True)
         ],
         [chunk.entry.size_bytes for chunk in chunks],
     )
     return steps.each(stage, executor)
 
 
+def _encode_task(store: Store, chunk: Chunk) -> EncodeTask:
+    decided = chunk.decisions
+    return EncodeTask(partial(store.read, chunk.entry), decided.are(TRAIN), decided.are(VALIDATION))
+
+
 def _named_shards(
-    recipe: Recipe, chunks: Sequence[Chunk], made: Sequence[Blobs]
+    recipe: Recipe, chunks: Sequence[Chunk], made: Sequence[Entries]
 ) -> Iterator[BlobEntry]:
     """`train-00007.bin`, or `train-books-00007.bin` where sources are mixed."""
     for number, (chunk, blobs) in enumerate(zip(chunks, made, strict=True)):
@@ -101,7 +107,7 @@ def _named_shards(
                 yield entry.model_copy(update={"name": f"{side}-{group}{number:05}.{suffix}"})
 
 
-def _token_counts(store: Store, made: Sequence[Blobs]) -> dict[str, int]:
+def _token_counts(store: Store, made: Sequence[Entries]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for blobs in made:
         for name, n in json.loads(store.read(_named(blobs, "counts.json"))).items():
@@ -109,12 +115,12 @@ def _token_counts(store: Store, made: Sequence[Blobs]) -> dict[str, int]:
     return counts
 
 
-def _held_out_text(store: Store, made: Sequence[Blobs]) -> Iterator[bytes]:
+def _held_out_text(store: Store, made: Sequence[Entries]) -> Iterator[bytes]:
     for blobs in made:
         yield from (store.read(entry) for entry in blobs if entry.name == "validation.txt")
 
 
-def _named(blobs: Blobs, name: str) -> BlobEntry:
+def _named(blobs: Entries, name: str) -> BlobEntry:
     return next(entry for entry in blobs if entry.name == name)
 
 

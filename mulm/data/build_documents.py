@@ -22,7 +22,7 @@ from mulm.data.executor import Executor
 from mulm.data.recipe import Recipe
 from mulm.data.repetitions import find_repetitions
 from mulm.data.sources.listing import Listing, licences, read_tasks
-from mulm.data.steps import Blobs, Stage, Steps
+from mulm.data.steps import Entries, Stage, Steps
 from mulm.data.tasks import ReadTask
 from mulm.errors import DataError
 from mulm.manifest import Manifest
@@ -59,7 +59,7 @@ def build_documents(
         steps.store.require_space(_NEEDED_SPACE * listing.size_bytes)
         tasks = read_tasks(recipe, listing)
         blobs = _named_chunks(recipe, tasks, _read(tasks, rules, steps, executor))
-        corpora = [Corpus.of(steps.store, manifest) for manifest in known.values()]
+        corpora = [Corpus.of(steps.store, known[ref]) for ref in recipe.dedup.against]
         decisions, index = _decide(recipe, steps, blobs, corpora)
         _require_documents(decisions, listing)
         own = steps.store.put(DECISIONS, decisions.to_bytes(), len(decisions.codes))
@@ -92,7 +92,7 @@ def _config(
         "sources": _sources(recipe),
         "files": listing.identities,
         **_identity(rules),
-        "against": {ref: manifest.id for ref, manifest in known.items()},
+        "against": [known[ref].id for ref in recipe.dedup.against],  # names are one machine's own
         "split": recipe.split.model_dump(mode="json"),
     }
 
@@ -133,7 +133,7 @@ def _sources(recipe: Recipe) -> list[dict[str, Any]]:
 
 def _read(
     tasks: Sequence[ReadTask], rules: ReadRules, steps: Steps, executor: Executor
-) -> list[Blobs]:
+) -> list[Entries]:
     stage = Stage(
         "documents",
         partial(read_chunks, rules),
@@ -145,7 +145,7 @@ def _read(
     return steps.each(stage, executor)
 
 
-def _named_chunks(recipe: Recipe, tasks: Sequence[ReadTask], made: Sequence[Blobs]) -> Blobs:
+def _named_chunks(recipe: Recipe, tasks: Sequence[ReadTask], made: Sequence[Entries]) -> Entries:
     """All chunks in order, numbered, each with the label of its source."""
     labels = [
         recipe.labels[task.source] for task, blobs in zip(tasks, made, strict=True) for _ in blobs
@@ -158,7 +158,7 @@ def _named_chunks(recipe: Recipe, tasks: Sequence[ReadTask], made: Sequence[Blob
 
 
 def _decide(
-    recipe: Recipe, steps: Steps, blobs: Blobs, against: Sequence[Corpus]
+    recipe: Recipe, steps: Steps, blobs: Entries, against: Sequence[Corpus]
 ) -> tuple[Decisions, Index]:
     tables = [from_parquet(steps.store.read(entry), INDEX_COLUMNS) for entry in blobs]
     index = Index.of(tables)

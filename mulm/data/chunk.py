@@ -27,11 +27,9 @@ from mulm.data.sections import MIN_SECTION_CHARS, cut_sections
 from mulm.data.sources.base import Part, RawDocument, Source, UnreadableError
 from mulm.data.sources.registry import source_of
 from mulm.data.tasks import ListedFile, ReadTask, require_unchanged
+from mulm.data.texts import BATCH_CHARS
 from mulm.errors import DataError
 
-_BATCH_CHARS = 1 << 20
-"""Documents are judged in batches of about this size: large enough for vectors, small enough for
-a processor's cache."""
 _DOCUMENT_CHARS = 64
 """What a document counts beside its text, so that a batch of empty ones has an end too."""
 _REASON = re.compile("[a-z][a-z0-9_]{0,63}")
@@ -165,7 +163,7 @@ def _batches(found: Iterable[_Found]) -> Iterator[list[_Found]]:
     for document in found:
         batch.append(document)
         n_chars += len(document.text) + _DOCUMENT_CHARS
-        if n_chars >= _BATCH_CHARS:
+        if n_chars >= BATCH_CHARS:
             yield batch
             batch, n_chars = [], 0
     if batch:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mulm.data.texts import Flags, Hashes, Texts
+from mulm.data.texts import Flags, Hashes, Texts, batches
 from mulm.errors import DataError, NotFoundError
 
 REASON = "contaminated"
-_BATCH_CHARS = 1 << 20
 _ROW_SUFFIXES = {".jsonl", ".ndjson"}
 _SLOTS_BY_HASH = 8
 _MAX_TABLE_BITS = 27
@@ -50,7 +49,7 @@ def evaluation_texts(path: str | Path) -> Iterator[str]:
 
 def ngram_hashes(texts: Iterable[str], ngram: int) -> Hashes:
     """The sorted, different hashes of all runs of `ngram` words within a (normalised) text."""
-    found = [Texts(batch).words.ngrams(ngram)[0] for batch in _batches(texts)]
+    found = [Texts(batch).words.ngrams(ngram)[0] for batch in batches(texts)]
     return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.uint64)
 
 
@@ -104,16 +103,3 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for own in value:
             yield from _strings(own)
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    n_chars = 0
-    for text in texts:
-        batch.append(text)
-        n_chars += len(text)
-        if n_chars >= _BATCH_CHARS:
-            yield batch
-            batch, n_chars = [], 0
-    if batch:
-        yield batch

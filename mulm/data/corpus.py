@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mulm.data.decisions import TRAIN, VALIDATION, Bytes, Decisions
+from mulm.data.decisions import TRAIN, VALIDATION, Decisions, Rows
 from mulm.data.documents import CHUNK_SCHEMA, DIGEST_BYTES, from_parquet
 from mulm.errors import CorruptError
 from mulm.manifest import BlobEntry, Manifest
@@ -34,8 +34,8 @@ class Chunk:
     entry: BlobEntry
     first: int
     """The number of its first document in the version."""
-    codes: Bytes
-    names: tuple[str, ...]
+    decisions: Decisions
+    """Of its documents."""
 
     @property
     def source(self) -> str:
@@ -43,12 +43,6 @@ class Chunk:
         if not self.entry.name.startswith(CHUNK_PREFIX):
             return UNKNOWN
         return self.entry.name.removeprefix(CHUNK_PREFIX).rpartition("-")[0]
-
-    def are(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which of its documents that was decided of."""
-        if name not in self.names:
-            return np.zeros(len(self.codes), np.bool_)
-        return np.equal(self.codes, self.names.index(name))
 
 
 class Corpus:
@@ -86,8 +80,7 @@ class Corpus:
             )
         chunks, first = [], 0
         for entry in own:
-            codes = decisions.codes[first : first + entry.rows]
-            chunks.append(Chunk(entry, first, codes, decisions.names))
+            chunks.append(Chunk(entry, first, decisions.part(first, first + entry.rows)))
             first += entry.rows
         return chunks
 
@@ -99,7 +92,7 @@ class Corpus:
         for entry in self._blobs:
             if entry.name == DECISIONS:
                 return Decisions.from_bytes(self._store.read(entry))
-        return _joined(list(self._old_chunks()))
+        return _joined([chunk.decisions for chunk in self._old_chunks()])
 
     def table(self, chunk: Chunk, columns: Sequence[str] | None = None) -> pa.Table:
         """The documents of a chunk, with columns of `CHUNK_SCHEMA`."""
@@ -110,17 +103,20 @@ class Corpus:
 
     def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Some documents by number, in the given order; each chunk is read once."""
-        firsts = [chunk.first for chunk in self.chunks]
-        wanted = np.asarray(numbers, np.int64)
-        places = np.searchsorted(firsts, wanted, side="right") - 1
         found: dict[int, dict[str, Any]] = {}
-        for place in np.unique(places):
-            chunk = self.chunks[place]
-            own = wanted[places == place]
+        for chunk, own in self.by_chunk(numbers):
             taken = self.table(chunk, columns).take(pa.array(own - chunk.first))
             found |= dict(zip(own.tolist(), taken.to_pylist(), strict=True))
-        for number in wanted.tolist():
-            yield found[number]
+        for number in numbers:
+            yield found[int(number)]
+
+    def by_chunk(self, numbers: Sequence[int] | Rows) -> Iterator[tuple[Chunk, Rows]]:
+        """The chunks that hold some documents, in order, and which of these each holds."""
+        wanted = np.asarray(numbers, np.int64)
+        firsts = [chunk.first for chunk in self.chunks]
+        places = np.searchsorted(firsts, wanted, side="right") - 1
+        for place in np.unique(places):
+            yield self.chunks[place], wanted[places == place]
 
     def __len__(self) -> int:
         return sum(chunk.entry.rows for chunk in self.chunks)
@@ -141,15 +137,14 @@ class Corpus:
             else:
                 names = (TRAIN, VALIDATION)
                 codes = np.full(entry.rows, names.index(side), np.uint8)
-            yield Chunk(entry, first, codes, names)
+            yield Chunk(entry, first, Decisions(names, codes, {}))
             first += entry.rows
 
 
-def _joined(chunks: Sequence[Chunk]) -> Decisions:
-    names = tuple(dict.fromkeys(name for chunk in chunks for name in chunk.names))
+def _joined(parts: Sequence[Decisions]) -> Decisions:
+    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
     codes = [
-        np.array([names.index(name) for name in chunk.names], np.uint8)[chunk.codes]
-        for chunk in chunks
+        np.array([names.index(name) for name in part.names], np.uint8)[part.codes] for part in parts
     ]
     return Decisions(names, np.concatenate(codes), {})
 

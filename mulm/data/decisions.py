@@ -78,6 +78,15 @@ class Decisions:
             return np.zeros(len(self.codes), np.bool_)
         return np.equal(self.codes, self.names.index(name))
 
+    @property
+    def are_kept(self) -> Flags:
+        """Which documents stand on a side of the split."""
+        return self.are(TRAIN) | self.are(VALIDATION)
+
+    def part(self, start: int, stop: int) -> Decisions:
+        """Those of the documents [start, stop); what repeats what is told by the whole alone."""
+        return Decisions(self.names, self.codes[start:stop], {})
+
     def counts(self) -> dict[str, int]:
         """How many documents each decision has; those with none are left out."""
         found = np.bincount(self.codes, minlength=len(self.names))

@@ -139,7 +139,7 @@ class _Index:
             digests.append(b"".join(table["digest"].to_pylist()))
             rows = zip(*(table[key].to_pylist() for key in ("name", "part", "row")), strict=True)
             places.append(b"".join(_place(*row) for row in rows))
-            decisions.append(np.array(chunk.names, object)[chunk.codes])
+            decisions.append(np.array(chunk.decisions.names, object)[chunk.decisions.codes])
         by_digest = np.frombuffer(b"".join(digests), "<u8")
         by_place = np.frombuffer(b"".join(places), "<u8")
         return cls(

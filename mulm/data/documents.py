@@ -37,7 +37,6 @@ CHUNK_SCHEMA = pa.schema(
         ("text", pa.string()),
     ]
 )
-_TEXT_COLUMNS = ("text", "messages")
 _FEW_VALUES = ("name", "language", "reason")
 
 

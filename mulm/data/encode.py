@@ -17,7 +17,7 @@ import pyarrow as pa
 from mulm.chat import Message, render, render_training
 from mulm.config import canonical_json
 from mulm.data.conversations import turns_of
-from mulm.data.decisions import TRAIN, VALIDATION, Bytes
+from mulm.data.decisions import TRAIN, VALIDATION, Flags
 from mulm.data.documents import from_parquet
 from mulm.data.encoder import Encoder, encoder_of
 from mulm.data.executor import Product
@@ -36,9 +36,10 @@ class EncodeTask:
 
     load: Callable[[], bytes]
     """Reads the chunk, wherever the task is carried out."""
-    codes: Bytes
-    """What was decided of each of its documents: an index into `names`."""
-    names: tuple[str, ...]
+    is_train: Flags
+    """Which of its documents are trained on."""
+    is_validation: Flags
+    """Which are held out; the others are rejects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ def encode_chunk(tokenizer_json: bytes, rules: EncodeRules, task: EncodeTask) ->
     encoder = encoder_of(tokenizer_json)
     table = from_parquet(task.load(), COLUMNS)
     counts: dict[str, int] = {}
-    for side in (TRAIN, VALIDATION):
-        own = table.filter(pa.array(task.codes == _code(task, side)))
+    for side, is_own in ((TRAIN, task.is_train), (VALIDATION, task.is_validation)):
+        own = table.filter(pa.array(is_own))
         documents, texts = _encode(own, encoder, rules.chat_fraction if side == TRAIN else 0.0)
         learned_bytes = sum(map(len, texts))
         tokens = _laid_out(documents, rules.row_len if side == TRAIN else None, encoder)
@@ -78,18 +79,17 @@ def encode_chunk(tokenizer_json: bytes, rules: EncodeRules, task: EncodeTask) ->
 
 
 def training_texts(
-    chunks: Iterable[tuple[bytes, Bytes, tuple[str, ...]]], chat_fraction: float, part: float = 1.0
+    chunks: Iterable[tuple[bytes, Flags]], chat_fraction: float, part: float = 1.0
 ) -> Iterator[str]:
     """What a tokenizer learns from: the training documents as they will be encoded.
 
     Args:
-        chunks: Parquet bytes, decisions and their names, as in `EncodeTask`.
+        chunks: Parquet files, and which of their documents are trained on.
         chat_fraction: As in `EncodeRules`, so that the roles' names become tokens.
         part: Which part of the documents to take, chosen by hash.
     """
-    for parquet, codes, names in chunks:
-        table = from_parquet(parquet, COLUMNS)
-        own = table.filter(pa.array(codes == names.index(TRAIN)))
+    for parquet, is_train in chunks:
+        own = from_parquet(parquet, COLUMNS).filter(pa.array(is_train))
         for row in own.to_pylist():
             key = row["digest"].hex()
             if part < 1 and fraction_of(key, "tokenizer") >= part:
@@ -167,10 +167,6 @@ def _shards(side: str, tokens: Tokens, encoder: Encoder) -> Iterator[Product]:
     yield Product(f"{side}.bin", tokens.shard(vocab_size), len(tokens))
     if mask := tokens.mask():
         yield Product(f"{side}.mask", mask, len(tokens))
-
-
-def _code(task: EncodeTask, name: str) -> int:
-    return task.names.index(name)
 
 
 def _as_text(chat: list[Message]) -> str:

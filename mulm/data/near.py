@@ -58,11 +58,6 @@ def shingle_sets(texts: Sequence[str], rules: NearRules) -> list[Hashes]:
     return [np.unique(own) for own in np.split(hashes, places)] if texts else []
 
 
-def shingles(text: str, rules: NearRules) -> Hashes:
-    """The sorted, different hashes of the word n-grams of a text."""
-    return shingle_sets([text], rules)[0]
-
-
 def _least_by_bin(hashes: Hashes, rows: Numbers, n_texts: int, n_bins: int) -> Bands:
     """The upper half of a hash chooses its bin, the lower half is its value there."""
     bins = (hashes >> _HALF) * np.uint64(n_bins) >> _HALF

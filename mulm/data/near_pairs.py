@@ -22,20 +22,27 @@ from mulm.data.texts import Hashes, Numbers
 
 MAX_BUCKET = 64
 MAX_COMPARED = 16
-_BLOCK_ROWS = 256
-_MAX_ASKED_ROWS = 1024
+_ASKED_BYTES = 64 << 20
+"""About how much text is asked for at once: little beside a build's memory, and so much that no
+chunk is read often. The sets of n-grams take a little more than their texts."""
 
 ShinglesOf = Callable[[Sequence[int]], list[Hashes]]
 
 
 def near_duplicates(
-    bands: Bands, shingles_of: ShinglesOf, min_similarity: float, n_known: int = 0
+    bands: Bands,
+    size_bytes: Numbers,
+    shingles_of: ShinglesOf,
+    min_similarity: float,
+    n_known: int = 0,
 ) -> Numbers:
     """For each document -1 if it is kept, else the row of the original that it repeats.
 
     Args:
         bands: A row of band hashes for each document in order, all 0 for one without n-grams.
-        shingles_of: Gives the sorted, different n-gram hashes of the documents of some rows.
+        size_bytes: Of each document's text.
+        shingles_of: Gives the sorted, different n-gram hashes of the documents of some rows, which
+            rise.
         min_similarity: Jaccard similarity from which on a document is dropped.
         n_known: So many rows come first that are never dropped.
     """
@@ -46,7 +53,7 @@ def near_duplicates(
     n_known_rows = int(np.searchsorted(rows, n_known))
     for row in rows[:n_known_rows]:
         buckets.add(row)
-    for block, asked in _blocks(rows[n_known_rows:], buckets):
+    for block, asked in _blocks(rows[n_known_rows:], buckets, size_bytes):
         sets = dict(zip(asked, shingles_of(asked), strict=True))
         for row in block:
             for original in buckets.candidates(row):
@@ -105,7 +112,9 @@ def _shared_only(bands: Bands) -> Bands:
     return shared
 
 
-def _blocks(rows: list[int], buckets: Buckets) -> Iterator[tuple[list[int], list[int]]]:
+def _blocks(
+    rows: list[int], buckets: Buckets, size_bytes: Numbers
+) -> Iterator[tuple[list[int], list[int]]]:
     """Rows to decide on, and all rows whose texts that can take.
 
     What is added to the buckets while a block is decided comes from the block itself, and only
@@ -113,11 +122,14 @@ def _blocks(rows: list[int], buckets: Buckets) -> Iterator[tuple[list[int], list
     """
     block: list[int] = []
     asked: set[int] = set()
+    asked_bytes = 0
     for row in rows:
         block.append(row)
-        asked.update((row, *buckets.candidates(row)))
-        if len(block) == _BLOCK_ROWS or len(asked) >= _MAX_ASKED_ROWS:
+        more = {row, *buckets.candidates(row)} - asked
+        asked |= more
+        asked_bytes += int(size_bytes[list(more)].sum())
+        if asked_bytes >= _ASKED_BYTES:
             yield block, sorted(asked)
-            block, asked = [], set()
+            block, asked, asked_bytes = [], set(), 0
     if block:
         yield block, sorted(asked)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mulm.data.corpus import Corpus
-from mulm.data.decisions import TRAIN
+from mulm.data.decisions import TRAIN, VALIDATION
 from mulm.data.documents import CHUNK_SCHEMA, to_parquet
 from mulm.data.encode import EncodeRules, EncodeTask, encode_chunk
 from mulm.data.encoder import encoder_of
@@ -90,8 +90,8 @@ def choose(
     """
     best: list[tuple[int, int]] = []
     for chunk in corpus.chunks:
-        codes = [chunk.names.index(name) for name in decisions if name in chunk.names]
-        is_wanted = np.isin(chunk.codes, codes)
+        are_such = [chunk.decisions.are(name) for name in decisions]
+        is_wanted = np.logical_or.reduce([np.zeros(chunk.entry.rows, np.bool_), *are_such])
         if (source is not None and chunk.source != source) or not is_wanted.any():
             continue
         table = corpus.table(chunk, ("digest", "text") if grep else ("digest",))
@@ -115,7 +115,7 @@ def shown(corpus: Corpus, numbers: Sequence[int]) -> list[Shown]:
     documents = []
     for number, place, row in zip(numbers, places, corpus.rows(numbers, _COLUMNS), strict=True):
         chunk = corpus.chunks[place]
-        decision = chunk.names[int(chunk.codes[number - chunk.first])]
+        decision = chunk.decisions.names[int(chunk.decisions.codes[number - chunk.first])]
         documents.append(Shown(number, chunk.source, decision=decision, **row))
     return documents
 
@@ -127,8 +127,7 @@ def pieces_of(
     row = next(corpus.rows([document.number], CHUNK_SCHEMA.names))
     parquet = to_parquet(pa.Table.from_pylist([row], schema=CHUNK_SCHEMA))
     side = document.decision
-    names = tuple(dict.fromkeys((TRAIN, "validation", side)))
-    task = EncodeTask(lambda: parquet, np.array([names.index(side)], np.uint8), names)
+    task = EncodeTask(lambda: parquet, np.array([side == TRAIN]), np.array([side == VALIDATION]))
     made: dict[str, Any] = {
         product.name: product.content
         for product in encode_chunk(tokenizer_json, EncodeRules(chat_fraction), task)

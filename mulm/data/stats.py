@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mulm.data.corpus import UNKNOWN, Chunk, Corpus
-from mulm.data.decisions import TRAIN, VALIDATION
 from mulm.manifest import BlobEntry, Manifest
 from mulm.store import Store
 
@@ -116,14 +115,15 @@ class _Tally:
     def add(self, corpus: Corpus, chunk: Chunk) -> None:
         table = corpus.table(chunk, ("size_bytes", "language"))
         sizes = table["size_bytes"].to_numpy()
-        is_kept = chunk.are(TRAIN) | chunk.are(VALIDATION)
+        is_kept = chunk.decisions.are_kept
         kept = sizes[is_kept]
         self.lengths += _bucketed(kept)
         self.length_bytes += _bucketed(kept, kept)
         languages = table["language"].to_numpy(zero_copy_only=False).astype(str)
         self.languages.add(languages[is_kept], kept)
         self.sources.add(np.full(len(kept), chunk.source), kept)
-        self.reasons.add(np.array(chunk.names)[chunk.codes[~is_kept]], sizes[~is_kept])
+        decided = np.array(chunk.decisions.names)[chunk.decisions.codes]
+        self.reasons.add(decided[~is_kept], sizes[~is_kept])
 
 
 def _bucketed(values: np.ndarray, weights: np.ndarray | None = None) -> Counts:

@@ -17,7 +17,7 @@ from mulm.data.executor import Executor, Work
 from mulm.manifest import BlobEntry, Manifest
 from mulm.store import Store, step_key
 
-Blobs = tuple[BlobEntry, ...]
+Entries = tuple[BlobEntry, ...]
 
 
 class Emit(Protocol):
@@ -70,7 +70,7 @@ class Steps:
         self.emit("stage", name=name, seconds=self.clock() - start_s, text=text)
         return manifest
 
-    def each(self, stage: Stage, executor: Executor) -> list[Blobs]:
+    def each(self, stage: Stage, executor: Executor) -> list[Entries]:
         """What the tasks of a stage make, each remembered or made now; in the order of tasks."""
         keys = [step_key(stage.name, code=self.code_version, **given) for given in stage.inputs]
         made = [self.store.recall_blobs(key) for key in keys]

@@ -11,7 +11,7 @@ Latin-1 and the block of general punctuation with its neighbours (U+2000 to U+2F
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -27,6 +27,9 @@ Shape = TypeVar("Shape", bound=tuple[int, ...])
 
 MAX_WORD_BYTES = 64
 """Longer runs, which nobody wrote, are cut into words of this length."""
+
+BATCH_CHARS = 1 << 20
+"""Large enough for vectors, small enough for a processor's cache."""
 
 _BLOCK_BYTES = 8
 _FOLDED = bytes(
@@ -125,6 +128,20 @@ class Texts:
         firsts: Numbers = np.searchsorted(starts, self.starts).astype(np.int64)
         rows = np.repeat(np.arange(len(self)), np.diff(firsts))
         return Words(starts, ends, firsts, rows, _word_hashes(padded, starts, ends - starts))
+
+
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts in lists of about `BATCH_CHARS`: many times that is used while one is looked at."""
+    batch: list[str] = []
+    n_chars = 0
+    for text in texts:
+        batch.append(text)
+        n_chars += len(text)
+        if n_chars >= BATCH_CHARS:
+            yield batch
+            batch, n_chars = [], 0
+    if batch:
+        yield batch
 
 
 def mixed(values: np.ndarray[Shape, np.dtype[np.uint64]]) -> np.ndarray[Shape, np.dtype[np.uint64]]:

@@ -67,7 +67,8 @@ def _make_dataset(
     for number, (label, group) in enumerate(groupby(documents, lambda doc: doc.source)):
         parquet = to_parquet(_table(rows := list(group)))
         chunks.append(store.put(f"chunk-{label}-{number:05}.parquet", parquet, len(rows)))
-        task = EncodeTask(lambda p=parquet: p, codes[first : first + len(rows)], names)
+        own = codes[first : first + len(rows)]
+        task = EncodeTask(lambda p=parquet: p, own == 0, own == 1)
         first += len(rows)
         for product in encode_chunk(tokenizer.to_bytes(), rules, task):
             stem, _, suffix = product.name.partition(".")

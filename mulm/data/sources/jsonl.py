@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import PART_BYTES, Part, RawDocument, SourceFile, UnreadableError
@@ -23,9 +22,11 @@ from mulm.data.sources.formats import suffixes_of
 from mulm.data.sources.rows import RowReader, check_rows
 from mulm.data.sources.streams import (
     MAX_ROW_BYTES,
+    Stream,
     byte_parts,
     lines,
     open_stream,
+    read_before_damage,
     shown,
 )
 
@@ -98,11 +99,11 @@ def _parsed(line: bytes) -> object:
         return RawDocument(shown(line), "invalid_json")
 
 
-def _listed(stream: IO[bytes]) -> Iterator[object]:
+def _listed(stream: Stream) -> Iterator[object]:
     """The values of a list, or values one after another, without holding all of them."""
     decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
     parse = json.JSONDecoder().raw_decode
-    text = decode(stream.read(_BLOCK_BYTES)).lstrip()
+    text = decode(read_before_damage(stream, _BLOCK_BYTES)).lstrip()
     is_list, place = text.startswith("["), int(text.startswith("["))
     while True:
         between = _BETWEEN.match(text, place)
@@ -114,7 +115,8 @@ def _listed(stream: IO[bytes]) -> Iterator[object]:
         except (ValueError, RecursionError) as error:
             # Perhaps only its end is missing: read as much again.
             left = text[place:]
-            more = stream.read(max(_BLOCK_BYTES, len(left))) if len(left) < MAX_ROW_BYTES else b""
+            is_bounded = len(left) < MAX_ROW_BYTES
+            more = read_before_damage(stream, max(_BLOCK_BYTES, len(left))) if is_bounded else b""
             if not more:
                 if left or is_list:
                     raise UnreadableError(_what_ended(left, error)) from None
@@ -124,7 +126,7 @@ def _listed(stream: IO[bytes]) -> Iterator[object]:
             yield value
 
 
-def _require_end(rest: str, stream: IO[bytes]) -> None:
+def _require_end(rest: str, stream: Stream) -> None:
     if rest.strip() or stream.read(_BLOCK_BYTES).strip():
         raise UnreadableError("something follows the JSON list")
 

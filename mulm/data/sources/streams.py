@@ -1,17 +1,18 @@
 """Bytes of a file as a stream: plain, decompressed, or out of UTF-16; and its lines, bounded.
 
 Called by the sources that read text. Invariants: memory does not grow with a file, whatever is in
-it; what goes wrong while reading is an `UnreadableError` without a path.
+it; what goes wrong while reading is an `UnreadableError` without a path; what stands before the
+damage of a compressed file can be read to its last byte.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -26,25 +27,29 @@ SHOWN_BYTES = 8192
 
 _BUFFER_BYTES = 1 << 20
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+DAMAGE = (OSError, EOFError, UnicodeDecodeError, pa.ArrowException)
+"""What reading raises inside `open_stream`, which makes an UnreadableError of it."""
+
+Stream: TypeAlias = "io.BufferedReader[Any]"
 
 
 class _Reader(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-@contextmanager
+@contextlib.contextmanager
 def naming_damage() -> Iterator[None]:
     """Raise UnreadableError in the place of what a damaged or vanished file raises."""
     try:
         yield
-    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
+    except DAMAGE as error:
         # Messages may hold a path, which differs between machines: the system's words do not.
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UnreadableError(why.splitlines()[0] if why else type(error).__name__) from None
 
 
-@contextmanager
-def open_stream(path: Path, start: int = 0) -> Iterator[IO[bytes]]:
+@contextlib.contextmanager
+def open_stream(path: Path, start: int = 0) -> Iterator[Stream]:
     """The bytes of a file from `start` on, decompressed, and as UTF-8 if they were UTF-16.
 
     Raises:
@@ -52,12 +57,30 @@ def open_stream(path: Path, start: int = 0) -> Iterator[IO[bytes]]:
     """
     with naming_damage(), io.BufferedReader(io.FileIO(path), _BUFFER_BYTES) as file:
         file.seek(start)
-        stream: io.BufferedReader[Any] = file
+        stream: Stream = file
         if compression := compression_of(path.name):
-            stream = _buffered(pa.CompressedInputStream(pa.PythonFile(file, "r"), compression))
+            stream = _buffered(_Decompressed(file, compression))
         if not start and stream.peek(2)[:2] in _UTF16:
             stream = _buffered(_Transcoded(stream))
         yield stream
+
+
+def fill(content: bytearray, stream: Stream, size_bytes: int) -> None:
+    """Append so many bytes, or all that are left; before damage is raised what stands before it."""
+    while size_bytes > 0 and (piece := stream.read1(size_bytes)):
+        content += piece
+        size_bytes -= len(piece)
+
+
+def read_before_damage(stream: Stream, size_bytes: int) -> bytes:
+    """As `stream.read`, but fewer bytes before damage, which is raised by the next reading."""
+    content = bytearray()
+    try:
+        fill(content, stream, size_bytes)
+    except DAMAGE:
+        if not content:
+            raise
+    return bytes(content)
 
 
 def byte_parts(path: Path, part_bytes: int) -> list[Part]:
@@ -103,7 +126,7 @@ def shown(content: bytes) -> str:
     return content[:SHOWN_BYTES].decode("utf-8", "replace")
 
 
-def _skip_line(stream: IO[bytes]) -> int:
+def _skip_line(stream: Stream) -> int:
     n_skipped = 0
     while piece := stream.readline(_BUFFER_BYTES):
         n_skipped += len(piece)
@@ -112,7 +135,7 @@ def _skip_line(stream: IO[bytes]) -> int:
     return n_skipped
 
 
-def _buffered(reader: _Reader) -> io.BufferedReader[Any]:
+def _buffered(reader: _Reader) -> Stream:
     return io.BufferedReader(_Raw(reader), _BUFFER_BYTES)
 
 
@@ -132,17 +155,56 @@ class _Raw(io.RawIOBase):
         return len(content)
 
 
+class _Decompressed:
+    """What a compressed file holds, up to the byte where it is damaged."""
+
+    def __init__(self, file: Stream, compression: str) -> None:
+        self._file, self._compression = file, compression
+        self._stream = self._opened()
+        self._done_bytes = 0
+        self._damage: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        if self._damage:
+            raise self._damage
+        size = min(size, _BUFFER_BYTES)
+        try:
+            content = bytes(self._stream.read(size))
+        except DAMAGE as error:
+            self._damage = error
+            content = self._lost(size)
+            if not content:
+                raise
+        self._done_bytes += len(content)
+        return content
+
+    def _lost(self, size: int) -> bytes:
+        """The bytes before the damage, which a reading that meets it does not give: one by one."""
+        self._file.seek(0)
+        stream, left = self._opened(), self._done_bytes
+        content = bytearray()
+        with contextlib.suppress(*DAMAGE):
+            while left:
+                left -= len(stream.read(min(left, _BUFFER_BYTES)))
+            while len(content) < size and (byte := stream.read(1)):
+                content += byte
+        return bytes(content)
+
+    def _opened(self) -> pa.CompressedInputStream:
+        return pa.CompressedInputStream(pa.PythonFile(self._file, "r"), self._compression)
+
+
 class _Transcoded:
     """UTF-16 in, UTF-8 out."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-16")()
         self._left = b""
 
     def read(self, size: int, /) -> bytes:
         while not self._left:
-            content = self._stream.read(_BUFFER_BYTES)
+            content = read_before_damage(self._stream, _BUFFER_BYTES)
             self._left = self._decoder.decode(content, final=not content).encode()
             if not content:
                 break

@@ -1,7 +1,7 @@
 """Plain text and Markdown: one document a file, or one for each stretch of a long one.
 
 A long file is cut where a paragraph ends. Invariant: the cuts depend on the bytes and `part_bytes`
-alone, so a compressed file gives the documents of the plain one.
+alone, so a compressed file gives the documents of the plain one; a damaged one its whole lines.
 """
 
 # ruff: noqa: ARG002 - a source need not use all that its contract hands it
@@ -11,14 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import IO
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import PART_BYTES, Part, RawDocument, SourceFile
 from mulm.data.sources.decoding import from_bytes
 from mulm.data.sources.folders import find_files
 from mulm.data.sources.formats import suffixes_of
-from mulm.data.sources.streams import byte_parts, open_stream
+from mulm.data.sources.streams import DAMAGE, Stream, byte_parts, fill, open_stream
 
 _WINDOW_BYTES = 64 << 10
 """How far after its nominal place a cut looks for the end of a paragraph."""
@@ -51,30 +50,52 @@ class TextSource:
     def chunks(self, file: SourceFile, part: Part) -> Iterator[bytes]:
         """The bytes of each document of a part."""
         with open_stream(file.path, part.start) as stream:
-            yield from _chunks(stream, part, self.part_bytes)
+            content = bytearray()
+            try:
+                yield from _chunks(stream, part, self.part_bytes, content)
+            except DAMAGE:
+                if whole := b"" if part.start else _whole_lines(content):
+                    yield whole
+                raise
 
 
-def _chunks(stream: IO[bytes], part: Part, part_bytes: int) -> Iterator[bytes]:
-    """Cut at the paragraph after each multiple of `part_bytes`; `stream` stands at the start."""
+def _chunks(stream: Stream, part: Part, part_bytes: int, content: bytearray) -> Iterator[bytes]:
+    """Cut at the paragraph after each multiple of `part_bytes`.
+
+    Args:
+        stream: Stands at the start of the part.
+        part: What to read.
+        part_bytes: Its size.
+        content: What was read and not yielded; also when reading raises.
+    """
     window_bytes = min(_WINDOW_BYTES, part_bytes // 2)
-    content = stream.read(window_bytes)
+    fill(content, stream, window_bytes)
     skipped = _cut(content) if part.start else 0  # the part before this one has these
-    place, content = part.start + skipped, content[skipped:]
+    del content[:skipped]
+    place = part.start + skipped
     nominal = part.start
     while part.stop is None or nominal < part.stop:
         nominal += part_bytes
         wanted = nominal + window_bytes - place
-        content += stream.read(wanted - len(content))
+        fill(content, stream, wanted - len(content))
         if len(content) <= nominal - place:
             if content or not place:
-                yield content
+                yield bytes(content)
             return
         end = nominal - place + _cut(content[nominal - place : wanted])
-        yield content[:end]
-        place, content = place + end, content[end:]
+        taken = bytes(content[:end])
+        del content[:end]
+        place += end
+        yield taken
 
 
-def _cut(window: bytes) -> int:
+def _whole_lines(content: bytearray) -> bytes:
+    """All but the last line, which damage cut; of a single line all but its last word."""
+    end = content.rfind(b"\n") + 1 or content.rfind(b" ") + 1
+    return bytes(content[:end])
+
+
+def _cut(window: bytearray) -> int:
     """Where in a window a document may begin: after a paragraph, a line, or within no character."""
     if found := _BREAK.search(window):
         return found.end()

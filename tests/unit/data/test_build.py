@@ -85,10 +85,10 @@ def verdicts(built: Build, store: Store) -> list[tuple[str, str]]:
     """(file, what became of it) of each document, in order."""
     corpus = Corpus.of(store, built.documents)
     return [
-        (name, chunk.names[code])
+        (name, chunk.decisions.names[code])
         for chunk in corpus.chunks
         for name, code in zip(
-            corpus.table(chunk, ["name"])["name"].to_pylist(), chunk.codes, strict=True
+            corpus.table(chunk, ["name"])["name"].to_pylist(), chunk.decisions.codes, strict=True
         )
     ]
 
@@ -382,7 +382,10 @@ def test_what_another_version_holds_is_known(books: Path, store: Store, prose: P
     built = build(recipe, store, tokenizer=first.tokenizer, against={"old@1": first.documents})
     assert set(rejects(built, store).values()) == {"known"}
     assert {n for n, what in verdicts(built, store) if what != "known"} == {"new.txt"}
-    assert built.documents.config["against"] == {"old@1": first.documents.id}
+    assert built.documents.config["against"] == [first.documents.id]
+    renamed = reading(books, dedup={"against": ["mine@7"], "near": {}}, tokenizer={"ref": "t"})
+    again = build(renamed, store, tokenizer=first.tokenizer, against={"mine@7": first.documents})
+    assert again.dataset.id == built.dataset.id, "the name of a version is its owner's affair"
 
 
 def test_documents_of_evaluations_are_dropped(books: Path, store: Store, tmp_path: Path) -> None:

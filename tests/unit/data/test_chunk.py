@@ -110,7 +110,7 @@ def test_batches_do_not_show(
     rules = ReadRules(CleanRules(), NearRules())
     paths = sorted(corpus.glob("*.*"))
     expected = read(*paths, rules=rules)
-    monkeypatch.setattr(chunk_module, "_BATCH_CHARS", batch_chars)
+    monkeypatch.setattr(chunk_module, "BATCH_CHARS", batch_chars)
     assert read(*paths, rules=rules) == expected
 
 
@@ -118,7 +118,7 @@ def test_chunks_are_bounded(tmp_path: Path, prose: Prose, monkeypatch: pytest.Mo
     path = tmp_path / "book.txt"
     path.write_text(prose(1, 200))
     whole = read(path)
-    monkeypatch.setattr(chunk_module, "_BATCH_CHARS", 1)
+    monkeypatch.setattr(chunk_module, "BATCH_CHARS", 1)
     monkeypatch.setattr(chunk_module, "CHUNK_BYTES", 20_000)
     products = list(read_chunks(RULES, task_of(path)))
     tables = [from_parquet(product.content) for product in products]

@@ -77,9 +77,12 @@ def test_chunks_know_what_was_decided(corpus: Corpus) -> None:
     assert len(corpus) == 8
     assert [chunk.first for chunk in corpus.chunks] == [0, 3, 4]
     assert [chunk.source for chunk in corpus.chunks] == ["my-books"] * 3
-    assert np.concatenate([chunk.codes for chunk in corpus.chunks]).tolist() == CODES.tolist()
-    assert corpus.chunks[2].are("duplicate").tolist() == [True, True, False, False]
-    assert corpus.chunks[0].are("never").tolist() == [False] * 3
+    assert (
+        np.concatenate([chunk.decisions.codes for chunk in corpus.chunks]).tolist()
+        == CODES.tolist()
+    )
+    assert corpus.chunks[2].decisions.are("duplicate").tolist() == [True, True, False, False]
+    assert corpus.chunks[0].decisions.are("never").tolist() == [False] * 3
     assert corpus.decisions.originals == {4: 0}
     texts = [t for c in corpus.chunks for t in corpus.table(c, ["text"])["text"].to_pylist()]
     assert texts == TEXTS
@@ -122,7 +125,7 @@ def test_each_chunk_is_read_once(corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 
 def test_undecided_is_all_train(store: Store, chunk_blobs: list[BlobEntry]) -> None:
     corpus = Corpus.undecided(store, tuple(chunk_blobs))
-    assert all(chunk.are(TRAIN).all() for chunk in corpus.chunks)
+    assert all(chunk.decisions.are(TRAIN).all() for chunk in corpus.chunks)
     assert len(corpus.decisions.codes) == 8
 
 
@@ -143,9 +146,9 @@ def test_chunks_without_decisions_are_corrupt(store: Store, chunk_blobs: list[Bl
 def test_versions_of_earlier_releases_stay_readable(old: Corpus) -> None:
     assert len(old) == 8
     assert [chunk.first for chunk in old.chunks] == [0, 3, 5]
-    assert [chunk.are(TRAIN).sum() for chunk in old.chunks] == [3, 0, 0]
-    assert [chunk.are(VALIDATION).sum() for chunk in old.chunks] == [0, 2, 0]
-    assert old.chunks[2].are("duplicate").tolist() == [False, True, True]
+    assert [chunk.decisions.are(TRAIN).sum() for chunk in old.chunks] == [3, 0, 0]
+    assert [chunk.decisions.are(VALIDATION).sum() for chunk in old.chunks] == [0, 2, 0]
+    assert old.chunks[2].decisions.are("duplicate").tolist() == [False, True, True]
     assert old.decisions.counts() == {"train": 3, "validation": 2, "duplicate": 2, "too_short": 1}
     table = old.table(old.chunks[2])
     assert table.schema == CHUNK_SCHEMA

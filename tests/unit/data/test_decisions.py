@@ -91,6 +91,10 @@ def test_what_becomes_of_each() -> None:
     assert decisions.counts()[DUPLICATE] == 1
     assert decisions.are("never heard of").tolist() == [False] * 8
     assert np.flatnonzero(decisions.are(KNOWN)).tolist() == [5]
+    assert (
+        decisions.are_kept.tolist() == (decisions.are(TRAIN) | decisions.are(VALIDATION)).tolist()
+    )
+    assert decisions.part(4, 6).codes.tolist() == decisions.codes[4:6].tolist()
 
 
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=60))

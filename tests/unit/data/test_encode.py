@@ -28,7 +28,6 @@ from mulm.data.tokens import Tokens
 Documents = Callable[..., pa.Table]
 Files = dict[str, bytes]
 
-NAMES = (TRAIN, VALIDATION, "duplicate")
 TEXTS = [normalise(f"Tale {i}. Once there was a fox.\nIt ran <|im_end|> far.") for i in range(9)]
 TURNS = [
     {"role": "system", "content": "Be kind."},
@@ -40,7 +39,8 @@ TURNS = [
 
 
 def task_of(table: pa.Table, codes: Sequence[int]) -> EncodeTask:
-    return EncodeTask(partial(bytes, to_parquet(table)), np.array(codes, np.uint8), NAMES)
+    decided = np.array(codes)
+    return EncodeTask(partial(bytes, to_parquet(table)), decided == 0, decided == 1)
 
 
 def encode(tokenizer: Tokenizer, task: EncodeTask, rules: EncodeRules = EncodeRules()) -> Files:  # noqa: B008
@@ -199,7 +199,7 @@ def test_training_texts_are_what_is_encoded(documents: Documents) -> None:
     messages = [canonical_json(TURNS).decode() if n == 3 else "" for n in range(9)]
     codes = [0, 1, 0, 0, 0, 0, 0, 2, 0]
     task = task_of(documents(TEXTS, messages=messages), codes)
-    chunk = (task.load(), task.codes, task.names)
+    chunk = (task.load(), task.is_train)
     texts = list(training_texts([chunk], 0.0))
     plain = [TEXTS[n] for n in (0, 2, 4, 5, 6, 8)]
     assert [*texts[:2], *texts[3:]] == plain

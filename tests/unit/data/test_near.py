@@ -12,7 +12,6 @@ from mulm.data.near import (
     band_hashes,
     n_band_bins,
     shingle_sets,
-    shingles,
 )
 from mulm.data.rules import NearRules
 from tests.unit.data.test_texts import ALL_BITS, plain_mixed, plain_ngrams
@@ -65,7 +64,7 @@ def test_bands_are_their_plain_definition(texts: list[str]) -> None:
 def test_shingles_are_the_different_ngrams(texts: list[str]) -> None:
     expected = [sorted(set(plain_ngrams(text, RULES.ngram))) for text in texts]
     assert [own.tolist() for own in shingle_sets(texts, RULES)] == expected
-    assert [shingles(text, RULES).tolist() for text in texts] == expected
+    assert [shingle_sets([text], RULES)[0].tolist() for text in texts] == expected
 
 
 def test_all_bins_are_asked_in_the_end() -> None:
@@ -95,4 +94,4 @@ def test_hashes_are_the_same_everywhere() -> None:
     texts = ["The quick brown fox jumps over the lazy dog.", "いろはにほへと", "too short"]
     bands = band_hashes(texts, NearRules())
     assert bands[:, 0].tolist() == [628977683748134256, 11508344772127349357, 0]
-    assert shingles(texts[0], NearRules())[0] == 742368018475063586
+    assert shingle_sets(texts[:1], NearRules())[0][0] == 742368018475063586

@@ -24,7 +24,8 @@ def found(texts: Sequence[str], n_known: int = 0, rules: NearRules = RULES) -> l
         return shingle_sets([texts[row] for row in rows], rules)
 
     bands = band_hashes(texts, rules)
-    return near_duplicates(bands, shingles_of, rules.min_similarity, n_known).tolist()
+    sizes = np.array([len(text) for text in texts], np.int64)
+    return near_duplicates(bands, sizes, shingles_of, rules.min_similarity, n_known).tolist()
 
 
 def plain(texts: Sequence[str], n_known: int) -> list[int]:
@@ -52,15 +53,30 @@ def test_equal_to_the_plain_way(texts: list[str], n_known: int) -> None:
 
 
 @settings(max_examples=25)
-@given(ALPHABETS, st.integers(1, 7), st.integers(1, 9))
-def test_blocks_change_nothing(texts: list[str], n_rows: int, n_asked: int) -> None:
+@given(ALPHABETS, st.integers(1, 200))
+def test_blocks_change_nothing(texts: list[str], asked_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_pairs, "MAX_COMPARED", 2)
         patch.setattr(near_pairs, "MAX_BUCKET", 3)
         whole = found(texts)
-        patch.setattr(near_pairs, "_BLOCK_ROWS", n_rows)
-        patch.setattr(near_pairs, "_MAX_ASKED_ROWS", n_asked)
+        patch.setattr(near_pairs, "_ASKED_BYTES", asked_bytes)
         assert found(texts) == whole
+
+
+def test_long_texts_are_asked_for_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{n // 2} " + " ".join(f"w{n // 2}x{k}" for k in range(30)) for n in range(40)]
+    bands, asked = band_hashes(texts, RULES), []
+    sizes = np.full(40, 1000)
+
+    def shingles_of(rows: Sequence[int]) -> list[Hashes]:
+        asked.append(list(rows))
+        return shingle_sets([texts[row] for row in rows], RULES)
+
+    monkeypatch.setattr(near_pairs, "_ASKED_BYTES", 5000)
+    originals = near_duplicates(bands, sizes, shingles_of, RULES.min_similarity)
+    assert originals.tolist() == [-1 if n % 2 == 0 else n - 1 for n in range(40)]
+    assert all(rows == sorted(set(rows)) for rows in asked)
+    assert max(map(len, asked)) <= 6
 
 
 def test_a_dropped_document_is_no_original() -> None:

@@ -61,7 +61,7 @@ def test_the_tokens_shown_are_those_of_the_shards(
     vocabulary = store.read(version.blob("tokenizer.json"))
     for number, name in ((0, "train-00000"), (1, "train-00001")):
         chunk = corpus.chunks[number]
-        numbers = (chunk.first + np.flatnonzero(chunk.are("train"))).tolist()
+        numbers = (chunk.first + np.flatnonzero(chunk.decisions.are("train"))).tolist()
         pieces = [
             piece
             for document in shown(corpus, numbers)

@@ -84,6 +84,24 @@ def test_near_repetitions_across_chunks(store: Store, chunks: Callable[..., Corp
     assert without.original.tolist() == [-1, -1, -1, -1, 1, -1]
 
 
+def test_many_texts_are_asked_for_chunk_by_chunk(
+    store: Store, chunks: Callable[..., Corpus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [text_of(seed, n) for n in range(2) for seed in range(300)]
+    corpus = chunks([texts[:200], texts[200:450], texts[450:]])
+    index = index_of(store, corpus)
+    read: list[str] = []
+    table = corpus.table
+    monkeypatch.setattr(
+        corpus,
+        "table",
+        lambda chunk, columns: (read.append(chunk.entry.name), table(chunk, columns))[1],
+    )
+    found = find_repetitions(index, corpus, DedupRules(near=NEAR))
+    assert found.original.tolist() == [-1] * 300 + list(range(300))
+    assert read == [chunk.entry.name for chunk in corpus.chunks]
+
+
 def test_what_another_version_keeps_is_known(
     store: Store, chunks: Callable[..., Corpus], version: Corpus
 ) -> None:

@@ -65,6 +65,7 @@ def test_no_documents_no_bars(store: Store, make_dataset, doc) -> None:
 
 def test_an_earlier_layout_has_no_sources(store: Store) -> None:
     from mulm.data.corpus import Chunk
+    from mulm.data.decisions import Decisions
 
     entry = store.put("train-00000.parquet", b"")
-    assert Chunk(entry, 0, np.zeros(0, np.uint8), ()).source == UNKNOWN
+    assert Chunk(entry, 0, Decisions((), np.zeros(0, np.uint8), {})).source == UNKNOWN

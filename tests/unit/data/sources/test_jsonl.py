@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import json
+import random
 import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,25 @@ def test_objects_over_several_lines(read_all: ReadAll) -> None:
 def test_a_damaged_list(read_all: ReadAll, content: bytes, why: str) -> None:
     with pytest.raises(UnreadableError, match=why):
         read_all(JsonSource(), "x.json", content)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.json.gz"])
+def test_all_rows_before_the_damage_of_a_stream_are_kept(tmp_path: Path, name: str) -> None:
+    rng = random.Random(1)
+    texts = [f"{rng.getrandbits(400):x}" for _ in range(20_000)]
+    rows = ",\n".join(json.dumps({"text": text}) for text in texts)
+    whole = f"[{rows}]" if ".json." in name else rows.replace(",\n", "\n")
+    content = gzip.compress(whole.encode())
+    cut = content[: len(content) // 2]
+    path = tmp_path / name
+    path.write_bytes(cut)
+    kept: list[str] = []
+    read = JsonSource().read(SourceSpec(path="x"), SourceFile(name, path), Part())
+    with pytest.raises(UnreadableError):
+        kept.extend(document.text for document in read)
+    readable = zlib.decompressobj(31).decompress(cut)
+    assert len(kept) >= readable.count(b"\n") > 5000
+    assert kept == texts[: len(kept)]
 
 
 @pytest.mark.parametrize("name", ["x.jsonl.zst", "x.json.zst"])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
+import random
 import tracemalloc
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mulm.data.source_spec import SourceSpec
-from mulm.data.sources.base import Part, SourceFile, UnreadableError
+from mulm.data.sources.base import Part, RawDocument, SourceFile, UnreadableError
 from mulm.data.sources.text import TextSource
 from tests.unit.data.sources.conftest import ReadAll
 
@@ -72,6 +74,48 @@ def test_compressed_files_and_damaged_ones(read_all: ReadAll, name: str) -> None
     for damaged in (content[:-9], b"neither", content + b"junk that follows"):
         with pytest.raises(UnreadableError):
             read_all(TextSource(), name, damaged)
+
+
+@pytest.mark.parametrize("name", ["x.txt.gz", "x.txt.zst"])
+@pytest.mark.parametrize("source", [TextSource(), TextSource(1 << 16)])
+def test_all_whole_lines_before_the_damage_are_kept(
+    tmp_path: Path, name: str, source: TextSource
+) -> None:
+    text, damaged = _cut_off(name)
+    path = tmp_path / name
+    path.write_bytes(damaged)
+    kept: list[RawDocument] = []
+    with pytest.raises(UnreadableError):
+        kept.extend(source.read(SPEC, SourceFile(name, path), Part()))
+    assert not any(document.reason for document in kept)
+    found = "".join(document.text for document in kept)
+    assert text.startswith(found)
+    assert found.endswith("\n")
+    longest_line = max(map(len, text.splitlines())) + 1
+    assert len(found.encode()) > _readable_bytes(path) - 4 * longest_line
+
+
+def _cut_off(name: str) -> tuple[str, bytes]:
+    """A text, and two thirds of it compressed."""
+    rng = random.Random(1)
+    text = "".join(f"{rng.getrandbits(rng.randrange(400)):x} é\n" for _ in range(30_000))
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "gzip" if name.endswith("gz") else "zstd") as stream:
+        stream.write(text.encode())
+    content = sink.getvalue().to_pybytes()
+    return text, content[: len(content) * 2 // 3]
+
+
+def _readable_bytes(path: Path) -> int:
+    """How much the codec gives, asked for a byte at a time."""
+    n_bytes, codec = 0, "gzip" if path.suffix == ".gz" else "zstd"
+    with (
+        contextlib.suppress(OSError),
+        pa.CompressedInputStream(pa.OSFile(str(path)), codec) as stream,
+    ):
+        while stream.read(1):
+            n_bytes += 1
+    return n_bytes
 
 
 def test_half_of_a_utf16_character_is_damage(read_all: ReadAll) -> None:
