@@ -1,8 +1,8 @@
 """What a model writes after prompts, greedily, many at once, through the engine that serves it.
 
 Called by `mulm.eval.scoring`. Invariant: a text ends before the first of its stops, however many
-tokens it took to spell it; the answers are those of each prompt alone, as far as the model's kernels
-allow.
+tokens it took to spell it; the answers are those of each prompt alone, as far as the model's
+kernels allow.
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ class Writer:
         self, model: LanguageModel, tokenizer: Tokenizer, window: int | None = None
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self.window = min(window or model.config.max_seq_len, model.config.max_seq_len)
+        longest = int(model.config.max_seq_len)
+        self.window = min(window or longest, longest)
 
     def max_tokens(self, prompt: TokenPrompt) -> int:
-        """What may be written: at most half of a window, so that there is a prompt."""
-        return max(1, min(prompt.max_tokens, self.window // 2))
+        """What may be written; half of a window that would have no place for a prompt."""
+        return prompt.max_tokens if prompt.max_tokens < self.window else self.window // 2
 
     def is_cut(self, prompt: TokenPrompt) -> bool:
         """Whether the prompt is too long for the window."""

@@ -1,8 +1,8 @@
 """How likely a model finds texts after their contexts, many at once.
 
-Called by `mulm.eval.scoring`. Questions are sorted by length and padded on the right into batches of
-few widths; logits are computed where a target stands, a chunk at a time, so that those of a batch
-are never all there. Invariant: the answers are those of each question alone, up to rounding.
+Called by `mulm.eval.scoring`. Questions are sorted by length and padded on the right into batches
+of few widths; logits are computed where a target stands, a chunk at a time, so that those of a
+batch are never all there. Invariant: the answers are those of each question alone, up to rounding.
 Shape letters: B rows, T tokens, N targets of a batch, C of a chunk, D d_model, V vocabulary.
 """
 
@@ -129,38 +129,37 @@ class Scorer:
         return self._answered(batch[:half]) | self._answered(batch[half:])
 
     def _run(self, batch: list[_Line]) -> dict[int, Likelihood]:
-        width = self._padded(batch[0].width)
-        ids_BT = torch.zeros(len(batch), width, dtype=torch.int64)
-        rows, columns, targets = [], [], []
-        for row, line in enumerate(batch):
-            ids_BT[row, : line.width] = torch.tensor(line.ids[:-1])
-            rows += [row] * line.n_targets
-            columns += range(line.width - line.n_targets, line.width)
-            targets += line.ids[-line.n_targets :]
-        device = self._model.device
-        hidden_BTD = self._model(ids_BT.to(device), Compute(self._dtype))
-        hidden_ND = hidden_BTD[torch.tensor(rows).to(device), torch.tensor(columns).to(device)]
-        logs_N, is_first_N = self._judged(hidden_ND, torch.tensor(targets).to(device))
+        logs_N, is_first_N = self._judged(self._hidden(batch), _targets(batch))
         if not bool(logs_N.isfinite().all()):
             raise TrainingDivergedError(
                 "the model gives no finite numbers", hint="was its training stopped by an error?"
             )
-        sizes = [line.n_targets for line in batch]
-        return {
-            line.number: Likelihood(float(logs.double().sum()), bool(is_first.all()))
-            for line, logs, is_first in zip(
-                batch, logs_N.split(sizes), is_first_N.split(sizes), strict=True
-            )
-        }
+        answers, end = {}, 0
+        for line in batch:
+            places = slice(end, end := end + line.n_targets)
+            log_likelihood = float(logs_N[places].double().sum())
+            answers[line.number] = Likelihood(log_likelihood, bool(is_first_N[places].all()))
+        return answers
+
+    def _hidden(self, batch: list[_Line]) -> Tensor:
+        """The hidden states (N, D) from which the targets of the lines are predicted, in order."""
+        ids_BT = torch.zeros(len(batch), self._padded(batch[0].width), dtype=torch.int64)
+        is_last_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
+        for row, line in enumerate(batch):
+            ids_BT[row, : line.width] = torch.tensor(line.ids[:-1])
+            is_last_BT[row, line.width - line.n_targets : line.width] = True
+        device = self._model.device
+        hidden_BTD: Tensor = self._model(ids_BT.to(device), Compute(self._dtype))
+        return hidden_BTD[is_last_BT.to(device)]
 
     def _judged(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         """Of each target ln p, and whether it is the likeliest token; on the CPU."""
-        chunk = LOSS_CHUNK_TOKENS[hidden_ND.device.type]
+        chunk_tokens = LOSS_CHUNK_TOKENS[hidden_ND.device.type]
         logs, is_first = [], []
-        for hidden_CD, targets_C in zip(
-            hidden_ND.split(chunk), targets_N.split(chunk), strict=True
-        ):
-            logits_CV = self._logits(hidden_CD)
+        for start in range(0, len(hidden_ND), chunk_tokens):
+            places = slice(start, start + chunk_tokens)
+            targets_C = targets_N[places].to(hidden_ND.device)
+            logits_CV = self._logits(hidden_ND[places])
             chosen_C = logits_CV.gather(1, targets_C[:, None])[:, 0]
             logs.append((chosen_C - logits_CV.logsumexp(dim=1)).cpu())
             is_first.append((logits_CV.argmax(dim=1) == targets_C).cpu())
@@ -171,3 +170,8 @@ class Scorer:
         if self._weight_VD is None:
             return self._model.logits(hidden_CD).float()
         return functional.linear(hidden_CD.to(self._dtype), self._weight_VD).float()
+
+
+def _targets(batch: list[_Line]) -> Tensor:
+    """The targets (N) of the lines, in order."""
+    return torch.tensor([target for line in batch for target in line.ids[-line.n_targets :]])

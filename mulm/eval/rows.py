@@ -1,8 +1,8 @@
 """Rows of a suite's files: JSON, a line or a list, and Parquet, as the hubs publish them.
 
-Called by `mulm.eval.scoring` before a model is asked anything. Needs no torch. Invariant: a row that
-is passed on has the columns that the suite wants, with values of their types; the first that does
-not ends it, with the file, the row and the column in the message.
+Called by `mulm.eval.scoring` before a model is asked anything. Needs no torch. Invariant: a row
+that is passed on has the columns that the suite wants, with values of their types; the first that
+does not ends it, with the file, the row and the column in the message.
 """
 
 from __future__ import annotations
