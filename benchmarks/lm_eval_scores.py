@@ -166,8 +166,8 @@ def made_rows(name: str) -> list[Row]:
 
 def made_row(name: str, number: int, begin: str, choices: list[str], right: int) -> Row:
     """One of them."""
-    if name == "lambada_standard":
-        return {"text": f"{begin} {choices[right]}".lower()}
+    if name == "lambada_standard":  # a word that also a small model guesses now and then
+        return {"text": f"{begin.lower().rpartition(' the ')[0]} the"}
     if name == "hellaswag":
         ctx_a, _, ctx_b = begin.rpartition(". ")
         endings = [f"{word} [title] and [substeps] more  of it" for word in choices]

@@ -36,13 +36,13 @@ class _Text:
     decoder: IncrementalDecoder
     text: str = ""
 
-    def add(self, ids: Sequence[int]) -> bool:
-        """Take new tokens; True when a stop has come."""
-        self.text += self.decoder.push(ids)
+    def add(self, ids: Sequence[int], *, is_last: bool) -> bool:
+        """Take new tokens; True when the text has ended."""
+        self.text += self.decoder.push(ids) + (self.decoder.finish() if is_last else "")
         places = [self.text.find(stop) for stop in self.stops if stop in self.text]
         if places:
             self.text = self.text[: min(places)]
-        return bool(places)
+        return is_last or bool(places)
 
 
 class Writer:
@@ -89,10 +89,8 @@ class Writer:
                 running[request.request_id] = _Text(number, prompts[number].stops, decoder)
             for chunk in engine.step():
                 text = running[chunk.request_id]
-                is_stopped = text.add(chunk.token_ids)
-                if is_stopped and not chunk.finish_reason:
-                    engine.cancel(chunk.request_id)
-                if is_stopped or chunk.finish_reason:
+                if text.add(chunk.token_ids, is_last=chunk.finish_reason is not None):
+                    engine.cancel(chunk.request_id)  # harmless where it has ended by itself
                     done[text.number] = running.pop(chunk.request_id).text
                     on_progress(len(done), len(prompts))
         return [done[number] for number in range(len(prompts))]
