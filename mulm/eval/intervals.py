@@ -6,14 +6,15 @@ Called by `mulm.eval.scoring`. Invariant: the same values and seed give the same
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
-import numpy as np
+import torch
 
 _Z = 1.959963984540054
 """The standard normal distribution has 95 % within plus and minus so much."""
 _RESAMPLES = 2000
-_BLOCK_NUMBERS = 1 << 22
+_BLOCK_NUMBERS = 1 << 20
 _LARGEST_EXPONENT = 700.0
 """exp of more is no number; such a model is no model."""
 
@@ -23,7 +24,7 @@ Interval = tuple[float, float]
 def standard_error(values: Sequence[float]) -> float:
     """Of the mean: the sample's deviation (n - 1) over the root of n; 0 for a single value."""
     n = len(values)
-    return float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    return statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
 
 
 def wilson(n_right: float, n: int) -> Interval:
@@ -37,19 +38,18 @@ def wilson(n_right: float, n: int) -> Interval:
 
 def perplexity(log_likelihoods: Sequence[float]) -> float:
     """Exp of minus their mean."""
-    return math.exp(min(-float(np.mean(log_likelihoods)), _LARGEST_EXPONENT))
+    return math.exp(min(-statistics.fmean(log_likelihoods), _LARGEST_EXPONENT))
 
 
 def bootstrap_perplexity(
-    log_likelihoods: Sequence[float], generator: np.random.Generator
+    log_likelihoods: Sequence[float], generator: torch.Generator
 ) -> tuple[float, Interval]:
     """Standard error and 95 % interval of a perplexity, from items drawn again and again."""
-    values, n = np.asarray(log_likelihoods), len(log_likelihoods)
-    rows = max(1, _BLOCK_NUMBERS // n)
-    means: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
-    for start in range(0, _RESAMPLES, rows):
-        drawn = generator.integers(0, n, (min(rows, _RESAMPLES - start), n))
-        means.append(values[drawn].mean(axis=1))
-    drawn_values = np.exp(np.minimum(-np.concatenate(means), _LARGEST_EXPONENT / 2))
-    low, high = np.quantile(drawn_values, (0.025, 0.975))
-    return float(np.std(drawn_values, ddof=1)), (float(low), float(high))
+    values_N = torch.tensor(log_likelihoods, dtype=torch.float64)
+    n, means = len(values_N), []
+    for start in range(0, _RESAMPLES, max(1, _BLOCK_NUMBERS // n)):
+        rows = min(max(1, _BLOCK_NUMBERS // n), _RESAMPLES - start)
+        means.append(values_N[torch.randint(n, (rows, n), generator=generator)].mean(1))
+    drawn = (-torch.cat(means)).clamp(max=_LARGEST_EXPONENT / 2).exp()  # its square is a number
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return float(drawn.std()), (low, high)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-import numpy as np
+import torch
 
 from mulm.eval.intervals import bootstrap_perplexity, perplexity, standard_error, wilson
 from mulm.eval.suites.base import Metric, Row, Suite
@@ -43,7 +44,7 @@ def summary(suite: Suite, measured: Measured) -> dict[str, Any]:
     if set(values_by_group) == {""}:
         return result
     groups = {name: _means(suite, values) for name, values in sorted(values_by_group.items())}
-    means = {m.name: float(np.mean([g[m.name] for g in groups.values()])) for m in suite.metrics}
+    means = {m.name: fmean(g[m.name] for g in groups.values()) for m in suite.metrics}
     return result | {"mean_of_groups": means, "groups": groups}
 
 
@@ -52,7 +53,7 @@ def _scored(metric: Metric, values: Values) -> dict[str, Any]:
     if metric.kind == "share":
         error, interval = standard_error(of_items), wilson(sum(of_items), len(of_items))
     else:
-        error, interval = bootstrap_perplexity(of_items, np.random.default_rng(_SEED))
+        error, interval = bootstrap_perplexity(of_items, torch.Generator().manual_seed(_SEED))
     score = _mean(metric, values)
     return {"score": score, "standard_error": error, "interval": list(interval)}
 
@@ -63,4 +64,4 @@ def _means(suite: Suite, values: Values) -> dict[str, float]:
 
 def _mean(metric: Metric, values: Values) -> float:
     of_items = [value[metric.name] for value in values]
-    return sum(of_items) / len(of_items) if metric.kind == "share" else perplexity(of_items)
+    return fmean(of_items) if metric.kind == "share" else perplexity(of_items)
