@@ -25,7 +25,7 @@ class HellaSwag(MultipleChoice):
         "endings": (list,),
         "label": (str, int),
     }
-    hub = "hf://datasets/Rowan/hellaswag@~parquet/default/validation/*.parquet"
+    hub = "hf://datasets/Rowan/hellaswag@~parquet/*/validation/*.parquet"
 
     def context(self, row: Row) -> str:
         """The activity, and what happens, its last beginning with a capital."""

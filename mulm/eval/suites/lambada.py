@@ -36,5 +36,5 @@ class LambadaStandard(Lambada):
     """The original format."""
 
     name = "lambada_standard"
-    hub = "hf://datasets/cimec/lambada@~parquet/plain_text/test/*.parquet"
+    hub = "hf://datasets/cimec/lambada@~parquet/*/test/*.parquet"
     sample = ""

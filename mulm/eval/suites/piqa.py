@@ -16,7 +16,7 @@ class Piqa(MultipleChoice):
 
     name = "piqa"
     columns = {"goal": (str,), "sol1": (str,), "sol2": (str,), "label": (int, str)}
-    hub = "hf://datasets/baber/piqa@~parquet/default/validation/*.parquet"
+    hub = "hf://datasets/baber/piqa@~parquet/*/validation/*.parquet"
 
     def context(self, row: Row) -> str:
         """The goal."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mulm.config import parse_config
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import SourceFile
+from mulm.data.sources.remote_hub import fetch_hub
 from mulm.errors import DeadlineError, NotFoundError
 from mulm.eval import suite_data
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.suite_data import find_suites
+from mulm.eval.suites.gsm8k import Gsm8k
 from mulm.eval.suites.registry import SUITES
+from mulm.model.hf_hub import RemoteFile, Snapshot
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "corpora" / "eval"
@@ -21,6 +25,45 @@ SAMPLES = ROOT / "corpora" / "eval"
 
 def config(**values: object) -> EvaluateConfig:
     return parse_config(EvaluateConfig, {"model": "demo", **values})
+
+
+class Shelf:
+    """A hub whose every dataset has the same files, as hubs name those that they convert."""
+
+    endpoint = "https://hub.invalid"
+    names = tuple(
+        f"{config}/{split}/000{number}.parquet"
+        for config in ("default", "main", "ARC-Easy", "ARC-Challenge")
+        for split in ("train", "validation", "test")
+        for number in range(2)
+    )
+
+    def snapshot(self, repository: str, revision: str) -> Snapshot:
+        assert revision == "refs%2Fconvert%2Fparquet"
+        files = {name: RemoteFile(0, git_sha1="0" * 40) for name in self.names}
+        return Snapshot(repository, revision, files)
+
+    def download(self, _snapshot: Snapshot, names: list[str], folder: Path, _emit: object) -> None:
+        (folder / names[0]).touch()
+
+
+@pytest.mark.parametrize(
+    ("url", "split"),
+    [
+        (
+            suite.hub,
+            {"blimp": "train", "hellaswag": "validation", "piqa": "validation"}.get(name, "test"),
+        )
+        for name, suite in SUITES.items()
+    ]
+    + [(Gsm8k.hub_shots, "train")],
+)
+def test_urls_name_the_scored_part(url: str, split: str, tmp_path: Path) -> None:
+    shelf: Any = Shelf()
+    files = fetch_hub(SourceSpec(path=url), tmp_path, lambda *_: None, shelf)
+    assert {file.name.split("/")[1] for file in files} == {split}
+    if "/ARC-" in url or "/main/" in url or "/default/" in url:
+        assert len(files) == 2, "of one part of the dataset"
 
 
 @pytest.fixture
