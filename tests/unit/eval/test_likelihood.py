@@ -32,7 +32,7 @@ def plainly(question: TokenQuestion, model: MicroLM = MODEL, window: int = 64) -
     return pytest.approx(float(chosen), abs=1e-4), bool((logs_NV.argmax(-1) == targets_N).all())
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(QUESTIONS, st.sampled_from([1, 40, 300, 5000]))
 def test_batches_change_nothing(questions: list[TokenQuestion], batch_tokens: int) -> None:
     answers = Scorer(MODEL, batch_tokens=batch_tokens).answer(questions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from mulm.eval.intervals import perplexity, wilson
 from mulm.eval.likelihood import Scorer
 from mulm.eval.scoring import Student, score_suite
 from mulm.eval.suite_data import SuiteFiles
-from mulm.eval.suites.base import LikelihoodSuite
+from mulm.eval.suites.base import Continuation, Likelihood, LikelihoodSuite, Metric, Row
+from mulm.eval.suites.contract import violations
 from mulm.eval.suites.registry import SUITES
 from mulm.model.config import MicroLMConfig
 from mulm.testing import TINY, tiny_model, tiny_tokenizer
@@ -130,3 +132,26 @@ def test_a_bad_row_is_named_before_the_model_is_asked(
     with pytest.raises(SchemaError, match="row 1: has no column 'sentence_good'"):
         score_suite(SUITES["blimp"], bad, STUDENT, config())
     assert SUITES["piqa"].group(good) == ""
+
+
+class Opposites(LikelihoodSuite):
+    """A suite as a stranger writes it."""
+
+    name = "opposites"
+    metrics = (Metric("acc"),)
+    columns = {"word": (str,), "opposite": (str,)}
+    hub = "hf://datasets/someone/opposites"
+
+    def questions(self, row: Row) -> Sequence[Continuation]:
+        return [Continuation(f"The opposite of {row['word']} is", f" {row['opposite']}")]
+
+    def measure(self, row: Row, answers: Sequence[Likelihood]) -> Mapping[str, float]:
+        return {"acc": float(answers[0].is_greedy)}
+
+
+def test_a_strangers_suite_is_scored_like_ours(tmp_path: Path) -> None:
+    rows = [{"word": "hot", "opposite": "cold"}, {"word": "up", "opposite": "down"}]
+    assert violations(Opposites(), rows) == []
+    found = score_suite(Opposites(), files(tmp_path, rows), STUDENT, config())
+    assert found["n"] == 2
+    assert found["metrics"]["acc"]["score"] in (0, 0.5, 1)
