@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.made_items import made_rows
 from mulm.data.sources.base import SourceFile
 from mulm.data.tokenizer import Tokenizer
 from mulm.eval.config import EvaluateConfig
@@ -134,7 +135,7 @@ def make_cases(folder: Path, data: Mapping[str, str], limit: int) -> Iterator[Ca
             file = SourceFile(path.name, path)
             rows = [row for _, row in read_rows(file, suite.columns)]
         else:
-            rows = made_rows(name)
+            rows = made_rows(name, passages())
         shots = rows[:N_SHOT_ROWS] if isinstance(suite, GenerationSuite) else []
         rows = rows[len(shots) :][:limit]
         items = written(folder / f"{name}.jsonl", rows)
@@ -150,42 +151,10 @@ def written(path: Path, rows: Sequence[Row]) -> SourceFile:
     return SourceFile(path.name, path)
 
 
-def made_rows(name: str) -> list[Row]:
-    """Items in the format of a suite, of the passages of LAMBADA: which word ended this one?"""
+def passages() -> list[str]:
+    """Those of the bundled sample of LAMBADA."""
     file = SourceFile("lambada.jsonl", SAMPLES / "lambada.jsonl")
-    texts = [str(row["text"]) for _, row in read_rows(file, {"text": (str,)})]
-    rows: list[Row] = []
-    for number, text in enumerate(texts):
-        begin, _, word = text.rpartition(" ")
-        others = [texts[(number + k) % len(texts)].rpartition(" ")[2] for k in (1, 2, 3)]
-        right = number % 4
-        choices = [*others[:right], word, *others[right:]]
-        rows.append(made_row(name, number, begin[-200:], choices, right))
-    return rows
-
-
-def made_row(name: str, number: int, begin: str, choices: list[str], right: int) -> Row:
-    """One of them."""
-    if name == "lambada_standard":  # a word that also a small model guesses now and then
-        return {"text": f"{begin.lower().rpartition(' the ')[0]} the"}
-    if name == "hellaswag":
-        ctx_a, _, ctx_b = begin.rpartition(". ")
-        endings = [f"{word} [title] and [substeps] more  of it" for word in choices]
-        return {
-            "ctx_a": ctx_a, "ctx_b": ctx_b, "activity_label": f"Reading [header] {number}",
-            "endings": endings, "label": str(right),
-        }  # fmt: skip
-    if name == "arc_easy":
-        labels = list("1234" if number % 3 else "ABCD")
-        answers = {"text": choices, "label": labels}
-        return {"question": begin, "choices": answers, "answerKey": labels[right]}
-    if name == "piqa":
-        ways = choices[right], " ".join(choices)
-        sols = {"sol1": ways[number % 2], "sol2": ways[1 - number % 2]}
-        return {"goal": begin, **sols, "label": number % 2}
-    counted = number + 3
-    answer = f"There are {number} and 3: <<{number}+3={counted}>>{counted}.\n#### {counted},000"
-    return {"question": f"{begin} How many?", "answer": answer}
+    return [str(row["text"]) for _, row in read_rows(file, {"text": (str,)})]
 
 
 def run_harness(

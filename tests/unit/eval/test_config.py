@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from mulm.config import parse_config
 from mulm.errors import ConfigError, MulmError, UnknownNameError
 from mulm.eval.config import EvaluateConfig
-from mulm.eval.suites.registry import SUITES
+from mulm.eval.suites.registry import BITS_PER_BYTE, SUITES
 
 
 def config(**values: object) -> EvaluateConfig:
@@ -41,3 +44,13 @@ def test_which_suites() -> None:
     assert config(suites=["piqa", "blimp", "piqa"]).suite_names == ("piqa", "blimp")
     assert not config(suites=["piqa"]).has_bits_per_byte
     assert config(suites=["gsm8k"], data={"gsm8k:shots": "x", "gsm8k": "y"}).data["gsm8k"] == "y"
+
+
+def test_the_page_tells_every_key_and_every_suite() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text("utf-8")
+    first_cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", page, re.M)
+    told = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    keys = set(EvaluateConfig.model_fields) - {"model"}
+    assert told == keys | set(SUITES) | {BITS_PER_BYTE}
+    metrics = {metric.name for suite in SUITES.values() for metric in suite.metrics}
+    assert all(f"`{name}`" in page for name in metrics)
