@@ -17,6 +17,7 @@ import click
 import mulm
 from jobs.cli_compress import compress
 from jobs.cli_data import data
+from jobs.cli_eval import evaluate
 from jobs.cli_model import model
 from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
 from jobs.exit_codes import exit_code
@@ -42,6 +43,7 @@ def cli() -> None:
 
 cli.add_command(compress)
 cli.add_command(data)
+cli.add_command(evaluate)
 cli.add_command(model)
 
 
@@ -121,26 +123,6 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         result,
         as_json,
         "{model}: {validation_bits_per_byte:.3f} bits per byte, {parameters} parameters",
-    )
-
-
-@cli.command("eval")
-@click.argument("model")
-@click.option("--dataset", help="Whose held-out text; that of the model's own if not given.")
-@with_json
-def evaluate(model: str, dataset: str | None, as_json: bool) -> None:
-    """Measure MODEL in bits per byte on the held-out text, beside xz -9e.
-
-    \b
-    Example:  mulm eval demo
-              mulm eval imported --dataset sample
-    """
-    with open_journey() as journey:
-        result = journey.evaluate(model, dataset)
-    print_result(
-        result,
-        as_json,
-        "{model}: {bits_per_byte:.3f} bits per byte; xz -9e: {xz_bits_per_byte:.3f}",
     )
 
 

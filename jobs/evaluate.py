@@ -1,6 +1,7 @@
-"""Evaluate a model on held-out text: `python -m jobs.evaluate --config FILE`, a Ray job.
+"""Evaluate a model: `python -m jobs.evaluate --config FILE`, a Ray job.
 
-Prints bits per byte of the model beside those of `xz -9e` on the same text.
+Measures bits per byte on held-out text beside those of `xz -9e`, and the suites that the config
+names, each with its standard error and 95 % interval.
 """
 
 from __future__ import annotations
@@ -13,17 +14,23 @@ from typing import Any
 import torch
 
 from jobs.entry import JobContext, run_job
-from jobs.identity import evaluate_identity
+from jobs.identity import evaluate_identity, suite_data
+from mulm.data.tokenizer import Tokenizer
 from mulm.errors import NotFoundError, TokenizerMismatchError
 from mulm.eval.compression import bits_per_byte, xz_bits_per_byte
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.gate import judge
+from mulm.eval.scoring import Student, score_suite
+from mulm.eval.suites.registry import ALL, BITS_PER_BYTE, SUITES
 from mulm.manifest import Manifest
-from mulm.model.stored import load_ready_model, model_config
+from mulm.model.microlm import MicroLM
+from mulm.model.stored import TOKENIZER, load_ready_model, model_config
 from mulm.refs import parse_ref
 from mulm.train.device import DTYPES, choose_device, choose_precision
 
 _PROGRESS_INTERVAL_S = 0.5
+
+Result = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,20 +39,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_job("evaluate", arguments, EvaluateConfig, evaluate, evaluate_identity)
 
 
-def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(context: JobContext, config: EvaluateConfig) -> Result:
     """Measure; returns the run's result.
 
     Raises:
         NotFoundError: no such model or dataset.
         TokenizerMismatchError: the dataset was made with another tokenizer than the model.
+        SchemaError, DataError: a suite's file is not what it should be.
         DeviceError: the device that was asked for is absent.
     """
     version = context.facts.resolve("model", parse_ref(config.model))
     manifest = context.store.load(version.manifest_id)
-    dataset = _dataset(context, config, manifest)
+    skipped: dict[str, str] = {}
+    dataset = _dataset_or_reason(context, config, manifest, skipped)
     device, _ = choose_device(config.device)
-    precision, _ = choose_precision("auto", device)
     model = load_ready_model(context.store, manifest, torch.device(device))
+    result: Result = {"model": version.ref, "model_id": manifest.id}
+    if dataset is not None:
+        result |= _compression(context, config, manifest, model, dataset)
+    if config.suite_names:
+        result |= _suites(context, config, manifest, model, skipped)
+    return result
+
+
+def _compression(
+    context: JobContext,
+    config: EvaluateConfig,
+    manifest: Manifest,
+    model: MicroLM,
+    dataset: Manifest,
+) -> Result:
+    """Bits per byte on held-out text, and the gate's verdict."""
+    precision, _ = choose_precision(config.precision, model.device.type)
     seq_len = config.seq_len or _trained_seq_len(context, manifest)
     bits = bits_per_byte(
         model,
@@ -59,8 +84,6 @@ def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
     xz_bits = xz_bits_per_byte(context.store, dataset)
     verdict = judge(bits, xz_bits)
     return {
-        "model": version.ref,
-        "model_id": manifest.id,
         "dataset_id": dataset.id,
         "bits_per_byte": bits,
         "xz_bits_per_byte": xz_bits,
@@ -69,6 +92,67 @@ def evaluate(context: JobContext, config: EvaluateConfig) -> dict[str, Any]:
         "passes": verdict.passes,
         "verdict": verdict.reason,
     }
+
+
+def _suites(
+    context: JobContext,
+    config: EvaluateConfig,
+    manifest: Manifest,
+    model: MicroLM,
+    skipped: dict[str, str],
+) -> Result:
+    """The scores of each suite, and why one was passed over."""
+    # Items are right or wrong, and rounding turns some: fp32 unless asked otherwise.
+    precision = "fp32" if config.precision == "auto" else config.precision
+    tokenizer = Tokenizer.from_bytes(context.store.read(manifest.blob(TOKENIZER)))
+    student = Student(model, tokenizer, DTYPES[precision])
+    data = suite_data(config, context.store)
+    scores: dict[str, Result] = {}
+    for name, files in data.files.items():
+        started_s = time.monotonic()
+        tell = _progress(context, stage=name, unit="questions")
+        scores[name] = score_suite(SUITES[name], files, student, config, tell)
+        context.emit(
+            "stage", name=name, seconds=round(time.monotonic() - started_s, 1),
+            text=described(scores[name]),
+        )  # fmt: skip
+    for name, reason in (skipped | dict(data.skipped)).items():
+        context.emit("log", text=f"{name} is passed over: {reason}")
+    return {
+        "suites": scores,
+        "skipped": skipped | dict(data.skipped),
+        "precision": precision,
+        "window": config.seq_len or model.config.max_seq_len,
+        "add_bos": config.add_bos,
+    }
+
+
+def described(scores: Result) -> str:
+    """The scores of one suite in a line."""
+    parts = [_metric_described(name, metric) for name, metric in scores["metrics"].items()]
+    cut = f", {scores['cut']} questions cut to the window" if scores["cut"] else ""
+    of = {"sample": "items of the bundled sample"}.get(scores["origin"], "items")
+    return f"{', '.join(parts)}; {scores['n']:,} {of}{cut}"
+
+
+def _metric_described(name: str, metric: Result) -> str:
+    low, high = metric["interval"]
+    return f"{name} {metric['score']:.4g} ({low:.4g} to {high:.4g})"
+
+
+def _dataset_or_reason(
+    context: JobContext, config: EvaluateConfig, model: Manifest, skipped: dict[str, str]
+) -> Manifest | None:
+    """The dataset if bits per byte are measured; only "all" goes on without one."""
+    if not config.has_bits_per_byte:
+        return None
+    try:
+        return _dataset(context, config, model)
+    except NotFoundError as error:
+        if ALL not in config.suites or config.dataset is not None:
+            raise
+        skipped[BITS_PER_BYTE] = error.message
+        return None
 
 
 def _dataset(context: JobContext, config: EvaluateConfig, model: Manifest) -> Manifest:
@@ -91,9 +175,13 @@ def _dataset(context: JobContext, config: EvaluateConfig, model: Manifest) -> Ma
 
 
 def _progress(
-    context: JobContext, clock: Callable[[], float] = time.monotonic
+    context: JobContext,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    stage: str = "evaluate",
+    unit: str = "tokens",
 ) -> Callable[[int, int], None]:
-    """Tells the run now and then how many tokens are read: each event is a durable write."""
+    """Tells the run now and then how much is done: each event is a durable write."""
     started_s = told_s = clock()
 
     def tell(done: int, total: int) -> None:
@@ -104,7 +192,7 @@ def _progress(
         told_s = now_s
         rate_per_s = done / max(now_s - started_s, 1e-9)
         context.emit(
-            "progress", stage="evaluate", done=done, total=total, unit="tokens",
+            "progress", stage=stage, done=done, total=total, unit=unit,
             rate_per_s=round(rate_per_s, 1), eta_s=round((total - done) / max(rate_per_s, 1e-9), 1),
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ Light: imports neither torch nor Ray.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mulm.config import Frozen
@@ -14,6 +15,7 @@ from mulm.data.build import CODE_VERSION
 from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import checksum, list_files
 from mulm.eval.config import EvaluateConfig
+from mulm.eval.suite_data import SuiteData, find_suites
 from mulm.facts import Facts
 from mulm.manifest import Kind
 from mulm.model.compress_config import COMPRESS_VERSION, CompressConfig
@@ -22,6 +24,9 @@ from mulm.store import Store
 from mulm.train.config import TRAIN_VERSION, TrainConfig
 
 C = TypeVar("C", bound=Frozen)
+
+SAMPLES = Path(__file__).resolve().parent.parent / "corpora" / "eval"
+"""A few items of some suites, so that they can be tried without a network."""
 
 
 def pinned(config: C, facts: Facts) -> C:
@@ -78,12 +83,21 @@ def train_identity(config: TrainConfig, facts: Facts, _store: Store) -> dict[str
     }
 
 
-def evaluate_identity(config: EvaluateConfig, facts: Facts, _store: Store) -> dict[str, Any]:
-    """The model version, and the dataset version if one is named."""
-    identity = {"model": facts.resolve("model", parse_ref(config.model)).manifest_id}
+def evaluate_identity(config: EvaluateConfig, facts: Facts, store: Store) -> dict[str, Any]:
+    """The model version, the dataset version if one is named, and what the suites' files hold."""
+    manifest_id = facts.resolve("model", parse_ref(config.model)).manifest_id
+    identity: dict[str, Any] = {"model": manifest_id}
     if config.dataset is not None:
         identity["dataset"] = facts.resolve("dataset", parse_ref(config.dataset)).manifest_id
+    if config.suite_names:
+        files = suite_data(config, store).files
+        identity["suites"] = {name: found.identity for name, found in files.items()}
     return identity
+
+
+def suite_data(config: EvaluateConfig, store: Store) -> SuiteData:
+    """The files of the suites of a config; what lies elsewhere is brought."""
+    return find_suites(config, SAMPLES, store.downloads)
 
 
 def compress_identity(config: CompressConfig, facts: Facts, _store: Store) -> dict[str, Any]:

@@ -86,7 +86,10 @@ class Journey:
 
     def evaluate(self, model: str, dataset: str | None = None) -> Result:
         """Bits per byte of a model on held-out text, its own by default; see `jobs.evaluate`."""
-        config = parse_config(EvaluateConfig, {"model": model, "dataset": dataset})
+        return self.measure(parse_config(EvaluateConfig, {"model": model, "dataset": dataset}))
+
+    def measure(self, config: EvaluateConfig) -> Result:
+        """Bits per byte, and the suites that the config names; see `jobs.evaluate`."""
         return self._run("evaluate", config, evaluate_identity, _describe_scores)
 
     def compress(self, config: CompressConfig) -> Result:
@@ -218,6 +221,8 @@ def _describe_model(result: Result) -> str:
 
 
 def _describe_scores(result: Result) -> str:
+    if "bits_per_byte" not in result:
+        return f"{result['model']}: {', '.join(result['suites'])}"
     return (
         f"{result['bits_per_byte']:.3f} bits per byte on held-out text,"
         f" xz -9e needs {result['xz_bits_per_byte']:.3f}"

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from jobs import evaluate as evaluation
-from jobs.entry import JobContext
+from jobs.cli import cli
+from jobs.entry import JobContext, run_id_of
 from jobs.evaluate import evaluate
-from mulm.errors import NotFoundError, TokenizerMismatchError, TrainingDivergedError
+from jobs.identity import evaluate_identity
+from mulm.errors import (
+    ConfigError,
+    DeadlineError,
+    MulmError,
+    NotFoundError,
+    SchemaError,
+    TokenizerMismatchError,
+    TrainingDivergedError,
+    UnknownNameError,
+)
+from mulm.eval import suite_data
 from mulm.eval.compression import bits_per_byte
 from mulm.eval.config import EvaluateConfig
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.stored import load_model, store_model
 from mulm.store import Store
-from mulm.testing import tiny_dataset, tiny_model
+from mulm.testing import tiny_dataset, tiny_model, tiny_stored_model, tiny_tokenizer
 
 
 @pytest.fixture
@@ -115,3 +130,122 @@ def test_a_model_without_finite_numbers_says_so(context: JobContext) -> None:
     context.facts.publish("model", "broken", broken.id)
     with pytest.raises(TrainingDivergedError):
         evaluate(context, EvaluateConfig(model="broken", device="cpu"))
+
+
+@pytest.fixture
+def speaker(context: JobContext) -> str:
+    """A model with a real tokenizer, which came without a dataset."""
+    model = tiny_stored_model(context.store, tiny_tokenizer())
+    context.facts.publish("model", "speaker", model.id)
+    return "speaker"
+
+
+def test_suites_are_scored_beside_bits_per_byte(context: JobContext, speaker: str) -> None:
+    config = EvaluateConfig(model=speaker, suites=("blimp", "lambada"), limit=3, device="cpu")
+    result = evaluate(context, config)
+    assert result["model"] == "speaker@1"
+    assert {name: scores["n"] for name, scores in result["suites"].items()} == {
+        "blimp": 67,  # the sample has a pair of each paradigm
+        "lambada": 3,
+    }
+    acc = result["suites"]["lambada"]["metrics"]["acc"]
+    assert set(acc) == {"score", "standard_error", "interval"}
+    assert (result["precision"], result["window"], result["skipped"]) == ("fp32", 64, {})
+    assert "bits_per_byte" not in result
+    events = context.facts.events("run_e")
+    told = [e.data for e in events if e.kind == "progress" and e.data["stage"] == "blimp"]
+    assert (told[-1]["done"], told[-1]["total"], told[-1]["unit"]) == (134, 134, "questions")
+    assert told[-1]["eta_s"] == 0
+    stages = {e.data["name"]: e.data["text"] for e in events if e.kind == "stage"}
+    assert "67 items of the bundled sample" in stages["blimp"]
+    assert "3 questions cut to the window" in stages["lambada"]
+
+
+def test_all_passes_over_what_cannot_be_had(
+    context: JobContext, speaker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise DeadlineError("the hub does not answer")
+
+    monkeypatch.setattr(suite_data, "fetch", away)
+    config = EvaluateConfig(model=speaker, suites=("all",), limit=1, device="cpu")
+    result = evaluate(context, config)
+    assert set(result["suites"]) == {"blimp", "lambada"}
+    assert "bits_per_byte" in result["skipped"], "the model names no dataset"
+    logs = [e.data["text"] for e in context.facts.events("run_e") if e.kind == "log"]
+    assert "piqa is passed over: the hub cannot be reached" in logs
+    with pytest.raises(NotFoundError):
+        evaluate(context, config.model_copy(update={"suites": ("bits_per_byte", "blimp")}))
+
+
+def test_a_run_is_what_the_suites_files_hold(
+    context: JobContext, speaker: str, tmp_path: Path
+) -> None:
+    def id_now(path: Path, **values: object) -> str:
+        fields = {"model": speaker, "suites": ("piqa",), "data": {"piqa": str(path)}, **values}
+        config = EvaluateConfig.model_validate(fields)
+        identity = evaluate_identity(config, context.facts, context.store)
+        return run_id_of("evaluate", config, identity)
+
+    row = {"goal": "x", "sol1": "a", "sol2": "b", "label": 1}
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    for path in (one, other):
+        path.write_text(json.dumps(row) + "\n")
+    first = id_now(one)
+    assert id_now(other) == first, "where a file is makes no difference"
+    assert id_now(one, limit=1) != first
+    one.write_text(json.dumps(row | {"label": 0}) + "\n")
+    assert id_now(one) != first
+
+
+def test_the_verb(
+    home: Home, context: JobContext, speaker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MULM_HOME", str(home.root))
+    monkeypatch.chdir(tmp_path)
+    row = {"goal": "Hello", "sol1": "there", "sol2": "the wizard", "label": 1}
+    Path("valid.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+
+    def verb(*argv: str) -> str:
+        done = CliRunner().invoke(cli, ["eval", speaker, *argv], catch_exceptions=False)
+        return done.stdout
+
+    said = verb("--suite", "piqa,blimp", "--data", "piqa=valid.jsonl", "--set", "device=cpu")
+    assert [line.split()[:2] for line in said.splitlines()] == [
+        ["piqa", "acc"],
+        ["piqa", "acc_norm"],
+        ["piqa", "acc_bytes"],
+        ["blimp", "acc"],
+    ]
+    found = json.loads(verb("--suite", "piqa", "--data", "valid.jsonl", "--limit", "2", "--json"))
+    assert (found["suites"]["piqa"]["n"], found["suites"]["piqa"]["origin"]) == (2, "file")
+
+
+@pytest.mark.parametrize(
+    ("argv", "error", "told"),
+    [
+        (["--suite", "blmp"], UnknownNameError, "'blimp'"),
+        (["--suite", "blimp,piqa", "--data", "x.jsonl"], ConfigError, "SUITE=FILE"),
+        (["--data", "x.jsonl"], ConfigError, "SUITE=FILE"),
+        (["--suite", "blimp", "--data", "piqa=x.jsonl"], UnknownNameError, "blimp"),
+        (["--suite", "piqa", "--data", "x.jsonl"], NotFoundError, "x.jsonl"),
+        (["--suite", "piqa", "--data", "bad.jsonl"], SchemaError, "'bad.jsonl', row 1"),
+        (["--suite", "blimp", "--set", "seq_len=65"], ConfigError, "65"),
+    ],
+)
+def test_the_verb_names_mistakes(
+    home: Home,
+    context: JobContext,
+    speaker: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    error: type[MulmError],
+    told: str,
+) -> None:
+    monkeypatch.setenv("MULM_HOME", str(home.root))
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text("{}\n")
+    with pytest.raises(error) as caught:
+        CliRunner().invoke(cli, ["eval", speaker, *argv], catch_exceptions=False)
+    assert told in f"{caught.value.message} {caught.value.hint}"
