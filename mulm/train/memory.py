@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from mulm.model.config import ATTENTION_TILE_TOKENS, AttentionKernel, MicroLMConfig
-from mulm.train.config import STATE_BLOCK, OptimizerConfig, is_coded
+from mulm.train.config import STATE_BLOCK, LoraConfig, OptimizerConfig, is_coded
 
 USABLE = 0.90
 """Of a card's memory; the rest is the driver's context, the libraries' and the allocator's."""
@@ -38,6 +38,8 @@ class StepChoices:
     device: str = "cuda"
     n_micro_batches: int = 2
     """Of a step; from two on the gradients are there during all of the second."""
+    lora: LoraConfig | None = None
+    """Adapters that are trained instead of the weights."""
 
     @property
     def n_tokens(self) -> int:
