@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,7 @@ SIDES = ("chosen", "rejected")
 MAX_HELD_BYTES = 1 << 30
 """Of encoded pairs in the memory of a worker."""
 _TOKEN_BYTES = 5
+_PURPOSE: Mapping[Split, str] = {"train": "train on", "validation": "judge by"}
 _PAIR_PREFIX = '{"chosen"'
 _HINT = "build it from rows with `chosen` and `rejected`, and keep the documents of the version"
 
@@ -140,7 +141,18 @@ class PairLoader:
             )
 
 
-_PURPOSE = {"train": "train on", "validation": "judge by"}
+
+def require_pairs(store: Store, dataset: Manifest) -> None:
+    """Find now, without encoding, what `PairLoader` would refuse.
+
+    Raises:
+        CorruptError: a file does not match its checksum.
+        DataError: one of the splits has no pairs.
+    """
+    store.read(dataset.blob("tokenizer.json"))
+    for split, purpose in _PURPOSE.items():
+        if next(pairs_of(store, dataset, split), None) is None:
+            raise DataError(f"{dataset.id} has no preference pairs to {purpose}", hint=_HINT)
 
 
 def pairs_of(store: Store, dataset: Manifest, split: Split) -> Iterator[str]:

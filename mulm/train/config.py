@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-TRAIN_VERSION = 2
+TRAIN_VERSION = 3
 """Counts the changes of the training loop that change what is learned."""
 STATE_BLOCK = 256
 """Numbers of an 8-bit optimizer state that share one scale."""

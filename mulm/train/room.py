@@ -36,8 +36,8 @@ def with_room(
     while (done := _attempt(work)) is None:
         # Here, not where the error was caught: it holds the frames that hold the tensors.
         model.zero_grad(set_to_none=True)
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
         rows = objective.shrink()
         if rows is None:

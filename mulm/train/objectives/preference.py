@@ -89,20 +89,19 @@ class Preference(OnMicroLM):
     def validate(self, model: MicroLM, dtype: torch.dtype, sync: Sync) -> dict[str, float]:
         """Mean loss, margin and accuracy of the held-out pairs."""
         rank, world_size = self.context.rank, self.context.world_size
-        sums = [0.0, 0.0, 0.0, 0.0]
+        sums = [0.0, 0.0, 0.0]
         for pairs in self._held_out.iter_validation(self._micro_batch.rows, rank, world_size):
             part = self.loss(model, self._batch(pairs, max(p.longest for p in pairs) - 1), dtype)
-            values = (part.total, part.count, part.also["margin"], part.also["accuracy"])
+            values = (part.total, part.also["margin"], part.also["accuracy"])
             sums = [total + float(value) for total, value in zip(sums, values, strict=True)]
-        loss, count, margin, n_right = sync.sum_values(sums)
+        loss, margin, n_right = sync.sum_values(sums)
         if not math.isfinite(loss):
             raise TrainingDivergedError(
                 "the loss of the held-out pairs is not a finite number",
                 hint="train with a lower optimizer.matrix_lr and optimizer.embedding_lr",
             )
-        return {
-            self.judged_by: loss / count, "margin": margin / count, "accuracy": n_right / count,
-        }  # fmt: skip
+        means = {self.judged_by: loss, "margin": margin, "accuracy": n_right}
+        return {name: total / len(self._held_out) for name, total in means.items()}
 
     def _log_probs(self, model: MicroLM, batch: Batch, dtype: torch.dtype) -> Tensor:
         """log p of what is learned of each answer, (B, S)."""

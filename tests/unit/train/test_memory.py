@@ -10,9 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
+from mulm.model.lora import adapt
 from mulm.model.microlm import MicroLM
 from mulm.model.presets import preset
-from mulm.train.config import OptimizerConfig, StateDtype
+from mulm.train.config import LoraConfig, OptimizerConfig, StateDtype
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.memory import StepChoices, largest_rows, states_bytes, step_memory
 from mulm.train.optim import Optimizer
@@ -26,6 +27,7 @@ WIDE = MicroLMConfig(
     max_seq_len=128, qk_norm=False,
 )  # fmt: skip
 ADAMW = OptimizerConfig(kind="adamw")
+LORA = LoraConfig(rank=8)
 PLAIN = StepChoices(rows=6, seq_len=128, compute_bytes=4, kernel="plain", device="cpu")
 CASES = {
     "plain": PLAIN,
@@ -37,12 +39,24 @@ CASES = {
     ),
     "one row": replace(PLAIN, rows=1, n_micro_batches=1),
     "adamw": replace(PLAIN, rows=1, optimizer=ADAMW),
+    "adapters": replace(PLAIN, lora=LORA, optimizer=ADAMW),
+    "adapters by muon": replace(PLAIN, rows=1, lora=LORA),
+    "adapters, bf16": replace(PLAIN, compute_bytes=2, lora=LORA, optimizer=ADAMW),
+    "adapters, blocks again": replace(PLAIN, is_checkpointed=True, lora=LORA, optimizer=ADAMW),
+    "few adapters, one micro-batch": replace(
+        PLAIN, lora=LoraConfig(rank=4, matrices=("q", "v")), optimizer=ADAMW, n_micro_batches=1
+    ),
 }
 
 
 def measured_peak(shape: MicroLMConfig, choices: StepChoices) -> int:
     """Live bytes at the highest moment of a real step, from every allocation of torch's."""
-    model = MicroLM(shape).init_weights(torch.Generator().manual_seed(0))
+    generator, lora = torch.Generator().manual_seed(0), choices.lora
+    model = MicroLM(shape).init_weights(generator)
+    if lora:
+        adapt(
+            model, rank=lora.rank, scale=lora.scale, matrices=lora.matrices, generator=generator
+        )
     dtype = {2: torch.bfloat16, 4: torch.float32}[choices.compute_bytes]
     optimizer = Optimizer(model, choices.optimizer, dtype)
     compute = Compute(dtype, choices.kernel, choices.is_checkpointed)
