@@ -117,11 +117,9 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     with open_journey() as journey:
         result = journey.train(config, overrides)
-    print_result(
-        result,
-        as_json,
-        "{model}: {validation_bits_per_byte:.3f} bits per byte, {parameters} parameters",
-    )
+    (judged,) = (name for name in result if name.startswith("validation_"))
+    words = judged.removeprefix("validation_").replace("_", " ")
+    print_result(result, as_json, f"{{model}}: {{{judged}:.3f}} {words}, {{parameters}} parameters")
 
 
 @cli.command("eval")

@@ -141,7 +141,6 @@ class PairLoader:
             )
 
 
-
 def require_pairs(store: Store, dataset: Manifest) -> None:
     """Find now, without encoding, what `PairLoader` would refuse.
 

@@ -30,6 +30,7 @@ from mulm.train.state import TrainState
 from mulm.train.sync.base import Sync
 from mulm.train.sync.ddp import DdpSync
 from mulm.train.sync.single import SingleSync
+
 T = TypeVar("T")
 
 
@@ -158,7 +159,7 @@ def _own_sums(run: _Run) -> dict[str, float]:
     for batch in run.objective.micro_batches(run.state.step, start, stop):
         part = run.objective.loss(run.state.model, batch, run.state.dtype)
         part.total.backward()  # type: ignore[no-untyped-call]
-        parts = {"loss": part.total.detach(), "count": part.count, **part.also}
+        parts: dict[str, Any] = {"loss": part.total.detach(), "count": part.count, **part.also}
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return sums

@@ -26,7 +26,7 @@ def token_log_probs(
     dtype: torch.dtype = torch.float32,
     chunk_tokens: int | None = None,
 ) -> Tensor:
-    """log p(target) of each token, in nats and fp32; 0 where the target is `IGNORED_TARGET`.
+    """The log-probability of each token's target, in nats and fp32; 0 for `IGNORED_TARGET`.
 
     `dtype` is that of the matrix products; the softmax is always fp32.
     """

@@ -12,9 +12,9 @@ others. Invariants that the loop's promises rest on:
   gradients by the sum of the counts.
 
 Fine-tuning on chats is pretraining on a dataset with loss masks: `IGNORED_TARGET` stands where the
-user speaks, and the rest counts. Preference pairs (DPO) have rows that are pairs, a frozen reference
-model in the objective, and count pairs; distillation has the teacher in the objective. All name in
-`origin` the models that they begin with.
+user speaks, and the rest counts. Preference pairs (DPO) have rows that are pairs, a frozen
+reference model in the objective, and count pairs; distillation has the teacher in the objective.
+All name in `origin` the models that they begin with.
 """
 
 from __future__ import annotations

@@ -50,9 +50,7 @@ class Preference(OnMicroLM):
         self._training = PairLoader(store, dataset, max_tokens=longest, seed=config.seed)
         self._held_out = PairLoader(store, dataset, "validation", max_tokens=longest)
         self._reference = (
-            None
-            if config.lora
-            else load_model(store, context.models["init_from"], context.device)
+            None if config.lora else load_model(store, context.models["init_from"], context.device)
         )
 
     @property
@@ -104,7 +102,7 @@ class Preference(OnMicroLM):
         return {name: total / len(self._held_out) for name, total in means.items()}
 
     def _log_probs(self, model: MicroLM, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """log p of what is learned of each answer, (B, S)."""
+        """Log-probability of what is learned of each answer, (B, S)."""
         x_BST, y_BST = batch
         hidden_ND = self._read(model, x_BST.flatten(0, 1), dtype).flatten(0, 1)
         log_probs_N = token_log_probs(hidden_ND, model.output_weight_VD, y_BST.flatten(), dtype)
@@ -131,7 +129,7 @@ def preference_loss(margin_B: Tensor, rules: PreferenceConfig) -> Tensor:
 
 
 def _row(answer: Answer, n_tokens: int) -> list[list[int]]:
-    """x and y of a conversation: read all but the last token, learn what is to be said."""
+    """The x and y of a conversation: read all but the last token, learn what is to be said."""
     ids, learned = list(answer.ids), answer.learned
     targets = [i if own else IGNORED_TARGET for i, own in zip(ids, learned, strict=True)]
     n_missing = n_tokens - len(ids) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_workers_share_one_batch(store: Store, version: Build, n_workers: int) -
     for step in (0, 3, 50):
         whole = [plain(pair) for pair in loader.batch(step, 7)]
         cuts = [7 * k // n_workers for k in range(n_workers + 1)]
-        parts = [loader.batch(step, 7, *own) for own in zip(cuts, cuts[1:], strict=False)]
+        parts = [loader.batch(step, 7, *own) for own in pairwise(cuts)]
         assert [plain(pair) for part in parts for pair in part] == whole
         longest = max(len(side) for pair in whole for side in pair)
         assert loader.longest(step, 7) == longest
@@ -115,9 +116,7 @@ def test_long_pairs_are_left_out_and_counted(store: Store, version: Build) -> No
     assert "seq_len" in error.value.hint
 
 
-def test_memory_is_bounded(
-    store: Store, version: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_bounded(store: Store, version: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "MAX_HELD_BYTES", 100)
     with pytest.raises(DataError, match="MiB"):
         PairLoader(store, version.dataset, max_tokens=LONG)

@@ -54,9 +54,7 @@ def measured_peak(shape: MicroLMConfig, choices: StepChoices) -> int:
     generator, lora = torch.Generator().manual_seed(0), choices.lora
     model = MicroLM(shape).init_weights(generator)
     if lora:
-        adapt(
-            model, rank=lora.rank, scale=lora.scale, matrices=lora.matrices, generator=generator
-        )
+        adapt(model, rank=lora.rank, scale=lora.scale, matrices=lora.matrices, generator=generator)
     dtype = {2: torch.bfloat16, 4: torch.float32}[choices.compute_bytes]
     optimizer = Optimizer(model, choices.optimizer, dtype)
     compute = Compute(dtype, choices.kernel, choices.is_checkpointed)

@@ -9,6 +9,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def sums(
     """Loss, count and gradients of step 0, by workers that have the rows between the cuts."""
     model, objective = trained(context), Pretraining(config, context)
     total, count = 0.0, 0.0
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         for batch in objective.micro_batches(0, start, stop):
             part = objective.loss(model, batch, torch.float32)
             part.total.backward()  # type: ignore[no-untyped-call]

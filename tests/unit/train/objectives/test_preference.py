@@ -140,7 +140,9 @@ def test_pairs_are_learned(context: LocalContext, lora: dict[str, Any] | None) -
     assert metrics(events, "validation_accuracy")[-1] > 0.9
     made = context.store.load(result.model_id)
     assert made.parents["init_from"] == context.models["init_from"].id
-    assert not any(is_adapter(name) for name, _ in load_model(context.store, made).named_parameters())
+    assert not any(
+        is_adapter(name) for name, _ in load_model(context.store, made).named_parameters()
+    )
 
 
 def test_the_reference_is_not_changed(context: LocalContext) -> None:
@@ -182,4 +184,3 @@ def test_room_is_left_for_the_reference() -> None:
     plain = {"preference": None, "init_from": None}
     assert a_config(**plain).frozen_models == ()
     assert a_config(**plain, teacher="big").frozen_models == ("teacher",)
-
