@@ -43,8 +43,20 @@ def choose_micro_batch(
     filling = max(1, FILLING_TOKENS[device] // config.row_tokens)
     if memory_bytes is None:
         return MicroBatch(filling, f"they fill a {device}")
-    choices = StepChoices(
-        rows=1,
+    choices = step_choices(config, device, precision, 1)
+    fitting = largest_rows(shape, choices, USABLE * memory_bytes)
+    fitting //= config.row_tokens // config.seq_len
+    if not fitting:
+        return MicroBatch(1, "even one row may not fit: `mulm model plan` shows what would")
+    if fitting < filling:
+        return MicroBatch(fitting, f"what fits into {memory_bytes / 1e9:.0f} GB")
+    return MicroBatch(filling, f"they fill a {device}")
+
+
+def step_choices(config: TrainConfig, device: str, precision: str, rows: int) -> StepChoices:
+    """What decides the memory of a step with that many rows at once."""
+    return StepChoices(
+        rows=rows * (config.row_tokens // config.seq_len),
         seq_len=config.seq_len,
         optimizer=config.optimizer,
         is_checkpointed=config.activation_checkpointing,
@@ -53,10 +65,3 @@ def choose_micro_batch(
         device=device,
         lora=config.lora,
     )
-    sequences = config.row_tokens // config.seq_len
-    fitting = largest_rows(shape, choices, USABLE * memory_bytes) // sequences
-    if not fitting:
-        return MicroBatch(1, "even one row may not fit: `mulm model plan` shows what would")
-    if fitting < filling:
-        return MicroBatch(fitting, f"what fits into {memory_bytes / 1e9:.0f} GB")
-    return MicroBatch(filling, f"they fill a {device}")

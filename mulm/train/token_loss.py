@@ -72,13 +72,15 @@ class _ChunkedLogProbs(torch.autograd.Function):
         grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         for rows in _chunks(len(targets_N), ctx.chunk_tokens):
             hidden = hidden_ND[rows].to(ctx.dtype)
-            grad_CV = (hidden @ weight.T).float().softmax(dim=1).neg_()
+            grad_CV = (hidden @ weight.T).float()
+            grad_CV.sub_(grad_CV.logsumexp(dim=1, keepdim=True)).exp_().neg_()
             column_C1 = targets_N[rows][:, None]
             grad_CV.scatter_add_(1, column_C1, torch.ones_like(column_C1, dtype=grad_CV.dtype))
             grad_CV = grad_CV.mul_(grad_N[rows][:, None]).to(ctx.dtype)
             grad_hidden_ND[rows] = grad_CV @ weight
             if grad_weight_VD is not None:
                 grad_weight_VD += grad_CV.T @ hidden
+            del grad_CV  # or it stays while the next chunk is computed
         return grad_hidden_ND, grad_weight_VD, *[None] * 3
 
 
