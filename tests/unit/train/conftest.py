@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +48,25 @@ def rows() -> Rows:
 
 
 @pytest.fixture(scope="session")
-def build_rows() -> BuildRows:
-    """build_rows(store, rows, **recipe): a dataset version of JSONL rows."""
+def build_rows(tmp_path_factory: pytest.TempPathFactory) -> BuildRows:
+    """build_rows(store, rows): a dataset version of JSONL rows, built once and copied."""
 
-    def make(store: Store, rows: list[dict[str, Any]], **changes: Any) -> Manifest:
-        source: Path = store.root / "source"
-        source.mkdir(parents=True, exist_ok=True)
-        (source / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    @cache
+    def built(content: str) -> tuple[Path, Manifest]:
+        folder = tmp_path_factory.mktemp("rows")
+        (folder / "rows.jsonl").write_text(content)
         recipe: dict[str, Any] = {
-            "name": "rows", "sources": [{"path": str(source / "rows.jsonl"), "type": "auto"}],
+            "name": "rows", "sources": [{"path": str(folder / "rows.jsonl"), "type": "auto"}],
             "tokenizer": {"vocab_size": 320}, "split": {"validation_fraction": 0.3},
             "clean": {"min_chars": 4},
         }  # fmt: skip
-        return build(Recipe.model_validate(recipe | changes), store).dataset
+        root = folder / "store"
+        return root, build(Recipe.model_validate(recipe), Store(root)).dataset
+
+    def make(store: Store, rows: list[dict[str, Any]]) -> Manifest:
+        root, dataset = built("\n".join(json.dumps(row) for row in rows))
+        shutil.copytree(root, store.root, dirs_exist_ok=True)
+        return dataset
 
     return make
 
