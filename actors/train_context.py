@@ -27,6 +27,7 @@ from mulm.log import configure_logging
 from mulm.manifest import Manifest
 from mulm.store import Store
 from mulm.train.config import TrainConfig
+from mulm.train.device import choose_device
 from mulm.train.loop import train
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,12 @@ def threads_per_worker(n_local_workers: int) -> int:
 
 
 def worker_device(device: str, local_rank: int) -> torch.device:
-    """This worker's device; Ray shows each process the GPUs of its whole machine group."""
+    """This worker's device; Ray shows each process the GPUs of its whole machine group.
+
+    Raises:
+        DeviceError: torch finds no GPU here, whatever the cluster says it has.
+    """
     if device == "cpu":
         return torch.device("cpu")
+    choose_device("cuda")
     return torch.device("cuda", local_rank % torch.cuda.device_count())

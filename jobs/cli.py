@@ -10,6 +10,7 @@ import json
 import shlex
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from jobs.cli_model import model
 from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
 from jobs.exit_codes import exit_code
 from jobs.progress import Progress
+from mulm.config import load_config
 from mulm.errors import ConfigError, MulmError, StoppedError
 from mulm.home import Home
 
@@ -106,8 +108,9 @@ def env(as_json: bool) -> None:
 @cli.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @with_overrides
+@click.option("--dry-run", is_flag=True, help="Check everything and tell the plan; train nothing.")
 @with_json
-def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def train(config: Path, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Train the model that CONFIG (a YAML file) describes.
 
     The same config is the same run: finished, it is not repeated; stopped or killed, it goes on
@@ -116,14 +119,28 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     \b
     Example:  mulm train examples/demo.yaml
               mulm train examples/demo.yaml --set steps=200 --set name=quick
+              mulm train examples/demo.yaml --dry-run
     """
+    if dry_run:
+        _print_preview(config, overrides, as_json)
+        return
     with open_journey() as journey:
         result = journey.train(config, overrides)
-    print_result(
-        result,
-        as_json,
-        "{model}: {validation_bits_per_byte:.3f} bits per byte, {parameters} parameters",
-    )
+    (judged,) = (name for name in result if name.startswith("validation_"))
+    words = judged.removeprefix("validation_").replace("_", " ")
+    print_result(result, as_json, f"{{model}}: {{{judged}:.3f}} {words}, {{parameters}} parameters")
+
+
+def _print_preview(config_path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    from mulm.ledger import Ledger
+    from mulm.store import Store
+    from mulm.train.config import TrainConfig
+    from mulm.train.preview import describe, preview
+
+    home = Home.from_env().create()
+    with Ledger(home.ledger) as facts:
+        plan = preview(load_config(TrainConfig, config_path, overrides), Store(home.store), facts)
+    click.echo(json.dumps(asdict(plan)) if as_json else "\n".join(describe(plan)))
 
 
 @cli.command()

@@ -6,7 +6,7 @@ Read once at the entry point; needs no torch. What can be computed is not a sett
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-TRAIN_VERSION = 2
+TRAIN_VERSION = 3
 """Counts the changes of the training loop that change what is learned."""
 STATE_BLOCK = 256
 """Numbers of an 8-bit optimizer state that share one scale."""
@@ -31,6 +31,8 @@ _ANY_VOCABULARY = 256
 """Enough to check a shape before the dataset, and so the vocabulary, is known."""
 
 StateDtype = Literal["fp32", "bf16", "int8"]
+Matrix = Literal["q", "k", "v", "out", "gate", "up", "down"]
+"""The matrices of a block, as its layers call them."""
 
 
 def is_coded(n_numbers: int) -> bool:
@@ -48,6 +50,8 @@ class OptimizerConfig(Frozen):
     embedding_lr: Rate = 0.004
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Of the matrices inside blocks only."""
+    cautious_decay: bool = False
+    """Only numbers decay that the update makes smaller as well."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Of the mean gradient of the AdamW parameters, which Muon does not bound; 0 is off."""
 
@@ -76,6 +80,31 @@ class ScheduleConfig(Frozen):
         return self
 
 
+class LoraConfig(Frozen):
+    """Low-rank adapters beside frozen matrices (Hu et al., 2021)."""
+
+    rank: Count = 16
+    alpha: Rate = 32.0
+    """What an adapter says counts alpha / rank times."""
+    matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)] = get_args(Matrix)
+
+    @property
+    def scale(self) -> float:
+        """Of what an adapter says."""
+        return self.alpha / self.rank
+
+
+class PreferenceConfig(Frozen):
+    """Learning from pairs of answers (DPO; Rafailov et al., 2023)."""
+
+    beta: Rate = 0.1
+    """How strongly the model is held to the one that it began with."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """How often a pair is thought to be the wrong way round."""
+    length_normalised: bool = False
+    """Compare log-probabilities per token of an answer, not of all of it."""
+
+
 class TrainConfig(Frozen):
     """One training run."""
 
@@ -99,12 +128,20 @@ class TrainConfig(Frozen):
     """The model whose weights training begins with; its shape is then the shape."""
     teacher: str | None = None
     """The model whose predictions are learned, instead of the text's next tokens alone."""
+    preference: PreferenceConfig | None = None
+    """Learn which of two answers is better; the dataset's documents are pairs."""
+    lora: LoraConfig | None = None
+    """Train adapters only, and store the model with them merged."""
     steps: Count = 400
     batch_tokens: Count = 8192
-    """Tokens of one optimizer step, over all workers."""
+    """Tokens of one optimizer step, over all workers, padding included."""
     seq_len: Annotated[int, Field(ge=2)] = 256
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of log(Z)^2, which keeps the softmax's normaliser Z near 1; 0 is off."""
+    skip_spikes: bool = True
+    """Pass over a step whose loss stands far above those before it."""
     seed: int = 0
     workers: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -138,17 +175,31 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _batch_fits(self) -> TrainConfig:
-        if self.batch_tokens % self.seq_len:
-            lower = max(1, self.batch_tokens // self.seq_len) * self.seq_len
+        row, what = self.row_tokens, "twice seq_len" if self.preference else "seq_len"
+        if self.batch_tokens % row:
+            lower = max(1, self.batch_tokens // row) * row
             raise ValueError(
-                f"batch_tokens ({self.batch_tokens}) must be a multiple of seq_len"
-                f" ({self.seq_len}), such as {lower}"
+                f"batch_tokens ({self.batch_tokens}) must be a multiple of {what}"
+                f" ({row}), such as {lower}"
             )
         if self.workers > self.n_rows:
             raise ValueError(
-                f"{self.workers} workers share {self.n_rows} rows of {self.seq_len} tokens:"
+                f"{self.workers} workers share {self.n_rows} rows of {row} tokens:"
                 " use fewer workers or a larger batch_tokens"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> TrainConfig:
+        for stage in ("preference", "lora"):
+            if getattr(self, stage) and not self.init_from:
+                raise ValueError(f"{stage} changes a model: name it as init_from")
+        if self.preference and self.teacher:
+            raise ValueError("preference and teacher are two stages: leave one of them away")
+        if self.preference and self.documents == "apart":
+            raise ValueError("preference reads each answer by itself: leave documents away")
+        if self.z_loss and (self.preference or self.teacher):
+            raise ValueError("z_loss is for learning from text: leave it away here")
         return self
 
     @model_validator(mode="after")
@@ -166,9 +217,21 @@ class TrainConfig(Frozen):
         return self
 
     @property
+    def frozen_models(self) -> tuple[str, ...]:
+        """The models, by field, that are read beside the one that is trained."""
+        has_reference = self.preference is not None and self.lora is None
+        teacher = ("teacher",) if self.teacher else ()
+        return (*teacher, "init_from") if has_reference else teacher
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a row; a pair of answers is one row."""
+        return self.seq_len * (2 if self.preference else 1)
+
+    @property
     def n_rows(self) -> int:
         """Rows of one global batch."""
-        return self.batch_tokens // self.seq_len
+        return self.batch_tokens // self.row_tokens
 
     def shape(self, vocab_size: int) -> MicroLMConfig:
         """The model's shape for a vocabulary.

@@ -70,7 +70,7 @@ class _ChunkedDistillation(torch.autograd.Function):
     ) -> Tensor:
         weight, teacher_weight = weight_VD.to(dtype), teacher_weight_VE.to(dtype)
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD)
+        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, len(hidden_ND), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
@@ -81,7 +81,8 @@ class _ChunkedDistillation(torch.autograd.Function):
             loss += loss_sum
             grad_CV = grad_CV.to(dtype)
             grad_hidden_ND[rows] = grad_CV @ weight
-            grad_weight_VD += grad_CV.T @ hidden
+            if grad_weight_VD is not None:
+                grad_weight_VD += grad_CV.T @ hidden
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         return loss
 
@@ -90,7 +91,8 @@ class _ChunkedDistillation(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden_ND * scale, grad_weight_VD * scale, *[None] * 6
+        scaled_VD = None if grad_weight_VD is None else grad_weight_VD * scale
+        return grad_hidden_ND * scale, scaled_VD, *[None] * 6
 
 
 def _chunk_loss(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mulm.data.loader import TokenLoader
+from mulm.data.pairs import require_pairs
 from mulm.errors import ConfigError, TokenizerMismatchError
 from mulm.eval.compression import to_bits_per_byte
 from mulm.facts import Facts
@@ -81,8 +82,11 @@ def check_dataset(config: TrainConfig, dataset: Manifest, store: Store) -> None:
 
     Raises:
         NotFoundError, CorruptError: a file that training reads is missing or damaged.
-        DataError: too few tokens for one window, or nothing held out.
+        DataError: too few tokens for one window, no pairs to learn from, or nothing held out.
     """
+    if config.preference:
+        require_pairs(store, dataset)
+        return
     TokenLoader(store, dataset, seq_len=config.seq_len)
     TokenLoader(store, dataset, "validation", seq_len=config.seq_len)
     store.read(dataset.blob("tokenizer.json"))

@@ -10,11 +10,11 @@ decision alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from mulm.errors import StoppedError, TrainingDivergedError
+from mulm.errors import StoppedError
 from mulm.train import state as states
 from mulm.train.agreement import require_agreement
 from mulm.train.checkpoint_writer import CheckpointWriter
@@ -23,14 +23,15 @@ from mulm.train.context import TrainContext
 from mulm.train.metrics import Metrics
 from mulm.train.objectives.base import Objective
 from mulm.train.objectives.choice import choose_objective
-from mulm.train.optim import grad_norm
+from mulm.train.optim import grad_norm, learned_parameters
+from mulm.train.room import with_room
 from mulm.train.schedule import lr_scale
 from mulm.train.state import TrainState
 from mulm.train.sync.base import Sync
 from mulm.train.sync.ddp import DdpSync
 from mulm.train.sync.single import SingleSync
 
-MAX_SKIPPED_IN_ROW = 5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class _Totals:
     loss: float
     count: float
     is_stopping: bool
+    also: Mapping[str, float]
 
 
 def train(
@@ -82,8 +84,9 @@ def train(
 
     Raises:
         StoppedError: someone asked to stop; a checkpoint was written.
-        TrainingDivergedError: the loss was not finite for several steps in a row, or that of the
-            held-out text was not.
+        TrainingDivergedError: the loss was not finite, or far too high, for several steps in a row,
+            or that of the held-out text was not finite.
+        DeviceError: the device's memory does not hold one row at once.
         CorruptError: the newest checkpoint is damaged, or workers begin with different weights.
         ConfigError, TokenizerMismatchError: it belongs to something else, or workers differ.
         NoSpaceError: a checkpoint or the model did not fit on the disk.
@@ -127,8 +130,9 @@ def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any,
 def _describe(run: _Run) -> str:
     config, context, state = run.config, run.context, run.state
     sync = "ddp" if context.world_size > 1 else "single"
+    learned = "" if state.n_learned == state.n_parameters else f", {state.n_learned} learned"
     return (
-        f"{state.n_parameters / 1e6:.1f} M parameters,"
+        f"{state.n_parameters / 1e6:.1f} M parameters{learned},"
         f" {config.batch_tokens} tokens a step, {context.world_size} workers ({sync})"
         f" on {context.device.type}, {state.precision} ({state.precision_reason}),"
         f" {run.objective.manner}"
@@ -137,24 +141,35 @@ def _describe(run: _Run) -> str:
 
 def _add_up_gradients(run: _Run) -> _Totals:
     """Run this worker's rows forward and backward; gradients are those of summed losses."""
-    run.state.model.zero_grad(set_to_none=True)
-    loss, count = 0.0, 0.0
-    for batch in _micro_batches(run):
-        part = run.objective.loss(run.state.model, batch, run.state.dtype)
-        part.total.backward()  # type: ignore[no-untyped-call]
-        loss += float(part.total.detach())
-        count += part.count
+    own = _with_room(run, lambda: _own_sums(run))
     wants_stop = float(run.context.should_stop())
-    total_loss, total_count, n_stopping = run.sync.sum_values([loss, count, wants_stop])
-    return _Totals(total_loss, total_count, n_stopping > 0)
+    loss, count, n_stopping, *also = run.sync.sum_values(
+        [own.pop("loss"), own.pop("count"), wants_stop, *own.values()]
+    )
+    return _Totals(loss, count, n_stopping > 0, dict(zip(own, also, strict=True)))
 
 
-def _micro_batches(run: _Run) -> Iterable[Any]:
-    """This worker's rows of the global batch, in pieces that one device runs at once."""
+def _own_sums(run: _Run) -> dict[str, float]:
+    """Loss, count and what else is reported, over the micro-batches of this worker."""
+    run.state.model.zero_grad(set_to_none=True)
     n_rows, context = run.config.n_rows, run.context
     start = n_rows * context.rank // context.world_size
     stop = n_rows * (context.rank + 1) // context.world_size
-    return run.objective.micro_batches(run.state.step, start, stop)
+    sums: dict[str, float] = {"loss": 0.0, "count": 0.0}
+    for batch in run.objective.micro_batches(run.state.step, start, stop):
+        part = run.objective.loss(run.state.model, batch, run.state.dtype)
+        part.total.backward()  # type: ignore[no-untyped-call]
+        parts: dict[str, Any] = {"loss": part.total.detach(), "count": part.count, **part.also}
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
+
+
+def _with_room(run: _Run, work: Callable[[], T]) -> T:
+    def tell(text: str) -> None:
+        run.metrics.event("log", text=f"step {run.state.step + 1}: {text}")
+
+    return with_room(work, run.state.model, run.objective, tell)
 
 
 def _stop_if_asked(run: _Run, totals: _Totals) -> None:
@@ -169,44 +184,39 @@ def _stop_if_asked(run: _Run, totals: _Totals) -> None:
 
 
 def _take_step(run: _Run, totals: _Totals) -> None:
-    """Move the weights, or skip a step whose numbers are not finite."""
+    """Move the weights, or pass over a step whose numbers are out of line."""
     state, config = run.state, run.config
     scale = lr_scale(state.step, config.steps, config.schedule)
-    loss = totals.loss / max(totals.count, 1.0)
-    norm = _mean_gradients(run, totals.count) if math.isfinite(loss) else math.nan
+    loss, norm = totals.loss / max(totals.count, 1.0), 0.0
+    reason = "no token of it is to be learned"
+    if totals.count:
+        reason = state.watch.why_skip(loss, skips_spikes=config.skip_spikes)
+    if not reason:
+        norm = _mean_gradients(run, totals.count)
+        reason = "" if math.isfinite(norm) else f"the norm of its gradient is {norm}"
     state.step += 1
-    if not math.isfinite(norm):
-        _skip(run, loss)
+    if reason:
+        run.metrics.event("log", text=f"step {state.step} skipped: {reason}")
+        state.watch.skipped(state.step, reason, is_bad=totals.count > 0)
         return
     state.optimizer.step(scale)
-    state.loss, state.n_skipped_in_row = loss, 0
+    state.watch.taken(loss)
+    state.loss = loss
     if state.step % config.log_every == 0 or state.step == config.steps:
+        also = {name: total / totals.count for name, total in totals.also.items()}
         values = {"loss": loss, "lr": scale * config.optimizer.lr, "grad_norm": norm}
-        run.metrics.step(state.step, config.batch_tokens, values)
+        run.metrics.step(state.step, config.batch_tokens, values | also)
 
 
 def _mean_gradients(run: _Run, count: float) -> float:
     """Make gradients the mean over the global batch; returns their norm."""
-    named = dict(run.state.model.named_parameters())
+    named = learned_parameters(run.state.model)
     gradients = [p.grad for p in named.values() if p.grad is not None]
     assert len(gradients) == len(named)
     run.sync.sum_gradients(gradients)
     for gradient in gradients:
         gradient.div_(count)
     return grad_norm(named)
-
-
-def _skip(run: _Run, loss: float) -> None:
-    state = run.state
-    state.n_skipped += 1
-    state.n_skipped_in_row += 1
-    run.metrics.event("log", text=f"step {state.step} skipped: loss {loss} or its gradient")
-    if state.n_skipped_in_row >= MAX_SKIPPED_IN_ROW:
-        raise TrainingDivergedError(
-            f"the loss was not finite for {MAX_SKIPPED_IN_ROW} steps in a row, until step"
-            f" {state.step}",
-            hint="lower optimizer.matrix_lr and optimizer.embedding_lr, or use precision fp32",
-        )
 
 
 def _validate_if_due(run: _Run) -> None:
@@ -219,7 +229,7 @@ def _validate(run: _Run) -> None:
     started_s = run.context.now_s()
     state, objective = run.state, run.objective
     run.metrics.event("progress", stage="validate", done=state.step, total=run.config.steps)
-    numbers = objective.validate(state.model, state.dtype, run.sync)
+    numbers = _with_room(run, lambda: objective.validate(state.model, state.dtype, run.sync))
     state.validation = numbers[objective.judged_by]
     run.metrics.metric(state.step, {f"validation_{name}": n for name, n in numbers.items()})
     run.metrics.pause_clock(run.context.now_s() - started_s)
@@ -264,5 +274,5 @@ def _finish(run: _Run) -> TrainResult:
 
 def _store(run: _Run) -> str:
     state = run.state
-    n_tokens = (state.step - state.n_skipped) * run.config.batch_tokens
+    n_tokens = (state.step - state.watch.n_skipped) * run.config.batch_tokens
     return run.objective.store(state.model, {"steps": state.step, "tokens": n_tokens})

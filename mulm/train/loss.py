@@ -24,14 +24,17 @@ def sum_cross_entropy(
     targets_N: Tensor,
     dtype: torch.dtype = torch.float32,
     chunk_tokens: int | None = None,
+    z_weight: float = 0.0,
 ) -> Tensor:
     """Sum over tokens of -log p(target), in nats; `IGNORED_TARGET` counts nothing.
 
-    `dtype` is that of the matrix products; the softmax is always fp32.
+    `dtype` is that of the matrix products; the softmax is always fp32. `z_weight` times log(Z)^2
+    is added for each token, Z being the sum that its softmax divides by (Chowdhery et al., 2022,
+    section 5). A weight that needs no gradient gets none.
     """
     chunk_tokens = chunk_tokens or LOSS_CHUNK_TOKENS[hidden_ND.device.type]
     apply: Any = _ChunkedCrossEntropy.apply
-    loss: Tensor = apply(hidden_ND, weight_VD, targets_N, dtype, chunk_tokens)
+    loss: Tensor = apply(hidden_ND, weight_VD, targets_N, dtype, chunk_tokens, z_weight)
     return loss
 
 
@@ -46,23 +49,25 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets_N: Tensor,
         dtype: torch.dtype,
         chunk_tokens: int,
+        z_weight: float,
     ) -> Tensor:
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         weight = weight_VD.to(dtype)
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_grad else None
-        grad_weight_VD = torch.zeros_like(weight_VD) if needs_grad else None
+        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, len(hidden_ND), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
             hidden = hidden_ND[rows].to(dtype)
             loss_sum, grad_CV = _chunk_loss(
-                (hidden @ weight.T).float(), targets_N[rows], needs_grad
+                (hidden @ weight.T).float(), targets_N[rows], needs_grad, z_weight
             )
             loss += loss_sum
-            if grad_CV is not None and grad_hidden_ND is not None and grad_weight_VD is not None:
+            if grad_CV is not None and grad_hidden_ND is not None:
                 grad_CV = grad_CV.to(dtype)
                 grad_hidden_ND[rows] = grad_CV @ weight
-                grad_weight_VD += grad_CV.T @ hidden
+                if grad_weight_VD is not None:
+                    grad_weight_VD += grad_CV.T @ hidden
             del grad_CV  # or it stays while the next chunk is computed
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         return loss
@@ -72,21 +77,30 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden_ND.mul_(scale), grad_weight_VD.mul_(scale), None, None, None
+        scaled_VD = None if grad_weight_VD is None else grad_weight_VD.mul_(scale)
+        return grad_hidden_ND.mul_(scale), scaled_VD, *[None] * 4
 
 
 def _chunk_loss(
-    logits_CV: Tensor, targets_C: Tensor, needs_grad: bool
+    logits_CV: Tensor, targets_C: Tensor, needs_grad: bool, z_weight: float
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and, in the logits' own memory, softmax minus one-hot: d loss / d logits."""
+    """Loss and, in the logits' own memory, d loss / d logits.
+
+    That is softmax minus one-hot, with (1 + 2 z log Z) softmax where there is a `z_weight` z.
+    """
     is_counted_C = targets_C != IGNORED_TARGET
     column_C1 = targets_C.clamp(min=0)[:, None]
     chosen_C = logits_CV.gather(1, column_C1)[:, 0]
     log_total_C = logits_CV.logsumexp(dim=1)
-    loss_sum = ((log_total_C - chosen_C) * is_counted_C).sum()
+    nats_C = log_total_C - chosen_C
+    if z_weight:
+        nats_C = nats_C + z_weight * log_total_C.square()
+    loss_sum = (nats_C * is_counted_C).sum()
     if not needs_grad:
         return loss_sum, None
     grad_CV = logits_CV.sub_(log_total_C[:, None]).exp_()
+    if z_weight:
+        grad_CV.mul_(1 + 2 * z_weight * log_total_C[:, None])
     grad_CV.scatter_add_(1, column_C1, torch.full_like(column_C1, -1, dtype=grad_CV.dtype))
     if not bool(is_counted_C.all()):
         grad_CV.mul_(is_counted_C[:, None])

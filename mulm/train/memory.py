@@ -11,9 +11,10 @@ heads times d_head, V vocabulary, C tokens of a chunk of the loss, s bytes of th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from mulm.model.config import ATTENTION_TILE_TOKENS, AttentionKernel, MicroLMConfig
-from mulm.train.config import STATE_BLOCK, OptimizerConfig, is_coded
+from mulm.train.config import STATE_BLOCK, LoraConfig, Matrix, OptimizerConfig, is_coded
 
 USABLE = 0.90
 """Of a card's memory; the rest is the driver's context, the libraries' and the allocator's."""
@@ -21,6 +22,8 @@ LOSS_CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
 """Tokens whose logits are there at once; on a CPU they stay in its cache."""
 PART_NUMBERS = 1 << 22
 """Numbers of a tensor that AdamW moves at once."""
+_ADAMW_BYTES = {"fp32": 4, "bf16": 12, "int8": 17}
+"""For each number that it moves at once."""
 BATCH_NUMBERS = 1 << 24
 """Numbers in the matrices that Muon turns at once; a larger matrix goes alone."""
 
@@ -38,6 +41,8 @@ class StepChoices:
     device: str = "cuda"
     n_micro_batches: int = 2
     """Of a step; from two on the gradients are there during all of the second."""
+    lora: LoraConfig | None = None
+    """Adapters that are trained instead of the weights."""
 
     @property
     def n_tokens(self) -> int:
@@ -64,8 +69,10 @@ class StepMemory:
 
 def step_memory(shape: MicroLMConfig, choices: StepChoices) -> StepMemory:
     """The memory of one training step."""
-    weights, states = _weights_bytes(shape), states_bytes(shape, choices.optimizer)
-    gradients = 4 * shape.n_parameters
+    lora = choices.lora
+    weights, states = _weights_bytes(shape), states_bytes(shape, choices.optimizer, lora)
+    weights += 4 * n_adapter_parameters(shape, lora)
+    gradients = 4 * (n_adapter_parameters(shape, lora) if lora else shape.n_parameters)
     # The embedding has a gradient from the loss on until the end of the way back.
     held = weights + states + (gradients if choices.n_micro_batches > 1 else 0)
     return StepMemory(
@@ -92,9 +99,15 @@ def largest_rows(shape: MicroLMConfig, choices: StepChoices, memory_bytes: float
     return low
 
 
-def states_bytes(shape: MicroLMConfig, optimizer: OptimizerConfig) -> int:
-    """All averages of the optimizer."""
+def states_bytes(
+    shape: MicroLMConfig, optimizer: OptimizerConfig, lora: LoraConfig | None = None
+) -> int:
+    """All averages of the optimizer; those of adapters alone where there are any."""
     by_muon = optimizer.kind == "muon"
+    if lora:
+        factors = [side for sides in _adapted(shape, lora) for side in sides]
+        adapters = sum(_state_bytes(lora.rank * side, optimizer) for side in factors)
+        return adapters * shape.n_layers * (1 if by_muon else 2) + 8
     matrices = sum(_state_bytes(n, optimizer) for n in _matrix_sizes(shape)) * shape.n_layers
     n_gains = 2 * shape.n_layers + 1, (2 * shape.n_layers if shape.qk_norm else 0)
     gains = n_gains[0] * _state_bytes(shape.d_model, optimizer)
@@ -102,6 +115,20 @@ def states_bytes(shape: MicroLMConfig, optimizer: OptimizerConfig) -> int:
     embedding = _state_bytes(shape.vocab_size * shape.d_model, optimizer)
     others = gains + embedding * (1 if shape.tie_embeddings else 2)
     return matrices * (1 if by_muon else 2) + 2 * others + 8
+
+
+def n_adapter_parameters(shape: MicroLMConfig, lora: LoraConfig | None) -> int:
+    """Numbers of all adapters; none without."""
+    if lora is None:
+        return 0
+    sides = sum(rows + columns for rows, columns in _adapted(shape, lora))
+    return shape.n_layers * lora.rank * sides
+
+
+def _adapted(shape: MicroLMConfig, lora: LoraConfig) -> list[tuple[int, int]]:
+    """Rows and columns of the matrices of a block that have an adapter."""
+    named = zip(get_args(Matrix), shape.block_matrices, strict=True)
+    return [sides for name, sides in named if name in lora.matrices]
 
 
 def _fits(shape: MicroLMConfig, choices: StepChoices, memory_bytes: float) -> bool:
@@ -139,7 +166,10 @@ def _kept_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
 def _block_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     """What a block keeps: its input, the inputs of its matrices, and attention's own."""
     t, s, (q, r) = choices.n_tokens, choices.compute_bytes, _widths(shape)
-    streams = 4 * shape.d_model * s + 8
+    # A frozen matrix needs its input for its adapter alone.
+    adapted = set(choices.lora.matrices if choices.lora else get_args(Matrix))
+    n_normed = bool(adapted & {"q", "k", "v"}) + bool(adapted & {"gate", "up"})
+    streams = (2 + n_normed) * shape.d_model * s + 8
     heads = (q + r) * s + 4 * (shape.n_heads + shape.n_kv_heads) if shape.qk_norm else 0
     # In fp32 no fast kernel of CUDA shares heads of keys and values: they are repeated.
     kv = q if s == 4 and choices.device == "cuda" else r
@@ -148,8 +178,9 @@ def _block_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
         attention += int(shape.n_heads * _mean_keys(choices.seq_len) * s)
     else:
         attention += 4 * shape.n_heads
-    gated = 3 * shape.d_ff * s
-    return t * (streams + heads + attention + gated) + _cast_bytes(shape, choices)
+    gated = (2 + ("down" in adapted)) * shape.d_ff * s
+    inner = choices.lora.rank * len(adapted) * s if choices.lora else 0
+    return t * (streams + heads + attention + gated + inner) + _cast_bytes(shape, choices)
 
 
 def _mean_keys(seq_len: int) -> float:
@@ -161,7 +192,8 @@ def _mean_keys(seq_len: int) -> float:
 
 def _cast_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     """A block's matrices in the compute type, which the way back needs again."""
-    return 2 * sum(_matrix_sizes(shape)) if choices.compute_bytes == 2 else 0
+    adapters = n_adapter_parameters(shape, choices.lora) // shape.n_layers
+    return 2 * (sum(_matrix_sizes(shape)) + adapters) if choices.compute_bytes == 2 else 0
 
 
 def _forward_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
@@ -184,6 +216,8 @@ def _loss_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     hidden = choices.n_tokens * shape.d_model * s
     cast = 2 * embedding if s == 2 else 0
     chunk = min(choices.n_tokens, LOSS_CHUNK_TOKENS[choices.device]) * shape.vocab_size
+    if choices.lora:
+        return 2 * hidden + cast + 8 * chunk
     return 2 * hidden + 4 * embedding + cast + max(8 * chunk, s * (chunk + embedding))
 
 
@@ -202,6 +236,9 @@ def _backward_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     working -= shape.d_ff * shape.d_model * 2 if s == 2 else 0
     is_first = choices.n_micro_batches == 1
     new_gradients = 4 * shape.n_block_parameters if is_first else 0
+    if choices.lora:
+        new_gradients = 4 * n_adapter_parameters(shape, choices.lora) // shape.n_layers
+        new_gradients, embedding = new_gradients if is_first else 0, 0
     others = shape.n_layers - 1
     in_last_block = others * kept_by_block + working
     in_first_block = others * new_gradients + working
@@ -211,12 +248,24 @@ def _backward_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
 
 def _update_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     """What the optimizer needs beside its states."""
+    if choices.lora:
+        return _adapters_update_bytes(shape, choices, choices.lora)
     largest = shape.vocab_size * shape.d_model
     if choices.optimizer.kind == "adamw":
         largest = max(largest, *_matrix_sizes(shape))
     part = min(PART_NUMBERS, largest)
-    adamw = {"fp32": 4, "bf16": 12, "int8": 17}[choices.optimizer.state_dtype] * part
+    adamw = _ADAMW_BYTES[choices.optimizer.state_dtype] * part
     return max(adamw, _muon_bytes(shape, choices) if choices.optimizer.kind == "muon" else 0)
+
+
+def _adapters_update_bytes(shape: MicroLMConfig, choices: StepChoices, lora: LoraConfig) -> int:
+    """The same for adapters: long and narrow factors."""
+    longest = lora.rank * max(side for sides in _adapted(shape, lora) for side in sides)
+    if choices.optimizer.kind == "adamw":
+        return _ADAMW_BYTES[choices.optimizer.state_dtype] * min(PART_NUMBERS, longest)
+    n_factors = 2 * len(lora.matrices) * shape.n_layers
+    count = min(n_factors, max(1, BATCH_NUMBERS // longest))
+    return count * choices.compute_bytes * (3 * longest + 2 * lora.rank**2)
 
 
 def _muon_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:

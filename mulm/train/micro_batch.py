@@ -23,6 +23,14 @@ class MicroBatch(NamedTuple):
     reason: str
 
 
+def halved(chosen: MicroBatch) -> MicroBatch | None:
+    """The next smaller power of two, for a device whose memory ran out; None below one row."""
+    if chosen.rows == 1:
+        return None
+    rows = 1 << ((chosen.rows - 1).bit_length() - 1)
+    return MicroBatch(rows, "memory ran out with more")
+
+
 def choose_micro_batch(
     config: TrainConfig, shape: MicroLMConfig, device: str, precision: str, memory_bytes: int | None
 ) -> MicroBatch:
@@ -32,21 +40,28 @@ def choose_micro_batch(
     """
     if config.micro_batch_rows != "auto":
         return MicroBatch(config.micro_batch_rows, "asked for")
-    filling = max(1, FILLING_TOKENS[device] // config.seq_len)
+    filling = max(1, FILLING_TOKENS[device] // config.row_tokens)
     if memory_bytes is None:
         return MicroBatch(filling, f"they fill a {device}")
-    choices = StepChoices(
-        rows=1,
+    choices = step_choices(config, device, precision, 1)
+    fitting = largest_rows(shape, choices, USABLE * memory_bytes)
+    fitting //= config.row_tokens // config.seq_len
+    if not fitting:
+        return MicroBatch(1, "even one row may not fit: `mulm model plan` shows what would")
+    if fitting < filling:
+        return MicroBatch(fitting, f"what fits into {memory_bytes / 1e9:.0f} GB")
+    return MicroBatch(filling, f"they fill a {device}")
+
+
+def step_choices(config: TrainConfig, device: str, precision: str, rows: int) -> StepChoices:
+    """What decides the memory of a step with that many rows at once."""
+    return StepChoices(
+        rows=rows * (config.row_tokens // config.seq_len),
         seq_len=config.seq_len,
         optimizer=config.optimizer,
         is_checkpointed=config.activation_checkpointing,
         compute_bytes=2 if precision == "bf16" else 4,
         kernel="plain" if config.attention == "plain" else "sdpa",
         device=device,
+        lora=config.lora,
     )
-    fitting = largest_rows(shape, choices, USABLE * memory_bytes)
-    if not fitting:
-        return MicroBatch(1, "even one row may not fit: `mulm model plan` shows what would")
-    if fitting < filling:
-        return MicroBatch(fitting, f"what fits into {memory_bytes / 1e9:.0f} GB")
-    return MicroBatch(filling, f"they fill a {device}")

@@ -38,14 +38,15 @@ class Optimizer:
     """All parameters of a model, each under its rule."""
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, dtype: torch.dtype) -> None:
-        named = dict(model.named_parameters())
+        named = learned_parameters(model)
         by_muon = config.kind == "muon"
         matrices = {n: p for n, p in named.items() if by_muon and is_block_matrix(n, p)}
         others = {n: p for n, p in named.items() if n not in matrices}
         self.max_grad_norm = config.max_grad_norm
         decay, state_dtype = config.weight_decay, config.state_dtype
-        self.muon = Muon(matrices, config.matrix_lr, decay, dtype, state_dtype)
-        self.adamw = AdamW(others, config.embedding_lr, decay, state_dtype)
+        cautious = config.cautious_decay
+        self.muon = Muon(matrices, config.matrix_lr, decay, dtype, state_dtype, cautious)
+        self.adamw = AdamW(others, config.embedding_lr, decay, state_dtype, cautious)
 
     def step(self, lr_scale: float) -> None:
         """Move all weights along their gradients."""
@@ -92,9 +93,11 @@ class Muon:
         weight_decay: float,
         dtype: torch.dtype,
         state_dtype: StateDtype = "fp32",
+        is_cautious: bool = False,
     ) -> None:
         self.parameters = dict(parameters)
         self.lr, self.weight_decay, self.dtype = lr, weight_decay, dtype
+        self.is_cautious = is_cautious
         self.momentum = {n: make_moment(p, state_dtype) for n, p in self.parameters.items()}
         self._names_by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, parameter in self.parameters.items():
@@ -131,8 +134,9 @@ class Muon:
     def _move(self, name: str, wide_factor: Tensor, lr: float) -> None:
         parameter = self.parameters[name]
         n_out, n_in = parameter.shape
-        parameter.mul_(1 - lr * self.weight_decay)
         factor = wide_factor if n_out <= n_in else wide_factor.T
+        if self.weight_decay:
+            _decay(parameter, factor if self.is_cautious else None, lr * self.weight_decay)
         parameter.add_(factor, alpha=-lr * max(1.0, n_out / n_in) ** 0.5)
 
 
@@ -140,10 +144,15 @@ class AdamW:
     """Adam with decoupled weight decay of block matrices (Loshchilov and Hutter, 2019)."""
 
     def __init__(
-        self, parameters: Named, lr: float, weight_decay: float, state_dtype: StateDtype = "fp32"
+        self,
+        parameters: Named,
+        lr: float,
+        weight_decay: float,
+        state_dtype: StateDtype = "fp32",
+        is_cautious: bool = False,
     ) -> None:
         self.parameters = dict(parameters)
-        self.lr, self.weight_decay = lr, weight_decay
+        self.lr, self.weight_decay, self.is_cautious = lr, weight_decay, is_cautious
         self.mean = {n: make_moment(p, state_dtype) for n, p in self.parameters.items()}
         self.square = {
             n: make_moment(p, state_dtype, is_square=True) for n, p in self.parameters.items()
@@ -156,8 +165,6 @@ class AdamW:
         self.n_steps += 1
         n_steps, lr = int(self.n_steps), lr_scale * self.lr
         for name, parameter in self.parameters.items():
-            if is_block_matrix(name, parameter):
-                parameter.mul_(1 - lr * self.weight_decay)
             for part in _parts(parameter.numel()):
                 self._move(name, part, n_steps, lr)
 
@@ -171,7 +178,15 @@ class AdamW:
         square.lerp_(gradient.square(), 1 - BETA2)
         self.square[name].write(part, square, n_steps)
         spread = (square / (1 - BETA2**n_steps)).sqrt_().add_(EPS)
+        if self.weight_decay and is_block_matrix(name, parameter):
+            own = parameter.view(-1)[part]
+            _decay(own, mean if self.is_cautious else None, lr * self.weight_decay)
         parameter.view(-1)[part].addcdiv_(mean, spread, value=-lr / (1 - BETA1**n_steps))
+
+
+def learned_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that are not frozen, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def is_block_matrix(name: str, parameter: Tensor) -> bool:
@@ -202,6 +217,17 @@ def clip_gradients(parameters: Named, max_norm: float) -> None:
         for parameter in parameters.values():
             if parameter.grad is not None:
                 parameter.grad.mul_(max_norm / norm)
+
+
+def _decay(weights: Tensor, update: Tensor | None, rate: float) -> None:
+    """Shrink weights; with an update, which is subtracted, only those that it shrinks as well.
+
+    So a number is never pulled back on its way out (cautious weight decay, Chen et al., 2025).
+    """
+    if update is None:
+        weights.mul_(1 - rate)
+    else:
+        weights.sub_(weights * (weights * update > 0), alpha=rate)
 
 
 def _widened(matrix: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ and the batch of a step is a pure function of objective, seed and step.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from mulm.errors import ConfigError, CorruptError, TokenizerMismatchError
 from mulm.model.checkpoint import Checkpoint, newest_checkpoint
-from mulm.model.weights import load_weights
+from mulm.model.lora import is_adapter
+from mulm.model.weights import require_fit, shapes
 from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES, choose_precision
 from mulm.train.objectives.base import Objective
-from mulm.train.optim import Optimizer
+from mulm.train.optim import Optimizer, learned_parameters
+from mulm.train.spikes import LossWatch
 
 
 @dataclass(slots=True)
@@ -38,8 +40,7 @@ class TrainState:
     step: int = 0
     loss: float = float("nan")
     validation: float | None = None
-    n_skipped: int = 0
-    n_skipped_in_row: int = 0
+    watch: LossWatch = field(default_factory=LossWatch)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,8 +49,14 @@ class TrainState:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that are learned; what two layers share counts once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """Numbers of the model, adapters not counted; what two layers share counts once."""
+        named = self.model.named_parameters()
+        return sum(parameter.numel() for name, parameter in named if not is_adapter(name))
+
+    @property
+    def n_learned(self) -> int:
+        """Numbers that are learned."""
+        return sum(parameter.numel() for parameter in learned_parameters(self.model).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +106,17 @@ def fresh(
 
 def restore(state: TrainState, saved: Checkpoint, judged_by: str) -> None:
     """Copy a checkpoint into a fresh state."""
-    weights = _with_prefix(saved.tensors, "model.")
-    load_weights(state.model, weights, f"step {saved.step}")
+    own, weights = learned_tensors(state.model), _with_prefix(saved.tensors, "model.")
+    require_fit(shapes(weights), shapes(own), f"step {saved.step}")
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
     state.optimizer.load_tensors(_with_prefix(saved.tensors, "optimizer."))
     try:
         state.step = saved.step
         loss = saved.state["loss"]
         state.loss = float("nan") if loss is None else float(loss)
         state.validation = saved.state[judged_by]
-        state.n_skipped = int(saved.state["n_skipped"])
-        state.n_skipped_in_row = int(saved.state["n_skipped_in_row"])
+        state.watch = LossWatch(**saved.state["loss_watch"])
     except KeyError as error:
         raise CorruptError(f"the checkpoint of step {saved.step} lacks {error}") from None
 
@@ -118,8 +126,7 @@ def snapshot(state: TrainState, config: TrainConfig, objective: Objective[Any, A
     facts = {
         "loss": state.loss if state.loss == state.loss else None,  # JSON has no NaN
         objective.judged_by: state.validation,
-        "n_skipped": state.n_skipped,
-        "n_skipped_in_row": state.n_skipped_in_row,
+        "loss_watch": state.watch.facts(),
         "precision": state.precision,
         "config": config.model_dump(mode="json"),
         **objective.origin,
@@ -129,9 +136,15 @@ def snapshot(state: TrainState, config: TrainConfig, objective: Objective[Any, A
 
 
 def all_tensors(state: TrainState) -> dict[str, Tensor]:
-    """The live weights and optimizer state by name."""
-    weights = {f"model.{name}": t for name, t in state.model.state_dict().items()}
+    """The live weights that are learned, and the optimizer state, by name."""
+    weights = {f"model.{name}": t for name, t in learned_tensors(state.model).items()}
     return weights | {f"optimizer.{name}": t for name, t in state.optimizer.tensors().items()}
+
+
+def learned_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The live tensors of a model but those that are frozen: those are where they came from."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: t for name, t in model.state_dict().items() if name not in frozen}
 
 
 def check_same_run(

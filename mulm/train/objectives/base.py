@@ -11,16 +11,16 @@ others. Invariants that the loop's promises rest on:
 - Losses are sums, not means: the loop adds them up over micro-batches and workers, and divides the
   gradients by the sum of the counts.
 
-What it looks like for others: fine-tuning on chats has `IGNORED_TARGET` where the user speaks and
-counts the rest; preference pairs (DPO) have rows that are pairs, a frozen reference model in the
-objective, and count pairs; distillation has the teacher in the objective. All name in `origin`
-the models that they begin with.
+Fine-tuning on chats is pretraining on a dataset with loss masks: `IGNORED_TARGET` stands where the
+user speaks, and the rest counts. Preference pairs (DPO) have rows that are pairs, a frozen
+reference model in the objective, and count pairs; distillation has the teacher in the objective.
+All name in `origin` the models that they begin with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -37,10 +37,13 @@ class SummedLoss:
     """The loss of a micro-batch: a sum that can be differentiated, and what it is to be divided by.
 
     `count` is the number of targets, pairs or whatever the loss is a mean of; it may be zero.
+    `also` has sums over the same for the report, such as of pairs that are right; the names are
+    those of metrics, and always the same.
     """
 
     total: Tensor
     count: float
+    also: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol[Model, Batch]):
@@ -48,6 +51,8 @@ class Objective(Protocol[Model, Batch]):
 
     The model is the loop's: it is passed in, on the run's device, and is in training mode between
     two calls. `dtype` is that of matrix products; weights and losses are fp32.
+    Parameters that it has frozen are not trained and stand in no checkpoint: `origin` says where
+    they come from.
     """
 
     @property
@@ -79,7 +84,16 @@ class Objective(Protocol[Model, Batch]):
         """
 
     def loss(self, model: Model, batch: Batch, dtype: torch.dtype) -> SummedLoss:
-        """The loss of one micro-batch; every parameter has a part in it."""
+        """The loss of one micro-batch; every parameter that is not frozen has a part in it."""
+
+    def shrink(self) -> int | None:
+        """Run at most half as many rows at once from now on; None where one is the least.
+
+        Called between two micro-batches that memory did not hold; those of the step come anew.
+
+        Returns:
+            The new number, a power of two.
+        """
 
     def validate(self, model: Model, dtype: torch.dtype, sync: Sync) -> dict[str, float]:
         """Judge the model on what it was not trained on; every worker returns the same numbers.

@@ -11,9 +11,12 @@ from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.objectives.base import Objective
 from mulm.train.objectives.distillation import Distillation
+from mulm.train.objectives.preference import Preference
 from mulm.train.objectives.pretraining import Pretraining
 
 
 def choose_objective(config: TrainConfig, context: TrainContext) -> Objective[Any, Any]:
-    """Distillation from a teacher, else pretraining."""
+    """Preference where the config says so, distillation from a teacher, else pretraining."""
+    if config.preference:
+        return Preference(config, context)
     return (Distillation if config.teacher else Pretraining)(config, context)

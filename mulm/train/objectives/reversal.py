@@ -32,7 +32,7 @@ from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext, TrainContext
 from mulm.train.loop import train
-from mulm.train.micro_batch import FILLING_TOKENS
+from mulm.train.micro_batch import FILLING_TOKENS, MicroBatch, halved
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.sync.base import Sync
 
@@ -93,6 +93,8 @@ class Reversal:
             )
         self.config, self.context, self.shape = config, context, shape
         self.smoothing, self.n_held_out = smoothing, n_held_out
+        rows = max(1, FILLING_TOKENS[context.device.type] // config.seq_len)
+        self._micro_batch = MicroBatch(rows, "they fill it")
 
     @property
     def origin(self) -> Mapping[str, Any]:
@@ -102,7 +104,7 @@ class Reversal:
     @property
     def manner(self) -> str:
         """Rows at once."""
-        return f"{self._rows_at_once} rows at once"
+        return f"{self._micro_batch.rows} rows at once"
 
     def build(self, generator: torch.Generator) -> Transformer:
         """Fresh weights."""
@@ -111,7 +113,7 @@ class Reversal:
     def micro_batches(self, step: int, start: int, stop: int) -> Iterable[Batch]:
         """Rows of the step's global batch, all of which is made anew each time: it is small."""
         rows = [t.to(self.context.device) for t in self._rows(step, self.config.n_rows)]
-        n_at_once = self._rows_at_once
+        n_at_once = self._micro_batch.rows
         for first in range(start, stop, n_at_once):
             source_BS, read_BT, said_BT = (t[first : min(first + n_at_once, stop)] for t in rows)
             yield source_BS, read_BT, said_BT, _seed(self.config.seed, step, first)
@@ -128,6 +130,12 @@ class Reversal:
             logits_BTV = model(source_BS, read_BT)
         nats = sum_smoothed_cross_entropy(logits_BTV, said_BT, self.smoothing)
         return SummedLoss(nats, int((said_BT != IGNORED_TARGET).sum()))
+
+    def shrink(self) -> int | None:
+        """The next smaller power of two."""
+        smaller = halved(self._micro_batch)
+        self._micro_batch = smaller or self._micro_batch
+        return smaller.rows if smaller else None
 
     @torch.no_grad()
     def validate(self, model: Transformer, dtype: torch.dtype, sync: Sync) -> dict[str, float]:
@@ -170,10 +178,6 @@ class Reversal:
         )
         store.save(manifest)
         return manifest.id
-
-    @property
-    def _rows_at_once(self) -> int:
-        return max(1, FILLING_TOKENS[self.context.device.type] // self.config.seq_len)
 
     def _rows(self, step: int, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sources, what the decoder reads, and what it is to say, (B, seq_len) each."""

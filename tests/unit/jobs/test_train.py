@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
-from actors.train_context import WorkerOutcome
+from actors.train_context import WorkerOutcome, worker_device
 from jobs import train as job
+from jobs.cli import main
 from jobs.entry import JobContext
 from jobs.train import (
     MAX_RESTARTS,
@@ -196,3 +199,27 @@ def test_a_signal_leaves_the_workers_the_time_to_write(context: JobContext) -> N
     finally:
         signal.signal(signal.SIGALRM, before)
     assert group.has_written
+
+
+def test_a_dry_run_tells_the_plan_and_trains_nothing(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Ledger(home.ledger) as facts:
+        facts.publish("dataset", "tiny", tiny_dataset(Store(home.store)).id)
+    monkeypatch.setenv("MULM_HOME", str(home.root))
+    config = tmp_path / "config.json"
+    config.write_text(CONFIG.model_dump_json())
+    main(["train", str(config), "--dry-run", "--set", "device=cpu"])
+    assert "parameters" in capsys.readouterr().out
+    main(["train", str(config), "--dry-run", "--set", "steps=7", "--json"])
+    assert json.loads(capsys.readouterr().out)["tokens"] == 7 * 128
+    with Ledger(home.ledger) as facts:
+        assert facts.versions("model") == []
+        assert not list((home.root / "runs").glob("*"))
+
+
+def test_a_worker_without_its_gpu_is_no_cpu_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_device("cpu", 3).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="'cuda' was asked for"):
+        worker_device("cuda", 0)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mulm.config import load_config, parse_config
 from mulm.errors import ConfigError, DeviceError, UnknownNameError
-from mulm.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from mulm.train.config import (
+    LoraConfig,
+    OptimizerConfig,
+    PreferenceConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from mulm.train.device import choose_device, choose_precision
 from mulm.train.schedule import lr_scale
 
+SCHEMAS = (TrainConfig, OptimizerConfig, ScheduleConfig, LoraConfig, PreferenceConfig)
+EXAMPLES = Path(__file__).parents[3] / "examples"
 GOOD = {"name": "demo", "dataset": "sample"}
 
 
@@ -31,12 +40,24 @@ GOOD = {"name": "demo", "dataset": "sample"}
         ({"model": {"n_heads": "many"}}, "model.n_heads: "),
         ({"model": {"n_heads": 5}}, "model: n_heads .5. must be a multiple"),
         ({"model": {"vocab_size": 9}}, "model.vocab_size is that of the dataset"),
+        ({"lora": {}}, "lora changes a model: name it as init_from"),
+        ({"init_from": "a", "lora": {"rank": 0}}, "lora.rank"),
+        ({"init_from": "a", "lora": {"matrices": []}}, "lora.matrices"),
+        ({"init_from": "a", "lora": {"matrices": ["x"]}}, "lora.matrices"),
+        ({"z_loss": -1}, "z_loss: "),
+        ({"z_loss": 0.1, "teacher": "a"}, "z_loss is for learning from text"),
         ({"schedule": {"warmup": 0.6, "decay": 0.6}}, "schedule: .*exceed the run"),
     ],
 )
 def test_says_what_is_wrong(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(TrainConfig, GOOD | change)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_valid(path: Path) -> None:
+    if path.stem != "sample":  # a recipe
+        assert load_config(TrainConfig, path).name.startswith("demo")
 
 
 def test_unknown_keys_name_the_nearest() -> None:
@@ -69,6 +90,32 @@ def test_a_longer_window_raises_an_automatic_limit_only() -> None:
 def test_the_rate_that_stands_for_the_run() -> None:
     assert OptimizerConfig(matrix_lr=0.03, embedding_lr=0.002).lr == 0.03
     assert OptimizerConfig(kind="adamw", matrix_lr=0.03, embedding_lr=0.002).lr == 0.002
+
+
+def test_fields_are_frozen() -> None:
+    """They are keys of people's files, of `--set` and of the HTTP body."""
+    assert {schema: sorted(schema.model_fields) for schema in SCHEMAS} == {
+        TrainConfig: [
+            "activation_checkpointing", "attention", "batch_tokens", "checkpoint_every", "dataset",
+            "device", "documents", "init_from", "keep_checkpoints", "log_every", "lora",
+            "micro_batch_rows", "model", "name", "optimizer", "precision", "preference", "preset",
+            "schedule", "seed", "seq_len", "skip_spikes", "steps", "teacher", "validate_every",
+            "workers", "z_loss",
+        ],
+        OptimizerConfig: [
+            "cautious_decay", "embedding_lr", "kind", "matrix_lr", "max_grad_norm", "state_dtype",
+            "weight_decay",
+        ],
+        ScheduleConfig: ["decay", "warmup"],
+        LoraConfig: ["alpha", "matrices", "rank"],
+        PreferenceConfig: ["beta", "label_smoothing", "length_normalised"],
+    }  # fmt: skip
+
+
+def test_a_pair_is_a_row() -> None:
+    values = {"init_from": "a", "batch_tokens": 4096, "seq_len": 256}
+    assert parse_config(TrainConfig, GOOD | values).n_rows == 16
+    assert parse_config(TrainConfig, GOOD | values | {"preference": {}}).n_rows == 8
 
 
 def test_what_a_resume_may_change_is_frozen() -> None:

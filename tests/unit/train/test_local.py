@@ -17,7 +17,7 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.checkpoint import checkpoints
 from mulm.store import Store
-from mulm.testing import TINY_SHAPE, tiny_dataset
+from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_stored_model
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.local import check_dataset, train_locally
@@ -120,3 +120,39 @@ def test_begun_by_two_workers_it_is_ended_by_one(
     assert [e.data for e in facts.events("run_cut") if e.kind == "resumed"] == [{"step": 3}]
     assert resumed["loss"] == pytest.approx(whole["loss"], rel=1e-5)
     assert facts.run("run_cut").config["workers"] == 1
+
+
+def test_pairs_through_the_ledger(
+    home: Home, facts: Ledger, rows: Any, build_rows: Any, tokenizer_of: Any
+) -> None:
+    store = Store(home.store)
+    dataset = build_rows(store, rows.pairs)
+    facts.publish("dataset", "pairs", dataset.id)
+    base = tiny_stored_model(store, tokenizer_of(store, dataset))
+    facts.publish("model", "base", base.id)
+    values = CONFIG.model_dump() | {
+        "model": {}, "dataset": "pairs", "init_from": "base", "preference": {}, "lora": {},
+        "seq_len": 64, "batch_tokens": 512, "steps": 2,
+    }  # fmt: skip
+    for run_id in ("run_pairs", "run_none"):
+        facts.create_run(run_id, "train", {})
+    config = TrainConfig.model_validate(values)
+    result = train_locally(config, "run_pairs", home, store, facts)
+    assert 0 < result["validation_preference_loss"] < 1
+    assert result["parameters"] == base.counts["parameters"]
+    told = [event.data.get("text", "") for event in facts.events("run_pairs")]
+    assert any("42 pairs, 18 held out, 0 too long" in text for text in told), told
+    ordinary = store.load(result["model_id"])
+    assert ordinary.parents["init_from"] == base.id
+    assert {entry.name for entry in ordinary.blobs} == {entry.name for entry in base.blobs}
+
+    texts = tiny_dataset(store, tokenizer_fingerprint=dataset.tokenizer_fingerprint or "")
+    facts.publish("dataset", "texts", texts.id)
+    with pytest.raises(DataError, match="no documents that could be pairs"):
+        train_locally(
+            TrainConfig.model_validate(values | {"dataset": "texts"}),
+            "run_none",
+            home,
+            store,
+            facts,
+        )

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from mulm.data.loader import IGNORED_TARGET, TokenLoader
 from mulm.errors import (
     ConfigError,
     CorruptError,
+    DeviceError,
     NoSpaceError,
     StoppedError,
     TokenizerMismatchError,
@@ -20,15 +22,16 @@ from mulm.errors import (
 )
 from mulm.manifest import Manifest
 from mulm.model.checkpoint import checkpoints, load_checkpoint
-from mulm.model.stored import load_model
+from mulm.model.lora import is_adapter
+from mulm.model.stored import load_model, store_model
 from mulm.store import Store
-from mulm.testing import TINY_SHAPE, tiny_dataset
-from mulm.train import checkpoint_writer
+from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
+from mulm.train import checkpoint_writer, spikes
 from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import TrainResult, train
-from mulm.train.objectives import pretraining
+from mulm.train.objectives import microlm
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.pretraining import Pretraining
 
@@ -40,8 +43,9 @@ class Killed(BaseException):
 
 
 def make_config(**changes: Any) -> TrainConfig:
+    shape = {} if changes.get("init_from") else {"model": TINY_SHAPE}
     values = {
-        "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 12, "batch_tokens": 128,
+        "name": "tiny", "dataset": "tiny", **shape, "steps": 12, "batch_tokens": 128,
         "seq_len": 16, "log_every": 1, "validate_every": 5, "checkpoint_every": 4,
         "precision": "fp32",
     }  # fmt: skip
@@ -164,7 +168,7 @@ def test_documents_apart_are_another_run(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined, _ = run(make_config(), store, dataset, tmp_path / "joined")
-    monkeypatch.setattr(pretraining, "separator_id", lambda _: 5)
+    monkeypatch.setattr(microlm, "separator_id", lambda _: 5)
     apart, _ = run(make_config(documents="apart"), store, dataset, tmp_path / "apart")
     assert joined is not None
     assert apart is not None
@@ -295,6 +299,107 @@ def test_one_bad_step_is_skipped(
     assert any("step 3 skipped" in data.get("text", "") for _, data in events)
 
 
+def test_a_spike_is_skipped_and_a_resume_skips_it_too(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spikes, "FIRST_STEPS", 4)
+    honest = Pretraining.loss
+
+    def spiking(objective: Any, model: Any, batch: Any, dtype: Any) -> SummedLoss:
+        loss = honest(objective, model, batch, dtype)
+        is_chosen = torch.equal(batch[0], chosen)
+        return SummedLoss(loss.total * 9.0, loss.count) if is_chosen else loss
+
+    config = make_config()
+    chosen = TokenLoader(store, dataset, seq_len=16).batch(9, config.n_rows)[0]
+    monkeypatch.setattr(Pretraining, "loss", spiking)
+    whole, events = run(config, store, dataset, tmp_path / "whole")
+    assert whole is not None
+    texts = [data.get("text", "") for _, data in events]
+    (told,) = (text for text in texts if "step 10 skipped" in text)
+    assert "far above" in told
+    assert 10 not in {step for step, numbers in curve(events).items() if "loss" in numbers}
+    assert store.load(whole.model_id).counts["tokens"] == 11 * 128
+    run(config, store, dataset, tmp_path / "cut", kill_at=10)
+    resumed, _ = run(config, store, dataset, tmp_path / "cut")
+    assert resumed is not None
+    assert resumed.model_id == whole.model_id
+    taken, _ = run(make_config(skip_spikes=False), store, dataset, tmp_path / "taken")
+    assert taken is not None
+    assert store.load(taken.model_id).counts["tokens"] == 12 * 128
+
+
+def test_a_step_with_nothing_to_learn_is_passed_over(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, asked = TokenLoader.batch, count(0)
+
+    def masked(*arguments: Any) -> Any:
+        x_BT, y_BT = honest(*arguments)
+        return x_BT, torch.full_like(y_BT, IGNORED_TARGET) if next(asked) < 7 else y_BT
+
+    monkeypatch.setattr(TokenLoader, "batch", masked)
+    result, events = run(make_config(), store, dataset, tmp_path / "run")
+    assert result is not None, "seven in a row are no divergence"
+    assert sum("no token of it" in data.get("text", "") for _, data in events) == 7
+    assert store.load(result.model_id).counts["tokens"] == 5 * 128
+
+
+def test_a_full_memory_shrinks_the_micro_batch_and_the_run_goes_on(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _ = run(make_config(), store, dataset, tmp_path / "plain")
+    honest = Pretraining._nats
+    n_calls = count(1)
+
+    def hungry(objective: Any, model: Any, batch: Any, *more: Any) -> Any:
+        if next(n_calls) > 6 and len(batch[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(objective, model, batch, *more)
+
+    monkeypatch.setattr(Pretraining, "_nats", hungry)
+    config = make_config(micro_batch_rows=7)
+    result, events = run(config, store, dataset, tmp_path / "run")
+    assert plain is not None
+    assert result is not None
+    assert result.loss == pytest.approx(plain.loss, rel=1e-3)
+    assert result.validation == pytest.approx(plain.validation, rel=1e-3)
+    texts = [data["text"] for kind, data in events if kind == "log"]
+    told = [text for text in texts if "out of memory" in text]
+    assert told[0].startswith("step 4: out of memory: from now on 4 rows at once")
+    assert told[-1].startswith("step 4: out of memory: from now on 2 rows at once")
+    monkeypatch.setattr(Pretraining, "_nats", starving)
+    with pytest.raises(DeviceError, match="one row at once"):
+        run(make_config(), store, dataset, tmp_path / "none")
+
+
+def starving(*_: Any) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_adapters_alone_are_in_a_checkpoint_and_the_result_is_ordinary(
+    store: Store, dataset: Manifest, tmp_path: Path
+) -> None:
+    base = store_model(store, tiny_model(2), b"{}", "0" * 24, config={}, parents={})
+    config = make_config(init_from="base", lora={"rank": 2}, optimizer={"kind": "adamw"})
+    folder = tmp_path / "run"
+    context = LocalContext(
+        store, dataset, folder, torch.device("cpu"), lambda *_: None, lambda: False,
+        models={"init_from": base},
+    )  # fmt: skip
+    result = train(config, context)
+    saved = load_checkpoint(checkpoints(folder / "checkpoints")[-1])
+    named = [name for name in saved.tensors if name != "optimizer.n_steps"]
+    assert named
+    assert all(is_adapter(name) for name in named)
+    assert saved.state["init_from"] == base.id
+    assert result.parameters == TINY.n_parameters
+    made = load_model(store, store.load(result.model_id))
+    first = load_model(store, base)
+    assert torch.equal(made.embedding.weight, first.embedding.weight)
+    assert not torch.equal(made.blocks[0].attention.q.weight, first.blocks[0].attention.q.weight)
+
+
 def test_lasting_divergence_ends_the_run(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +411,13 @@ def test_lasting_divergence_ends_the_run(
 def test_a_broken_validation_is_divergence(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretraining, "sum_nats", lambda *_: float("nan"))
+    honest = Pretraining._nats
+
+    def broken(*arguments: Any) -> Any:
+        nats = honest(*arguments)
+        return nats if torch.is_grad_enabled() else nats * float("nan")
+
+    monkeypatch.setattr(Pretraining, "_nats", broken)
     with pytest.raises(TrainingDivergedError, match="held-out"):
         run(make_config(), store, dataset, tmp_path / "run")
 

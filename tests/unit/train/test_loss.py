@@ -36,6 +36,36 @@ def test_equals_the_reference(chunk_tokens: int) -> None:
     torch.testing.assert_close(weight_VD.grad.double(), exact_weight.grad, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("chunk_tokens", [8, 100])
+def test_z_loss_equals_the_reference(chunk_tokens: int) -> None:
+    hidden_ND, weight_VD, targets_N = inputs()
+    loss = sum_cross_entropy(
+        hidden_ND, weight_VD, targets_N, chunk_tokens=chunk_tokens, z_weight=0.3
+    )
+    (loss * 0.25).backward()
+    exact = [tensor.detach().double().requires_grad_() for tensor in (hidden_ND, weight_VD)]
+    logits_NV = exact[0] @ exact[1].T
+    nats = functional.cross_entropy(logits_NV, targets_N, reduction="sum")
+    penalty = logits_NV.logsumexp(dim=1)[targets_N != -100].square().sum()
+    ((nats + 0.3 * penalty) * 0.25).backward()
+    torch.testing.assert_close(loss.double(), nats + 0.3 * penalty, rtol=1e-6, atol=1e-6)
+    for ours, reference in zip((hidden_ND, weight_VD), exact, strict=True):
+        assert ours.grad is not None
+        torch.testing.assert_close(ours.grad.double(), reference.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_weight_gets_no_gradient() -> None:
+    hidden_ND, weight_VD, targets_N = inputs()
+    sum_cross_entropy(hidden_ND, weight_VD, targets_N).backward()
+    frozen_hidden = hidden_ND.detach().clone().requires_grad_()
+    frozen_VD = weight_VD.detach()
+    sum_cross_entropy(frozen_hidden, frozen_VD, targets_N).backward()
+    assert frozen_VD.grad is None
+    assert frozen_hidden.grad is not None
+    assert hidden_ND.grad is not None
+    assert torch.equal(frozen_hidden.grad, hidden_ND.grad)
+
+
 def test_bf16_products_are_close() -> None:
     hidden_ND, weight_VD, targets_N = inputs()
     rough = sum_cross_entropy(hidden_ND, weight_VD, targets_N, torch.bfloat16).detach()

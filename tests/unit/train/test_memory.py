@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
+from mulm.model.lora import adapt
 from mulm.model.microlm import MicroLM
 from mulm.model.presets import preset
-from mulm.train.config import OptimizerConfig, StateDtype
+from mulm.train.config import LoraConfig, OptimizerConfig, StateDtype
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.memory import StepChoices, largest_rows, states_bytes, step_memory
 from mulm.train.optim import Optimizer
+from mulm.train.token_loss import token_log_probs
 
 LONG = MicroLMConfig(
     vocab_size=512, d_model=64, n_layers=3, n_heads=4, n_kv_heads=2, d_head=16, d_ff=192,
@@ -26,6 +30,7 @@ WIDE = MicroLMConfig(
     max_seq_len=128, qk_norm=False,
 )  # fmt: skip
 ADAMW = OptimizerConfig(kind="adamw")
+LORA = LoraConfig(rank=8)
 PLAIN = StepChoices(rows=6, seq_len=128, compute_bytes=4, kernel="plain", device="cpu")
 CASES = {
     "plain": PLAIN,
@@ -37,25 +42,44 @@ CASES = {
     ),
     "one row": replace(PLAIN, rows=1, n_micro_batches=1),
     "adamw": replace(PLAIN, rows=1, optimizer=ADAMW),
+    "adapters": replace(PLAIN, lora=LORA, optimizer=ADAMW),
+    "adapters by muon": replace(PLAIN, rows=1, lora=LORA),
+    "adapters, bf16": replace(PLAIN, compute_bytes=2, lora=LORA, optimizer=ADAMW),
+    "adapters, blocks again": replace(PLAIN, is_checkpointed=True, lora=LORA, optimizer=ADAMW),
+    "few adapters, one micro-batch": replace(
+        PLAIN, lora=LoraConfig(rank=4, matrices=("q", "v")), optimizer=ADAMW, n_micro_batches=1
+    ),
 }
 
 
-def measured_peak(shape: MicroLMConfig, choices: StepChoices) -> int:
-    """Live bytes at the highest moment of a real step, from every allocation of torch's."""
-    model = MicroLM(shape).init_weights(torch.Generator().manual_seed(0))
+def measured_peak(
+    shape: MicroLMConfig, choices: StepChoices, *, has_reference: bool = False
+) -> int:
+    """Live bytes at the highest moment of a real step, from every allocation of torch's.
+
+    With a reference it is a step on preferences, in which a frozen model reads the rows first.
+    """
+    generator, lora = torch.Generator().manual_seed(0), choices.lora
+    model = MicroLM(shape).init_weights(generator)
+    if lora:
+        adapt(model, rank=lora.rank, scale=lora.scale, matrices=lora.matrices, generator=generator)
+    reference = MicroLM(shape).requires_grad_(False) if has_reference else None
     dtype = {2: torch.bfloat16, 4: torch.float32}[choices.compute_bytes]
     optimizer = Optimizer(model, choices.optimizer, dtype)
     compute = Compute(dtype, choices.kernel, choices.is_checkpointed)
     ids_BT = torch.arange(choices.rows * (choices.seq_len + 1)).view(choices.rows, -1)
     ids_BT = ids_BT * 7919 % shape.vocab_size
     before = [*model.parameters(), *model.buffers(), *optimizer.tensors().values()]
+    before += reference.parameters() if reference else []
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for _ in range(choices.n_micro_batches):
-            hidden_ND = model(ids_BT[:, :-1], compute).flatten(0, 1)
-            weight_VD, targets_N = model.output_weight_VD, ids_BT[:, 1:].flatten()
-            loss = sum_cross_entropy(hidden_ND, weight_VD, targets_N, dtype)
-            del hidden_ND
+            loss = (
+                pair_loss(model, reference, ids_BT, compute)
+                if reference
+                else text_loss(model, ids_BT, compute)
+            )
             loss.backward()
+            del loss
         optimizer.step(1.0)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = peak = sum(tensor.nbytes for tensor in before)
@@ -65,11 +89,37 @@ def measured_peak(shape: MicroLMConfig, choices: StepChoices) -> int:
     return peak
 
 
+def text_loss(model: MicroLM, ids_BT: Tensor, compute: Compute) -> Tensor:
+    hidden_ND = model(ids_BT[:, :-1], compute).flatten(0, 1)
+    weight_VD, targets_N = model.output_weight_VD, ids_BT[:, 1:].flatten()
+    return sum_cross_entropy(hidden_ND, weight_VD, targets_N, compute.dtype or torch.float32)
+
+
+def pair_loss(model: MicroLM, reference: MicroLM, ids_BT: Tensor, compute: Compute) -> Tensor:
+    with torch.no_grad():
+        reference_N = log_probs(reference, ids_BT, compute)
+    return -functional.logsigmoid((log_probs(model, ids_BT, compute) - reference_N).sum())
+
+
+def log_probs(model: MicroLM, ids_BT: Tensor, compute: Compute) -> Tensor:
+    hidden_ND = model(ids_BT[:, :-1], compute).flatten(0, 1)
+    weight_VD, targets_N = model.output_weight_VD, ids_BT[:, 1:].flatten()
+    return token_log_probs(hidden_ND, weight_VD, targets_N, compute.dtype or torch.float32)
+
+
 @pytest.mark.parametrize("shape", [LONG, WIDE], ids=["long", "wide"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_is_within_5_percent(shape: MicroLMConfig, case: str) -> None:
     planned = step_memory(shape, CASES[case]).peak_bytes
     assert planned == pytest.approx(measured_peak(shape, CASES[case]), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [LONG, WIDE], ids=["long", "wide"])
+@pytest.mark.parametrize("case", ["plain", "bf16", "blocks again", "adamw"])
+def test_a_step_on_preferences_is_within_5_percent(shape: MicroLMConfig, case: str) -> None:
+    planned = step_memory(shape, CASES[case]).peak_bytes + 4 * shape.n_parameters
+    measured = measured_peak(shape, CASES[case], has_reference=True)
+    assert planned == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])

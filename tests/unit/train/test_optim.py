@@ -42,6 +42,52 @@ def test_adamw_equals_torch() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+def test_weight_decay_equals_torch() -> None:
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4)) for _ in range(2))
+    mine = AdamW({"blocks.0.x": ours}, lr=0.01, weight_decay=0.5)
+    reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.5)
+    for seed in range(5):
+        gradient = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        mine.step(1.0)
+        reference.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_cautious_decay_is_where_the_update_shrinks_too(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optim, "PART_NUMBERS", 512)
+
+    def after(**changes: object) -> dict[str, torch.Tensor]:
+        model, values = tiny_model(), {"kind": kind, **changes}
+        optimizer = Optimizer(model, OptimizerConfig.model_validate(values), torch.float32)
+        random_gradients(model)
+        optimizer.step(1.0)
+        return {name: p.detach() for name, p in model.named_parameters()}
+
+    before = dict(tiny_model().named_parameters())
+    bare, plain = after(), after(weight_decay=0.1)
+    cautious = after(weight_decay=0.1, cautious_decay=True)
+    for name, moved in bare.items():
+        if not optim.is_block_matrix(name, moved):
+            assert torch.equal(cautious[name], moved)
+            continue
+        shrinks = (before[name] - moved) * before[name] > 0
+        assert 0 < int(shrinks.sum()) < shrinks.numel()
+        expected = torch.where(shrinks, plain[name], moved)
+        torch.testing.assert_close(cautious[name], expected.detach())
+
+
+def test_frozen_parameters_have_no_state() -> None:
+    model = tiny_model().requires_grad_(True)
+    model.embedding.requires_grad_(False)
+    optimizer = Optimizer(model, OptimizerConfig(kind="adamw"), torch.float32)
+    assert "embedding.weight" not in optimizer.adamw.parameters
+    assert not [name for name in optimizer.tensors() if "embedding" in name]
+
+
 def test_each_parameter_has_one_rule() -> None:
     model = tiny_model().requires_grad_(True)
     muon = Optimizer(model, OptimizerConfig(), torch.float32)

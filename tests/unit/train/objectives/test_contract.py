@@ -16,14 +16,16 @@ from mulm.model.checkpoint import checkpoints
 from mulm.model.stored import store_model
 from mulm.model.transformer_config import TransformerConfig
 from mulm.store import Store
-from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_model
-from mulm.train.config import TrainConfig
+from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_model, tiny_stored_model
+from mulm.train.config import LoraConfig, PreferenceConfig, TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import train
 from mulm.train.objectives.base import Objective
 from mulm.train.objectives.distillation import Distillation
+from mulm.train.objectives.preference import Preference
 from mulm.train.objectives.pretraining import Pretraining
 from mulm.train.objectives.reversal import Reversal
+from mulm.train.optim import learned_parameters
 from mulm.train.sync.single import SingleSync
 
 SMALL = TransformerConfig(
@@ -43,24 +45,49 @@ OBJECTIVES: dict[str, Make] = {
         config, with_models(context, "init_from")
     ),
     "distillation": lambda config, context: Distillation(config, with_models(context, "teacher")),
+    "adapters": lambda config, context: Pretraining(
+        stage(config, lora=LoraConfig(rank=3)), with_models(context, "init_from")
+    ),
+    "distillation with adapters": lambda config, context: Distillation(
+        stage(config, teacher="m", lora=LoraConfig(rank=3, matrices=("v", "down"))),
+        with_models(context, "init_from", "teacher"),
+    ),
     "reversal": lambda config, context: Reversal(config, context, SMALL, n_held_out=9),
 }
 
 
-def with_models(context: LocalContext, role: str) -> LocalContext:
-    """The context of a config that names a model in that role."""
-    tokenizer = b"{}"
-    made = store_model(context.store, tiny_model(5), tokenizer, "0" * 24, config={}, parents={})
-    return replace(context, models={role: made})
+def stage(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """The config of a stage that begins with a model."""
+    return config.model_copy(update={"init_from": "m", "model": {}} | changes)
+
+
+def with_models(context: LocalContext, *roles: str) -> LocalContext:
+    """The context of a config that names a model in each role."""
+    models = {
+        role: store_model(context.store, tiny_model(seed), b"{}", "0" * 24, config={}, parents={})
+        for seed, role in enumerate(roles, start=5)
+    }
+    return replace(context, models=models)
 
 
 class Stop(BaseException):
     """What SIGKILL is to a process."""
 
 
-@pytest.fixture(params=OBJECTIVES)
-def make(request: pytest.FixtureRequest) -> Make:
-    return OBJECTIVES[request.param]
+@pytest.fixture(params=[*OBJECTIVES, "preference", "preference with adapters"])
+def make(request: pytest.FixtureRequest, rows: Any, build_rows: Any, tokenizer_of: Any) -> Make:
+    if request.param in OBJECTIVES:
+        return OBJECTIVES[request.param]
+    lora = LoraConfig(rank=3) if "adapters" in request.param else None
+    changes = {"preference": PreferenceConfig(), "lora": lora, "seq_len": 64, "batch_tokens": 896}
+
+    def preference(config: TrainConfig, context: LocalContext) -> Preference:
+        dataset = build_rows(context.store, rows.pairs)
+        base = tiny_stored_model(context.store, tokenizer_of(context.store, dataset))
+        context = replace(context, dataset=dataset, models={"init_from": base})
+        return Preference(stage(config, **changes), context)
+
+    return preference
 
 
 def a_context(folder: Path, rank: int = 0, world_size: int = 1, kill_at: int = 0) -> LocalContext:
@@ -90,7 +117,7 @@ def gradient(objective: Objective[Any, Any], batches: Iterable[Any]) -> tuple[Te
         loss = objective.loss(model, batch, torch.float32)
         loss.total.backward()
         count += loss.count
-    gradients = [parameter.grad for parameter in model.parameters()]
+    gradients = [parameter.grad for parameter in learned_parameters(model).values()]
     assert all(gradient is not None for gradient in gradients), "every parameter has a part"
     return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]), count
 
@@ -103,6 +130,7 @@ def test_the_same_arguments_give_the_same_gradients(make: Make, tmp_path: Path) 
     assert torch.equal(first, again)
     assert n_first == n_again > 0
     other, _ = gradient(objective, objective.micro_batches(3, 0, CONFIG.n_rows))
+    assert len(other) == len(first)
     assert not torch.equal(first, other)
 
 
@@ -154,6 +182,23 @@ def test_validation_leaves_the_model_as_it_was(tmp_path: Path, make: Make) -> No
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_fewer_rows_at_once_are_the_same_step(make: Make, tmp_path: Path) -> None:
+    objective, twin = (make(CONFIG, a_context(tmp_path)) for _ in range(2))
+    whole, count = gradient(twin, twin.micro_batches(1, 0, CONFIG.n_rows))
+    rows = objective.shrink()
+    while rows is not None and rows > 2:
+        rows = objective.shrink()
+    assert rows == 2
+    pieces = list(objective.micro_batches(1, 0, CONFIG.n_rows))
+    assert len(pieces) == 4
+    found, n_found = gradient(objective, pieces)
+    assert n_found == count
+    if not isinstance(objective, Reversal):  # its dropout is drawn by piece
+        torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-4)
+    assert objective.shrink() == 1
+    assert objective.shrink() is None
 
 
 def test_the_origin_is_json(tmp_path: Path, make: Make) -> None:

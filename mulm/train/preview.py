@@ -1,0 +1,116 @@
+"""What a training run would be, told before anything starts.
+
+Called by `mulm train --dry-run`. Invariant: it refuses what the run would refuse at its start, and
+writes nothing. How long a run takes is not guessed: the first steps measure it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from mulm.facts import Facts
+from mulm.model.attention import choose_kernel
+from mulm.model.config import AttentionKernel
+from mulm.model.stored import model_config
+from mulm.store import Store
+from mulm.train.config import TrainConfig
+from mulm.train.device import choose_device, choose_precision, memory_bytes
+from mulm.train.local import check_dataset, resolve_dataset, resolve_models
+from mulm.train.memory import n_adapter_parameters, step_memory
+from mulm.train.micro_batch import choose_micro_batch, step_choices
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A run as this machine would carry it out."""
+
+    name: str
+    dataset: str
+    models: dict[str, str]
+    parameters: int
+    learned: int
+    device: str
+    precision: str
+    rows_at_once: int
+    rows_reason: str
+    memory_bytes: int
+    """The peak of a step on one device, by arithmetic, with the models that are only read."""
+    device_bytes: int | None
+    """None for a CPU."""
+    steps: int
+    workers: int
+    tokens: int
+    dataset_tokens: int
+
+
+def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
+    """Look at all that the run would read.
+
+    Raises:
+        DeviceError: the device that was asked for is absent.
+        MulmError: what `resolve_dataset`, `check_dataset` and `resolve_models` refuse.
+    """
+    device, _ = choose_device(config.device)
+    dataset = resolve_dataset(config, store, facts)
+    check_dataset(config, dataset, store)
+    models = resolve_models(config, dataset, store, facts)
+    beginning = models.get("init_from")
+    shape = (
+        model_config(store, beginning)
+        if beginning
+        else config.shape(int(dataset.counts["vocab_size"]))
+    )
+    precision, _ = choose_precision(config.precision, device)
+    frozen = 4 * sum(int(models[role].counts["parameters"]) for role in config.frozen_models)
+    device_bytes = memory_bytes(torch.device(device))
+    room = None if device_bytes is None else max(0, device_bytes - frozen)
+    rows, reason = choose_micro_batch(config, shape, device, precision, room)
+    own_rows = -(-config.n_rows // config.workers)
+    choices = replace(
+        step_choices(config, device, precision, min(rows, own_rows)),
+        kernel=_kernel(config, device, shape.d_head),
+        n_micro_batches=-(-own_rows // rows),
+    )
+    return Preview(
+        name=config.name,
+        dataset=dataset.id,
+        models={role: model.id for role, model in models.items()},
+        parameters=shape.n_parameters,
+        learned=n_adapter_parameters(shape, config.lora) or shape.n_parameters,
+        device=device,
+        precision=precision,
+        rows_at_once=rows,
+        rows_reason=reason,
+        memory_bytes=frozen + step_memory(shape, choices).peak_bytes,
+        device_bytes=device_bytes,
+        steps=config.steps,
+        workers=config.workers,
+        tokens=config.steps * config.batch_tokens,
+        dataset_tokens=int(dataset.counts["train_tokens"]),
+    )
+
+
+def _kernel(config: TrainConfig, device: str, d_head: int) -> AttentionKernel:
+    apart = config.documents == "apart"
+    kernel, _ = choose_kernel(config.attention, device, config.seq_len, d_head, apart)
+    return kernel
+
+
+def describe(plan: Preview) -> Iterator[str]:
+    """The preview as lines for a terminal."""
+    learned = "" if plan.learned == plan.parameters else f", {plan.learned:,} of adapters learn"
+    yield f"{plan.name}: {plan.parameters:,} parameters{learned}"
+    made_from = [f"{role} {model_id}" for role, model_id in plan.models.items()]
+    yield f"from: {', '.join([f'dataset {plan.dataset}', *made_from])}"
+    yield f"device: {plan.device}, {plan.precision}, {plan.workers} workers"
+    of_device = f" of {plan.device_bytes / 1e9:.1f} GB" if plan.device_bytes else ""
+    yield (
+        f"memory: {plan.memory_bytes / 1e9:.2f} GB{of_device} a device,"
+        f" {plan.rows_at_once} rows at once ({plan.rows_reason})"
+    )
+    epochs = plan.tokens / max(1, plan.dataset_tokens)
+    yield f"tokens: {plan.tokens:,} in {plan.steps:,} steps, {epochs:.1f} times the dataset's"
+    yield "time: not known before the first steps have run; their events tell what is left"
