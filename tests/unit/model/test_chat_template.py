@@ -20,13 +20,16 @@ from mulm.testing import tiny_llama3_tokenizer
     [
         (None, "none"),
         ("{{ messages[0]['content'] }}", "other"),
+        ([{"name": "default", "template": "{{ bos_token }}"}], "other"),
+        ([{"name": ["tool_use"], "template": "{{ bos_token }}"}], "none"),
+        (["{{ bos_token }}"], "none"),
         ("{% for", "broken"),
         ("{{ raise_exception('no') }}", "broken"),
         ("{{ messages.__class__.__mro__ }}", "broken"),
         ("{{ 'x' * 9000000000 }}", "broken"),
     ],
 )
-def test_a_foreign_template_is_judged(folder: Path, template: str | None, verdict: str) -> None:
+def test_a_foreign_template_is_judged(folder: Path, template: object, verdict: str) -> None:
     (folder / "chat_template.jinja").unlink()
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
