@@ -129,6 +129,21 @@ def test_repeated_tensors_are_left_out(folder: Path, tmp_path: Path, store: Stor
         assert store_model_files(store, files, config={}).counts["parameters"] > 0
 
 
+def test_quantised_weights_do_not_come_in(folder: Path, tmp_path: Path, store: Store) -> None:
+    """Without their scales they would fit by name and shape, and mean nothing."""
+    weights = read_tensors((folder / "model.safetensors").read_bytes())
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = (weights[name] * 100).to(torch.int8)
+    shutil.copytree(folder, tmp_path / "rounded")
+    (tmp_path / "rounded" / "model.safetensors").write_bytes(tensors_to_bytes(weights))
+    described = describe_hf_folder(tmp_path / "rounded")
+    with (
+        open_hf_weights(tmp_path / "rounded", described) as files,
+        pytest.raises(DataError, match=r"'blocks\.0\.mlp\.up\.weight' are whole numbers"),
+    ):
+        store_model_files(store, files, config={})
+
+
 def test_a_file_that_may_not_be_read_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
