@@ -23,6 +23,7 @@ from mulm.testing import tiny_llama3_tokenizer
         ([{"name": "default", "template": "{{ bos_token }}"}], "other"),
         ([{"name": ["tool_use"], "template": "{{ bos_token }}"}], "none"),
         (["{{ bos_token }}"], "none"),
+        ("{% for m in messages %}{% break %}{% endfor %}", "other"),
         ("{% for", "broken"),
         ("{{ raise_exception('no') }}", "broken"),
         ("{{ messages.__class__.__mro__ }}", "broken"),
