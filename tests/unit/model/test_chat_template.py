@@ -55,6 +55,16 @@ def test_a_template_belongs_to_its_tokenizer(tokenizer: Tokenizer) -> None:
     assert judge_template(LLAMA3_SPELLED, llama3) == "same"
 
 
+def test_a_template_is_judged_with_a_system_message_too(tokenizer: Tokenizer) -> None:
+    ours = tokenizer.chat_format.template
+    unheard = ours.replace("in messages %}", "in messages if message['role'] != 'system' %}")
+    refused = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    assert unheard != ours
+    assert judge_template(ours, tokenizer) == "same"
+    assert judge_template(unheard, tokenizer) == "other"
+    assert judge_template(refused + ours, tokenizer) == "broken"
+
+
 def test_a_template_that_never_ends_is_ended(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
