@@ -4,8 +4,9 @@
 
 PATH is the Python of an environment that has `llama-cpp-python`; ours need not. It gets a GGUF file
 of a tiny random model and twenty conversations, renders them by the template in the file with the
-Jinja of `llama-cpp-python` (Python's; llama.cpp's own, in C++, is not asked), and llama.cpp turns the
-texts into ids, special tokens recognised. Prints a line per format; exit code 1 if any id differs.
+Jinja of `llama-cpp-python` (Python's; llama.cpp's own, in C++, is not asked), and llama.cpp turns
+the texts into ids, special tokens recognised. Prints a line per format; exit code 1 if any id
+differs.
 """
 
 from __future__ import annotations
