@@ -29,7 +29,10 @@ def read_back(folder: Path) -> ModelFiles:
 
 
 def replace(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return write
 
 
 def cut(folder: Path) -> None:
@@ -115,7 +118,7 @@ def test_damaged_and_foreign_folders_are_refused(
     with pytest.raises(kind) as error:
         read_back(folder)
     assert told in error.value.message
-    assert error.value.hint or kind is CorruptError
+    assert error.value.hint
 
 
 def test_repeated_tensors_are_left_out(folder: Path, tmp_path: Path, store: Store) -> None:
