@@ -3,8 +3,10 @@
     python benchmarks/llama_cpp_chats.py --llama-python PATH
 
 PATH is the Python of an environment that has `llama-cpp-python`; ours need not. It gets a GGUF file
-of a tiny random model and twenty conversations, renders them by the template in the file with its
-own Jinja, and recognises special tokens. Prints a line per format; exit code 1 if any id differs.
+of a tiny random model and twenty conversations, renders them by the template in the file with the
+Jinja of `llama-cpp-python` (Python's; llama.cpp's own, in C++, is not asked), and llama.cpp turns
+the texts into ids, special tokens recognised. Prints a line per format; exit code 1 if any id
+differs.
 """
 
 from __future__ import annotations

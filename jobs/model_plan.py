@@ -32,8 +32,8 @@ def make_plan(size: str, vocab_size: int, seq_len: int | None) -> dict[str, Any]
         ("seq-len", seq_len, LONGEST_ROW),
     ):
         if value is not None and not 1 <= value <= most:
-            size = "small" if value < 1 else "large"
-            raise ConfigError(f"--{name} {value} is too {size}", hint=f"use 1 to {most}")
+            wrong = "small" if value < 1 else "large"
+            raise ConfigError(f"--{name} {value} is too {wrong}", hint=f"use 1 to {most}")
     shape = preset(size, vocab_size)
     seq_len = seq_len or min(shape.max_seq_len, 1024)
     shape = shape.model_copy(update={"max_seq_len": max(shape.max_seq_len, seq_len)})

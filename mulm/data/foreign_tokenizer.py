@@ -16,6 +16,8 @@ from mulm.data.tokenizer import Tokenizer
 from mulm.errors import CorruptError, DataError
 
 _NORMALIZERS = (None, "NFC")
+_LARGEST_ID = 1 << 22
+"""Ids count up a list of tokens: a file of two lines must not ask for one of billions."""
 
 
 def read_foreign_tokenizer(content: bytes) -> Tokenizer:
@@ -68,6 +70,12 @@ def why_not(values: Mapping[str, Any]) -> str:
     if model.get("type", "BPE") != "BPE" or model.get("byte_fallback"):
         kind = "BPE with byte fallback" if model.get("byte_fallback") else model["type"]
         return f"it is {kind}, not byte-level BPE"
+    if model.get("dropout"):
+        return f"it cuts words at random (dropout {model['dropout']})"
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        return "its tokens spell where in a word they stand"
+    if max(model["vocab"].values(), default=0) > _LARGEST_ID:
+        return f"it has ids beyond {_LARGEST_ID}"
     byte_level = [s for s in _steps(values.get("pre_tokenizer")) if s["type"] == "ByteLevel"]
     if not byte_level or byte_level[0].get("add_prefix_space"):
         return "it does not read bytes as they are"

@@ -66,6 +66,9 @@ class Tokenizer:
     def __init__(self, backend: Backend, content: bytes | None = None) -> None:
         # Special tokens spelled out in a text are read as the plain characters they are.
         backend.encode_special_tokens = True
+        # A file may carry how its makers cut and filled their last batch.
+        backend.no_truncation()
+        backend.no_padding()
         self._backend = backend
         # Not what the backend would write today: another release may add fields.
         self._bytes = canonical_json(json.loads(content or backend.to_str()))

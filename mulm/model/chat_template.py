@@ -28,6 +28,8 @@ SAMPLE = (
     Message(role="user", content="  Thank you!\n"),
 )
 
+_SYSTEM = Message(role="system", content="Be brief.")
+
 
 def render_template(template: str, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     """The ids that a program gets which renders `template` and recognises special tokens.
@@ -52,12 +54,16 @@ def judge_template(template: str | None, tokenizer: Tokenizer) -> Verdict:
     """How a foreign template compares to the one with which we serve; see `Verdict`."""
     if template is None:
         return "none"
-    ours = render(SAMPLE, tokenizer)
-    try:
-        theirs = render_template(template, SAMPLE, tokenizer)
-    except DataError:
-        return "broken"
-    return "same" if theirs in (ours, [tokenizer.end_of_text_id, *ours]) else "other"
+    # By itself first: many templates put a system message before it that nobody wrote.
+    for messages in (SAMPLE, (_SYSTEM, *SAMPLE)):
+        ours = render(messages, tokenizer)
+        try:
+            theirs = render_template(template, messages, tokenizer)
+        except DataError:
+            return "broken"
+        if theirs not in (ours, [tokenizer.end_of_text_id, *ours]):
+            return "other"
+    return "same"
 
 
 def encode_with_special(text: str, tokenizer: Tokenizer) -> list[int]:

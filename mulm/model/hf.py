@@ -101,7 +101,10 @@ _ONLY_ROPE: dict[str, tuple[Any, ...]] = {
     "mscale": (None,),
     "mscale_all_dim": (None,),
     "truncate": (True, None),
+    "partial_rotary_factor": (1.0, None),
 }
+_ROPE_NAMES = ("rope_type", "type", "rope_theta", "original_max_position_embeddings", *_ONLY_ROPE)
+"""What may stand beside the fields of any kind."""
 
 
 def tensor_names(config: MicroLMConfig) -> dict[str, str]:
@@ -191,7 +194,7 @@ def _require_kinds(values: Mapping[str, Any]) -> None:
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise _impossible(f"{name}: must be {words} (given: {value!r})")
     for name in _NAMES.values():
-        if isinstance(size := values.get(name), int) and not 0 <= size <= _LARGEST:
+        if type(size := values.get(name)) is int and not 1 <= size <= _LARGEST:
             raise _impossible(f"{name}: must be between 1 and {_LARGEST} (given: {size})")
 
 
@@ -220,12 +223,13 @@ def _our_values(values: Mapping[str, Any]) -> dict[str, Any]:
         128 if has_qk_norm else values["hidden_size"] // max(1, n_heads)
     )
     rope = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
+    thetas = rope.get("rope_theta"), values.get("rope_theta")
     return {
         **{ours: values[theirs] for ours, theirs in _COUNTS.items()},
         "n_kv_heads": values.get("num_key_value_heads") or n_heads,
         "d_head": d_head,
         "norm_eps": values.get("rms_norm_eps", 1e-6),
-        "rope_theta": rope.get("rope_theta") or values.get("rope_theta") or 10_000.0,
+        "rope_theta": next((theta for theta in thetas if theta is not None), 10_000.0),
         "rope_scaling": _from_rope_scaling(rope, values["max_position_embeddings"]),
         "tie_embeddings": values.get("tie_word_embeddings", False),
         "qk_norm": has_qk_norm,
@@ -277,10 +281,17 @@ def _from_rope_scaling(rope: Mapping[str, Any], max_seq_len: int) -> dict[str, A
             f"the rope scaling {kind!r} is not one that µLM computes",
             hint=f"what works: {', '.join(ROPE_TYPES)}",
         )
+    fields = _ROPE_FIELDS.get(kind, {})
+    known = (*_ROPE_NAMES, *fields.values())
+    _refuse(rope, _ONLY_ROPE, f"the rope scaling {kind!r}")
+    unknown = [name for name, value in rope.items() if value is not None and name not in known]
+    if unknown:
+        raise DataError(
+            f"the rope scaling {kind!r} has {unknown[0]!r}, which µLM does not compute",
+            hint=f"what works: {', '.join(known)}",
+        )
     if kind == "default":
         return None
-    _refuse(rope, _ONLY_ROPE, f"the rope scaling {kind!r}")
-    fields = _ROPE_FIELDS[kind]
     given = {ours: rope[theirs] for ours, theirs in fields.items() if rope.get(theirs) is not None}
     if "original_max_seq_len" in fields:
         given.setdefault("original_max_seq_len", max_seq_len)

@@ -211,8 +211,8 @@ def _template(folder: Path) -> str | None:
         return None
     found = _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(found, list):  # named templates
-        by_name = {entry.get("name"): entry.get("template") for entry in found}
-        found = by_name.get("default")
+        named = [entry for entry in found if isinstance(entry, dict)]
+        found = next((e.get("template") for e in named if e.get("name") == "default"), None)
     return found if isinstance(found, str) else None
 
 

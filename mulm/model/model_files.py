@@ -50,22 +50,23 @@ class ModelFiles:
         return self.tensors.specs["embedding.weight"].dtype
 
     def finite_data(self, name: str) -> bytes:
-        """As `tensor_data`, of a model that comes from elsewhere.
+        """The raw bytes of a tensor of a model that comes from elsewhere.
 
         Raises:
-            DataError: a number is not finite.
+            DataError: its numbers are whole ones, which mean nothing alone, or one is not finite.
         """
         tensor = self.tensors.read(name)
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if not tensor.is_floating_point():
+            raise DataError(
+                f"the weights {name!r} are whole numbers ({tensor.dtype}), so they are quantised",
+                hint="import the model that they were made from; `mulm compress` quantises it here",
+            )
+        if not bool(tensor.isfinite().all()):
             raise DataError(
                 f"the weights hold numbers that are not finite, in {name!r}",
                 hint="the model is broken at its source: take another version of it",
             )
         return tensor_bytes(tensor)
-
-    def tensor_data(self, name: str) -> bytes:
-        """The raw bytes of a tensor as it is stored."""
-        return tensor_bytes(self.tensors.read(name))
 
 
 def open_model_files(store: Store, manifest: Manifest) -> ModelFiles:
@@ -126,7 +127,7 @@ def store_model_files(
 
     Raises:
         NoSpaceError: the disk is full; no version was made.
-        DataError: a weight is not a finite number.
+        DataError: a weight is not a finite number, or a whole one.
     """
     specs = dict(sorted(files.tensors.specs.items()))
     store.require_space(sum(spec.size_bytes for spec in specs.values()))

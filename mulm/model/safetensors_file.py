@@ -34,6 +34,8 @@ FORMAT_DTYPES = {
 }
 _DTYPES = {name: dtype for dtype, name in FORMAT_DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000
+_MAX_DIMENSIONS = 8
+"""A header has room for millions, whose product would take for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,8 @@ def _entry(path: Path, name: str, values: Mapping[str, Any], data_start: int) ->
             hint=f"what works: {', '.join(_DTYPES)}",
         )
     begin, end = values["data_offsets"]
+    if len(values["shape"]) > _MAX_DIMENSIONS:
+        raise ValueError(f"{name!r} has more than {_MAX_DIMENSIONS} dimensions")
     spec = TensorSpec(_DTYPES[values["dtype"]], tuple(values["shape"]))
     if not all(type(n) is int and n >= 0 for n in (begin, end, *spec.shape)):
         raise ValueError(f"the shape or place of {name!r} is none")

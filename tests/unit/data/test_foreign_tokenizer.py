@@ -81,6 +81,17 @@ def test_text_does_not_spell_foreign_special_tokens(foreign: Backend) -> None:
     assert tokenizer.decode(ids) == "a<|im_end|>b"
 
 
+def test_how_its_makers_cut_their_rows_does_not_cut_texts(foreign: Backend) -> None:
+    cut = Backend.from_str(foreign.to_str())
+    cut.enable_truncation(3)
+    cut.enable_padding(length=50)
+    assert cut.encode("hello there, how are you").ids[3:] == [0] * 47
+    tokenizer = read_foreign_tokenizer(cut.to_str().encode())
+    ids = read_foreign_tokenizer(foreign.to_str().encode()).encode("hello there, how are you")
+    assert tokenizer.encode("hello there, how are you") == ids
+    assert tokenizer.encode_batch(["hello there, how are you", "hello"])[0] == ids
+
+
 def test_ids_beyond_the_last_stand_for_nothing(foreign: Backend) -> None:
     """Foreign models round their embeddings up, so such an id can be sampled."""
     tokenizer = read_foreign_tokenizer(foreign.to_str().encode())
@@ -133,6 +144,24 @@ def test_other_kinds_are_refused_with_what_works(
         read_foreign_tokenizer(json.dumps(values_of(foreign) | changes).encode())
     assert told in error.value.message
     assert "byte-level BPE" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dropout": 0.1}, "at random"),
+        ({"end_of_word_suffix": "</w>"}, "where in a word"),
+        ({"continuing_subword_prefix": "##"}, "where in a word"),
+        ({"vocab": {"a": 4_000_000_000}}, "ids beyond 4194304"),
+    ],
+)
+def test_words_that_are_built_otherwise_are_refused(
+    foreign: Backend, changes: dict[str, Any], told: str
+) -> None:
+    values = values_of(foreign)
+    values["model"] |= changes
+    with pytest.raises(DataError, match=told):
+        read_foreign_tokenizer(json.dumps(values).encode())
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"model": 3}'])

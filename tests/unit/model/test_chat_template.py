@@ -20,13 +20,17 @@ from mulm.testing import tiny_llama3_tokenizer
     [
         (None, "none"),
         ("{{ messages[0]['content'] }}", "other"),
+        ([{"name": "default", "template": "{{ bos_token }}"}], "other"),
+        ([{"name": ["tool_use"], "template": "{{ bos_token }}"}], "none"),
+        (["{{ bos_token }}"], "none"),
+        ("{% for m in messages %}{% break %}{% endfor %}", "other"),
         ("{% for", "broken"),
         ("{{ raise_exception('no') }}", "broken"),
         ("{{ messages.__class__.__mro__ }}", "broken"),
         ("{{ 'x' * 9000000000 }}", "broken"),
     ],
 )
-def test_a_foreign_template_is_judged(folder: Path, template: str | None, verdict: str) -> None:
+def test_a_foreign_template_is_judged(folder: Path, template: object, verdict: str) -> None:
     (folder / "chat_template.jinja").unlink()
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
@@ -49,6 +53,16 @@ def test_a_template_belongs_to_its_tokenizer(tokenizer: Tokenizer) -> None:
         for other in (tokenizer, llama3):
             assert judge_template(form.template, other) == ("same" if other is mine else "other")
     assert judge_template(LLAMA3_SPELLED, llama3) == "same"
+
+
+def test_a_template_is_judged_with_a_system_message_too(tokenizer: Tokenizer) -> None:
+    ours = tokenizer.chat_format.template
+    unheard = ours.replace("in messages %}", "in messages if message['role'] != 'system' %}")
+    refused = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    assert unheard != ours
+    assert judge_template(ours, tokenizer) == "same"
+    assert judge_template(unheard, tokenizer) == "other"
+    assert judge_template(refused + ours, tokenizer) == "broken"
 
 
 def test_a_template_that_never_ends_is_ended(

@@ -29,7 +29,10 @@ def read_back(folder: Path) -> ModelFiles:
 
 
 def replace(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return write
 
 
 def cut(folder: Path) -> None:
@@ -115,7 +118,7 @@ def test_damaged_and_foreign_folders_are_refused(
     with pytest.raises(kind) as error:
         read_back(folder)
     assert told in error.value.message
-    assert error.value.hint or kind is CorruptError
+    assert error.value.hint
 
 
 def test_repeated_tensors_are_left_out(folder: Path, tmp_path: Path, store: Store) -> None:
@@ -127,6 +130,21 @@ def test_repeated_tensors_are_left_out(folder: Path, tmp_path: Path, store: Stor
     (tmp_path / "old" / "model.safetensors").write_bytes(tensors_to_bytes(weights))
     with open_hf_weights(tmp_path / "old", describe_hf_folder(tmp_path / "old")) as files:
         assert store_model_files(store, files, config={}).counts["parameters"] > 0
+
+
+def test_quantised_weights_do_not_come_in(folder: Path, tmp_path: Path, store: Store) -> None:
+    """Without their scales they would fit by name and shape, and mean nothing."""
+    weights = read_tensors((folder / "model.safetensors").read_bytes())
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = (weights[name] * 100).to(torch.int8)
+    shutil.copytree(folder, tmp_path / "rounded")
+    (tmp_path / "rounded" / "model.safetensors").write_bytes(tensors_to_bytes(weights))
+    described = describe_hf_folder(tmp_path / "rounded")
+    with (
+        open_hf_weights(tmp_path / "rounded", described) as files,
+        pytest.raises(DataError, match=r"'blocks\.0\.mlp\.up\.weight' are whole numbers"),
+    ):
+        store_model_files(store, files, config={})
 
 
 def test_a_file_that_may_not_be_read_is_named(
