@@ -114,14 +114,16 @@ def data_rm(ref: str, yes: bool, as_json: bool) -> None:
     Example:  mulm data rm books@2
               mulm data rm books@2 --yes
     """
+    from jobs.dataset_upkeep import removable, removed
+
     with open_shelf() as shelf:
-        version = shelf.removable(ref)
+        version = removable(shelf, ref)
         if not yes and not _is_confirmed(version.ref):
             click.echo(f"{version.ref} stays", err=True)
             return
-        removed = [f"{gone.kind} {gone.ref}" for gone in shelf.remove(version)]
-    result = {"dataset": version.ref, "dataset_id": version.manifest_id, "removed": removed}
-    print_result(result, as_json, f"gone: {', '.join(removed)}")
+        names = [f"{gone.kind} {gone.ref}" for gone in removed(shelf, version)]
+    result = {"dataset": version.ref, "dataset_id": version.manifest_id, "removed": names}
+    print_result(result, as_json, f"gone: {', '.join(names)}")
 
 
 @data.command("verify")
