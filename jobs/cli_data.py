@@ -107,8 +107,8 @@ def data_lineage(ref: str, as_json: bool) -> None:
 def data_rm(ref: str, yes: bool, as_json: bool) -> None:
     """Take the name REF away; `mulm data gc` removes the files when nothing needs them.
 
-    Refuses what an alias points to and what a model was made from. A tokenizer that was trained for
-    REF alone goes too. Numbers are not given again.
+    Refuses what an alias points to, what a model was made from and what a run reads that has not
+    ended. A tokenizer that was trained for REF alone goes too. Numbers are not given again.
 
     \b
     Example:  mulm data rm books@2

@@ -1,7 +1,7 @@
 """Upkeep of the shelf: every checksum read again, and what nothing needs removed.
 
 Called by `mulm data verify`, `rm` and `gc`; `mulm.damage` and `mulm.gc` do most of the work.
-Invariant: a name is taken away only from what no alias and no model needs.
+Invariant: a name is taken away only from what no alias, no model and no unended run needs.
 """
 
 from __future__ import annotations
@@ -44,13 +44,18 @@ def removable(shelf: Shelf, ref: str) -> Version:
     """The version, if nothing needs that it has its name.
 
     Raises:
-        ConflictError: an alias points to it, or a model was made from it.
+        ConflictError: an alias points to it, a model was made from it, or a run reads it.
     """
     version = shelf.facts.resolve("dataset", parse_ref(ref))
     if aliases := shelf.aliases(version):
         raise ConflictError(
             f"{version.ref} is {version.name}@{aliases[0]}",
             hint="point the alias to another version first",
+        )
+    if runs := _runs_of(shelf, version):
+        raise ConflictError(
+            f"{version.ref} is read by {', '.join(runs)}",
+            hint="a run that has not ended may go on: let it end first",
         )
     is_last_name = len(shelf.facts.published_as(version.manifest_id)) == 1
     if is_last_name and (models := _models_of(shelf, version)):
@@ -103,8 +108,16 @@ def _tokenizers_of(shelf: Shelf, version: Version) -> list[Version]:
     users = {ref for found in relatives for ref in found.refs}
     names = shelf.facts.published_as(tokenizer_id)
     aliases = shelf.facts.aliases("tokenizer", version.name).values()
-    is_needed = users != {version.ref} or any(name.number in aliases for name in names)
+    is_needed = users != {version.ref} or any(
+        name.number in aliases or _runs_of(shelf, name) for name in names
+    )
     return [] if is_needed else [name for name in names if name.name == version.name]
+
+
+def _runs_of(shelf: Shelf, version: Version) -> list[str]:
+    """Runs that have not ended and name it; configs of runs hold names, not ids."""
+    runs = (run for run in shelf.facts.runs() if not run.has_ended)
+    return [run.id for run in runs if version.ref in run.texts]
 
 
 def _models_of(shelf: Shelf, version: Version) -> list[str]:
