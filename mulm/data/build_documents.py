@@ -29,7 +29,7 @@ from mulm.errors import DataError
 from mulm.manifest import Manifest
 
 _REJECTED = "rejected_"
-_NEEDED_SPACE = 3
+_SPACE_PER_BYTE = 3
 """What a build writes at most for each byte that it reads."""
 
 
@@ -57,7 +57,6 @@ def build_documents(
     config = _config(recipe, rules, listing, known)
 
     def make() -> Manifest:
-        steps.store.require_space(_NEEDED_SPACE * listing.size_bytes)
         tasks = read_tasks(recipe, listing)
         blobs = _named_chunks(
             recipe, tasks, _read(tasks, rules, steps, executor, config["foreign_code"])
@@ -156,6 +155,7 @@ def _read(
         tasks,
         [identity(task) for task in tasks],
         [task.size_bytes for task in tasks],
+        space_per_byte=_SPACE_PER_BYTE,
         reads_files=True,
     )
     return steps.each(stage, executor)

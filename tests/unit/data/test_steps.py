@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,6 +144,19 @@ def test_other_inputs_names_or_code_are_other_tasks(store: Store) -> None:
     assert worker.asked == [*WORDS, "new"]
     Steps(store, silent, "w").each(stage(worker), InProcess())
     assert worker.asked == [*WORDS, "new", *WORDS]
+
+
+def test_only_what_is_not_known_needs_space(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker()
+    steps = Steps(store, silent, "v")
+    expected = steps.each(stage(worker), InProcess())
+    free = shutil.disk_usage("/")._replace(free=10_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    assert steps.each(replace(stage(worker), space_per_byte=3), InProcess()) == expected
+    more = replace(stage(worker, [*WORDS, "abc"]), space_per_byte=3)
+    assert len(steps.each(more, InProcess())) == len(WORDS) + 1
+    with pytest.raises(NoSpaceError, match="12 MB are needed"):
+        steps.each(replace(stage(worker, [*WORDS, "abcd"]), space_per_byte=3), InProcess())
 
 
 def test_a_full_disk_ends_it_and_the_threads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
