@@ -57,10 +57,7 @@ def build_documents(
     config = _config(recipe, rules, listing, known)
 
     def make() -> Manifest:
-        tasks = read_tasks(recipe, listing)
-        blobs = _named_chunks(
-            recipe, tasks, _read(tasks, rules, steps, executor, config["foreign_code"])
-        )
+        blobs = _chunks(recipe, listing, rules, steps, executor)
         corpora = [Corpus.of(steps.store, known[ref]) for ref in recipe.dedup.against]
         decisions, index = _decide(recipe, steps, blobs, corpora)
         _require_documents(decisions, listing)
@@ -141,9 +138,17 @@ def _sources(recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
+def _chunks(
+    recipe: Recipe, listing: Listing, rules: ReadRules, steps: Steps, executor: Executor
+) -> Entries:
+    """All files read, wherever: chunks in order, each with the label of its source."""
+    tasks = read_tasks(recipe, listing)
+    return _named_chunks(recipe, tasks, _read(tasks, rules, foreign_code(recipe), steps, executor))
+
+
 def _read(
-    tasks: Sequence[ReadTask], rules: ReadRules, steps: Steps, executor: Executor,
-    code: Mapping[str, str],
+    tasks: Sequence[ReadTask], rules: ReadRules, code: Mapping[str, str], steps: Steps,
+    executor: Executor,
 ) -> list[Entries]:  # fmt: skip
     def identity(task: ReadTask) -> dict[str, Any]:
         own = {name: at for name, at in code.items() if ":" not in name or name == task.spec.type}

@@ -80,7 +80,7 @@ class Steps:
         total_bytes = sum(stage.sizes_bytes)
         waiting_bytes = sum(stage.sizes_bytes[place] for place in waiting)
         self.store.require_space(stage.space_per_byte * waiting_bytes)
-        progress = Progress(self, stage.name, total_bytes)
+        progress = StageProgress(self, stage.name, total_bytes)
         progress.skip(total_bytes - waiting_bytes)
         unfinished: dict[int, list[BlobEntry]] = {place: [] for place in waiting}
         for number, product in executor.run(
@@ -102,7 +102,7 @@ class Steps:
         return [blobs for blobs in made if blobs is not None]
 
 
-class Progress:
+class StageProgress:
     """How far a stage is, how fast it goes and how long it will take; told now and then."""
 
     _EVERY_S = 0.5

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mulm.data.executor import InProcess, Made, Product, Work
-from mulm.data.steps import Progress, Stage, Steps, silent
+from mulm.data.steps import Stage, StageProgress, Steps, silent
 from mulm.errors import NoSpaceError
 from mulm.manifest import BlobEntry, Manifest
 from mulm.store import Store
@@ -206,7 +206,7 @@ def test_what_was_done_before_is_no_speed(store: Store) -> None:
 def test_many_small_tasks_tell_now_and_then(store: Store) -> None:
     clock, events = Clock(), Events()
     steps = Steps(store, lambda kind, **data: events.append((kind, data)), "v", clock)
-    progress = Progress(steps, "count", 1000, unit="documents")
+    progress = StageProgress(steps, "count", 1000, unit="documents")
     for _ in range(1000):
         clock.now_s += 0.01
         progress.advance(1)
