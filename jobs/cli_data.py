@@ -107,21 +107,23 @@ def data_lineage(ref: str, as_json: bool) -> None:
 def data_rm(ref: str, yes: bool, as_json: bool) -> None:
     """Take the name REF away; `mulm data gc` removes the files when nothing needs them.
 
-    Refuses what an alias points to and what a model was made from. A tokenizer that was trained for
-    REF alone goes too. Numbers are not given again.
+    Refuses what an alias points to, what a model was made from and what a run reads that has not
+    ended. A tokenizer that was trained for REF alone goes too. Numbers are not given again.
 
     \b
     Example:  mulm data rm books@2
               mulm data rm books@2 --yes
     """
+    from jobs.dataset_upkeep import removable, removed
+
     with open_shelf() as shelf:
-        version = shelf.removable(ref)
+        version = removable(shelf, ref)
         if not yes and not _is_confirmed(version.ref):
             click.echo(f"{version.ref} stays", err=True)
             return
-        removed = [f"{gone.kind} {gone.ref}" for gone in shelf.remove(version)]
-    result = {"dataset": version.ref, "dataset_id": version.manifest_id, "removed": removed}
-    print_result(result, as_json, f"gone: {', '.join(removed)}")
+        names = [f"{gone.kind} {gone.ref}" for gone in removed(shelf, version)]
+    result = {"dataset": version.ref, "dataset_id": version.manifest_id, "removed": names}
+    print_result(result, as_json, f"gone: {', '.join(names)}")
 
 
 @data.command("verify")

@@ -1,7 +1,7 @@
 """The shelf: the dataset versions of one installation, with all that a version is made of.
 
 Opened by the verbs of `mulm data`. Reading goes through the ledger's file and the store. Invariant:
-nothing here changes a version; a name is taken away only from what no alias and no model needs.
+nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from actors.write_fact import write_fact
 from mulm.data.corpus import UNKNOWN, Corpus
 from mulm.data.diff import blob_sizes, shared_bytes
-from mulm.errors import ConflictError, CorruptError, MulmError, NotFoundError, nearest
+from mulm.errors import CorruptError, MulmError, NotFoundError, nearest
 from mulm.facts import Version
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -77,7 +76,7 @@ class Shelf:
     """The dataset versions of an installation."""
 
     def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
-        self._home = home.create()
+        self.home = home.create()
         self.store: Store = open_store(home)
         self.facts = Ledger(home.ledger)
         self.clock = clock
@@ -130,7 +129,7 @@ class Shelf:
         return {
             "dataset": found.ref,
             "dataset_id": found.dataset.id,
-            "aliases": list(self._aliases(found.version)),
+            "aliases": list(self.aliases(found.version)),
             "created_s": found.version.created_s,
             "code_version": found.dataset.code_version,
             "counts": dict(found.dataset.counts),
@@ -157,40 +156,6 @@ class Shelf:
         """What a version was made from, and what was made from it."""
         return lineage(self.store, self.facts, self.find(ref).dataset.id)
 
-    def removable(self, ref: str) -> Version:
-        """The version, if nothing needs that it has its name.
-
-        Raises:
-            ConflictError: an alias points to it, or a model was made from it.
-        """
-        version = self.facts.resolve("dataset", parse_ref(ref))
-        if aliases := self._aliases(version):
-            raise ConflictError(
-                f"{version.ref} is {version.name}@{aliases[0]}",
-                hint="point the alias to another version first",
-            )
-        if len(self.facts.published_as(version.manifest_id)) == 1 and (
-            models := self._models_of(version)
-        ):
-            raise ConflictError(
-                f"{version.ref} is needed by {', '.join(models)}",
-                hint="a model is made again, and evaluated, with the dataset that it comes from",
-            )
-        return version
-
-    def remove(self, version: Version) -> list[Version]:
-        """Take a name away, and that of its tokenizer if it was trained for this version alone.
-
-        The files stay until `mulm data gc`.
-
-        Returns:
-            What has no name any more.
-        """
-        removed = [version, *self._tokenizers_of(version)]
-        for gone in removed:
-            write_fact(self._home, "remove_version", gone.kind, gone.name, gone.number)
-        return removed
-
     def family(self, ref: str) -> list[str]:
         """The ids of a version and of what it was made from, also of what cannot be read."""
         version = self.facts.resolve("dataset", parse_ref(ref))
@@ -210,7 +175,7 @@ class Shelf:
         return found
 
     def _listed(self, version: Version) -> Listed:
-        listed = Listed(version.ref, version.manifest_id, version.created_s, self._aliases(version))
+        listed = Listed(version.ref, version.manifest_id, version.created_s, self.aliases(version))
         try:
             found = self.find(version.ref)
         except MulmError as error:
@@ -258,29 +223,10 @@ class Shelf:
             for source in config
         ]
 
-    def _aliases(self, version: Version) -> tuple[str, ...]:
+    def aliases(self, version: Version) -> tuple[str, ...]:
+        """The aliases that point to a version, sorted."""
         aliases = self.facts.aliases("dataset", version.name)
         return tuple(sorted(alias for alias, n in aliases.items() if n == version.number))
-
-    def _tokenizers_of(self, version: Version) -> list[Version]:
-        """Tokenizers of the same name that nothing else with a name was made with."""
-        try:
-            tokenizer_id = self.store.load(version.manifest_id).parents.get("tokenizer", "")
-            relatives = lineage(self.store, self.facts, tokenizer_id).descendants
-        except (NotFoundError, CorruptError):
-            return []  # what uses it is not known
-        users = {ref for found in relatives for ref in found.refs}
-        names = self.facts.published_as(tokenizer_id)
-        aliases = self.facts.aliases("tokenizer", version.name).values()
-        is_needed = users != {version.ref} or any(name.number in aliases for name in names)
-        return [] if is_needed else [name for name in names if name.name == version.name]
-
-    def _models_of(self, version: Version) -> list[str]:
-        try:
-            relatives = lineage(self.store, self.facts, version.manifest_id).descendants
-        except NotFoundError:
-            return []  # nothing can need what is not here
-        return [ref for found in relatives if found.kind == "model" for ref in found.refs]
 
     def _refs(self, manifest_id: str) -> list[str]:
         return [version.ref for version in self.facts.published_as(manifest_id)]

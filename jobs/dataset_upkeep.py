@@ -1,6 +1,7 @@
 """Upkeep of the shelf: every checksum read again, and what nothing needs removed.
 
-Called by `mulm data verify` and `mulm data gc`; `mulm.damage` and `mulm.gc` do the work.
+Called by `mulm data verify`, `rm` and `gc`; `mulm.damage` and `mulm.gc` do most of the work.
+Invariant: a name is taken away only from what no alias, no model and no unended run needs.
 """
 
 from __future__ import annotations
@@ -8,10 +9,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from actors.write_fact import write_fact
 from jobs.dataset_shelf import Shelf
 from jobs.progress import Progress
 from mulm.damage import verify
+from mulm.errors import ConflictError, CorruptError, NotFoundError
+from mulm.facts import Version
 from mulm.gc import collect, plan_gc
+from mulm.lineage import lineage
+from mulm.refs import parse_ref
 
 _HOUR_S = 3600.0
 
@@ -34,6 +40,46 @@ def verified(shelf: Shelf, ref: str | None, progress: Progress) -> dict[str, Any
     return {"versions": len(ids), "damages": [asdict(damage) for damage in damages]}
 
 
+def removable(shelf: Shelf, ref: str) -> Version:
+    """The version, if nothing needs that it has its name.
+
+    Raises:
+        ConflictError: an alias points to it, a model was made from it, or a run reads it.
+    """
+    version = shelf.facts.resolve("dataset", parse_ref(ref))
+    if aliases := shelf.aliases(version):
+        raise ConflictError(
+            f"{version.ref} is {version.name}@{aliases[0]}",
+            hint="point the alias to another version first",
+        )
+    if runs := _runs_of(shelf, version):
+        raise ConflictError(
+            f"{version.ref} is read by {', '.join(runs)}",
+            hint="a run that has not ended may go on: let it end first",
+        )
+    is_last_name = len(shelf.facts.published_as(version.manifest_id)) == 1
+    if is_last_name and (models := _models_of(shelf, version)):
+        raise ConflictError(
+            f"{version.ref} is needed by {', '.join(models)}",
+            hint="a model is made again, and evaluated, with the dataset that it comes from",
+        )
+    return version
+
+
+def removed(shelf: Shelf, version: Version) -> list[Version]:
+    """Take a name away, and that of its tokenizer if it was trained for this version alone.
+
+    The files stay until they are collected.
+
+    Returns:
+        What has no name any more.
+    """
+    nameless = [version, *_tokenizers_of(shelf, version)]
+    for gone in nameless:
+        write_fact(shelf.home, "remove_version", gone.kind, gone.name, gone.number)
+    return nameless
+
+
 def collected(shelf: Shelf, grace_hours: float, *, is_dry: bool) -> dict[str, Any]:
     """Remove what nothing needs, or only say what that is.
 
@@ -50,3 +96,33 @@ def collected(shelf: Shelf, grace_hours: float, *, is_dry: bool) -> dict[str, An
         "freed_bytes": freed_bytes,
         "unended_runs": list(plan.unended_runs),
     }
+
+
+def _tokenizers_of(shelf: Shelf, version: Version) -> list[Version]:
+    """Tokenizers of the same name that nothing else with a name was made with."""
+    try:
+        tokenizer_id = shelf.store.load(version.manifest_id).parents.get("tokenizer", "")
+        relatives = lineage(shelf.store, shelf.facts, tokenizer_id).descendants
+    except (NotFoundError, CorruptError):
+        return []  # what uses it is not known
+    users = {ref for found in relatives for ref in found.refs}
+    names = shelf.facts.published_as(tokenizer_id)
+    aliases = shelf.facts.aliases("tokenizer", version.name).values()
+    is_needed = users != {version.ref} or any(
+        name.number in aliases or _runs_of(shelf, name) for name in names
+    )
+    return [] if is_needed else [name for name in names if name.name == version.name]
+
+
+def _runs_of(shelf: Shelf, version: Version) -> list[str]:
+    """Runs that have not ended and name it; configs of runs hold names, not ids."""
+    runs = (run for run in shelf.facts.runs() if not run.has_ended)
+    return [run.id for run in runs if version.ref in run.texts]
+
+
+def _models_of(shelf: Shelf, version: Version) -> list[str]:
+    try:
+        relatives = lineage(shelf.store, shelf.facts, version.manifest_id).descendants
+    except NotFoundError:
+        return []  # nothing can need what is not here
+    return [ref for found in relatives if found.kind == "model" for ref in found.refs]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mulm.config import Frozen
 from mulm.data.build import CODE_VERSION
+from mulm.data.build_documents import foreign_code
 from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import checksum, list_files
 from mulm.eval.config import EvaluateConfig
@@ -66,6 +67,7 @@ def prepare_identity(recipe: Recipe, facts: Facts, store: Store) -> dict[str, An
         ],
         "evaluations": [checksum(path) for path in evaluations],
         "build": CODE_VERSION,
+        "foreign_code": foreign_code(recipe),
     }
 
 

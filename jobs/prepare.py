@@ -17,6 +17,7 @@ from mulm.data.build import Build, build
 from mulm.data.executor import Executor, InProcess
 from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import Listing, list_files
+from mulm.errors import NotFoundError
 from mulm.facts import Facts, Version
 from mulm.manifest import Manifest
 from mulm.refs import parse_ref
@@ -87,7 +88,17 @@ def _against(recipe: Recipe, facts: Facts, store: Store) -> dict[str, Manifest]:
         ref: store.load(facts.resolve("dataset", parse_ref(ref)).manifest_id)
         for ref in recipe.dedup.against
     }
-    return {ref: store.load(dataset.parents["documents"]) for ref, dataset in datasets.items()}
+    return {ref: store.load(_documents_of(ref, dataset)) for ref, dataset in datasets.items()}
+
+
+def _documents_of(ref: str, dataset: Manifest) -> str:
+    if "documents" not in dataset.parents:
+        raise NotFoundError(
+            f"the documents of {ref} are not known",
+            hint="only what `mulm data build` made can be compared with: leave it out of"
+            " dedup.against",
+        )
+    return dataset.parents["documents"]
 
 
 def _result(built: Build, dataset: Version, tokenizer: Version) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Invariant: nothing here knows where the facts lie; records are frozen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -69,6 +69,11 @@ class Run:
     def has_ended(self) -> bool:
         """Whether the run will not go on by itself."""
         return self.phase in ENDED
+
+    @property
+    def texts(self) -> frozenset[str]:
+        """All texts in its config, names and ids of what it reads among them."""
+        return frozenset(_texts(self.config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +153,12 @@ class Facts(Protocol):
 
     def key_digests(self) -> dict[str, str]:
         """Digest to key id of every valid key."""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts inside nested JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

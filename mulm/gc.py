@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from mulm.blobs import TOUCH_S
 from mulm.facts import Facts, Run
@@ -153,16 +153,7 @@ def _kept(store: Store, facts: Facts, more_ids: Iterable[str]) -> dict[str, Mani
 
 def _needed_by(run: Run) -> set[str]:
     """What a run reads that has not ended; what an ended one made is kept by its name."""
-    return set() if run.has_ended else {text for text in _texts(run.config) if is_manifest_id(text)}
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts inside nested JSON."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+    return set() if run.has_ended else {text for text in run.texts if is_manifest_id(text)}
 
 
 def _young_manifests(files: _Listing, cutoff_s: float) -> list[str]:

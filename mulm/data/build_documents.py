@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from mulm.data.chunk import ReadRules, read_chunks
-from mulm.data.clean import normalise
+from mulm.data.clean import normalise, packages
 from mulm.data.contamination import evaluation_texts, ngram_hashes
 from mulm.data.corpus import CHUNK_PREFIX, DECISIONS, Corpus
 from mulm.data.decisions import INDEX_COLUMNS, TRAIN, VALIDATION, Decisions, Index, decide
@@ -22,13 +22,14 @@ from mulm.data.executor import Executor
 from mulm.data.recipe import Recipe
 from mulm.data.repetitions import find_repetitions
 from mulm.data.sources.listing import Listing, licences, read_tasks
+from mulm.data.sources.registry import code_of
 from mulm.data.steps import Entries, Stage, Steps
 from mulm.data.tasks import ReadTask
 from mulm.errors import DataError
 from mulm.manifest import Manifest
 
 _REJECTED = "rejected_"
-_NEEDED_SPACE = 3
+_SPACE_PER_BYTE = 3
 """What a build writes at most for each byte that it reads."""
 
 
@@ -56,9 +57,7 @@ def build_documents(
     config = _config(recipe, rules, listing, known)
 
     def make() -> Manifest:
-        steps.store.require_space(_NEEDED_SPACE * listing.size_bytes)
-        tasks = read_tasks(recipe, listing)
-        blobs = _named_chunks(recipe, tasks, _read(tasks, rules, steps, executor))
+        blobs = _chunks(recipe, listing, rules, steps, executor)
         corpora = [Corpus.of(steps.store, known[ref]) for ref in recipe.dedup.against]
         decisions, index = _decide(recipe, steps, blobs, corpora)
         _require_documents(decisions, listing)
@@ -73,6 +72,13 @@ def build_documents(
         )
 
     return steps.run("documents", config, make, _describe_documents)
+
+
+def foreign_code(recipe: Recipe) -> dict[str, str]:
+    """What decides beside our own code: packages by version, classes of sources by checksum."""
+    types = {spec.type for spec in recipe.sources}
+    classes = {name: code for name in sorted(types) if (code := code_of(name))}
+    return packages(recipe.clean) | classes
 
 
 def rejects_of(documents: Manifest) -> dict[str, int]:
@@ -93,6 +99,7 @@ def _config(
         "files": listing.identities,
         **_identity(rules),
         "against": [known[ref].id for ref in recipe.dedup.against],  # names are one machine's own
+        "foreign_code": foreign_code(recipe),
         "split": recipe.split.model_dump(mode="json"),
     }
 
@@ -131,15 +138,29 @@ def _sources(recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
+def _chunks(
+    recipe: Recipe, listing: Listing, rules: ReadRules, steps: Steps, executor: Executor
+) -> Entries:
+    """All files read, wherever: chunks in order, each with the label of its source."""
+    tasks = read_tasks(recipe, listing)
+    return _named_chunks(recipe, tasks, _read(tasks, rules, foreign_code(recipe), steps, executor))
+
+
 def _read(
-    tasks: Sequence[ReadTask], rules: ReadRules, steps: Steps, executor: Executor
-) -> list[Entries]:
+    tasks: Sequence[ReadTask], rules: ReadRules, code: Mapping[str, str], steps: Steps,
+    executor: Executor,
+) -> list[Entries]:  # fmt: skip
+    def identity(task: ReadTask) -> dict[str, Any]:
+        own = {name: at for name, at in code.items() if ":" not in name or name == task.spec.type}
+        return task.identity | {"rules": _identity(rules), "foreign_code": own}
+
     stage = Stage(
         "documents",
         partial(read_chunks, rules),
         tasks,
-        [task.identity | {"rules": _identity(rules)} for task in tasks],
+        [identity(task) for task in tasks],
         [task.size_bytes for task in tasks],
+        space_per_byte=_SPACE_PER_BYTE,
         reads_files=True,
     )
     return steps.each(stage, executor)

@@ -17,8 +17,8 @@ import pyarrow as pa
 from mulm.data.clean import Cleaner, prepare
 from mulm.data.conversations import changed
 from mulm.data.decisions import OWN_NAMES
-from mulm.data.dedup import digest
-from mulm.data.documents import CHUNK_BYTES, CHUNK_SCHEMA, DIGEST_BYTES, content_hash, to_parquet
+from mulm.data.dedup import DIGEST_BYTES, digest
+from mulm.data.documents import CHUNK_BYTES, CHUNK_SCHEMA, content_hash, to_parquet
 from mulm.data.executor import Product
 from mulm.data.near import band_hashes
 from mulm.data.personal import mask

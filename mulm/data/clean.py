@@ -7,9 +7,11 @@ depends on the rules and on its own text alone, never on the batch around it.
 
 from __future__ import annotations
 
+import contextlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 from mulm.data.basics import basic_reasons
 from mulm.data.c4 import c4
@@ -101,6 +103,17 @@ class Cleaner:
                 _note(found, rows, FAMILIES[name](batch))
         if self._evaluations:
             _note(found, rows, self._evaluations.reasons(batch))
+
+
+def packages(rules: CleanRules) -> dict[str, str]:
+    """The packages of others that decide what these rules do, and their versions."""
+    asked = (("ftfy", rules.repair), ("py3langid", rules.languages))
+    found = {}
+    for name, is_asked in asked:
+        with contextlib.suppress(PackageNotFoundError):  # who needs it says how to get it
+            if is_asked:
+                found[name] = version(name)
+    return found
 
 
 def _kept(found: Cleaned) -> list[int]:

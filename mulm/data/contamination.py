@@ -90,7 +90,7 @@ class Evaluations:
 def _parsed(line: str, place: str) -> object:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: no JSON: {error}") from None
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from mulm.data.decisions import TRAIN, VALIDATION, Decisions, Rows
-from mulm.data.documents import CHUNK_SCHEMA, DIGEST_BYTES, from_parquet
+from mulm.data.dedup import DIGEST_BYTES
+from mulm.data.documents import CHUNK_SCHEMA, from_parquet
 from mulm.errors import CorruptError
 from mulm.manifest import BlobEntry, Manifest
 from mulm.store import Store

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mulm.data.corpus import Corpus
-from mulm.data.documents import DIGEST_BYTES
+from mulm.data.dedup import DIGEST_BYTES
 from mulm.manifest import Manifest
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mulm.config import canonical_json
+from mulm.data.dedup import DIGEST_BYTES
 
 CHUNK_BYTES = 16 << 20
 """Text in a chunk: large enough to compress well, small enough to be one worker's task."""
-DIGEST_BYTES = 16
 
 CHUNK_SCHEMA = pa.schema(
     [

@@ -1,6 +1,6 @@
 """Executors: who carries out the tasks of a build.
 
-`InProcess` is here; the one on Ray Data stands in `jobs.prepare`. Invariants: an executor decides
+`InProcess` is here; the one on Ray Data stands in `jobs.ray_data`. Invariants: an executor decides
 nothing; what a task makes depends on the task alone; only some tasks are under way at once, so
 that memory does not grow with the corpus.
 """

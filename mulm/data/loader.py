@@ -199,7 +199,7 @@ def _shard_files(manifest: Manifest, split: Split) -> dict[str, list[ShardFiles]
     by_name = {entry.name: entry for entry in manifest.blobs}
     files: dict[str, list[ShardFiles]] = {}
     for entry in manifest.blobs:
-        named = re.fullmatch(rf"{split}(?:-(.+))?-\d{{5}}\.bin", entry.name)
+        named = re.fullmatch(rf"{split}(?:-(.+))?-\d{{5,}}\.bin", entry.name)
         if named and entry.size_bytes:
             mask = by_name.get(entry.name.removesuffix("bin") + "mask")
             files.setdefault(named[1] or "", []).append(ShardFiles(entry, mask))

@@ -21,8 +21,7 @@ from mulm.data.decisions import (
     Rows,
     exact_duplicates,
 )
-from mulm.data.dedup import digest
-from mulm.data.documents import DIGEST_BYTES
+from mulm.data.dedup import DIGEST_BYTES, digest
 from mulm.data.near import band_hashes, shingle_sets
 from mulm.data.near_pairs import near_duplicates
 from mulm.data.rules import DedupRules, NearRules

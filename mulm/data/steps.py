@@ -38,6 +38,8 @@ class Stage:
     """For each task what its result depends on."""
     sizes_bytes: Sequence[int]
     """For each task its share of the progress."""
+    space_per_byte: int = 0
+    """What it and the stages after it write at most for each byte of that."""
     reads_files: bool = False
     """Whether tasks read files that only the driver's machine is sure to have."""
 
@@ -75,9 +77,11 @@ class Steps:
         keys = [step_key(stage.name, code=self.code_version, **given) for given in stage.inputs]
         made = [self.store.recall_blobs(key) for key in keys]
         waiting = [place for place, blobs in enumerate(made) if blobs is None]
-        progress = Progress(self, stage.name, sum(stage.sizes_bytes))
-        known_bytes = sum(stage.sizes_bytes) - sum(stage.sizes_bytes[place] for place in waiting)
-        progress.skip(known_bytes)
+        total_bytes = sum(stage.sizes_bytes)
+        waiting_bytes = sum(stage.sizes_bytes[place] for place in waiting)
+        self.store.require_space(stage.space_per_byte * waiting_bytes)
+        progress = StageProgress(self, stage.name, total_bytes)
+        progress.skip(total_bytes - waiting_bytes)
         unfinished: dict[int, list[BlobEntry]] = {place: [] for place in waiting}
         for number, product in executor.run(
             stage.work, [stage.tasks[p] for p in waiting], stays_here=stage.reads_files
@@ -98,7 +102,7 @@ class Steps:
         return [blobs for blobs in made if blobs is not None]
 
 
-class Progress:
+class StageProgress:
     """How far a stage is, how fast it goes and how long it will take; told now and then."""
 
     _EVERY_S = 0.5

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import gzip
+import importlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mulm.data import tasks
+from mulm.config import canonical_json
+from mulm.data import clean, tasks
 from mulm.data.build import Build, build
+from mulm.data.build_documents import foreign_code
 from mulm.data.corpus import Corpus
 from mulm.data.executor import InProcess, Made, Work
 from mulm.data.loader import IGNORED_TARGET, TokenLoader
@@ -386,6 +390,51 @@ def test_what_another_version_holds_is_known(books: Path, store: Store, prose: P
     renamed = reading(books, dedup={"against": ["mine@7"], "near": {}}, tokenizer={"ref": "t"})
     again = build(renamed, store, tokenizer=first.tokenizer, against={"mine@7": first.documents})
     assert again.dataset.id == built.dataset.id, "the name of a version is its owner's affair"
+
+
+SHOUTING = """
+from mulm.data.sources.base import RawDocument
+from mulm.data.sources.text import TextSource
+
+class Shouting(TextSource):
+    def read(self, spec, file, part):
+        for document in super().read(spec, file, part):
+            yield RawDocument(document.text.upper())
+"""
+
+
+def test_a_source_of_ones_own_that_was_changed_is_read_again(
+    books: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "shouting_source.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    values = {
+        "name": "loud",
+        "tokenizer": {"vocab_size": 300},
+        "sources": [{"path": str(books), "type": "shouting_source:Shouting"}],
+    }
+    recipe = Recipe.model_validate(values)
+    identities, found = set(), []
+    for change in ("upper", "lower", "upper"):
+        module.write_text(SHOUTING.replace("upper", change))
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "shouting_source", raising=False)
+        found.append(build(recipe, store).documents.id)
+        identities.add(canonical_json(foreign_code(recipe)))
+    assert found[0] != found[1]
+    assert found[0] == found[2]
+    assert len(identities) == 2
+
+
+def test_packages_that_decide_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = {"name": "a", "sources": [{"path": "a"}]}
+    assert foreign_code(Recipe.model_validate(plain)) == {}
+    recipe = Recipe.model_validate(plain | {"clean": {"repair": True, "languages": ["en"]}})
+    before = foreign_code(recipe)
+    assert sorted(before) == ["ftfy", "py3langid"]
+    monkeypatch.setattr(clean, "version", lambda _name: "another")
+    assert foreign_code(recipe) == dict.fromkeys(before, "another")
 
 
 def test_documents_of_evaluations_are_dropped(books: Path, store: Store, tmp_path: Path) -> None:

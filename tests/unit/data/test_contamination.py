@@ -65,3 +65,6 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{}\n{"a"')
     with pytest.raises(DataError, match="row 2"):
         list(evaluation_texts(tmp_path / "bad.jsonl"))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"deep\.json"):
+        list(evaluation_texts(tmp_path / "deep.json"))

@@ -43,6 +43,13 @@ def version(
     return manifest
 
 
+@pytest.mark.parametrize("group", ["", "my-books-"])
+def test_shards_beyond_five_digits_count(store: Store, group: str) -> None:
+    mixture = {"mixture": {group[:-1]: 1.0}} if group else {}
+    shards = {f"train-{group}{n}": [1] * 9 for n in (99_999, 100_000)}
+    assert TokenLoader(store, version(store, shards, **mixture), seq_len=4).n_tokens == 18
+
+
 @pytest.mark.parametrize(
     ("code", "limit", "dataset_id", "digest"),
     [

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mulm.data.executor import InProcess, Made, Product, Work
-from mulm.data.steps import Progress, Stage, Steps, silent
+from mulm.data.steps import Stage, StageProgress, Steps, silent
 from mulm.errors import NoSpaceError
 from mulm.manifest import BlobEntry, Manifest
 from mulm.store import Store
@@ -144,6 +146,19 @@ def test_other_inputs_names_or_code_are_other_tasks(store: Store) -> None:
     assert worker.asked == [*WORDS, "new", *WORDS]
 
 
+def test_only_what_is_not_known_needs_space(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker()
+    steps = Steps(store, silent, "v")
+    expected = steps.each(stage(worker), InProcess())
+    free = shutil.disk_usage("/")._replace(free=10_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    assert steps.each(replace(stage(worker), space_per_byte=3), InProcess()) == expected
+    more = replace(stage(worker, [*WORDS, "abc"]), space_per_byte=3)
+    assert len(steps.each(more, InProcess())) == len(WORDS) + 1
+    with pytest.raises(NoSpaceError, match="12 MB are needed"):
+        steps.each(replace(stage(worker, [*WORDS, "abcd"]), space_per_byte=3), InProcess())
+
+
 def test_a_full_disk_ends_it_and_the_threads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> BlobEntry:
         raise NoSpaceError("no space left")
@@ -191,7 +206,7 @@ def test_what_was_done_before_is_no_speed(store: Store) -> None:
 def test_many_small_tasks_tell_now_and_then(store: Store) -> None:
     clock, events = Clock(), Events()
     steps = Steps(store, lambda kind, **data: events.append((kind, data)), "v", clock)
-    progress = Progress(steps, "count", 1000, unit="documents")
+    progress = StageProgress(steps, "count", 1000, unit="documents")
     for _ in range(1000):
         clock.now_s += 0.01
         progress.advance(1)

@@ -248,6 +248,18 @@ def test_rm_refuses_what_is_needed_and_removes_the_rest(
     assert [row["ref"] for row in told(capsys, "ls")] == ["books@1", "books@2", "books@3"]
 
 
+def test_rm_refuses_what_a_run_reads_until_it_has_ended(
+    capsys: pytest.CaptureFixture[str], installation: Home
+) -> None:
+    with Ledger(installation.ledger) as ledger:
+        ledger.create_run("train-1", "train", {"data": [{"dataset": "chats@1"}]})
+        code, _, err = run(capsys, "rm", "chats", "--yes")
+        assert code == EXIT_BY_CODE["conflict"]
+        assert "train-1" in err
+        ledger.set_phase("train-1", "failed")
+    assert told(capsys, "rm", "chats", "--yes")["removed"] == ["dataset chats@1"]
+
+
 def test_rm_takes_the_tokenizer_that_was_trained_for_the_version_alone(
     capsys: pytest.CaptureFixture[str], installation: Home, make_dataset, doc
 ) -> None:

@@ -19,6 +19,7 @@ from mulm.data.recipe import Recipe
 from mulm.errors import NotFoundError
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.manifest import Manifest
 from mulm.store import Store
 
 
@@ -148,6 +149,16 @@ def test_references_are_looked_up(context: JobContext, folder: Path) -> None:
     for wrong in ({"tokenizer": {"ref": "other"}}, {"dedup": {"against": ["other"]}}):
         with pytest.raises(NotFoundError, match="other"):
             prepare(context, recipe_of(folder, **wrong))
+
+
+def test_a_dataset_that_no_build_made_cannot_be_compared_with(
+    context: JobContext, folder: Path
+) -> None:
+    foreign = Manifest(kind="dataset", code_version="0", config={}, blobs=())
+    context.store.save(foreign)
+    context.facts.publish("dataset", "foreign", foreign.id)
+    with pytest.raises(NotFoundError, match="documents of foreign"):
+        prepare(context, recipe_of(folder, dedup={"against": ["foreign"]}))
 
 
 def test_a_run_is_its_files_references_and_evaluations(
