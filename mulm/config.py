@@ -6,6 +6,7 @@ HTTP bodies. Entry points read once with `load_config` and pass the object down.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
+from mulm.yaml_text import parse_flow, parse_yaml
 
 
 class Frozen(BaseModel):
@@ -66,7 +68,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
         hint = "it must be a file of UTF-8 text that you may read"
         raise ConfigError(f"cannot read {str(path)!r}: {error}", hint=hint) from None
     values = (
-        _parse_yaml(text, path) if path.suffix in {".yaml", ".yml"} else _parse_json(text, path)
+        parse_yaml(text, repr(str(path))) or {}
+        if path.suffix in {".yaml", ".yml"}
+        else _parse_json(text, path)
     )
     if not isinstance(values, dict):
         raise ConfigError(f"{str(path)!r} holds no mapping", hint="write `key: value` lines")
@@ -79,25 +83,6 @@ def canonical_json(values: object) -> bytes:
         values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return text.encode()
-
-
-def _parse_yaml(text: str, path: Path) -> Any:
-    import yaml  # the bare GPU machine has no PyYAML and reads JSON
-
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        told = f"{str(path)!r} is not valid YAML: {_described(error)}"
-        hint = "write `key: value` lines, what belongs to a section indented by spaces"
-        raise ConfigError(told, hint=hint) from None
-
-
-def _described(error: Any) -> str:
-    """A YAML error in one line; `error` is a `yaml.YAMLError`, which may have no mark."""
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    if not problem or mark is None:
-        return " ".join(str(error).split())
-    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _parse_json(text: str, path: Path) -> Any:
@@ -125,7 +110,7 @@ def _parse_scalar(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return text
+        return parse_flow(text)
 
 
 def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | UnknownNameError:
@@ -138,14 +123,23 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | U
         return UnknownNameError(f"unknown key {where!r}", hint=hint)
     if first["type"] == "missing":
         unknown = [str(e["loc"][-1]) for e in errors if e["type"] == "extra_forbidden"]
-        other = f"{unknown[0]!r} is unknown here: is it for another command?" if unknown else ""
-        hint = other or f"write `{first['loc'][-1]}: VALUE` into the file, or --set {where}=VALUE"
+        hint = _mistyped(str(first["loc"][-1]), unknown) or (
+            f"write `{first['loc'][-1]}: VALUE` into the file, or --set {where}=VALUE"
+        )
         return ConfigError(f"{where}: is required", hint=hint)
     message = first["msg"].removeprefix("Value error, ")
+    message = message.replace("tuple", "list").replace("Tuple", "list")  # what YAML has
     is_said = isinstance(first["input"], dict) or repr(first["input"]) in message
     given = "" if is_said else f" (given: {first['input']!r})"
     told = f"{where}: {message}{given}" if where else message
     return ConfigError(told, hint=_possible(schema, first))
+
+
+def _mistyped(wanted: str, unknown: Sequence[str]) -> str:
+    """What the keys that nobody knows may have been meant for; empty if there are none."""
+    if difflib.get_close_matches(wanted, unknown, n=1, cutoff=0.6):
+        return f"did you mean {wanted!r} where it says {unknown[0]!r}?"
+    return f"{unknown[0]!r} is unknown here: is it for another command?" if unknown else ""
 
 
 def _possible(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:

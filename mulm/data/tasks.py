@@ -13,10 +13,10 @@ from typing import Any
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import PART_BYTES, Part, Source, SourceFile
-from mulm.errors import DataError
+from mulm.errors import DataError, MulmError, NotFoundError
 
-_LEAST_BYTES = PART_BYTES // 8
-_BORDER_BYTES = PART_BYTES // 4
+_LEAST_BYTES = PART_BYTES // 32
+_BORDER_BYTES = PART_BYTES // 8
 """Files among which about one may end a task. Well above the least, as borders that came apart
 would otherwise hardly ever meet again."""
 _DIGITS = 12
@@ -84,7 +84,8 @@ def require_unchanged(listed: ListedFile) -> None:
     """Refuse a file that is not the one that was hashed.
 
     Raises:
-        DataError: it is gone or was written to; the message names it.
+        NotFoundError: it is gone.
+        DataError: it was written to; the message names it.
     """
     try:
         stat = listed.file.path.stat()
@@ -97,8 +98,12 @@ def require_unchanged(listed: ListedFile) -> None:
         )
 
 
-def unreadable(file: SourceFile, error: OSError) -> DataError:
+def unreadable(file: SourceFile, error: OSError) -> MulmError:
     """The error of a file that cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(
+            f"no such file: {str(file.path)!r}", hint="was it moved or removed a moment ago?"
+        )
     return DataError(
         f"cannot read {str(file.path)!r}: {error.strerror}",
         hint="check its permissions, or leave it out of the recipe",

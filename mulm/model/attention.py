@@ -38,7 +38,7 @@ FIRST_FLASH_CARD = (8, 0)
 
 
 def choose_kernel(
-    asked: AttentionKernel, device_type: str, n_tokens: int, d_head: int, has_documents: bool
+    asked: AttentionKernel, device_type: str, n_tokens: int, d_head: int
 ) -> tuple[AttentionKernel, str]:
     """The kernel for rows of `n_tokens`, and why; docs/log.md has the measurements.
 
@@ -58,8 +58,6 @@ def choose_kernel(
         return asked, "as configured"
     if device_type == "cpu" and n_tokens <= LONGEST_PLAIN_ROW:
         return "plain", "the fastest on a CPU, both ways, for rows that are not long"
-    if has_documents and can_flex:
-        return "flex", "documents are apart: it passes over blocks that see nothing"
     return "sdpa", "torch takes the fastest of its kernels"
 
 

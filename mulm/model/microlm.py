@@ -82,13 +82,8 @@ class MicroLM(nn.Module):
         With `documents_BT`, non-decreasing along a row, a token sees only its own document, and
         positions begin again with each; the result is that of the documents alone.
         """
-        has_documents = documents_BT is not None
         kernel, _ = choose_kernel(
-            compute.attention,
-            ids_BT.device.type,
-            ids_BT.shape[1],
-            self.config.d_head,
-            has_documents,
+            compute.attention, ids_BT.device.type, ids_BT.shape[1], self.config.d_head
         )
         if documents_BT is None:
             positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]

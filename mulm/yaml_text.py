@@ -1,0 +1,70 @@
+"""YAML as people write it: one meaning for each key, problems told by line.
+
+Called by `mulm.config`. PyYAML is asked for only here, and only when there is YAML to read: the bare
+GPU machine has none and reads JSON. Invariant: a key that stands twice in one mapping is an error,
+where PyYAML would take the last one without a word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mulm.errors import ConfigError
+
+_HINT = "write `key: value` lines, what belongs to a section indented by spaces"
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """The value of a YAML document; `name` tells where it stood.
+
+    Raises:
+        ConfigError: it is none, or a key stands twice.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, _loader())  # noqa: S506 a safe loader with one more check
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name} is not valid YAML: {_described(error)}", hint=_HINT) from None
+
+
+def parse_flow(text: str) -> Any:
+    """A list or a mapping in YAML's short form, such as `[a, b]`; other text is itself."""
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        import yaml
+    except ImportError:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _loader() -> type[Any]:
+    import yaml
+
+    class OneMeaning(yaml.SafeLoader):
+        """Refuses keys that stand twice."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            """As its parent, after a look at the keys."""
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    return OneMeaning
+
+
+def _described(error: Any) -> str:
+    """A YAML error in one line; `error` is a `yaml.YAMLError`, which may have no mark."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if not problem or mark is None:
+        return " ".join(str(error).split())
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
