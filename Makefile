@@ -33,8 +33,9 @@ demo: setup ## from text to a model that answers over HTTP (about 3 minutes on 2
 test: dev ## all tests, with real clusters (minutes)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-unit: dev ## the unit tests but the slow ones (under a minute)
-	@exec $(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
+unit: dev ## the unit tests but the slow ones, on all cores (about a minute on two)
+	@OMP_NUM_THREADS=1 exec $(BIN)/python -m pytest tests/unit -m "not slow" \
+	  -n logical --dist worksteal $(ARGS)
 
 check: dev ## formatting, lint, types and the package chain
 	@$(BIN)/ruff format --check .

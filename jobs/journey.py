@@ -8,8 +8,9 @@ stopped with Ctrl-C has stopped its job when it returns.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ from jobs.work_here import work_here
 from mulm.atomic import write_atomic
 from mulm.config import Frozen, canonical_json, load_config, parse_config
 from mulm.data.recipe import Recipe
-from mulm.errors import MulmError, NotRunningError, StoppedError
+from mulm.errors import ConfigError, MulmError, NotRunningError, StoppedError
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Version
 from mulm.home import Home
@@ -118,8 +119,10 @@ class Journey:
 
         info = connect(self._home)
         version = self._facts.resolve("model", parse_ref(model))
-        for entry in self._store.load(version.manifest_id).blobs:
-            self._store.path(entry)  # a damaged file is told here, not by a replica that dies
+        manifest = self._store.load(version.manifest_id)
+        self._store.paths(manifest.blobs)  # a damaged file is told here, not by a replica that dies
+        shape = json.loads(self._store.read(manifest.blob("config.json")))
+        _require_window(max_seq_len, version, shape)
         given = {"min_replicas": min_replicas, "max_replicas": max_replicas}
         given |= {"max_seq_len": max_seq_len}
         values = {name: value for name, value in given.items() if value is not None}
@@ -193,6 +196,15 @@ class Journey:
             error = lost_run_error(jobs.newest(run_id))
             told = {"code": error.code, "message": error.message, "hint": error.hint}
             write_fact(self._home, "set_phase", run_id, "failed", error=told)
+
+
+def _require_window(asked: int | None, version: Version, shape: Mapping[str, Any]) -> None:
+    window = int(shape["max_seq_len"])
+    if asked is not None and asked > window:
+        raise ConfigError(
+            f"max_seq_len {asked} is more than {version.ref} can read",
+            hint=f"its window is {window} tokens",
+        )
 
 
 def _connected(home: Home) -> ClusterInfo | None:

@@ -1,8 +1,8 @@
 """YAML as people write it: one meaning for each key, problems told by line.
 
-Called by `mulm.config`. PyYAML is asked for only here, and only when there is YAML to read: the bare
-GPU machine has none and reads JSON. Invariant: a key that stands twice in one mapping is an error,
-where PyYAML would take the last one without a word.
+Called by `mulm.config`. PyYAML is asked for only here, and only when there is YAML to read: the
+bare GPU machine has none and reads JSON. Invariant: a key that stands twice in one mapping is an
+error, where PyYAML would take the last one without a word.
 """
 
 from __future__ import annotations

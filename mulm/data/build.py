@@ -21,7 +21,7 @@ from mulm.data.encode import training_texts
 from mulm.data.executor import Executor, InProcess
 from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import Listing, list_files
-from mulm.data.steps import Emit, Steps, silent
+from mulm.data.steps import Emit, StageProgress, Steps, silent
 from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.manifest import Manifest
 from mulm.store import Store
@@ -101,7 +101,7 @@ def _tokenizer(recipe: Recipe, steps: Steps, documents: Manifest) -> Manifest:
     def make() -> Manifest:
         part = TOKENIZER_SAMPLE_BYTES / max(1, documents.counts["train_bytes"])
         texts = training_texts(_train_files(steps.store, documents), recipe.chat_fraction, part)
-        learned = train_tokenizer(texts, vocab_size)
+        learned = train_tokenizer(_told(texts, steps, documents), vocab_size)
         return Manifest(
             kind="tokenizer",
             code_version=CODE_VERSION,
@@ -115,6 +115,15 @@ def _tokenizer(recipe: Recipe, steps: Steps, documents: Manifest) -> Manifest:
 
     inputs = config | {"documents": documents.id}
     return steps.run("tokenizer", inputs, make, lambda m: f"{m.counts['vocab_size']} tokens")
+
+
+def _told(texts: Iterator[str], steps: Steps, documents: Manifest) -> Iterator[str]:
+    """Pass texts on and tell how far reading is; what comes after it tells nothing."""
+    total = min(TOKENIZER_SAMPLE_BYTES, int(documents.counts["train_bytes"]))
+    progress = StageProgress(steps, "tokenizer", total)
+    for text in texts:
+        yield text
+        progress.advance(len(text.encode()))
 
 
 def _train_files(store: Store, documents: Manifest) -> Iterator[tuple[bytes, Flags]]:

@@ -56,9 +56,9 @@ def to_parquet(table: pa.Table) -> bytes:
 
 def from_parquet(content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """A chunk, or some of its columns, which costs little without the texts."""
-    return pq.read_table(
-        pa.BufferReader(content), columns=None if columns is None else list(columns)
-    )
+    # One thread: tasks run side by side already, and Arrow's own may outlive a short command.
+    file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+    return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def content_hash(table: pa.Table) -> str:

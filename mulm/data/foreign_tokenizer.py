@@ -76,6 +76,8 @@ def why_not(values: Mapping[str, Any]) -> str:
         return "its tokens spell where in a word they stand"
     if max(model["vocab"].values(), default=0) > _LARGEST_ID:
         return f"it has ids beyond {_LARGEST_ID}"
+    if len(set(model["vocab"].values())) < len(model["vocab"]):
+        return "two of its tokens have one id"
     byte_level = [s for s in _steps(values.get("pre_tokenizer")) if s["type"] == "ByteLevel"]
     if not byte_level or byte_level[0].get("add_prefix_space"):
         return "it does not read bytes as they are"

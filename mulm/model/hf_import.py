@@ -169,7 +169,8 @@ def _our_names(tensors: TensorFiles, config: MicroLMConfig) -> dict[str, str]:
     if missing:
         raise CorruptError(
             f"the weights lack {missing[0]!r}",
-            hint="fetch the model again: a file may be cut short",
+            hint="fetch the model again: a file may be cut short, or num_hidden_layers,"
+            " tie_word_embeddings or architectures of config.json are of another model",
         )
     extra = sorted(
         name
@@ -179,7 +180,8 @@ def _our_names(tensors: TensorFiles, config: MicroLMConfig) -> dict[str, str]:
     if extra:
         raise DataError(
             f"the weights hold {extra[0]!r}, which has no place in {_kind(config)}",
-            hint="adapters must be merged into the model before it is imported",
+            hint="num_hidden_layers, tie_word_embeddings or architectures of config.json are of"
+            " another model, or adapters were not merged into it",
         )
     return ours_by_theirs
 

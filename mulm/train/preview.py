@@ -94,8 +94,7 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
 
 
 def _kernel(config: TrainConfig, device: str, d_head: int) -> AttentionKernel:
-    apart = config.documents == "apart"
-    kernel, _ = choose_kernel(config.attention, device, config.seq_len, d_head, apart)
+    kernel, _ = choose_kernel(config.attention, device, config.seq_len, d_head)
     return kernel
 
 

@@ -163,3 +163,21 @@ def test_canonical_json_has_one_form() -> None:
     assert canonical_json({"b": 1, "a": "µ"}) == '{"a":"µ","b":1}'.encode()
     with pytest.raises(ValueError, match="JSON"):
         canonical_json(float("nan"))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: x\ntokenizer:\n  vocab_size: 8\n  vocab_size: 9\n")
+    with pytest.raises(ConfigError, match="'vocab_size' stands twice in line 4, column 3"):
+        load_config(Outer, path)
+
+
+def test_lists_may_be_written_as_yaml_has_them() -> None:
+    config = load_config(Outer, {"name": "x"}, ["sources=[{vocab_size: 5}]", "kind=fancy"])
+    assert (config.sources[0].vocab_size, config.kind) == (5, "fancy")
+
+
+def test_a_mistyped_key_that_is_required_is_named() -> None:
+    with pytest.raises(ConfigError, match="name: is required") as caught:
+        parse_config(Outer, {"nmae": "x"})
+    assert caught.value.hint == "did you mean 'name' where it says 'nmae'?"

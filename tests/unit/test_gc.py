@@ -194,6 +194,7 @@ GRAPHS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(GRAPHS, st.sets(st.integers(0, 9)))
 @settings(max_examples=60, deadline=None)
 def test_what_is_needed_stays_and_all_else_goes(

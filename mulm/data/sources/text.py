@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import PART_BYTES, Part, RawDocument, SourceFile
@@ -45,7 +46,8 @@ class TextSource:
     def read(self, spec: SourceSpec, file: SourceFile, part: Part) -> Iterator[RawDocument]:
         """See `Source.read`."""
         for content in self.chunks(file, part):
-            yield replace(from_bytes(content), may_be_cut=True)
+            for found in _documents(content):
+                yield replace(found, may_be_cut=True)
 
     def chunks(self, file: SourceFile, part: Part) -> Iterator[bytes]:
         """The bytes of each document of a part."""
@@ -57,6 +59,33 @@ class TextSource:
                 if whole := b"" if part.start else _whole_lines(content):
                     yield whole
                 raise
+
+
+def _documents(content: bytes) -> Iterator[RawDocument]:
+    """A stretch of text; where it holds bytes that are none, only their paragraphs are rejects."""
+    found = from_bytes(content)
+    if found.reason != "invalid_utf8":
+        yield found
+        return
+    for _, paragraphs in groupby(_paragraphs(content), key=_is_utf8):
+        yield from_bytes(b"".join(paragraphs))
+
+
+def _paragraphs(content: bytes) -> Iterator[bytes]:
+    """Cut behind each break between paragraphs."""
+    start = 0
+    for found in _BREAK.finditer(content):
+        yield content[start : found.end()]
+        start = found.end()
+    yield content[start:]
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _chunks(stream: Stream, part: Part, part_bytes: int, content: bytearray) -> Iterator[bytes]:

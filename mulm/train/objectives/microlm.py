@@ -38,11 +38,7 @@ class OnMicroLM:
         )
         self._separator_id = separator_id(context) if config.documents == "apart" else None
         self._kernel = choose_kernel(
-            config.attention,
-            device.type,
-            config.seq_len,
-            self._shape.d_head,
-            self._separator_id is not None,
+            config.attention, device.type, config.seq_len, self._shape.d_head
         )
         precision, _ = choose_precision(config.precision, device.type)
         self._micro_batch = choose_micro_batch(

@@ -99,6 +99,6 @@ def test_spawn_reports_the_exit(home: Home, tmp_path: Path) -> None:
     assert log.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 1])
+@pytest.mark.parametrize("pid", [os.getpid(), 1], ids=["we", "the system"])
 def test_we_and_the_system_are_never_found(home: Home, pid: int) -> None:
     assert pid not in [p.pid for p in Pack(home).find()]

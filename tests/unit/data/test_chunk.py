@@ -24,7 +24,7 @@ from mulm.data.sources.base import Part, RawDocument, SourceFile, UnreadableErro
 from mulm.data.sources.registry import source_of
 from mulm.data.sources.text import TextSource
 from mulm.data.tasks import ListedFile, ReadTask, make_tasks
-from mulm.errors import DataError
+from mulm.errors import DataError, NotFoundError
 
 Prose = Callable[[int, int], str]
 RULES = ReadRules(CleanRules())
@@ -174,7 +174,7 @@ def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     path.write_text("text")
     task = task_of(path)
     path.unlink()
-    with pytest.raises(DataError, match=r"gone\.txt'"):
+    with pytest.raises(NotFoundError, match=r"gone\.txt'"):
         list(read_chunks(RULES, task))
 
 

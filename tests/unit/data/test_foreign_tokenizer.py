@@ -153,6 +153,7 @@ def test_other_kinds_are_refused_with_what_works(
         ({"end_of_word_suffix": "</w>"}, "where in a word"),
         ({"continuing_subword_prefix": "##"}, "where in a word"),
         ({"vocab": {"a": 4_000_000_000}}, "ids beyond 4194304"),
+        ({"vocab": {"a": 1, "b": 1}}, "two of its tokens have one id"),
     ],
 )
 def test_words_that_are_built_otherwise_are_refused(

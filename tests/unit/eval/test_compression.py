@@ -50,6 +50,7 @@ def test_windows_without_overlap_equal_the_plain_sum(tmp_path: Path) -> None:
     assert measured == pytest.approx(nats / math.log(2) / 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_a_quantised_model_is_judged_by_the_logits_that_it_serves(
     tmp_path: Path, bits: Bits, monkeypatch: pytest.MonkeyPatch

@@ -70,6 +70,7 @@ def test_a_pruned_model_is_an_ordinary_one(context: JobContext) -> None:
     assert small["model"] == "half-int8@1"
 
 
+@pytest.mark.slow
 def test_what_is_said_or_left_to_the_default_is_the_same_run_and_version(
     context: JobContext,
 ) -> None:

@@ -141,25 +141,20 @@ def test_without_borders_documents_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "n_tokens", "d_head", "has_documents", "kernel"),
+    ("asked", "device", "n_tokens", "d_head", "kernel"),
     [
-        ("auto", "cpu", 512, 64, False, "plain"),
-        ("auto", "cpu", 512, 64, True, "plain"),
-        ("auto", "cpu", 4096, 64, True, "sdpa"),
-        ("auto", "cuda", 512, 64, False, "sdpa"),
-        ("auto", "cuda", 512, 64, True, "flex"),
-        ("auto", "cuda", 512, 8, True, "sdpa"),
-        ("auto", "cuda", 500, 64, True, "sdpa"),
-        ("plain", "cuda", 512, 64, True, "plain"),
-        ("sdpa", "cuda", 512, 64, True, "sdpa"),
-        ("flex", "cuda", 512, 16, True, "flex"),
+        ("auto", "cpu", 512, 64, "plain"),
+        ("auto", "cpu", 4096, 64, "sdpa"),
+        ("auto", "cuda", 512, 64, "sdpa"),
+        ("plain", "cuda", 512, 64, "plain"),
+        ("sdpa", "cuda", 512, 64, "sdpa"),
+        ("flex", "cuda", 512, 16, "flex"),
     ],
 )
-def test_the_kernel_follows_device_row_and_documents(
-    asked: AttentionKernel, device: str, n_tokens: int, d_head: int, has_documents: bool,
-    kernel: AttentionKernel,
+def test_the_kernel_follows_device_and_row(
+    asked: AttentionKernel, device: str, n_tokens: int, d_head: int, kernel: AttentionKernel
 ) -> None:  # fmt: skip
-    chosen, reason = choose_kernel(asked, device, n_tokens, d_head, has_documents)
+    chosen, reason = choose_kernel(asked, device, n_tokens, d_head)
     assert chosen == kernel
     assert reason
 
@@ -169,5 +164,5 @@ def test_the_kernel_follows_device_row_and_documents(
 )
 def test_a_kernel_that_is_not_there_is_refused(device: str, n_tokens: int, d_head: int) -> None:
     with pytest.raises(ConfigError, match="flex") as error:
-        choose_kernel("flex", device, n_tokens, d_head, True)
+        choose_kernel("flex", device, n_tokens, d_head)
     assert "auto" in error.value.hint

@@ -65,6 +65,7 @@ def test_a_template_is_judged_with_a_system_message_too(tokenizer: Tokenizer) ->
     assert judge_template(refused + ours, tokenizer) == "broken"
 
 
+@pytest.mark.slow
 def test_a_template_that_never_ends_is_ended(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_template_that_never_ends_is_ended(
     assert judge_template(loop, tokenizer) == "broken"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["{{ 'x' * 1100000 }}", "{{ 'x' * 20000000 }}"])
 def test_a_template_that_makes_too_much_text_is_broken(tokenizer: Tokenizer, template: str) -> None:
     """These sizes fit into the memory of the process that renders."""

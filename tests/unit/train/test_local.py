@@ -97,6 +97,7 @@ def one_of_two(rank: int, store_file: str, root: str, config: TrainConfig) -> No
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_begun_by_two_workers_it_is_ended_by_one(
     home: Home, facts: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

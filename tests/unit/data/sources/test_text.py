@@ -62,6 +62,15 @@ def test_encodings(read_all: ReadAll, content: bytes, text: str, reason: str) ->
     assert (document.text, document.reason) == (text, reason)
 
 
+def test_only_the_paragraph_with_bad_bytes_is_a_reject(read_all: ReadAll) -> None:
+    content = b"One.\n\nTwo.\n\nbad \xff\n\nThree.\n\nFour."
+    documents = read_all(TextSource(), "x.txt", content)
+    assert [(d.text, d.reason) for d in documents] == [
+        ("One.\n\nTwo.\n\n", ""), ("bad \ufffd\n\n", "invalid_utf8"), ("Three.\n\nFour.", ""),
+    ]  # fmt: skip
+    assert all(d.may_be_cut for d in documents)
+
+
 @pytest.mark.parametrize("name", ["x.txt.gz", "x.txt.zst"])
 def test_compressed_files_and_damaged_ones(read_all: ReadAll, name: str) -> None:
     sink = pa.BufferOutputStream()

@@ -124,6 +124,7 @@ def metrics(events: Events, name: str) -> list[float]:
     return [data[name] for kind, data in events if kind == "metric" and name in data]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["whole", "adapters"])
 def test_pairs_are_learned(context: LocalContext, lora: dict[str, Any] | None) -> None:
     rates = {"kind": "adamw", "embedding_lr": 0.005 if lora else 0.001}

@@ -91,6 +91,7 @@ def worker(rank: int, world_size: int, port: int, root: str) -> None:
         torch.save(torch.tensor(losses), Path(root) / "losses.pt")
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where masks are uneven, and where one of them alone meets a spike."""
     monkeypatch.setattr(spikes, "FIRST_STEPS", 3)
