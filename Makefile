@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 # Extra arguments: `make test ARGS="-k store"`, `make demo ARGS="--json"`.
 ARGS ?=
 
+# Each core takes tests of its own, so torch gets one thread in each.
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow" \
+  -n logical --dist worksteal
+
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help setup dev python demo test unit check format coverage lock clean
@@ -30,12 +34,17 @@ python:
 demo: setup ## from text to a model that answers over HTTP (about 3 minutes on 2 cores)
 	@exec $(BIN)/mulm demo $(ARGS)
 
-test: dev ## all tests, with real clusters (minutes)
+test: dev ## all tests, with real clusters (a quarter of an hour); with ARGS those that it names
+ifeq ($(ARGS),)
+	@$(SIDE_BY_SIDE)
+	@$(BIN)/python -m pytest tests/unit -m slow
+	@exec $(BIN)/python -m pytest tests/cluster tests/docs
+else
 	@exec $(BIN)/python -m pytest $(ARGS)
+endif
 
 unit: dev ## the unit tests but the slow ones, on all cores (about a minute on two)
-	@OMP_NUM_THREADS=1 exec $(BIN)/python -m pytest tests/unit -m "not slow" \
-	  -n logical --dist worksteal $(ARGS)
+	@$(SIDE_BY_SIDE) $(ARGS)
 
 check: dev ## formatting, lint, types and the package chain
 	@$(BIN)/ruff format --check .
