@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--repeat-to", type=int, metavar="MB")
-    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--ray", action="store_true", help="on Ray Data as well")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", choices=("process", "ray"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

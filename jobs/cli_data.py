@@ -145,7 +145,8 @@ def data_verify(ref: str | None, as_json: bool) -> None:
     damages = result["damages"]
     print_result(result, as_json, "" if damages else "{versions} versions are whole")
     for damage in [] if as_json else damages:
-        click.echo(f"{damage['manifest_id']}  {damage['file']}  {damage['reason']}")
+        of = ", ".join(damage["refs"]) or "no name"
+        click.echo(f"{damage['manifest_id']} ({of})  {damage['file']}  {damage['reason']}")
     if damages:
         raise CorruptError(
             f"{len(damages)} files are damaged or missing",

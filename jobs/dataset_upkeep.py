@@ -37,7 +37,18 @@ def verified(shelf: Shelf, ref: str | None, progress: Progress) -> dict[str, Any
 
     damages = verify(shelf.store, ids, tell)
     progress.clear()
-    return {"versions": len(ids), "damages": [asdict(damage) for damage in damages]}
+    told = [asdict(damage) | {"refs": _refs_of(shelf, damage.manifest_id)} for damage in damages]
+    return {"versions": len(ids), "damages": told}
+
+
+def _refs_of(shelf: Shelf, manifest_id: str) -> list[str]:
+    """The names of a version and of what was made from it: what a person can build again."""
+    try:
+        found = lineage(shelf.store, shelf.facts, manifest_id)
+    except (NotFoundError, CorruptError):
+        return []  # a damaged manifest does not say what it belongs to
+    relatives = [ref for relative in found.descendants for ref in relative.refs]
+    return sorted({*found.refs, *relatives})
 
 
 def removable(shelf: Shelf, ref: str) -> Version:

@@ -28,10 +28,12 @@ _SCHEMA = pa.schema(
     ]
 )
 _CPUS_PER_TASK = 1.0
+_BLOCKS_PER_CPU = 16
+"""A Ray task costs some 60 ms beside its work; enough of them remain to share work out evenly."""
 
 
 class RayData:
-    """An `Executor` whose stages are Ray Data graphs: one block, and so one Ray task, a task."""
+    """An `Executor` whose stages are Ray Data graphs; a Ray task carries out some of our tasks."""
 
     def __init__(self) -> None:
         context = DataContext.get_current()
@@ -46,18 +48,23 @@ class RayData:
             return
         shared = ray.put((work, list(tasks)))
         places = ray.data.from_items(
-            [{"place": place} for place in range(len(tasks))], override_num_blocks=len(tasks)
+            [{"place": place} for place in range(len(tasks))],
+            override_num_blocks=min(len(tasks), _BLOCKS_PER_CPU * _n_cpus()),
         )
         made = places.map_batches(
             partial(_carry_out, shared),
             batch_format="pyarrow",
-            batch_size=1,
+            batch_size=None,
             num_cpus=_CPUS_PER_TASK,
             label_selector=_this_machine() if stays_here else None,
         )
         for batch in made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             for row in batch.to_pylist():
                 yield int(row["place"]), _product(row)
+
+
+def _n_cpus() -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def _this_machine() -> dict[str, str]:

@@ -291,11 +291,13 @@ def test_verify_names_each_damaged_file(
     path.write_bytes(b"?" * path.stat().st_size)
     code, out, err = run(capsys, "verify", "chats", "--json")
     assert code == EXIT_BY_CODE["corrupt"]
-    assert [damage["file"] for damage in json.loads(out)["damages"]] == ["train-00000.bin"]
+    [damage] = json.loads(out)["damages"]
+    assert damage["file"] == "train-00000.bin"
+    assert "chats@1" in damage["refs"]
     assert "1 files are damaged" in err
     code, out, _ = run(capsys, "verify")
     assert code == EXIT_BY_CODE["corrupt"]
-    assert "train-00000.bin" in out
+    assert "(chats@1)  train-00000.bin" in out
 
 
 def test_gc_removes_what_has_no_name_any_more(
