@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from mulm.data.clean import Cleaner, prepare
-from mulm.data.conversations import changed
+from mulm.data.conversations import changed, is_pair
 from mulm.data.decisions import OWN_NAMES
 from mulm.data.dedup import DIGEST_BYTES, digest
 from mulm.data.documents import CHUNK_BYTES, CHUNK_SCHEMA, content_hash, to_parquet
@@ -179,17 +179,17 @@ def _judged(batch: list[_Found], cleaner: Cleaner, rules: ReadRules) -> pa.Table
         _stored_text(document, text, reason)
         for document, text, reason in zip(batch, cleaned.texts, reasons, strict=True)
     ]
-    digests = [digest(text) for text in texts]
+    by_text = [digest(text) for text in texts]
     columns = {
         "name": [document.listed.file.name for document in batch],
         "part": [document.part.start for document in batch],
         "row": [document.row for document in batch],
-        "digest": digests,
-        "group": _groups(batch, digests, rules),
+        "digest": _digests(batch, by_text),
+        "group": _groups(batch, by_text, rules),
         "size_bytes": [len(text.encode()) for text in texts],
         "language": cleaned.languages,
         "reason": reasons,
-        "bands": _bands(texts, rules.near),
+        "bands": _bands(batch, texts, rules.near),
         "messages": [
             "" if reason else document.messages
             for document, reason in zip(batch, reasons, strict=True)
@@ -205,13 +205,26 @@ def _stored_text(document: _Found, text: str, reason: str) -> str:
     return document.text if document.messages else text  # a turn is changed as a whole or not
 
 
-def _groups(batch: list[_Found], digests: list[bytes], rules: ReadRules) -> list[bytes]:
+def _digests(batch: list[_Found], by_text: list[bytes]) -> list[bytes]:
+    """Of each text; of a preference pair of both sides, since pairs may share the better answer."""
+    return [
+        digest(document.messages) if is_pair(document.messages) else own
+        for document, own in zip(batch, by_text, strict=True)
+    ]
+
+
+def _groups(batch: list[_Found], by_text: list[bytes], rules: ReadRules) -> list[bytes]:
     if not rules.whole_files:
-        return digests
+        return by_text
     return [bytes.fromhex(document.listed.sha256)[:DIGEST_BYTES] for document in batch]
 
 
-def _bands(texts: list[str], near: NearRules | None) -> list[bytes]:
+def _bands(batch: list[_Found], texts: list[str], near: NearRules | None) -> list[bytes]:
+    """MinHash bands; of nothing for a pair, whose text is that of one side."""
     if near is None:
         return [b""] * len(texts)
-    return [row.astype("<u8").tobytes() for row in band_hashes(texts, near)]
+    compared = [
+        "" if is_pair(document.messages) else text
+        for document, text in zip(batch, texts, strict=True)
+    ]
+    return [row.astype("<u8").tobytes() for row in band_hashes(compared, near)]

@@ -13,6 +13,14 @@ from typing import Any
 from mulm.chat import Message
 from mulm.config import canonical_json
 
+PAIR_PREFIX = '{"chosen"'
+"""How the canonical JSON of a preference pair begins, and that of no conversation."""
+
+
+def is_pair(messages: str) -> bool:
+    """Whether a stored conversation is a preference pair."""
+    return messages.startswith(PAIR_PREFIX)
+
 
 def turns_of(messages: str) -> list[Message]:
     """The turns that are learned of a stored conversation; of a preference pair the chosen ones."""

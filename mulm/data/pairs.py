@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mulm.chat import Message, render_training
+from mulm.data.conversations import is_pair
 from mulm.data.permutation import permute
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import CorruptError, DataError
@@ -31,7 +32,7 @@ MAX_HELD_BYTES = 1 << 30
 """Of encoded pairs in the memory of a worker."""
 _TOKEN_BYTES = 5
 _PURPOSE: Mapping[Split, str] = {"train": "train on", "validation": "judge by"}
-_PAIR_PREFIX = '{"chosen"'
+Turn = dict[str, str]
 _HINT = "build it from rows with `chosen` and `rejected`, and keep the documents of the version"
 
 
@@ -126,7 +127,8 @@ class PairLoader:
 
     def _add(self, messages: str, tokenizer: Tokenizer, max_tokens: int) -> None:
         values = json.loads(messages)
-        answers = [_encode(values[side], tokenizer) for side in SIDES]
+        n_shared = _n_shared(*(values[side] for side in SIDES))
+        answers = [_encode(values[side], n_shared, tokenizer) for side in SIDES]
         if max(map(len, answers)) > max_tokens:
             self.n_too_long += 1
             return
@@ -174,7 +176,7 @@ def pairs_of(store: Store, dataset: Manifest, split: Split) -> Iterator[str]:
         own = decided[first : first + entry.rows]
         first += entry.rows
         for messages, is_own in zip(_messages(store, entry), own, strict=True):
-            if is_own and messages.startswith(_PAIR_PREFIX):
+            if is_own and is_pair(messages):
                 yield messages
 
 
@@ -196,6 +198,15 @@ def _messages(store: Store, entry: BlobEntry) -> list[str]:
     return messages
 
 
-def _encode(turns: Sequence[dict[str, str]], tokenizer: Tokenizer) -> Answer:
-    ids, learned = render_training([Message.model_validate(turn) for turn in turns], tokenizer)
-    return Answer([tokenizer.end_of_text_id, *ids], [0, *learned])
+def _n_shared(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> int:
+    """How many turns both sides begin with: the question, and what was said before it."""
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    return next((n for n, (one, other) in pairs if one != other), min(len(chosen), len(rejected)))
+
+
+def _encode(turns: Sequence[Turn], n_shared: int, tokenizer: Tokenizer) -> Answer:
+    """What both sides begin with is read, and not learned."""
+    messages = [Message.model_validate(turn) for turn in turns]
+    ids, learned = render_training(messages, tokenizer)
+    n_read = len(render_training(messages[:n_shared], tokenizer)[0])
+    return Answer([tokenizer.end_of_text_id, *ids], [0] * (1 + n_read) + learned[n_read:])

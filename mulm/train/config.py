@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-TRAIN_VERSION = 3
+TRAIN_VERSION = 4
 """Counts the changes of the training loop that change what is learned."""
 STATE_BLOCK = 256
 """Numbers of an 8-bit optimizer state that share one scale."""
@@ -198,6 +198,8 @@ class TrainConfig(Frozen):
             raise ValueError("preference and teacher are two stages: leave one of them away")
         if self.preference and self.documents == "apart":
             raise ValueError("preference reads each answer by itself: leave documents away")
+        if self.preference and self.attention == "flex":
+            raise ValueError("preference reads rows of every length: leave attention at auto")
         if self.z_loss and (self.preference or self.teacher):
             raise ValueError("z_loss is for learning from text: leave it away here")
         return self

@@ -21,7 +21,7 @@ from mulm.model.stored import load_model, model_config, store_model
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.device import choose_precision, memory_bytes
-from mulm.train.micro_batch import choose_micro_batch, halved
+from mulm.train.micro_batch import FILLING_TOKENS, choose_micro_batch, halved
 
 
 class OnMicroLM:
@@ -44,6 +44,9 @@ class OnMicroLM:
         self._micro_batch = choose_micro_batch(
             config, self._shape, device.type, precision, room_bytes(config, context)
         )
+        # Held-out data is shared out by this, the same on every worker: rows at once are not,
+        # where one ran out of memory or has a smaller card.
+        self._shared_rows = max(1, FILLING_TOKENS[device.type] // config.row_tokens)
 
     @property
     def origin(self) -> Mapping[str, Any]:

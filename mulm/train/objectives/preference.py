@@ -88,7 +88,9 @@ class Preference(OnMicroLM):
         """Mean loss, margin and accuracy of the held-out pairs."""
         rank, world_size = self.context.rank, self.context.world_size
         sums = [0.0, 0.0, 0.0]
-        for pairs in self._held_out.iter_validation(self._micro_batch.rows, rank, world_size):
+        rows = self._micro_batch.rows
+        shares = self._held_out.iter_validation(self._shared_rows, rank, world_size)
+        for pairs in (share[i : i + rows] for share in shares for i in range(0, len(share), rows)):
             part = self.loss(model, self._batch(pairs, max(p.longest for p in pairs) - 1), dtype)
             values = (part.total, part.also["margin"], part.also["accuracy"])
             sums = [total + float(value) for total, value in zip(sums, values, strict=True)]

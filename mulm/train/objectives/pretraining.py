@@ -7,7 +7,7 @@ number of workers, and reads documents as training does. Shape letters: B rows, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -64,8 +64,9 @@ class Pretraining(OnMicroLM):
             self.context.device,
         )
         nats = 0.0
-        for x_BT, y_BT in self._held_out.iter_validation(self._micro_batch.rows, rank, world_size):
-            nats += float(self._nats(model, (x_BT.to(device), y_BT.to(device)), dtype))
+        for shared in self._held_out.iter_validation(self._shared_rows, rank, world_size):
+            for x_BT, y_BT in _split(shared, self._micro_batch.rows):
+                nats += float(self._nats(model, (x_BT.to(device), y_BT.to(device)), dtype))
         (nats,) = sync.sum_values([nats])
         return {self.judged_by: to_bits_per_byte(nats, self.context.dataset)}
 
@@ -75,3 +76,8 @@ class Pretraining(OnMicroLM):
         x_BT, y_BT = batch
         hidden_ND, weight_VD = self._read(model, x_BT, dtype).flatten(0, 1), model.output_weight_VD
         return sum_cross_entropy(hidden_ND, weight_VD, y_BT.flatten(), dtype, z_weight=z_weight)
+
+
+def _split(batch: Batch, n_rows: int) -> Iterator[Batch]:
+    """Parts of at most so many rows."""
+    return zip(*(torch.split(tensor, n_rows) for tensor in batch), strict=True)

@@ -74,6 +74,34 @@ def test_a_pair_is_two_conversations_as_chat_renders_them(store: Store, version:
     assert len(found) == len(texts)
 
 
+def test_pairs_that_share_an_answer_are_all_kept(store: Store, tmp_path: Path) -> None:
+    rows = [row(n) | {"rejected": worse} for n in range(20) for worse in ("No.", "Maybe.")]
+    version = built(store, tmp_path, [*rows, rows[3]])
+    assert version.rejects == {"duplicate": 1}
+    sides = [set(pairs_of(store, version.dataset, side)) for side in ("train", "validation")]
+    assert len(sides[0] | sides[1]) == 40
+    chosen = [{json.dumps(json.loads(text)["chosen"]) for text in side} for side in sides]
+    assert not chosen[0] & chosen[1], "one answer stands on both sides of the split"
+
+
+def test_turns_that_both_sides_share_are_not_learned(store: Store, tmp_path: Path) -> None:
+    before = [("user", "Hello there, who are you?"), ("assistant", "I am the wizard.")]
+    turns = [{"role": role, "content": said} for role, said in before]
+    turns.append({"role": "user", "content": "What comes next?"})
+
+    def ending(said: str) -> list[dict[str, str]]:
+        return [*turns, {"role": "assistant", "content": said}]
+
+    rows = [{"chosen": ending(f"It is {n}."), "rejected": ending("No.")} for n in range(20)]
+    version = built(store, tmp_path, rows)
+    tokenizer = Tokenizer.from_bytes(store.read(version.dataset.blob("tokenizer.json")))
+    loader = PairLoader(store, version.dataset, max_tokens=LONG)
+    for pair in loader.batch(0, len(loader)):
+        for answer in (pair.chosen, pair.rejected):
+            ids = [i for i, is_own in zip(answer.ids, answer.learned, strict=True) if is_own]
+            assert tokenizer.decode(ids) in ("No.", *(f"It is {n}." for n in range(20)))
+
+
 def test_each_pair_once_an_epoch_and_orders_differ(store: Store, version: Build) -> None:
     loaders = [PairLoader(store, version.dataset, max_tokens=LONG, seed=seed) for seed in (0, 1)]
     n = len(loaders[0])

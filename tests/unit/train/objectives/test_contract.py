@@ -160,9 +160,12 @@ class Recorded(SingleSync):
         return self.total or self.own
 
 
-def test_validation_is_the_same_for_two_workers(tmp_path: Path, make: Make) -> None:
+@pytest.mark.parametrize("n_shrinks", [0, 2])
+def test_validation_is_the_same_for_two_workers(tmp_path: Path, make: Make, n_shrinks: int) -> None:
     alone = make(CONFIG, a_context(tmp_path))
     pair = [make(CONFIG, a_context(tmp_path, rank, 2)) for rank in range(2)]
+    for _ in range(n_shrinks):
+        pair[1].shrink()  # as after running out of memory
     model, shares = built(alone), [Recorded(), Recorded()]
     for objective, share in zip(pair, shares, strict=True):
         objective.validate(model, torch.float32, share)
