@@ -79,7 +79,7 @@ def recipe_path(tmp_path: Path) -> Path:
     web = [{"text": f"{number} {' '.join(rng.choices(words, k=120))}."} for number in range(40)]
     (folder / "web.jsonl").write_text("\n".join(map(json.dumps, web)))
     recipe = {
-        "name": "tiny",
+        "name": "prepared",
         "sources": [
             {"path": str(folder / "*.txt*"), "licence": "CC0-1.0"},
             {"path": str(folder / "more"), "licence": "CC0-1.0"},
@@ -127,19 +127,19 @@ def test_job_publishes_once(cluster: Any, recipe_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "on Ray Data" in done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["dataset"] == "tiny@1"
-    assert result["tokenizer"] == "tiny@1"
+    assert result["dataset"] == "prepared@1"
+    assert result["tokenizer"] == "prepared@1"
     here = build(load_config(Recipe, recipe_path), Store(recipe_path.parent / "here"))
     assert result["dataset_id"] == here.dataset.id
     assert result["rejects"] == here.rejects
     assert json.loads(run_python(cluster, *command).stdout.splitlines()[-1]) == result
 
     # Another recipe may use the tokenizer that this one made.
-    other = ("--set", "name=other", "--set", 'tokenizer={"ref": "tiny@1"}')
+    other = ("--set", "name=other", "--set", 'tokenizer={"ref": "prepared@1"}')
     done = run_python(cluster, *command, *other, "--set", 'split={"salt": "x"}')
     assert done.returncode == 0, done.stderr
     second = json.loads(done.stdout.splitlines()[-1])
-    assert (second["dataset"], second["tokenizer"]) == ("other@1", "tiny@1")
+    assert (second["dataset"], second["tokenizer"]) == ("other@1", "prepared@1")
     assert second["dataset_id"] != result["dataset_id"]
 
 
