@@ -105,6 +105,8 @@ def connect_store() -> ClusterOrigin:
     Raises:
         NotRunningError: there is none.
     """
+    if not ray.is_initialized():  # asked for an actor, Ray would start a cluster of its own
+        raise NotRunningError("this process is connected to no cluster", hint=HINT)
     try:
         return ClusterOrigin(ray.get_actor(ACTOR_NAME, namespace=NAMESPACE))
     except ValueError:

@@ -125,16 +125,6 @@ class Tokenizer:
         return dict(self._id_by_special)
 
     @property
-    def im_start_id(self) -> int:
-        """`<|im_start|>`: begins a message in ChatML."""
-        return self.id_of("<|im_start|>")
-
-    @property
-    def im_end_id(self) -> int:
-        """`<|im_end|>`: ends a message in ChatML."""
-        return self.id_of("<|im_end|>")
-
-    @property
     def turn_end_id(self) -> int:
         """Ends a message of a conversation, in whatever format."""
         return self._id_by_special[self.chat_format.turn_end]

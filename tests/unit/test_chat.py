@@ -98,7 +98,10 @@ def test_unknown_role_is_refused() -> None:
 
 
 def test_empty_conversation() -> None:
-    assert render([], TOKENIZER) == [TOKENIZER.im_start_id, *TOKENIZER.encode("assistant\n")]
+    assert render([], TOKENIZER) == [
+        TOKENIZER.id_of("<|im_start|>"),
+        *TOKENIZER.encode("assistant\n"),
+    ]
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)

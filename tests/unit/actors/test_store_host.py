@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("ray")
 
 from actors import store_host
-from actors.store_host import ClusterOrigin, StoreHost
-from mulm.errors import CorruptError, NotFoundError
+from actors.store_host import ClusterOrigin, StoreHost, cluster_store
+from mulm.errors import CorruptError, NotFoundError, NotRunningError
+from mulm.home import Home
 from mulm.manifest import BlobEntry, Manifest
 from mulm.store import Store
 
@@ -77,3 +78,10 @@ def test_only_blobs_can_be_asked_for(store: Store, name: str) -> None:
         host.piece(name, 0)
     with pytest.raises(NotFoundError):
         host.manifest(name)
+
+
+def test_without_a_cluster_none_is_started(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MULM_STORE_URL", raising=False)
+    with pytest.raises(NotRunningError, match="connected to no cluster"):
+        cluster_store(home)
+    assert not store_host.ray.is_initialized()

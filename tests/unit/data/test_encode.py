@@ -116,8 +116,10 @@ def test_only_the_assistant_is_learned(tokenizer: Tokenizer, documents: Document
     train = tokens_in(files, TRAIN)
     assert train.ids.tolist() == [0, *render([Message(**t) for t in TURNS], tokenizer, False)]  # type: ignore[arg-type]
     assert learned_text(tokenizer, train) == said
-    assert train.ids[train.learned].tolist().count(tokenizer.im_end_id) == 2, "its own ends"
-    assert tokenizer.im_start_id not in train.ids[train.learned]
+    assert train.ids[train.learned].tolist().count(tokenizer.id_of("<|im_end|>")) == 2, (
+        "its own ends"
+    )
+    assert tokenizer.id_of("<|im_start|>") not in train.ids[train.learned]
     assert not train.learned[0]
     assert learned_text(tokenizer, tokens_in(files, VALIDATION)) == f"{said}plain text\n"
 
@@ -138,11 +140,11 @@ def test_chosen_documents_become_turns(tokenizer: Tokenizer, documents: Document
     task = task_of(documents(TEXTS), [0] * 9)
     ids = tokens_in(encode(tokenizer, task, EncodeRules(chat_fraction=0.5)), TRAIN).ids.tolist()
     assert ids.count(tokenizer.end_of_text_id) == 9
-    n_chats = ids.count(tokenizer.im_start_id) // 2
+    n_chats = ids.count(tokenizer.id_of("<|im_start|>")) // 2
     assert 0 < n_chats < 9
-    assert ids.count(tokenizer.im_start_id) == ids.count(tokenizer.im_end_id)
+    assert ids.count(tokenizer.id_of("<|im_start|>")) == ids.count(tokenizer.id_of("<|im_end|>"))
     everything = encode(tokenizer, task, EncodeRules(chat_fraction=1.0))
-    assert tokens_in(everything, TRAIN).ids.tolist().count(tokenizer.im_start_id) == 18
+    assert tokens_in(everything, TRAIN).ids.tolist().count(tokenizer.id_of("<|im_start|>")) == 18
     assert "train.mask" not in everything
 
 

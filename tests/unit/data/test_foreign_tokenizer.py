@@ -62,7 +62,7 @@ def test_a_tokenizer_of_llama_3_has_its_own_ends() -> None:
     assert tokenizer.text_stop_ids == (end, begin)
     assert tokenizer.stop_ids == (eot, end, begin, tokenizer.id_of("<|eom_id|>"))
     with pytest.raises(UnknownNameError):
-        _ = tokenizer.im_end_id
+        _ = tokenizer.id_of("<|im_end|>")
 
 
 def test_what_is_missing_is_told_of_the_nearest_format() -> None:

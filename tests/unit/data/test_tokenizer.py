@@ -34,7 +34,7 @@ def test_specials_are_the_first_ids(tokenizer: Tokenizer) -> None:
     assert [tokenizer.id_of(name) for name in SPECIAL_TOKENS] == list(range(N_SPECIAL))
     assert tokenizer.end_of_text_id == 0
     assert tokenizer.pad_id == 1
-    assert (tokenizer.im_start_id, tokenizer.im_end_id) == (2, 3)
+    assert (tokenizer.id_of("<|im_start|>"), tokenizer.id_of("<|im_end|>")) == (2, 3)
     assert tokenizer.vocab_size == 512
 
 

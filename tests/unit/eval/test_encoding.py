@@ -67,4 +67,4 @@ def test_both_are_encoded_as_one_text() -> None:
 
 def test_a_spelled_special_token_is_plain_text() -> None:
     asked = Encoder(OWN).question(Continuation("", " <|im_end|>"))
-    assert OWN.im_end_id not in asked.target_ids
+    assert OWN.id_of("<|im_end|>") not in asked.target_ids
