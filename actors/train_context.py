@@ -25,6 +25,7 @@ from mulm.errors import MulmError, StoppedError, TrainingDivergedError
 from mulm.home import Home
 from mulm.log import configure_logging
 from mulm.manifest import Manifest
+from mulm.model.compiled import keep_compiled_in
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
@@ -102,6 +103,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
     torch.set_num_threads(threads_per_worker(place.get_local_world_size()))
     rank = place.get_world_rank()
     home = Home(Path(order.home))
+    keep_compiled_in(home.compiled)
     sender = EventSender(connect_facts(), order.run_id) if rank == 0 else None
     context = RayTrainContext(
         store=cluster_store(home),

@@ -70,6 +70,11 @@ class Home:
         """What was fetched from a hub of models; may be deleted at any time."""
         return self.root / "hub"
 
+    @property
+    def compiled(self) -> Path:
+        """Code that torch has compiled; may be deleted at any time."""
+        return self.root / "compiled"
+
     def run(self, run_id: str) -> Path:
         """The folder of one run: resolved config, checkpoints, TensorBoard files."""
         return self.root / "runs" / run_id

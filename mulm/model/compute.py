@@ -19,9 +19,11 @@ class Compute:
 
     `dtype` is that of the stream and of matrix products; weights are cast where they are used, so
     they may be kept in fp32. None means the weights' own. With `is_checkpointed` a block keeps
-    its input only and is computed again on the way back.
+    its input only and is computed again on the way back. With `is_compiled` the parts between
+    attention kernels are compiled where gradients are wanted.
     """
 
     dtype: torch.dtype | None = None
     attention: AttentionKernel = "auto"
     is_checkpointed: bool = False
+    is_compiled: bool = False

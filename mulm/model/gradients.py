@@ -18,8 +18,12 @@ def rms_norm(x_XD: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     """Scale the last dimension to unit root mean square, then by a gain.
 
     torch composes this of many passes on a CPU and keeps fp32 copies of a bf16 input for them;
-    on CUDA it has a kernel.
+    on CUDA it has a kernel. Compiled, the passes are one.
     """
+    if torch.compiler.is_compiling():
+        x32_XD = x_XD.float()
+        scale_X1 = (x32_XD.square().mean(-1, keepdim=True) + eps).rsqrt()
+        return (x32_XD * scale_X1).to(x_XD.dtype) * gain_D.to(x_XD.dtype)
     if x_XD.device.type != "cpu" or not torch.is_grad_enabled():
         return functional.rms_norm(x_XD, gain_D.shape, gain_D.to(x_XD.dtype), eps)
     apply: Any = _RMSNorm.apply
@@ -29,7 +33,7 @@ def rms_norm(x_XD: Tensor, gain_D: Tensor, eps: float) -> Tensor:
 
 def gated_silu(gate_BTF: Tensor, up_BTF: Tensor) -> Tensor:
     """silu(gate) * up; keeps its two inputs and computes silu again on the way back."""
-    if not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return functional.silu(gate_BTF) * up_BTF
     apply: Any = _GatedSilu.apply
     gated_BTF: Tensor = apply(gate_BTF, up_BTF)

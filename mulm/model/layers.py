@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mulm.model.compiled import compiled
 from mulm.model.config import MicroLMConfig, YarnRope
 from mulm.model.gradients import gated_silu, rms_norm
 
@@ -128,15 +129,21 @@ class Attention(nn.Module):
         self.q_norm = make_norm(config.d_head, config.norm_eps)
         self.k_norm = make_norm(config.d_head, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
-        """Mix tokens; `attend` decides what they may see."""
+    def project(
+        self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q_BTNH, k_BTKH and v_BTKH of tokens; queries and keys normalised and rotated."""
         q_BTNH = self.q(x_BTD).unflatten(-1, (-1, self.d_head))
         k_BTKH = self.k(x_BTD).unflatten(-1, (-1, self.d_head))
         v_BTKH = self.v(x_BTD).unflatten(-1, (-1, self.d_head))
         q_BTNH = rotate(self.q_norm(q_BTNH), cos_BTH, sin_BTH)
         k_BTKH = rotate(self.k_norm(k_BTKH), cos_BTH, sin_BTH)
-        mixed: Tensor = self.out(attend(self.layer, q_BTNH, k_BTKH, v_BTKH).flatten(-2))
-        return mixed
+        return q_BTNH, k_BTKH, v_BTKH
+
+    def join(self, mixed_BTNH: Tensor) -> Tensor:
+        """What all heads say together, (B, T, D)."""
+        joined_BTD: Tensor = self.out(mixed_BTNH.flatten(-2))
+        return joined_BTD
 
 
 class SwiGLU(nn.Module):
@@ -164,8 +171,32 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
-        """Add what attention and the feed-forward layer say to the stream."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_BTH, sin_BTH, attend)
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cos_BTH: Tensor,
+        sin_BTH: Tensor,
+        attend: Attend,
+        is_compiled: bool = False,
+    ) -> Tensor:
+        """Add what attention and the feed-forward layer say to the stream.
+
+        `attend`, which has kernels of its own, decides what tokens may see.
+        """
+        before, after = Block.before, Block.after
+        if is_compiled:
+            before, after = compiled(before), compiled(after)
+        q_BTNH, k_BTKH, v_BTKH = before(self, x_BTD, cos_BTH, sin_BTH)
+        return after(self, x_BTD, attend(self.attention.layer, q_BTNH, k_BTKH, v_BTKH))
+
+    def before(
+        self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values."""
+        return self.attention.project(self.attention_norm(x_BTD), cos_BTH, sin_BTH)
+
+    def after(self, x_BTD: Tensor, mixed_BTNH: Tensor) -> Tensor:
+        """The stream with both branches added."""
+        x_BTD = x_BTD + self.attention.join(mixed_BTNH)
         changed: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
         return changed

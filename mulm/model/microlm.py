@@ -129,13 +129,15 @@ class MicroLM(nn.Module):
         x_BTD = x_BTD.to(compute.dtype or x_BTD.dtype)
         cos_BTH = self.rotary_cos[positions_BT].to(x_BTD.dtype)
         sin_BTH = self.rotary_sin[positions_BT].to(x_BTD.dtype)
+        has_gradients = torch.is_grad_enabled()
+        is_compiled = compute.is_compiled and has_gradients
         for block in self.blocks:
-            if compute.is_checkpointed and torch.is_grad_enabled():
+            if compute.is_checkpointed and has_gradients:
                 x_BTD = checkpoint(
-                    block, x_BTD, cos_BTH, sin_BTH, attend,
+                    block, x_BTD, cos_BTH, sin_BTH, attend, is_compiled,
                     use_reentrant=False, preserve_rng_state=False, determinism_check="none",
                 )  # fmt: skip
             else:
-                x_BTD = block(x_BTD, cos_BTH, sin_BTH, attend)
+                x_BTD = block(x_BTD, cos_BTH, sin_BTH, attend, is_compiled)
         hidden_BTD: Tensor = self.norm(x_BTD)
         return hidden_BTD

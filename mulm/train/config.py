@@ -111,6 +111,7 @@ class TrainConfig(Frozen):
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
         {"workers", "device", "log_every", "validate_every", "checkpoint_every"}
         | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
+        | {"compile"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
     REFERENCES: ClassVar[Mapping[str, Kind]] = {
@@ -153,6 +154,8 @@ class TrainConfig(Frozen):
     """The kernel; the result is the same up to rounding."""
     activation_checkpointing: bool = False
     """Keep the input of each block only and compute the rest again: less memory, more time."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether steps are compiled; `auto` where the run is long enough to pay for it."""
     micro_batch_rows: Literal["auto"] | Count = "auto"
     """Rows that one device runs at once."""
     log_every: Count = 10

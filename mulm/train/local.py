@@ -18,6 +18,7 @@ from mulm.eval.compression import to_bits_per_byte
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.manifest import Manifest
+from mulm.model.compiled import keep_compiled_in
 from mulm.model.stored import model_config, require_whole
 from mulm.refs import parse_ref
 from mulm.store import Store
@@ -48,6 +49,7 @@ def train_locally(
         StoppedError: `should_stop` said so, and a checkpoint was written.
     """
     require_one_worker(config)
+    keep_compiled_in(home.compiled)
     device, reason = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
     check_dataset(config, dataset, store)

@@ -216,9 +216,10 @@ def _loss_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     hidden = choices.n_tokens * shape.d_model * s
     cast = 2 * embedding if s == 2 else 0
     chunk = min(choices.n_tokens, LOSS_CHUNK_TOKENS[choices.device]) * shape.vocab_size
+    softmax = (10 if s == 2 else 8) * chunk  # fp32, a copy for its sum, and bf16 logits
     if choices.lora:
-        return 2 * hidden + cast + 8 * chunk
-    return 2 * hidden + 4 * embedding + cast + max(8 * chunk, s * (chunk + embedding))
+        return 2 * hidden + cast + softmax
+    return 2 * hidden + 4 * embedding + cast + max(softmax, s * (chunk + embedding))
 
 
 def _backward_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:

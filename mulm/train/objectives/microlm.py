@@ -18,6 +18,7 @@ from mulm.model.compute import Compute
 from mulm.model.lora import adapt, merged
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model, model_config, store_model
+from mulm.train.compiling import choose_compiled
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.device import choose_precision, memory_bytes
@@ -40,6 +41,7 @@ class OnMicroLM:
         self._kernel = choose_kernel(
             config.attention, device.type, config.seq_len, self._shape.d_head
         )
+        self._compiled = choose_compiled(config, self._shape, device.type)
         precision, _ = choose_precision(config.precision, device.type)
         self._micro_batch = choose_micro_batch(
             config, self._shape, device.type, precision, room_bytes(config, context)
@@ -60,10 +62,11 @@ class OnMicroLM:
 
     @property
     def manner(self) -> str:
-        """Rows at once, and how attention is computed."""
-        kernel, reason = self._kernel
+        """Rows at once, how attention is computed, and whether steps are compiled."""
+        kernel, why_kernel = self._kernel
         rows = f"{self._micro_batch.rows} rows at once ({self._micro_batch.reason})"
-        return f"{rows}, attention by {kernel} ({reason})"
+        compiled = "compiled" if self._is_compiled else "not compiled"
+        return f"{rows}, attention by {kernel} ({why_kernel}), {compiled} ({self._compiled[1]})"
 
     def build(self, generator: torch.Generator) -> MicroLM:
         """Fresh weights in the config's shape, or those of the model that it begins with."""
@@ -75,6 +78,10 @@ class OnMicroLM:
         return adapt(
             model, rank=lora.rank, scale=lora.scale, matrices=lora.matrices, generator=generator
         )
+
+    @property
+    def _is_compiled(self) -> bool:
+        return self._compiled[0]
 
     def shrink(self) -> int | None:
         """The next smaller power of two."""
@@ -110,7 +117,9 @@ class OnMicroLM:
         if self._separator_id is not None:
             documents_BT = document_ids(x_BT, self._separator_id)
         config = self.config
-        compute = Compute(dtype, config.attention, config.activation_checkpointing)
+        compute = Compute(
+            dtype, config.attention, config.activation_checkpointing, self._is_compiled
+        )
         hidden_BTD: Tensor = model(x_BT, compute, documents_BT)
         return hidden_BTD
 

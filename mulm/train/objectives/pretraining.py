@@ -75,7 +75,14 @@ class Pretraining(OnMicroLM):
     ) -> Tensor:
         x_BT, y_BT = batch
         hidden_ND, weight_VD = self._read(model, x_BT, dtype).flatten(0, 1), model.output_weight_VD
-        return sum_cross_entropy(hidden_ND, weight_VD, y_BT.flatten(), dtype, z_weight=z_weight)
+        return sum_cross_entropy(
+            hidden_ND,
+            weight_VD,
+            y_BT.flatten(),
+            dtype,
+            z_weight=z_weight,
+            is_compiled=self._is_compiled,
+        )
 
 
 def _split(batch: Batch, n_rows: int) -> Iterator[Batch]:
