@@ -6,7 +6,8 @@ resume may choose anew.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 from mulm.model.config import MicroLMConfig
 from mulm.train.config import TrainConfig
@@ -14,6 +15,7 @@ from mulm.train.memory import USABLE, StepChoices, largest_rows
 
 FILLING_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens that fill a device; more at once take memory and no time off."""
+T = TypeVar("T")
 
 
 class MicroBatch(NamedTuple):
@@ -29,6 +31,17 @@ def halved(chosen: MicroBatch) -> MicroBatch | None:
         return None
     rows = 1 << ((chosen.rows - 1).bit_length() - 1)
     return MicroBatch(rows, "memory ran out with more")
+
+
+def marked_last(batches: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """Each micro-batch of a step, and whether it is the last."""
+    before: list[T] = []
+    for batch in batches:
+        if before:
+            yield before.pop(), False
+        before.append(batch)
+    if before:
+        yield before.pop(), True
 
 
 def choose_micro_batch(
