@@ -112,7 +112,7 @@ class TrainConfig(Frozen):
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
         {"workers", "device", "log_every", "validate_every", "checkpoint_every"}
         | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
-        | {"balance"}
+        | {"balance", "shard", "offload"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
     REFERENCES: ClassVar[Mapping[str, Kind]] = {
@@ -150,6 +150,10 @@ class TrainConfig(Frozen):
     """Give faster workers more rows; such a run repeats up to rounding only."""
     wire_dtype: WireDtype = "fp32"
     """Of gradients between workers; `bf16` halves what travels, and rounds."""
+    shard: bool | Literal["auto"] = "auto"
+    """Each worker keeps the optimizer states of some parameters only."""
+    offload: bool | Literal["auto"] = "auto"
+    """Optimizer states lie in the CPU's memory, and visit the GPU during a step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products and the stream; weights and gradients stay in fp32."""

@@ -25,7 +25,7 @@ from mulm.train.micro_batch import marked_last
 from mulm.train.objectives.base import Objective
 from mulm.train.objectives.choice import choose_objective
 from mulm.train.optim import learned_parameters
-from mulm.train.room import with_room
+from mulm.train.room import with_emptied_cache, with_room
 from mulm.train.schedule import lr_scale
 from mulm.train.shares import Shares
 from mulm.train.state import TrainState
@@ -111,9 +111,11 @@ def train(
 
 def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any, Any]) -> _Run:
     folder = context.folder / "checkpoints"
-    state, is_resumed = states.begin(config, objective, context.device, folder)
-    sync = choose_sync(config, context)
-    sync.attach(list(learned_parameters(state.model).values()))
+    sync, placement = choose_sync(config, context)
+    state, is_resumed = states.begin(config, objective, context.device, folder, placement)
+    sync.attach(
+        list(learned_parameters(state.model).values()), list(state.optimizer.owners.values())
+    )
     if context.world_size > 1:
         require_agreement(state, sync, context.rank, context.world_size)
     run = _Run(
@@ -139,13 +141,13 @@ def _describe(run: _Run) -> str:
         f"{state.n_parameters / 1e6:.1f} M parameters{learned},"
         f" {config.batch_tokens} tokens a step, {context.world_size} workers ({run.sync.manner})"
         f" on {context.device.type}, {state.precision} ({state.precision_reason}),"
+        f" {state.optimizer.placement.manner},"
         f" {run.objective.manner}"
     )
 
 
 def _add_up_gradients(run: _Run) -> _Totals:
     """Run this worker's rows forward and backward; gradients are those of summed losses."""
-    run.sync.drop()
     with run.shares.timed():
         own = _with_room(run, lambda: _own_sums(run))
     own_count = own["count"]
@@ -194,7 +196,7 @@ def _take_step(run: _Run, totals: _Totals) -> None:
     """Move the weights, or pass over a step whose numbers are out of line."""
     state, config = run.state, run.config
     scale = lr_scale(state.step, config.steps, config.schedule)
-    loss, norm = totals.loss / max(totals.count, 1.0), 0.0
+    loss, norm, norms_P = totals.loss / max(totals.count, 1.0), 0.0, None
     reason = "no token of it is to be learned"
     if totals.count:
         reason = state.watch.why_skip(loss, skips_spikes=config.skip_spikes)
@@ -206,8 +208,9 @@ def _take_step(run: _Run, totals: _Totals) -> None:
     if reason:
         run.metrics.event("log", text=f"step {state.step} skipped: {reason}")
         state.watch.skipped(state.step, reason, is_bad=totals.count > 0)
+        run.sync.drop()
         return
-    state.optimizer.step(scale)
+    with_emptied_cache(lambda: state.optimizer.step(scale, norms_P))
     run.sync.after_step()
     state.watch.taken(loss)
     state.loss = loss
@@ -247,10 +250,12 @@ def _checkpoint_if_due(run: _Run) -> None:
 
 
 def _checkpoint(run: _Run) -> None:
-    """Copy the state and have it written; training goes on meanwhile."""
+    """Copy the state, of which each worker may have a part, and have it written meanwhile."""
+    started_s = run.context.now_s()
+    optimizer = run.state.optimizer.collected()
     if run.context.rank == 0:
-        started_s = run.context.now_s()
-        _tell(run, run.writer.start(states.snapshot(run.state, run.config, run.objective)))
+        copied = states.snapshot(run.state, run.config, run.objective, optimizer)
+        _tell(run, run.writer.start(copied))
         run.metrics.pause_clock(run.context.now_s() - started_s)
 
 

@@ -3,11 +3,11 @@
 Called by the training loop; `choice` picks the strategy. A strategy owns when workers talk: about
 every step's gradients, or only now and then about weights. One step goes so, on every worker alike:
 
-    drop()                      forget what a step that was passed over left behind
     backward(is_last=...)       around each way back; after the last a worker's gradients are final
     sum_values([loss, ...])     what every worker must know to decide alike
-    mean_gradients(own, all)    where the step is taken: gradients become what weights follow
+    mean_gradients(own, all)    where the step is to be taken: gradients become what weights follow
     after_step()                where it was taken: the weights have moved
+    drop()                      where it was passed over: what was begun for it is forgotten
 
 Invariants: all workers call the same methods in the same order; the same run on the same number of
 workers repeats bit for bit; what a strategy sends for a step counts once, also where a worker
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 
@@ -31,10 +30,12 @@ class Sync(Protocol):
     def manner(self) -> str:
         """How they do, and why so, for the log."""
 
-    def attach(self, parameters: Sequence[nn.Parameter]) -> None:
+    def attach(self, parameters: Sequence[nn.Parameter], owners: Sequence[int] = ()) -> None:
         """Take note of what is learned; called once, before the first step.
 
-        The order is the same on every worker, and that of the model's layers.
+        The order is the same on every worker, and that of the model's layers. With owners, one
+        for each parameter, that worker alone steps it: it needs the gradient, and after the step
+        the others need the weights.
         """
 
     def sum_values(self, values: Sequence[float]) -> list[float]:
@@ -44,7 +45,7 @@ class Sync(Protocol):
         """
 
     def drop(self) -> None:
-        """Forget gradients that were begun for a step; called before each, and at a stop.
+        """Forget gradients that were begun for a step which is passed over, or at which all stop.
 
         Waits for what is under way. Never called between two attempts at the same gradients.
         """
@@ -72,15 +73,3 @@ class Sync(Protocol):
 
     def after_step(self) -> None:
         """The optimizer has stepped. A strategy may now talk about weights, and change them."""
-
-
-@torch.no_grad()
-def divide(parameters: Sequence[nn.Parameter], count: float) -> Tensor:
-    """Divide gradients by a count; returns the norm of each, 0 where there is none."""
-    norms = []
-    for parameter in parameters:
-        if parameter.grad is None:
-            norms.append(torch.zeros((), device=parameter.device))
-        else:
-            norms.append(parameter.grad.div_(count).norm())
-    return torch.stack(norms)

@@ -1,7 +1,7 @@
 """Buckets: gradients that travel together.
 
-Cut and filled by `ddp`. Invariants: the cut depends on shapes and order alone, so it is the same on
-every worker; a bucket is sent once a step, whatever happens between.
+Cut and filled by `ddp`. Invariants: the cut depends on shapes, order and owners alone, so it is
+the same on every worker; a bucket is sent once a step, whatever happens between.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ class Bucket:
     """Some parameters and, while their gradients travel, what holds these."""
 
     parameters: list[nn.Parameter]
+    owner: int | None = None
+    """The worker that gets the sum; None where all do."""
     n_missing: int = 0
     """Gradients that the last way back has still to complete."""
     _flat_N: Tensor | None = None
     _work: distributed.Work | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its gradients."""
+        return sum(parameter.nbytes for parameter in self.parameters)
 
     @property
     def is_begun(self) -> bool:
@@ -58,14 +65,21 @@ class Bucket:
             parameter.grad = part.view_as(parameter)
 
 
-def cut(parameters: Sequence[nn.Parameter], bucket_bytes: int) -> list[Bucket]:
-    """Cut a list into buckets of at most `bucket_bytes`; a larger tensor stands alone."""
-    buckets: list[Bucket] = []
-    size_bytes = 0
-    for parameter in parameters:
-        if not buckets or size_bytes + parameter.nbytes > bucket_bytes:
-            buckets.append(Bucket([]))
-            size_bytes = 0
-        buckets[-1].parameters.append(parameter)
-        size_bytes += parameter.nbytes
-    return buckets
+def cut(
+    parameters: Sequence[nn.Parameter], bucket_bytes: int, owners: Sequence[int] = ()
+) -> list[Bucket]:
+    """Cut a list into buckets of at most `bucket_bytes`; a larger tensor stands alone.
+
+    With owners each bucket has one. They come in the order in which they are complete when
+    gradients come in the order of the list.
+    """
+    cuts: dict[Bucket, int] = {}
+    open_ones: dict[int | None, Bucket] = {}
+    wanted_by: Sequence[int | None] = owners or [None] * len(parameters)
+    for place, (parameter, owner) in enumerate(zip(parameters, wanted_by, strict=True)):
+        bucket = open_ones.get(owner)
+        if bucket is None or bucket.size_bytes + parameter.nbytes > bucket_bytes:
+            bucket = open_ones[owner] = Bucket([], owner)
+        bucket.parameters.append(parameter)
+        cuts[bucket] = place
+    return sorted(cuts, key=cuts.__getitem__)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from mulm.train.sync.base import divide
+from mulm.train.gradients import divide
 
 
 class SingleSync:
@@ -18,8 +18,9 @@ class SingleSync:
     def __init__(self) -> None:
         self._parameters: list[nn.Parameter] = []
 
-    def attach(self, parameters: Sequence[nn.Parameter]) -> None:
+    def attach(self, parameters: Sequence[nn.Parameter], owners: Sequence[int] = ()) -> None:
         """Remember them."""
+        assert not owners, "nobody shares anything"
         self._parameters = list(parameters)
 
     def sum_values(self, values: Sequence[float]) -> list[float]:

@@ -98,9 +98,9 @@ def test_fields_are_frozen() -> None:
         TrainConfig: [
             "activation_checkpointing", "attention", "balance", "batch_tokens", "checkpoint_every",
             "dataset", "device", "documents", "init_from", "keep_checkpoints", "log_every", "lora",
-            "micro_batch_rows", "model", "name", "optimizer", "precision", "preference", "preset",
-            "schedule", "seed", "seq_len", "skip_spikes", "steps", "teacher", "validate_every",
-            "wire_dtype", "workers", "z_loss",
+            "micro_batch_rows", "model", "name", "offload", "optimizer", "precision", "preference",
+            "preset", "schedule", "seed", "seq_len", "shard", "skip_spikes", "steps", "teacher",
+            "validate_every", "wire_dtype", "workers", "z_loss",
         ],
         OptimizerConfig: [
             "cautious_decay", "embedding_lr", "kind", "matrix_lr", "max_grad_norm", "state_dtype",
@@ -121,7 +121,8 @@ def test_a_pair_is_a_row() -> None:
 def test_what_a_resume_may_change_is_frozen() -> None:
     assert sorted(TrainConfig.NOT_IDENTITY) == [
         "activation_checkpointing", "attention", "balance", "checkpoint_every", "device",
-        "keep_checkpoints", "log_every", "micro_batch_rows", "validate_every", "workers",
+        "keep_checkpoints", "log_every", "micro_batch_rows", "offload", "shard", "validate_every",
+        "workers",
     ]  # fmt: skip
     assert set(TrainConfig.model_fields) > TrainConfig.NOT_IDENTITY
 

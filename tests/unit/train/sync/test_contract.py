@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from mulm.testing import TINY_SHAPE, tiny_dataset
 from mulm.train import loop
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
+from mulm.train.gradients import divide
 from mulm.train.loop import train
-from mulm.train.sync.base import Sync, divide
+from mulm.train.placement import EVERYTHING_HERE
+from mulm.train.sync.base import Sync
 from mulm.train.sync.choice import choose_sync
 from mulm.train.sync.ddp import DdpSync
 from mulm.train.sync.single import SingleSync
@@ -42,7 +44,8 @@ class EverySecond:
         self._parameters: list[nn.Parameter] = []
         self._n_steps = 0
 
-    def attach(self, parameters: Sequence[nn.Parameter]) -> None:
+    def attach(self, parameters: Sequence[nn.Parameter], owners: Sequence[int] = ()) -> None:
+        assert not owners
         self._parameters = list(parameters)
 
     def sum_values(self, values: Sequence[float]) -> list[float]:
@@ -105,7 +108,6 @@ def keep_the_contract(rank: int, name: str, n_workers: int) -> None:
     assert sync.manner
     assert sync.sum_values([1.0, rank + 0.5]) == [n_workers, n_workers**2 / 2]
     rows = torch.arange(16.0).view(4, 4) * (rank + 1)
-    sync.drop()
     go_back(model, sync, rows)
     norms = sync.mean_gradients(4.0, 4.0 * n_workers).clone()
     found = [p.grad.clone() for p in parameters if p.grad is not None]
@@ -147,7 +149,7 @@ def trained(rank: int, root: str, world_size: int) -> tuple[list[float], str]:
         rank=rank, world_size=world_size,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "choose_sync", lambda *_: EverySecond())
+        patched.setattr(loop, "choose_sync", lambda *_: (EverySecond(), EVERYTHING_HERE))
         return losses, train(CONFIG, context).model_id
 
 
@@ -162,13 +164,35 @@ def test_the_loop_carries_a_strategy_that_does_not_talk_at_every_step(
     assert losses[-1] < losses[0]
 
 
-def test_the_choice_tells_its_reason(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
+def chosen(rank: int, root: str, **changes: Any) -> tuple[str, str]:
+    store = Store(Path(root) / "store")
     context = LocalContext(
-        store, tiny_dataset(store), tmp_path, CPU, lambda *_: None, lambda: False
-    )
-    assert choose_sync(CONFIG, context).manner.startswith("single: one worker")
-    manner = choose_sync(CONFIG, replace(context, world_size=2)).manner
-    assert manner.startswith("ddp: gradients are summed every step, ")
-    in_bf16 = CONFIG.model_copy(update={"wire_dtype": "bf16"})
-    assert "in bf16" in choose_sync(in_bf16, replace(context, world_size=2)).manner
+        store, tiny_dataset(store), Path(root), CPU, lambda *_: None, lambda: False,
+        rank=rank, world_size=changes["workers"],
+    )  # fmt: skip
+    sync, placement = choose_sync(CONFIG.model_copy(update=changes), context)
+    return sync.manner, placement.manner
+
+
+def test_one_worker_has_nobody_to_agree_with(tmp_path: Path) -> None:
+    sync, placement = chosen(0, str(tmp_path), workers=1)
+    assert sync == "single: one worker has nobody to agree with"
+    assert placement == "optimizer states in the device (memory is no bound)"
+
+
+@pytest.mark.slow
+def test_the_choice_tells_its_reason(workers: Workers, tmp_path: Path) -> None:
+    for changes, words in (
+        (
+            {},
+            ("ddp: gradients are summed every step, during", "in the device (memory is no bound)"),
+        ),
+        ({"wire_dtype": "bf16"}, ("every step in bf16, ", "in the device (")),
+        (
+            {"shard": True, "offload": True},
+            ("ddp", "CPU's memory, shared out among 2 workers (asked"),
+        ),
+    ):
+        for manners in workers.run(partial(chosen, **changes, workers=2), str(tmp_path)):
+            for manner, part in zip(manners, words, strict=True):
+                assert part in manner

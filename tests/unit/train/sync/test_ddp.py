@@ -26,6 +26,7 @@ from mulm.train.loss import sum_cross_entropy
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.pretraining import Pretraining
 from mulm.train.optim import learned_parameters
+from mulm.train.sync import ddp
 from mulm.train.sync.ddp import DdpSync
 from mulm.train.sync.single import SingleSync
 from tests.unit.train.workers import Workers
@@ -121,15 +122,21 @@ def test_gradients_may_travel_in_bf16(workers: Workers) -> None:
 
 
 def sent_during_backward(rank: int) -> tuple[int, list[int], int]:
-    """Buckets, how often each went off, and how many had gone before the way back ended."""
+    """Buckets, how many had gone when each went off, and when the way back ended."""
     sent: list[int] = []
+    honest = ddp._send
 
-    class Counted(DdpSync):
-        def _send(self, flat_N: Tensor) -> distributed.Work:
-            sent.append(sum(bucket.is_begun for bucket in self._buckets))
-            return super()._send(flat_N)
+    def counted(owner: int | None, flat_N: Tensor) -> distributed.Work:
+        sent.append(sum(bucket.is_begun for bucket in sync._buckets))
+        return honest(owner, flat_N)
 
-    model, sync = a_model("tied"), Counted(CPU, bucket_bytes=SMALL_BUCKETS)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ddp, "_send", counted)
+        model, sync = a_model("tied"), DdpSync(CPU, bucket_bytes=SMALL_BUCKETS)
+        return _sent(model, sync, sent)
+
+
+def _sent(model: MicroLM, sync: DdpSync, sent: list[int]) -> tuple[int, list[int], int]:
     parameters = list(learned_parameters(model).values())
     sync.attach(parameters)
     with sync.backward(is_last=False):
@@ -152,15 +159,20 @@ def test_each_bucket_goes_off_once_in_order_while_gradients_are_computed(workers
 
 def computed_again(rank: int, fails_at: int) -> list[Tensor]:
     """On worker 0 memory runs out when it is at its n-th bucket; it takes single rows then."""
-    asked = count()
+    asked, honest = count(), ddp._send
 
-    class Failing(DdpSync):
-        def _send(self, flat_N: Tensor) -> distributed.Work:
-            if rank == 0 and next(asked) == fails_at:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return super()._send(flat_N)
+    def failing(owner: int | None, flat_N: Tensor) -> distributed.Work:
+        if rank == 0 and next(asked) == fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(owner, flat_N)
 
-    model, sync = a_model("tied"), Failing(CPU, bucket_bytes=SMALL_BUCKETS)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ddp, "_send", failing)
+        return _computed_again(rank, DdpSync(CPU, bucket_bytes=SMALL_BUCKETS))
+
+
+def _computed_again(rank: int, sync: DdpSync) -> list[Tensor]:
+    model = a_model("tied")
     sync.attach(list(learned_parameters(model).values()))
     mine = ids_NT()[:3] if rank == 0 else ids_NT()[3:]
     own, everyone = float(len(mine) * N_TOKENS), float(N_ROWS * N_TOKENS)
