@@ -123,14 +123,14 @@ def test_a_run_goes_on_shared_out_or_not(workers: Workers, tmp_path: Path, first
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def gradients_left(rank: int) -> tuple[int, list[torch.Tensor]]:
+def gradients_left(rank: int, wire_dtype: torch.dtype) -> tuple[int, list[torch.Tensor]]:
     """How many gradients a worker has when it steps, and the norms of all."""
     model = tiny_model().requires_grad_(True)
     optimizer = Optimizer(
         model, OptimizerConfig(), torch.float32, Placement(n_shards=2, rank=rank)
     )  # fmt: skip
     parameters = list(learned_parameters(model).values())
-    sync = DdpSync(torch.device("cpu"), bucket_bytes=4096)
+    sync = DdpSync(torch.device("cpu"), bucket_bytes=4096, wire_dtype=wire_dtype)
     sync.attach(parameters, list(optimizer.owners.values()))
     with sync.backward(is_last=True):
         model(torch.arange(8)[None] + rank).square().sum().backward()
@@ -139,8 +139,11 @@ def gradients_left(rank: int) -> tuple[int, list[torch.Tensor]]:
 
 
 @pytest.mark.slow
-def test_each_worker_has_its_gradients_only_and_knows_all_norms(workers: Workers) -> None:
-    (n_first, first), (n_second, second) = workers.run(gradients_left)
+@pytest.mark.parametrize("wire_dtype", [torch.float32, torch.bfloat16])
+def test_each_worker_has_its_gradients_only_and_knows_all_norms(
+    workers: Workers, wire_dtype: torch.dtype
+) -> None:
+    (n_first, first), (n_second, second) = workers.run(gradients_left, wire_dtype)
     assert n_first + n_second == len(list(tiny_model().parameters()))
     assert min(n_first, n_second) > 0
     assert first == second
