@@ -63,9 +63,10 @@ def describe(plan: dict[str, Any]) -> Iterator[str]:
         " the most rows at once by card (- does not fit)"
     )
     cards = "".join(f"{f'{card} GB':>8}" for card in CARDS_GB)
-    yield f"  {'optimizer':<9} {'states':<6} {'blocks':<9} {'GB':>6}{cards}"
+    yield f"  {'optimizer':<9} {'states':<8} {'blocks':<9} {'GB':>6}{cards}"
     for option in plan["training"]:
         yield _describe_option(option)
+    yield "CPU: states in the CPU's memory (offload), which a run chooses where nothing else fits"
     yield "by arithmetic, not measured on a GPU; a tenth of each card is left free"
 
 
@@ -73,4 +74,5 @@ def _describe_option(option: dict[str, Any]) -> str:
     blocks = "again" if option["is_checkpointed"] else "kept"
     rows = "".join(f"{option['rows_by_card_gb'][card] or '-':>8}" for card in CARDS_GB)
     size_gb = option["one_row_bytes"] / (1 << 30)
-    return f"  {option['optimizer']:<9} {option['state_dtype']:<6} {blocks:<9} {size_gb:6.2f}{rows}"
+    states = option["state_dtype"] + (" CPU" if option["is_offloaded"] else "")
+    return f"  {option['optimizer']:<9} {states:<8} {blocks:<9} {size_gb:6.2f}{rows}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from mulm.errors import ConfigError, CorruptError
 from mulm.model.weights import tensor_bytes
 from mulm.train.device import DTYPES
-from mulm.train.state import TrainState, all_tensors
+from mulm.train.state import TrainState, common_tensors
 from mulm.train.sync.base import Sync
 
 _DIGEST_BITS = 48  # exact in a float64
@@ -27,7 +27,7 @@ def require_agreement(state: TrainState, sync: Sync, rank: int, world_size: int)
         ConfigError: they begin at different steps or in different precisions.
         CorruptError: they hold different numbers at the same step.
     """
-    own = [state.step, _PRECISIONS.index(state.precision), digest(all_tensors(state))]
+    own = [state.step, _PRECISIONS.index(state.precision), digest(common_tensors(state))]
     table = gather([float(value) for value in own], sync, rank, world_size)
     first_step, first_precision, first_digest = table[0]
     for other, (step, precision, numbers) in enumerate(table):

@@ -31,6 +31,7 @@ _ANY_VOCABULARY = 256
 """Enough to check a shape before the dataset, and so the vocabulary, is known."""
 
 StateDtype = Literal["fp32", "bf16", "int8"]
+WireDtype = Literal["fp32", "bf16"]
 Matrix = Literal["q", "k", "v", "out", "gate", "up", "down"]
 """The matrices of a block, as its layers call them."""
 
@@ -112,6 +113,7 @@ class TrainConfig(Frozen):
         {"workers", "device", "log_every", "validate_every", "checkpoint_every"}
         | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
         | {"compile"}
+        | {"balance", "shard", "offload"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
     REFERENCES: ClassVar[Mapping[str, Kind]] = {
@@ -145,6 +147,14 @@ class TrainConfig(Frozen):
     """Pass over a step whose loss stands far above those before it."""
     seed: int = 0
     workers: Count = 1
+    balance: bool = True
+    """Give faster workers more rows; such a run repeats up to rounding only."""
+    wire_dtype: WireDtype = "fp32"
+    """Of gradients between workers; `bf16` halves what travels, and rounds."""
+    shard: bool | Literal["auto"] = "auto"
+    """Each worker keeps the optimizer states of some parameters only."""
+    offload: bool | Literal["auto"] = "auto"
+    """Optimizer states lie in the CPU's memory, and visit the GPU during a step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products and the stream; weights and gradients stay in fp32."""

@@ -3,8 +3,8 @@
 Called with a configuration and a context. What is trained, and on what, is the objective's
 business (`mulm.train.objectives.base`). Invariants: the global batch of a step does not depend on
 the number of workers; killed at any moment and started again with as many workers, a run continues
-from its newest checkpoint as if it had never stopped, bit for bit; every worker takes every
-decision alike.
+from its newest checkpoint as if it had never stopped, bit for bit (of workers whose speeds differ
+only with `balance: false`); every worker takes every decision alike.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from mulm.train.checkpoint_writer import CheckpointWriter
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.metrics import Metrics
+from mulm.train.micro_batch import marked_last
 from mulm.train.objectives.base import Objective
 from mulm.train.objectives.choice import choose_objective
-from mulm.train.optim import grad_norm, learned_parameters
-from mulm.train.room import with_room
+from mulm.train.optim import learned_parameters
+from mulm.train.room import with_emptied_cache, with_room
 from mulm.train.schedule import lr_scale
+from mulm.train.shares import Shares
 from mulm.train.state import TrainState
 from mulm.train.sync.base import Sync
-from mulm.train.sync.ddp import DdpSync
-from mulm.train.sync.single import SingleSync
+from mulm.train.sync.choice import choose_sync
 
 T = TypeVar("T")
 
@@ -60,6 +61,7 @@ class _Run:
     context: TrainContext
     objective: Objective[Any, Any]
     sync: Sync
+    shares: Shares
     metrics: Metrics
     writer: CheckpointWriter
     state: TrainState
@@ -67,9 +69,10 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    """Sums over the global batch of a step, equal on every worker."""
+    """Sums over the global batch of a step, equal on every worker but for its own count."""
 
     loss: float
+    own_count: float
     count: float
     is_stopping: bool
     also: Mapping[str, float]
@@ -97,6 +100,7 @@ def train(
             totals = _add_up_gradients(run)
             _stop_if_asked(run, totals)
             _take_step(run, totals)
+            _balance_if_due(run)
             _validate_if_due(run)
             _checkpoint_if_due(run)
         return _finish(run)
@@ -107,16 +111,19 @@ def train(
 
 def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any, Any]) -> _Run:
     folder = context.folder / "checkpoints"
-    state, is_resumed = states.begin(config, objective, context.device, folder)
-    sync: Sync = SingleSync()
+    sync, placement = choose_sync(config, context)
+    state, is_resumed = states.begin(config, objective, context.device, folder, placement)
+    sync.attach(
+        list(learned_parameters(state.model).values()), list(state.optimizer.owners.values())
+    )
     if context.world_size > 1:
-        sync = DdpSync(context.device)
         require_agreement(state, sync, context.rank, context.world_size)
     run = _Run(
         config=config,
         context=context,
         objective=objective,
         sync=sync,
+        shares=Shares(config.n_rows, context, is_balanced=config.balance),
         metrics=Metrics(context, state.step, config.steps),
         writer=CheckpointWriter(folder, config.keep_checkpoints, context.flush),
         state=state,
@@ -129,36 +136,37 @@ def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any,
 
 def _describe(run: _Run) -> str:
     config, context, state = run.config, run.context, run.state
-    sync = "ddp" if context.world_size > 1 else "single"
     learned = "" if state.n_learned == state.n_parameters else f", {state.n_learned} learned"
     return (
         f"{state.n_parameters / 1e6:.1f} M parameters{learned},"
-        f" {config.batch_tokens} tokens a step, {context.world_size} workers ({sync})"
+        f" {config.batch_tokens} tokens a step, {context.world_size} workers ({run.sync.manner})"
         f" on {context.device.type}, {state.precision} ({state.precision_reason}),"
+        f" {state.optimizer.placement.manner},"
         f" {run.objective.manner}"
     )
 
 
 def _add_up_gradients(run: _Run) -> _Totals:
     """Run this worker's rows forward and backward; gradients are those of summed losses."""
-    own = _with_room(run, lambda: _own_sums(run))
+    with run.shares.timed():
+        own = _with_room(run, lambda: _own_sums(run))
+    own_count = own["count"]
     wants_stop = float(run.context.should_stop())
     loss, count, n_stopping, *also = run.sync.sum_values(
         [own.pop("loss"), own.pop("count"), wants_stop, *own.values()]
     )
-    return _Totals(loss, count, n_stopping > 0, dict(zip(own, also, strict=True)))
+    return _Totals(loss, own_count, count, n_stopping > 0, dict(zip(own, also, strict=True)))
 
 
 def _own_sums(run: _Run) -> dict[str, float]:
     """Loss, count and what else is reported, over the micro-batches of this worker."""
     run.state.model.zero_grad(set_to_none=True)
-    n_rows, context = run.config.n_rows, run.context
-    start = n_rows * context.rank // context.world_size
-    stop = n_rows * (context.rank + 1) // context.world_size
+    batches = run.objective.micro_batches(run.state.step, *run.shares.own)
     sums: dict[str, float] = {"loss": 0.0, "count": 0.0}
-    for batch in run.objective.micro_batches(run.state.step, start, stop):
+    for batch, is_last in marked_last(batches):
         part = run.objective.loss(run.state.model, batch, run.state.dtype)
-        part.total.backward()  # type: ignore[no-untyped-call]
+        with run.sync.backward(is_last=is_last):
+            part.total.backward()  # type: ignore[no-untyped-call]
         parts: dict[str, Any] = {"loss": part.total.detach(), "count": part.count, **part.also}
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value)
@@ -175,6 +183,7 @@ def _with_room(run: _Run, work: Callable[[], T]) -> T:
 def _stop_if_asked(run: _Run, totals: _Totals) -> None:
     """End between two steps, with a checkpoint of what is done."""
     if totals.is_stopping:
+        run.sync.drop()
         _checkpoint(run)
         _tell(run, run.writer.wait())
         raise StoppedError(
@@ -187,19 +196,22 @@ def _take_step(run: _Run, totals: _Totals) -> None:
     """Move the weights, or pass over a step whose numbers are out of line."""
     state, config = run.state, run.config
     scale = lr_scale(state.step, config.steps, config.schedule)
-    loss, norm = totals.loss / max(totals.count, 1.0), 0.0
+    loss, norm, norms_P = totals.loss / max(totals.count, 1.0), 0.0, None
     reason = "no token of it is to be learned"
     if totals.count:
         reason = state.watch.why_skip(loss, skips_spikes=config.skip_spikes)
     if not reason:
-        norm = _mean_gradients(run, totals.count)
+        norms_P = run.sync.mean_gradients(totals.own_count, totals.count)
+        norm = float(norms_P.norm())
         reason = "" if math.isfinite(norm) else f"the norm of its gradient is {norm}"
     state.step += 1
     if reason:
         run.metrics.event("log", text=f"step {state.step} skipped: {reason}")
         state.watch.skipped(state.step, reason, is_bad=totals.count > 0)
+        run.sync.drop()
         return
-    state.optimizer.step(scale)
+    with_emptied_cache(lambda: state.optimizer.step(scale, norms_P))
+    run.sync.after_step()
     state.watch.taken(loss)
     state.loss = loss
     if state.step % config.log_every == 0 or state.step == config.steps:
@@ -208,15 +220,10 @@ def _take_step(run: _Run, totals: _Totals) -> None:
         run.metrics.step(state.step, config.batch_tokens, values | also)
 
 
-def _mean_gradients(run: _Run, count: float) -> float:
-    """Make gradients the mean over the global batch; returns their norm."""
-    named = learned_parameters(run.state.model)
-    gradients = [p.grad for p in named.values() if p.grad is not None]
-    assert len(gradients) == len(named)
-    run.sync.sum_gradients(gradients)
-    for gradient in gradients:
-        gradient.div_(count)
-    return grad_norm(named)
+def _balance_if_due(run: _Run) -> None:
+    reason = run.shares.rebalance(run.sync)
+    if reason:
+        run.metrics.event("log", text=f"step {run.state.step}: {reason}")
 
 
 def _validate_if_due(run: _Run) -> None:
@@ -243,10 +250,12 @@ def _checkpoint_if_due(run: _Run) -> None:
 
 
 def _checkpoint(run: _Run) -> None:
-    """Copy the state and have it written; training goes on meanwhile."""
+    """Copy the state, of which each worker may have a part, and have it written meanwhile."""
+    started_s = run.context.now_s()
+    optimizer = run.state.optimizer.collected()
     if run.context.rank == 0:
-        started_s = run.context.now_s()
-        _tell(run, run.writer.start(states.snapshot(run.state, run.config, run.objective)))
+        copied = states.snapshot(run.state, run.config, run.objective, optimizer)
+        _tell(run, run.writer.start(copied))
         run.metrics.pause_clock(run.context.now_s() - started_s)
 
 

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from mulm.model.config import ATTENTION_TILE_TOKENS, AttentionKernel, MicroLMConfig
-from mulm.train.config import STATE_BLOCK, LoraConfig, Matrix, OptimizerConfig, is_coded
+from mulm.train.config import LoraConfig, Matrix, OptimizerConfig
+from mulm.train.optimizer_memory import (
+    matrix_sizes,
+    n_adapter_parameters,
+    share_bytes,
+    update_bytes,
+)
 
 USABLE = 0.90
 """Of a card's memory; the rest is the driver's context, the libraries' and the allocator's."""
 LOSS_CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
 """Tokens whose logits are there at once; on a CPU they stay in its cache."""
-PART_NUMBERS = 1 << 22
-"""Numbers of a tensor that AdamW moves at once."""
-_ADAMW_BYTES = {"fp32": 4, "bf16": 12, "int8": 17}
-"""For each number that it moves at once."""
-BATCH_NUMBERS = 1 << 24
-"""Numbers in the matrices that Muon turns at once; a larger matrix goes alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class StepChoices:
     """Of a step; from two on the gradients are there during all of the second."""
     lora: LoraConfig | None = None
     """Adapters that are trained instead of the weights."""
+    n_shards: int = 1
+    """Workers that share the states of the optimizer."""
+    is_offloaded: bool = False
+    """Whether the states lie in the memory of the CPU."""
 
     @property
     def n_tokens(self) -> int:
@@ -57,6 +61,9 @@ class StepMemory:
     weights_bytes: int
     gradients_bytes: int
     states_bytes: int
+    """Of the optimizer, on the device."""
+    offloaded_bytes: int
+    """Of the optimizer, in the memory of the CPU."""
     forward_bytes: int
     backward_bytes: int
     update_bytes: int
@@ -70,8 +77,9 @@ class StepMemory:
 def step_memory(shape: MicroLMConfig, choices: StepChoices) -> StepMemory:
     """The memory of one training step."""
     lora = choices.lora
-    weights, states = _weights_bytes(shape), states_bytes(shape, choices.optimizer, lora)
-    weights += 4 * n_adapter_parameters(shape, lora)
+    weights = _weights_bytes(shape) + 4 * n_adapter_parameters(shape, lora)
+    kept, own_gradients = share_bytes(shape, choices)
+    states, offloaded = (0, kept) if choices.is_offloaded else (kept, 0)
     gradients = 4 * (n_adapter_parameters(shape, lora) if lora else shape.n_parameters)
     # The embedding has a gradient from the loss on until the end of the way back.
     held = weights + states + (gradients if choices.n_micro_batches > 1 else 0)
@@ -79,9 +87,10 @@ def step_memory(shape: MicroLMConfig, choices: StepChoices) -> StepMemory:
         weights_bytes=weights,
         gradients_bytes=gradients,
         states_bytes=states,
+        offloaded_bytes=offloaded,
         forward_bytes=held + _forward_bytes(shape, choices),
         backward_bytes=held + _backward_bytes(shape, choices),
-        update_bytes=weights + states + gradients + _update_bytes(shape, choices),
+        update_bytes=weights + states + own_gradients + update_bytes(shape, choices),
     )
 
 
@@ -99,38 +108,6 @@ def largest_rows(shape: MicroLMConfig, choices: StepChoices, memory_bytes: float
     return low
 
 
-def states_bytes(
-    shape: MicroLMConfig, optimizer: OptimizerConfig, lora: LoraConfig | None = None
-) -> int:
-    """All averages of the optimizer; those of adapters alone where there are any."""
-    by_muon = optimizer.kind == "muon"
-    if lora:
-        factors = [side for sides in _adapted(shape, lora) for side in sides]
-        adapters = sum(_state_bytes(lora.rank * side, optimizer) for side in factors)
-        return adapters * shape.n_layers * (1 if by_muon else 2) + 8
-    matrices = sum(_state_bytes(n, optimizer) for n in _matrix_sizes(shape)) * shape.n_layers
-    n_gains = 2 * shape.n_layers + 1, (2 * shape.n_layers if shape.qk_norm else 0)
-    gains = n_gains[0] * _state_bytes(shape.d_model, optimizer)
-    gains += n_gains[1] * _state_bytes(shape.d_head, optimizer)
-    embedding = _state_bytes(shape.vocab_size * shape.d_model, optimizer)
-    others = gains + embedding * (1 if shape.tie_embeddings else 2)
-    return matrices * (1 if by_muon else 2) + 2 * others + 8
-
-
-def n_adapter_parameters(shape: MicroLMConfig, lora: LoraConfig | None) -> int:
-    """Numbers of all adapters; none without."""
-    if lora is None:
-        return 0
-    sides = sum(rows + columns for rows, columns in _adapted(shape, lora))
-    return shape.n_layers * lora.rank * sides
-
-
-def _adapted(shape: MicroLMConfig, lora: LoraConfig) -> list[tuple[int, int]]:
-    """Rows and columns of the matrices of a block that have an adapter."""
-    named = zip(get_args(Matrix), shape.block_matrices, strict=True)
-    return [sides for name, sides in named if name in lora.matrices]
-
-
 def _fits(shape: MicroLMConfig, choices: StepChoices, memory_bytes: float) -> bool:
     return step_memory(shape, choices).peak_bytes <= memory_bytes
 
@@ -140,19 +117,8 @@ def _weights_bytes(shape: MicroLMConfig) -> int:
     return 4 * (shape.n_parameters + tables)
 
 
-def _matrix_sizes(shape: MicroLMConfig) -> list[int]:
-    """Numbers in each matrix of a block."""
-    return [rows * columns for rows, columns in shape.block_matrices]
-
-
 def _widths(shape: MicroLMConfig) -> tuple[int, int]:
     return shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-
-
-def _state_bytes(n_numbers: int, optimizer: OptimizerConfig) -> int:
-    if optimizer.state_dtype == "int8" and is_coded(n_numbers):
-        return -(-n_numbers // STATE_BLOCK) * (STATE_BLOCK + 4)
-    return n_numbers * (2 if optimizer.state_dtype == "bf16" else 4)
 
 
 def _kept_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
@@ -193,7 +159,7 @@ def _mean_keys(seq_len: int) -> float:
 def _cast_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     """A block's matrices in the compute type, which the way back needs again."""
     adapters = n_adapter_parameters(shape, choices.lora) // shape.n_layers
-    return 2 * (sum(_matrix_sizes(shape)) + adapters) if choices.compute_bytes == 2 else 0
+    return 2 * (sum(matrix_sizes(shape)) + adapters) if choices.compute_bytes == 2 else 0
 
 
 def _forward_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
@@ -245,32 +211,3 @@ def _backward_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
     in_first_block = others * new_gradients + working
     at_embedding = shape.n_layers * new_gradients + 4 * embedding + (s + 4) * t * shape.d_model
     return 4 * embedding + max(in_last_block, in_first_block, at_embedding)
-
-
-def _update_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
-    """What the optimizer needs beside its states."""
-    if choices.lora:
-        return _adapters_update_bytes(shape, choices, choices.lora)
-    largest = shape.vocab_size * shape.d_model
-    if choices.optimizer.kind == "adamw":
-        largest = max(largest, *_matrix_sizes(shape))
-    part = min(PART_NUMBERS, largest)
-    adamw = _ADAMW_BYTES[choices.optimizer.state_dtype] * part
-    return max(adamw, _muon_bytes(shape, choices) if choices.optimizer.kind == "muon" else 0)
-
-
-def _adapters_update_bytes(shape: MicroLMConfig, choices: StepChoices, lora: LoraConfig) -> int:
-    """The same for adapters: long and narrow factors."""
-    longest = lora.rank * max(side for sides in _adapted(shape, lora) for side in sides)
-    if choices.optimizer.kind == "adamw":
-        return _ADAMW_BYTES[choices.optimizer.state_dtype] * min(PART_NUMBERS, longest)
-    n_factors = 2 * len(lora.matrices) * shape.n_layers
-    count = min(n_factors, max(1, BATCH_NUMBERS // longest))
-    return count * choices.compute_bytes * (3 * longest + 2 * lora.rank**2)
-
-
-def _muon_bytes(shape: MicroLMConfig, choices: StepChoices) -> int:
-    """A batch of the largest matrices, its next estimate, and two squares of each."""
-    n, side = shape.d_ff * shape.d_model, min(shape.d_ff, shape.d_model)
-    count = min(3 * shape.n_layers, max(1, BATCH_NUMBERS // n))
-    return count * choices.compute_bytes * (3 * n + 2 * side**2)

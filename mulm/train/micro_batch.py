@@ -6,14 +6,17 @@ resume may choose anew.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 from mulm.model.config import MicroLMConfig
 from mulm.train.config import TrainConfig
-from mulm.train.memory import USABLE, StepChoices, largest_rows
+from mulm.train.memory import USABLE, largest_rows
+from mulm.train.placement import choose_placement, step_choices
 
 FILLING_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens that fill a device; more at once take memory and no time off."""
+T = TypeVar("T")
 
 
 class MicroBatch(NamedTuple):
@@ -31,6 +34,17 @@ def halved(chosen: MicroBatch) -> MicroBatch | None:
     return MicroBatch(rows, "memory ran out with more")
 
 
+def marked_last(batches: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """Each micro-batch of a step, and whether it is the last."""
+    before: list[T] = []
+    for batch in batches:
+        if before:
+            yield before.pop(), False
+        before.append(batch)
+    if before:
+        yield before.pop(), True
+
+
 def choose_micro_batch(
     config: TrainConfig, shape: MicroLMConfig, device: str, precision: str, memory_bytes: int | None
 ) -> MicroBatch:
@@ -43,7 +57,8 @@ def choose_micro_batch(
     filling = max(1, FILLING_TOKENS[device] // config.row_tokens)
     if memory_bytes is None:
         return MicroBatch(filling, f"they fill a {device}")
-    choices = step_choices(config, device, precision, 1)
+    placed = choose_placement(config, shape, device, precision, memory_bytes, config.workers)
+    choices = step_choices(config, device, precision, 1, placed)
     fitting = largest_rows(shape, choices, USABLE * memory_bytes)
     fitting //= config.row_tokens // config.seq_len
     if not fitting:
@@ -51,17 +66,3 @@ def choose_micro_batch(
     if fitting < filling:
         return MicroBatch(fitting, f"what fits into {memory_bytes / 1e9:.0f} GB")
     return MicroBatch(filling, f"they fill a {device}")
-
-
-def step_choices(config: TrainConfig, device: str, precision: str, rows: int) -> StepChoices:
-    """What decides the memory of a step with that many rows at once."""
-    return StepChoices(
-        rows=rows * (config.row_tokens // config.seq_len),
-        seq_len=config.seq_len,
-        optimizer=config.optimizer,
-        is_checkpointed=config.activation_checkpointing,
-        compute_bytes=2 if precision == "bf16" else 4,
-        kernel="plain" if config.attention == "plain" else "sdpa",
-        device=device,
-        lora=config.lora,
-    )

@@ -3,23 +3,28 @@
 Made by the training loop, stepped once per global batch. Invariant: all state lies in named
 tensors (`tensors()`), so a checkpoint is a copy and a resume is exact; every worker that holds the
 same gradients computes the same step. What a step needs beside the state is bounded: it works
-on slices of large tensors, and on a few matrices at a time.
+on slices of large tensors, and on a few matrices at a time. A step that memory interrupted is
+called again and goes on where it was (`pieces`). Which worker keeps the state of which parameter,
+and in which memory, is `placement`'s business and changes no bit.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mulm.errors import CorruptError
 from mulm.train.config import OptimizerConfig, StateDtype
-from mulm.train.memory import BATCH_NUMBERS, PART_NUMBERS
-from mulm.train.moments import Moment, make_moment
-
-Named = Mapping[str, nn.Parameter]
+from mulm.train.gradients import Named, clip_gradients
+from mulm.train.moments import make_moment, named_tensors
+from mulm.train.optimizer_memory import BATCH_NUMBERS, PART_NUMBERS
+from mulm.train.pieces import Pieces
+from mulm.train.placement import EVERYTHING_HERE, Placement
+from mulm.train.shard import assign, collect
 
 MOMENTUM = 0.95
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-10
@@ -35,36 +40,70 @@ _POLAR_STEPS = (
 
 
 class Optimizer:
-    """All parameters of a model, each under its rule."""
+    """All parameters of a model, each under its rule; states are kept where `placement` says.
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig, dtype: torch.dtype) -> None:
+    `owners` is empty where this worker keeps all states, else it has the worker of each parameter.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimizerConfig,
+        dtype: torch.dtype,
+        placement: Placement = EVERYTHING_HERE,
+    ) -> None:
+        self.placement, self._pieces = placement, Pieces()
         named = learned_parameters(model)
-        by_muon = config.kind == "muon"
-        matrices = {n: p for n, p in named.items() if by_muon and is_block_matrix(n, p)}
-        others = {n: p for n, p in named.items() if n not in matrices}
+        self._device = next(iter(named.values())).device
+        sizes = {n: p.numel() * (1 if _is_muons(n, p, config) else 2) for n, p in named.items()}
+        self.owners = assign(sizes, placement.n_shards) if placement.n_shards > 1 else {}
+        rank = placement.rank
+        own = {n: p for n, p in named.items() if self.owners.get(n, rank) == rank}
+        self.muon, self.adamw = _rules(own, config, dtype, is_offloaded=placement.is_offloaded)
+        elsewhere = {n: _only_form(p) for n, p in named.items() if n not in own}
+        self._elsewhere = _states(*_rules(elsewhere, config, dtype))
         self.max_grad_norm = config.max_grad_norm
-        decay, state_dtype = config.weight_decay, config.state_dtype
-        cautious = config.cautious_decay
-        self.muon = Muon(matrices, config.matrix_lr, decay, dtype, state_dtype, cautious)
-        self.adamw = AdamW(others, config.embedding_lr, decay, state_dtype, cautious)
+        self._clipped = [i for i, (n, p) in enumerate(named.items()) if not _is_muons(n, p, config)]
 
-    def step(self, lr_scale: float) -> None:
-        """Move all weights along their gradients."""
-        clip_gradients(self.adamw.parameters, self.max_grad_norm)
-        self.adamw.step(lr_scale)
-        self.muon.step(lr_scale, int(self.adamw.n_steps))
+    def step(self, lr_scale: float, norms_P: Tensor | None = None) -> None:
+        """Move all weights of this worker along their gradients.
+
+        `norms_P` are the norms of all gradients, in the order of the model's learned parameters,
+        where they are known; with owners they must be.
+
+        Raises:
+            torch.OutOfMemoryError: call it again with the same arguments to go on.
+        """
+        once = self._pieces.once
+        once("clip", partial(self._clip, norms_P))
+        once("adamw", partial(self.adamw.step, lr_scale))
+        once("muon", lambda: self.muon.step(lr_scale, int(self.adamw.n_steps)))
+        self._pieces.end()
+
+    def _clip(self, norms_P: Tensor | None) -> None:
+        assert norms_P is not None or not self.owners
+        norm = None if norms_P is None else float(norms_P[self._clipped].norm())
+        clip_gradients(self.adamw.parameters, self.max_grad_norm, norm)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live state by name; copying into these tensors restores it."""
-        return {
-            **_named("momentum", self.muon.momentum),
-            **_named("mean", self.adamw.mean),
-            **_named("square", self.adamw.square),
-            "n_steps": self.adamw.n_steps,
-        }
+        """The live state by name; copying into these tensors restores it.
+
+        What another worker keeps is a tensor on the meta device, of the same form.
+        """
+        own = _states(self.muon, self.adamw)
+        return {**own, **self._elsewhere, "n_steps": self.adamw.n_steps}
+
+    def holders(self) -> dict[str, int]:
+        """The worker that has each tensor of the state; those that all have are left out."""
+        names = [name for name in self.tensors() if name != "n_steps"] if self.owners else []
+        return {name: self.owners[name.partition(".")[2]] for name in names}
+
+    def collected(self) -> dict[str, Tensor]:
+        """The whole state, on worker 0; all workers call it. Other workers get what they have."""
+        return collect(self.tensors(), self.holders(), self.placement.rank, self._device)
 
     def load_tensors(self, saved: Mapping[str, Tensor]) -> None:
-        """Restore the state that `tensors` gave.
+        """Restore the state that `collected` gave, on any number of workers.
 
         Raises:
             CorruptError: it belongs to another model or optimizer.
@@ -76,7 +115,8 @@ class Optimizer:
                 hint="resume with the configuration that made it",
             )
         for name, tensor in own.items():
-            tensor.copy_(saved[name])
+            if not tensor.is_meta:
+                tensor.copy_(saved[name])
 
 
 class Muon:
@@ -94,11 +134,13 @@ class Muon:
         dtype: torch.dtype,
         state_dtype: StateDtype = "fp32",
         is_cautious: bool = False,
+        is_offloaded: bool = False,
     ) -> None:
         self.parameters = dict(parameters)
         self.lr, self.weight_decay, self.dtype = lr, weight_decay, dtype
-        self.is_cautious = is_cautious
-        self.momentum = {n: make_moment(p, state_dtype) for n, p in self.parameters.items()}
+        self.is_cautious, self._pieces = is_cautious, Pieces()
+        make = partial(make_moment, dtype=state_dtype, is_offloaded=is_offloaded)
+        self.momentum = {name: make(p) for name, p in self.parameters.items()}
         self._names_by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, parameter in self.parameters.items():
             self._names_by_shape[tuple(sorted(parameter.shape))].append(name)
@@ -110,7 +152,15 @@ class Muon:
             batch_size = max(1, BATCH_NUMBERS // (n_rows * n_columns))
             for start in range(0, len(names), batch_size):
                 batch = names[start : start + batch_size]
-                self._step_batch(batch, (n_rows, n_columns), lr_scale * self.lr, n_steps)
+                move = partial(self._step_batch, batch, (n_rows, n_columns), lr_scale * self.lr)
+                changed = partial(self._changed, batch)
+                self._pieces.once(batch[0], partial(move, n_steps), changed)
+        self._pieces.end()
+
+    def _changed(self, names: list[str]) -> Iterator[Tensor]:
+        for name in names:
+            yield self.parameters[name]
+            yield from self.momentum[name].live(slice(0, self.parameters[name].numel()))
 
     def _step_batch(
         self, names: list[str], wide_shape: tuple[int, ...], lr: float, n_steps: int
@@ -150,23 +200,30 @@ class AdamW:
         weight_decay: float,
         state_dtype: StateDtype = "fp32",
         is_cautious: bool = False,
+        is_offloaded: bool = False,
     ) -> None:
-        self.parameters = dict(parameters)
+        self.parameters, self._pieces = dict(parameters), Pieces()
         self.lr, self.weight_decay, self.is_cautious = lr, weight_decay, is_cautious
-        self.mean = {n: make_moment(p, state_dtype) for n, p in self.parameters.items()}
-        self.square = {
-            n: make_moment(p, state_dtype, is_square=True) for n, p in self.parameters.items()
-        }
+        make = partial(make_moment, dtype=state_dtype, is_offloaded=is_offloaded)
+        self.mean = {name: make(p) for name, p in self.parameters.items()}
+        self.square = {name: make(p, is_square=True) for name, p in self.parameters.items()}
         self.n_steps = torch.zeros(1, dtype=torch.int64)
 
     @torch.no_grad()
     def step(self, lr_scale: float) -> None:
         """One update."""
-        self.n_steps += 1
+        self._pieces.once("count", partial(self.n_steps.add_, 1))
         n_steps, lr = int(self.n_steps), lr_scale * self.lr
         for name, parameter in self.parameters.items():
             for part in _parts(parameter.numel()):
-                self._move(name, part, n_steps, lr)
+                move = partial(self._move, name, part, n_steps, lr)
+                self._pieces.once((name, part.start), move, partial(self._changed, name, part))
+        self._pieces.end()
+
+    def _changed(self, name: str, part: slice) -> Iterator[Tensor]:
+        yield self.parameters[name].view(-1)[part]
+        yield from self.mean[name].live(part)
+        yield from self.square[name].live(part)
 
     def _move(self, name: str, part: slice, n_steps: int, lr: float) -> None:
         parameter, gradient = self.parameters[name], self.parameters[name].grad
@@ -204,19 +261,32 @@ def polar_factor(wide_XMN: Tensor) -> Tensor:
     return x_XMN
 
 
-def grad_norm(parameters: Named) -> float:
-    """The Euclidean norm of all gradients together."""
-    norms = [p.grad.norm() for p in parameters.values() if p.grad is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0
+def _is_muons(name: str, parameter: Tensor, config: OptimizerConfig) -> bool:
+    return config.kind == "muon" and is_block_matrix(name, parameter)
 
 
-def clip_gradients(parameters: Named, max_norm: float) -> None:
-    """Scale gradients down together where their norm exceeds `max_norm`; 0 means never."""
-    norm = grad_norm(parameters) if max_norm else 0.0
-    if norm > max_norm:
-        for parameter in parameters.values():
-            if parameter.grad is not None:
-                parameter.grad.mul_(max_norm / norm)
+def _only_form(parameter: Tensor) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+
+
+def _rules(
+    named: Named, config: OptimizerConfig, dtype: torch.dtype, *, is_offloaded: bool = False
+) -> tuple[Muon, AdamW]:
+    matrices = {n: p for n, p in named.items() if _is_muons(n, p, config)}
+    others = {n: p for n, p in named.items() if n not in matrices}
+    decay, state_dtype, cautious = config.weight_decay, config.state_dtype, config.cautious_decay
+    return (
+        Muon(matrices, config.matrix_lr, decay, dtype, state_dtype, cautious, is_offloaded),
+        AdamW(others, config.embedding_lr, decay, state_dtype, cautious, is_offloaded),
+    )
+
+
+def _states(muon: Muon, adamw: AdamW) -> dict[str, Tensor]:
+    return {
+        **named_tensors("momentum", muon.momentum),
+        **named_tensors("mean", adamw.mean),
+        **named_tensors("square", adamw.square),
+    }
 
 
 def _decay(weights: Tensor, update: Tensor | None, rate: float) -> None:
@@ -237,14 +307,6 @@ def _widened(matrix: Tensor) -> Tensor:
 def _parts(n_numbers: int) -> Iterator[slice]:
     for start in range(0, n_numbers, PART_NUMBERS):
         yield slice(start, min(n_numbers, start + PART_NUMBERS))
-
-
-def _named(prefix: str, moments: Mapping[str, Moment]) -> dict[str, Tensor]:
-    return {
-        f"{prefix}{suffix}.{name}": tensor
-        for name, moment in moments.items()
-        for suffix, tensor in moment.tensors().items()
-    }
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

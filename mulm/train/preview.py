@@ -19,8 +19,10 @@ from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device, choose_precision, memory_bytes
 from mulm.train.local import check_dataset, resolve_dataset, resolve_models
-from mulm.train.memory import n_adapter_parameters, step_memory
-from mulm.train.micro_batch import choose_micro_batch, step_choices
+from mulm.train.memory import step_memory
+from mulm.train.micro_batch import choose_micro_batch
+from mulm.train.optimizer_memory import n_adapter_parameters
+from mulm.train.placement import choose_placement, step_choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
     room = None if device_bytes is None else max(0, device_bytes - frozen)
     rows, reason = choose_micro_batch(config, shape, device, precision, room)
     own_rows = -(-config.n_rows // config.workers)
+    placed = choose_placement(config, shape, device, precision, room, config.workers)
     choices = replace(
-        step_choices(config, device, precision, min(rows, own_rows)),
+        step_choices(config, device, precision, min(rows, own_rows), placed),
         kernel=_kernel(config, device, shape.d_head),
         n_micro_batches=-(-own_rows // rows),
     )

@@ -23,6 +23,7 @@ from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES, choose_precision
 from mulm.train.objectives.base import Objective
 from mulm.train.optim import Optimizer, learned_parameters
+from mulm.train.placement import EVERYTHING_HERE, Placement
 from mulm.train.spikes import LossWatch
 
 
@@ -69,7 +70,11 @@ class Snapshot:
 
 
 def begin(
-    config: TrainConfig, objective: Objective[Any, Any], device: torch.device, folder: Path
+    config: TrainConfig,
+    objective: Objective[Any, Any],
+    device: torch.device,
+    folder: Path,
+    placement: Placement = EVERYTHING_HERE,
 ) -> tuple[TrainState, bool]:
     """The newest checkpoint's state, else a fresh one; and whether it was resumed.
 
@@ -85,7 +90,7 @@ def begin(
     if saved and config.precision == "auto":
         precision, reason = str(saved.state["precision"]), "as the run began"
     model = objective.build(torch.Generator().manual_seed(config.seed))
-    state = fresh(config, model, device, precision, reason)
+    state = fresh(config, model, device, precision, reason, placement)
     if saved:
         restore(state, saved, objective.judged_by)
     return state, saved is not None
@@ -97,10 +102,11 @@ def fresh(
     device: torch.device,
     precision: str,
     precision_reason: str = "",
+    placement: Placement = EVERYTHING_HERE,
 ) -> TrainState:
     """A state before the first step; equal on every worker."""
     model = model.to(device)
-    optimizer = Optimizer(model, config.optimizer, DTYPES[precision])
+    optimizer = Optimizer(model, config.optimizer, DTYPES[precision], placement)
     return TrainState(model, optimizer, precision, precision_reason)
 
 
@@ -121,8 +127,16 @@ def restore(state: TrainState, saved: Checkpoint, judged_by: str) -> None:
         raise CorruptError(f"the checkpoint of step {saved.step} lacks {error}") from None
 
 
-def snapshot(state: TrainState, config: TrainConfig, objective: Objective[Any, Any]) -> Snapshot:
-    """Copy all that a checkpoint holds, in the memory of the CPU."""
+def snapshot(
+    state: TrainState,
+    config: TrainConfig,
+    objective: Objective[Any, Any],
+    optimizer: Mapping[str, Tensor],
+) -> Snapshot:
+    """Copy all that a checkpoint holds, in the memory of the CPU.
+
+    `optimizer` is the whole state that was collected from all workers.
+    """
     facts = {
         "loss": state.loss if state.loss == state.loss else None,  # JSON has no NaN
         objective.judged_by: state.validation,
@@ -131,14 +145,21 @@ def snapshot(state: TrainState, config: TrainConfig, objective: Objective[Any, A
         "config": config.model_dump(mode="json"),
         **objective.origin,
     }
-    copies = {name: t.detach().to("cpu", copy=True) for name, t in all_tensors(state).items()}
+    tensors = named_tensors(state, optimizer)
+    copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
     return Snapshot(state.step, copies, facts)
 
 
-def all_tensors(state: TrainState) -> dict[str, Tensor]:
-    """The live weights that are learned, and the optimizer state, by name."""
+def named_tensors(state: TrainState, optimizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The live weights that are learned, and an optimizer's state, by name."""
     weights = {f"model.{name}": t for name, t in learned_tensors(state.model).items()}
-    return weights | {f"optimizer.{name}": t for name, t in state.optimizer.tensors().items()}
+    return weights | {f"optimizer.{name}": t for name, t in optimizer.items()}
+
+
+def common_tensors(state: TrainState) -> dict[str, Tensor]:
+    """What every worker has: all but the states that one worker keeps for all."""
+    own, held = state.optimizer.tensors(), state.optimizer.holders()
+    return named_tensors(state, {name: t for name, t in own.items() if name not in held})
 
 
 def learned_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -50,6 +50,7 @@ class Training:
             "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": STEPS, "workers": 2,
             "batch_tokens": 128, "seq_len": 16, "log_every": 1, "validate_every": 100,
             "checkpoint_every": 10, "keep_checkpoints": 2, "device": "cpu",
+            "balance": False,
         }  # fmt: skip
         path = self.folder / f"{run_id}.json"
         path.write_text(json.dumps(config | changes))

@@ -80,7 +80,8 @@ class Objective(Protocol[Model, Batch]):
     def micro_batches(self, step: int, start: int, stop: int) -> Iterable[Batch]:
         """Rows [start, stop) of the global batch of `step` (from 0), on the run's device.
 
-        In pieces that the device runs at once; the loop asks for the next when one is done.
+        In pieces that the device runs at once, at least one; the loop asks for the next before
+        it runs one, to know which is the last.
         """
 
     def loss(self, model: Model, batch: Batch, dtype: torch.dtype) -> SummedLoss:

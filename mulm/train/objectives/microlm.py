@@ -15,6 +15,7 @@ from torch import Tensor
 from mulm.data.tokenizer import Tokenizer
 from mulm.model.attention import choose_kernel, document_ids
 from mulm.model.compute import Compute
+from mulm.model.config import MicroLMConfig
 from mulm.model.lora import adapt, merged
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model, model_config, store_model
@@ -30,13 +31,9 @@ class OnMicroLM:
 
     def __init__(self, config: TrainConfig, context: TrainContext) -> None:
         self.config, self.context = config, context
-        store, device = context.store, context.device
+        device = context.device
         self._beginning = context.models.get("init_from")
-        self._shape = (
-            model_config(store, self._beginning)
-            if self._beginning
-            else config.shape(int(context.dataset.counts["vocab_size"]))
-        )
+        self._shape = shape_of(config, context)
         self._separator_id = separator_id(context) if config.documents == "apart" else None
         self._kernel = choose_kernel(
             config.attention, device.type, config.seq_len, self._shape.d_head
@@ -122,6 +119,14 @@ class OnMicroLM:
         )
         hidden_BTD: Tensor = model(x_BT, compute, documents_BT)
         return hidden_BTD
+
+
+def shape_of(config: TrainConfig, context: TrainContext) -> MicroLMConfig:
+    """That of the model that training begins with, else the config's."""
+    beginning = context.models.get("init_from")
+    if beginning:
+        return model_config(context.store, beginning)
+    return config.shape(int(context.dataset.counts["vocab_size"]))
 
 
 def room_bytes(config: TrainConfig, context: TrainContext) -> int | None:

@@ -18,7 +18,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     plan = json.loads(capsys.readouterr().out)
     assert plan["shape"]["vocab_size"] == 8192
     assert plan["bytes_by_format"]["bf16"] == 2 * plan["n_parameters"]
-    assert len(plan["training"]) == 12
+    assert len(plan["training"]) == 14
 
 
 def test_in_words() -> None:

@@ -1,10 +1,10 @@
-"""Small versions of conversations and of preference pairs, built as real ones are."""
+"""Small versions of conversations and of preference pairs, built as real ones are; workers."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from mulm.data.recipe import Recipe
 from mulm.data.tokenizer import Tokenizer
 from mulm.manifest import Manifest
 from mulm.store import Store
+from tests.unit.train.workers import Workers
 
 BuildRows = Callable[..., Manifest]
 
@@ -77,3 +78,19 @@ def tokenizer_of() -> Callable[[Store, Manifest], Tokenizer]:
         return Tokenizer.from_bytes(store.read(dataset.blob("tokenizer.json")))
 
     return read
+
+
+@pytest.fixture(scope="session")
+def _shared_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Workers]]:
+    started: list[Workers] = []
+    yield started
+    for group in started:
+        group.close()
+
+
+@pytest.fixture
+def workers(_shared_workers: list[Workers], tmp_path_factory: pytest.TempPathFactory) -> Workers:
+    """workers.run(function, ...): what function(rank, ...) returns in two processes with gloo."""
+    if not _shared_workers or not _shared_workers[-1].is_alive:
+        _shared_workers.append(Workers(tmp_path_factory.mktemp("workers")))
+    return _shared_workers[-1]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from mulm.errors import ConfigError, CorruptError, MulmError
 from mulm.model.microlm import MicroLM
@@ -40,8 +39,6 @@ class _Rank:
         self.group.sums[self.rank] = list(values)
         self.group.barrier.wait()
         return [sum(column) for column in zip(*self.group.sums.values(), strict=True)]
-
-    def sum_gradients(self, gradients: Sequence[Tensor]) -> None: ...
 
 
 def a_state(precision: str = "fp32", seed: int = 0, step: int = 0) -> TrainState:

@@ -96,15 +96,16 @@ def test_fields_are_frozen() -> None:
     """They are keys of people's files, of `--set` and of the HTTP body."""
     assert {schema: sorted(schema.model_fields) for schema in SCHEMAS} == {
         TrainConfig: [
-            "activation_checkpointing", "attention", "batch_tokens", "checkpoint_every", "compile",
-            "dataset", "device", "documents", "init_from", "keep_checkpoints", "log_every", "lora",
-            "micro_batch_rows", "model", "name", "optimizer", "precision", "preference", "preset",
-            "schedule", "seed", "seq_len", "skip_spikes", "steps", "teacher", "validate_every",
-            "workers", "z_loss",
+            "activation_checkpointing", "attention", "balance", "batch_tokens",
+            "checkpoint_every", "compile", "dataset", "device", "documents",
+            "init_from", "keep_checkpoints", "log_every", "lora", "micro_batch_rows",
+            "model", "name", "offload", "optimizer", "precision", "preference",
+            "preset", "schedule", "seed", "seq_len", "shard", "skip_spikes", "steps",
+            "teacher", "validate_every", "wire_dtype", "workers", "z_loss",
         ],
         OptimizerConfig: [
-            "cautious_decay", "embedding_lr", "kind", "matrix_lr", "max_grad_norm", "state_dtype",
-            "weight_decay",
+            "cautious_decay", "embedding_lr", "kind", "matrix_lr", "max_grad_norm",
+            "state_dtype", "weight_decay",
         ],
         ScheduleConfig: ["decay", "warmup"],
         LoraConfig: ["alpha", "matrices", "rank"],
@@ -120,8 +121,9 @@ def test_a_pair_is_a_row() -> None:
 
 def test_what_a_resume_may_change_is_frozen() -> None:
     assert sorted(TrainConfig.NOT_IDENTITY) == [
-        "activation_checkpointing", "attention", "checkpoint_every", "compile", "device",
-        "keep_checkpoints", "log_every", "micro_batch_rows", "validate_every", "workers",
+        "activation_checkpointing", "attention", "balance", "checkpoint_every", "compile",
+        "device", "keep_checkpoints", "log_every", "micro_batch_rows", "offload", "shard",
+        "validate_every", "workers",
     ]  # fmt: skip
     assert set(TrainConfig.model_fields) > TrainConfig.NOT_IDENTITY
 

@@ -26,7 +26,7 @@ from mulm.model.lora import is_adapter
 from mulm.model.stored import load_model, store_model
 from mulm.store import Store
 from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
-from mulm.train import checkpoint_writer, spikes
+from mulm.train import checkpoint_writer, pieces, spikes
 from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
@@ -34,6 +34,7 @@ from mulm.train.loop import TrainResult, train
 from mulm.train.objectives import microlm
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.pretraining import Pretraining
+from mulm.train.optim import Muon
 
 Events = list[tuple[str, dict[str, Any]]]
 
@@ -371,6 +372,39 @@ def test_a_full_memory_shrinks_the_micro_batch_and_the_run_goes_on(
     monkeypatch.setattr(Pretraining, "_nats", starving)
     with pytest.raises(DeviceError, match="one row at once"):
         run(make_config(), store, dataset, tmp_path / "none")
+
+
+def test_a_memory_that_is_full_in_a_step_of_the_optimizer_changes_nothing(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(make_config(), store, dataset, tmp_path / "plain")
+    monkeypatch.setattr(pieces, "RUNS_OUT", frozenset({"cpu"}))
+    honest, n_calls = Muon._move, count(1)
+
+    def full(*arguments: Any) -> None:
+        if next(n_calls) % 17 == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        honest(*arguments)
+
+    monkeypatch.setattr(Muon, "_move", full)
+    run(make_config(), store, dataset, tmp_path / "full")
+    ends = [checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("plain", "full")]
+    for file in ("tensors.safetensors", "state.json"):
+        assert (ends[0] / file).read_bytes() == (ends[1] / file).read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{"offload": True}, {"shard": True}])
+def test_where_states_lie_changes_nothing(
+    store: Store, dataset: Manifest, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run(make_config(), store, dataset, tmp_path / "plain")
+    run(make_config(), store, dataset, tmp_path / "other", kill_at=6)
+    _, events = run(make_config(**changes), store, dataset, tmp_path / "other")
+    ends = [checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("plain", "other")]
+    assert (ends[0] / "tensors.safetensors").read_bytes() == (
+        ends[1] / "tensors.safetensors"
+    ).read_bytes()
+    assert any("optimizer states in" in data.get("text", "") for _, data in events)
 
 
 def starving(*_: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mulm.model.presets import preset
 from mulm.train.config import TrainConfig
-from mulm.train.micro_batch import choose_micro_batch
+from mulm.train.micro_batch import choose_micro_batch, marked_last
 
 BASE = preset("base", 32768)
 
@@ -38,3 +38,9 @@ def test_says_that_nothing_fits() -> None:
     rows, reason = choose("cuda", 1 << 30)
     assert rows == 1
     assert "mulm model plan" in reason
+
+
+def test_the_last_of_a_step_is_marked() -> None:
+    assert list(marked_last("abc")) == [("a", False), ("b", False), ("c", True)]
+    assert list(marked_last("a")) == [("a", True)]
+    assert list(marked_last("")) == []

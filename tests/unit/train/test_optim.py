@@ -10,7 +10,8 @@ from mulm.errors import CorruptError
 from mulm.testing import TINY, tiny_model
 from mulm.train import optim
 from mulm.train.config import OptimizerConfig
-from mulm.train.optim import AdamW, Optimizer, clip_gradients, grad_norm, polar_factor
+from mulm.train.gradients import clip_gradients, grad_norm
+from mulm.train.optim import AdamW, Optimizer, polar_factor
 
 
 def random_gradients(model: nn.Module, seed: int = 0) -> None:

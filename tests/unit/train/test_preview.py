@@ -18,8 +18,9 @@ from mulm.model.stored import store_model
 from mulm.store import Store
 from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
 from mulm.train.config import TrainConfig
-from mulm.train.memory import n_adapter_parameters, step_memory
-from mulm.train.micro_batch import step_choices
+from mulm.train.memory import step_memory
+from mulm.train.optimizer_memory import n_adapter_parameters
+from mulm.train.placement import EVERYTHING_HERE, step_choices
 from mulm.train.preview import Preview, describe, preview
 
 VALUES: dict[str, Any] = {
@@ -48,7 +49,7 @@ def test_it_tells_what_the_run_does(home: Home, facts: Ledger) -> None:
     assert (plan.device, plan.precision, plan.rows_at_once) == ("cpu", "fp32", 2)
     assert (plan.tokens, plan.dataset_tokens) == (1280, 2000)
     config = parse_config(TrainConfig, VALUES | {"model": TINY_SHAPE, "attention": "plain"})
-    expected = step_memory(TINY, step_choices(config, "cpu", "fp32", 2)).peak_bytes
+    expected = step_memory(TINY, step_choices(config, "cpu", "fp32", 2, EVERYTHING_HERE)).peak_bytes
     assert plan.memory_bytes == expected
     text = "\n".join(describe(plan))
     assert f"{TINY.n_parameters:,} parameters" in text

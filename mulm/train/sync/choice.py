@@ -1,0 +1,40 @@
+"""Which strategy a run's workers agree by, and where they keep the optimizer's states.
+
+Called by the training loop before its first step. Invariant: every worker chooses the same, from
+the configuration and from what all of them know; only whether a device's states are in the memory
+of the CPU is each worker's own matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mulm.train.config import TrainConfig
+from mulm.train.context import TrainContext
+from mulm.train.device import DTYPES, choose_precision
+from mulm.train.objectives.microlm import room_bytes, shape_of
+from mulm.train.placement import Placement, choose_placement
+from mulm.train.sync.base import Sync
+from mulm.train.sync.ddp import DdpSync
+from mulm.train.sync.single import SingleSync
+
+
+def choose_sync(config: TrainConfig, context: TrainContext) -> tuple[Sync, Placement]:
+    """The strategy and the placement; their `manner` has the reason."""
+    placed = _own_placement(config, context)
+    if context.world_size == 1:
+        return SingleSync(), placed
+    sync = DdpSync(context.device, wire_dtype=DTYPES[config.wire_dtype])
+    # Where one worker has to share, all do.
+    (n_sharing,) = sync.sum_values([float(placed.n_shards > 1)])
+    n_shards = context.world_size if n_sharing else 1
+    if n_shards != placed.n_shards:
+        placed = replace(placed, reason="another worker's memory needs it")
+    return sync, replace(placed, n_shards=n_shards, rank=context.rank)
+
+
+def _own_placement(config: TrainConfig, context: TrainContext) -> Placement:
+    device, room = context.device, room_bytes(config, context)
+    precision, _ = choose_precision(config.precision, device.type)
+    shape = None if room is None else shape_of(config, context)
+    return choose_placement(config, shape, device.type, precision, room, context.world_size)
