@@ -18,6 +18,7 @@ from mulm.model.stored import model_config
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device, choose_precision, memory_bytes
+from mulm.train.host_memory import require_host_memory
 from mulm.train.local import check_dataset, resolve_dataset, resolve_models
 from mulm.train.memory import n_adapter_parameters, step_memory
 from mulm.train.micro_batch import choose_micro_batch, step_choices
@@ -50,7 +51,7 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
     """Look at all that the run would read.
 
     Raises:
-        DeviceError: the device that was asked for is absent.
+        DeviceError: the device that was asked for is absent, or cannot hold the run.
         MulmError: what `resolve_dataset`, `check_dataset` and `resolve_models` refuse.
     """
     device, _ = choose_device(config.device)
@@ -65,6 +66,8 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
     )
     precision, _ = choose_precision(config.precision, device)
     frozen = 4 * sum(int(models[role].counts["parameters"]) for role in config.frozen_models)
+    if device == "cpu":
+        require_host_memory(config, shape, precision, frozen)
     device_bytes = memory_bytes(torch.device(device))
     room = None if device_bytes is None else max(0, device_bytes - frozen)
     rows, reason = choose_micro_batch(config, shape, device, precision, room)
