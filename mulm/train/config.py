@@ -23,6 +23,7 @@ from mulm.train.limits import (
     LearningRate,
     Norm,
     Rank,
+    Rows,
     Seed,
     Share,
     Steps,
@@ -172,7 +173,7 @@ class TrainConfig(Frozen):
     """The kernel; the result is the same up to rounding."""
     activation_checkpointing: bool = False
     """Keep the input of each block only and compute the rest again: less memory, more time."""
-    micro_batch_rows: Literal["auto"] | Count = "auto"
+    micro_batch_rows: Rows = "auto"
     """Rows that one device runs at once."""
     log_every: Count = 10
     validate_every: Count = 100
@@ -191,14 +192,6 @@ class TrainConfig(Frozen):
         if ref is not None:
             _as_value_error(parse_ref, ref)
         return ref
-
-    @field_validator("micro_batch_rows", mode="before")
-    @classmethod
-    def _is_auto_or_rows(cls, rows: Any) -> Any:
-        is_number = isinstance(rows, int) and not isinstance(rows, bool) and rows > 0
-        if rows != "auto" and not is_number:
-            raise ValueError("write auto, or a whole number of rows from 1 on")
-        return rows
 
     @model_validator(mode="after")
     def _batch_fits(self) -> TrainConfig:

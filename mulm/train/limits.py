@@ -6,7 +6,7 @@ a run overflows; what fits into a machine's memory is asked later, when the mach
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -24,6 +24,13 @@ def _is_digits(value: object) -> object:
     return value
 
 
+def _is_auto_or_rows(value: object) -> object:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if value != "auto" and not is_number:
+        raise ValueError("write auto, or a whole number of rows from 1 on")
+    return value
+
+
 _NUMBER = BeforeValidator(_is_digits)
 
 Count = Annotated[int, _NUMBER, Field(ge=1, le=1_000_000_000)]
@@ -32,6 +39,7 @@ Steps = Annotated[int, _NUMBER, Field(ge=1, le=99_999_999)]
 BatchTokens = Annotated[int, _NUMBER, Field(ge=1, le=1 << 26)]
 """A worker reads its part of a batch at once."""
 WindowTokens = Annotated[int, _NUMBER, Field(ge=2, le=LONGEST_WINDOW)]
+Rows = Annotated[Literal["auto"] | int, BeforeValidator(_is_auto_or_rows)]
 Rank = Annotated[int, _NUMBER, Field(ge=1, le=4096)]
 Seed = Annotated[int, _NUMBER, Field(ge=-(1 << 63), lt=1 << 63)]
 LearningRate = Annotated[float, _NUMBER, Field(gt=0, le=10)]

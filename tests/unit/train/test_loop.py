@@ -21,7 +21,7 @@ from mulm.errors import (
     TrainingDivergedError,
 )
 from mulm.manifest import Manifest
-from mulm.model.checkpoint import checkpoints, load_checkpoint
+from mulm.model.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from mulm.model.lora import is_adapter
 from mulm.model.stored import load_model, store_model
 from mulm.store import Store
@@ -262,6 +262,21 @@ def test_another_configuration_is_refused(store: Store, dataset: Manifest, tmp_p
         run(make_config(seed=1), store, dataset, tmp_path / "run")
 
 
+def test_a_checkpoint_of_another_shape_is_refused(
+    store: Store, dataset: Manifest, tmp_path: Path
+) -> None:
+    other = make_config(model=TINY_SHAPE | {"d_ff": 32})
+    run(other, store, dataset, tmp_path / "other", kill_at=6)
+    with pytest.raises(ConfigError, match="model: the run began with"):
+        run(make_config(), store, dataset, tmp_path / "other")
+    # The same words may mean another shape to another version of the code.
+    saved = load_checkpoint(checkpoints(tmp_path / "other" / "checkpoints")[-1])
+    facts = saved.state | {"config": make_config().model_dump(mode="json")}
+    save_checkpoint(tmp_path / "forged" / "checkpoints", saved.step, saved.tensors, facts)
+    with pytest.raises(CorruptError, match="do not fit their config"):
+        run(make_config(), store, dataset, tmp_path / "forged")
+
+
 def test_a_run_keeps_the_precision_that_it_began_with(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,8 +419,13 @@ def test_lasting_divergence_ends_the_run(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_loss(monkeypatch, first=3, last=99)
+    config = make_config(checkpoint_every=2)
     with pytest.raises(TrainingDivergedError, match="until step 7"):
-        run(make_config(), store, dataset, tmp_path / "run")
+        run(config, store, dataset, tmp_path / "run")
+    monkeypatch.undo()
+    assert load_checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[0]).step < 7
+    again, _ = run(config, store, dataset, tmp_path / "run")
+    assert again is not None
 
 
 def test_a_broken_validation_is_divergence(
