@@ -19,7 +19,14 @@ from torch import distributed, multiprocessing
 
 from jobs.entry import JobContext, execute, run_id_of
 from jobs.exit_codes import exit_code
-from mulm.errors import ConfigError, CorruptError, DataError, NoSpaceError, StoppedError
+from mulm.errors import (
+    ConfigError,
+    CorruptError,
+    DataError,
+    DeviceError,
+    NoSpaceError,
+    StoppedError,
+)
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.checkpoint import checkpoints
@@ -113,6 +120,18 @@ def test_more_workers_need_a_cluster(home: Home, facts: Ledger) -> None:
     two = CONFIG.model_copy(update={"workers": 2})
     with pytest.raises(ConfigError, match="need a cluster"):
         train_locally(two, "run_a", home, Store(home.store), facts)
+
+
+def test_a_gpu_that_is_not_there_never_becomes_a_cpu(
+    home: Home, facts: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    facts.create_run("run_gpu", "train", {})
+    asked = CONFIG.model_copy(update={"device": "cuda"})
+    with pytest.raises(DeviceError, match="'cuda' was asked for"):
+        train_locally(asked, "run_gpu", home, Store(home.store), facts)
+    assert list(facts.events("run_gpu")) == []
+    assert not home.run("run_gpu").exists()
 
 
 def test_a_useless_dataset_is_found_at_once(home: Home) -> None:
