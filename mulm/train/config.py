@@ -165,7 +165,7 @@ class TrainConfig(Frozen):
     seed: Seed = 0
     workers: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
     """Of matrix products and the stream; weights and gradients stay in fp32."""
     documents: Literal["joined", "apart"] = "joined"
     """Whether a token sees what stands before its document in the same row."""
@@ -214,6 +214,8 @@ class TrainConfig(Frozen):
         for stage in ("preference", "lora"):
             if getattr(self, stage) and not self.init_from:
                 raise ValueError(f"{stage} changes a model: name it as init_from")
+        if self.lora and self.precision == "fp8":
+            raise ValueError("lora multiplies narrow matrices: leave precision at auto")
         if self.preference and self.teacher:
             raise ValueError("preference and teacher are two stages: leave one of them away")
         if self.preference and self.documents == "apart":

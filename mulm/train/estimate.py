@@ -17,6 +17,7 @@ import torch
 from mulm.errors import ConfigError
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
+from mulm.model.fp8 import in_fp8
 from mulm.model.microlm import MicroLM
 from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES
@@ -206,6 +207,8 @@ def _make_step(work: Work, part: MicroLMConfig) -> tuple[Callable[[int], None], 
     config, dtype = work.config, DTYPES[work.precision]
     generator = torch.Generator().manual_seed(0)
     model = MicroLM(part).init_weights(generator).to(work.device)
+    if work.precision == "fp8":
+        in_fp8(model)
     optimizer = Optimizer(model, config.optimizer, dtype)
     compute = Compute(dtype, config.attention, config.activation_checkpointing)
 

@@ -16,6 +16,7 @@ from mulm.data.tokenizer import Tokenizer
 from mulm.manifest import Manifest
 from mulm.model.attention import choose_kernel, document_ids
 from mulm.model.compute import Compute
+from mulm.model.fp8 import in_fp8
 from mulm.model.lora import adapt, merged
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model, model_config, store_model
@@ -73,6 +74,12 @@ class OnMicroLM:
 
     def build(self, generator: torch.Generator) -> MicroLM:
         """Fresh weights in the config's shape, or those of the model that it begins with."""
+        model = self._fresh(generator)
+        if self.config.precision == "fp8":
+            in_fp8(model)
+        return model
+
+    def _fresh(self, generator: torch.Generator) -> MicroLM:
         if not self._beginning:
             return MicroLM(self._shape).init_weights(generator)
         model, lora = load_model(self.context.store, self._beginning).train(), self.config.lora

@@ -26,7 +26,7 @@ from mulm.model.lora import is_adapter
 from mulm.model.stored import load_model, store_model
 from mulm.store import Store
 from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
-from mulm.train import checkpoint_writer, spikes
+from mulm.train import checkpoint_writer, device, spikes
 from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
@@ -162,6 +162,25 @@ def test_how_it_is_computed_changes_rounding_only(
     assert other.loss == pytest.approx(plain.loss, rel=1e-3)
     rows = changes.get("micro_batch_rows", 256)
     assert any(f"{rows} rows at once" in data.get("text", "") for _, data in events)
+
+
+def test_products_in_8_bits_learn_as_those_in_16(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DeviceError, match="the cpu here has no 8-bit floats"):
+        run(make_config(precision="fp8"), store, dataset, tmp_path / "none")
+    monkeypatch.setattr(device, "has_fp8", lambda _: True)
+    sixteen, _ = run(make_config(steps=40, precision="bf16"), store, dataset, tmp_path / "16")
+    config = make_config(steps=40, precision="fp8")
+    whole, _ = run(config, store, dataset, tmp_path / "8")
+    run(config, store, dataset, tmp_path / "cut", kill_at=19)
+    resumed, _ = run(config, store, dataset, tmp_path / "cut")
+    assert sixteen is not None
+    assert whole is not None
+    assert resumed is not None
+    assert whole.validation != sixteen.validation
+    assert whole.validation == pytest.approx(sixteen.validation, rel=0.1)
+    assert resumed.model_id == whole.model_id
 
 
 def test_documents_apart_are_another_run(
