@@ -123,7 +123,7 @@ def ways(
 def fitting(
     shape: MicroLMConfig, options: Options, memory_bytes: float, kind: str
 ) -> StepChoices | None:
-    """The first of the plan's ways that fills the device, else the one with the most rows.
+    """The first of the plan's ways that half fills the device, else the one with the most rows.
 
     The ways stand in the order of what they cost: states in fewer bytes, then blocks computed
     again. None where not even one row fits.
@@ -138,7 +138,7 @@ def fitting(
         rows = min(filling, largest_rows(shape, choices, memory_bytes))
         if rows > (best.rows if best else 0):
             best = replace(choices, rows=rows)
-        if rows == filling:
+        if 2 * rows >= filling:
             break
     return best
 

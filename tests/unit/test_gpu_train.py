@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def _quick_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_train, "measured_peak_flops", lambda *_: 1e12)
 
 
-def test_each_card_gets_the_cheapest_way_that_fills_it() -> None:
+def test_each_card_gets_the_cheapest_way_that_half_fills_it() -> None:
     shape = preset("base", 32768)
     large = fitting(shape, options(), USABLE * 80 * GIB, "muon")
     assert large is not None
@@ -55,6 +56,9 @@ def test_each_card_gets_the_cheapest_way_that_fills_it() -> None:
         assert step_memory(shape, chosen).peak_bytes <= room
         if chosen.rows < 8:
             assert largest_rows(shape, chosen, room) == chosen.rows
+        if chosen.is_checkpointed:
+            kept = replace(chosen, is_checkpointed=False)
+            assert largest_rows(shape, kept, room) < 4
     assert fitting(preset("wide", 32768), options(), 2 * GIB, "muon") is None
 
 
