@@ -1,7 +1,7 @@
 """A stage's work in this very process, for when the application is not up.
 
 Called by `jobs.journey`. Invariant: the same pure work as in a job, in the same kind of run; the
-first Ctrl-C lets training write a checkpoint, a second one ends at once.
+first Ctrl-C or SIGTERM lets training write a checkpoint, a second one ends at once.
 """
 
 from __future__ import annotations
@@ -59,19 +59,24 @@ class ShownLedger(Ledger):
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[Event]:
-    """An event that the first SIGINT sets; from the second on Python's own handler acts."""
+    """An event that the first signal sets; from the second on the handlers from before act."""
     stop = Event()
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def first(*_: object) -> None:
         stop.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, first)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, first)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def _work(kind: str) -> Callable[[JobContext, Any], Result]:

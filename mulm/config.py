@@ -32,6 +32,8 @@ class Frozen(BaseModel):
 
 
 C = TypeVar("C", bound=Frozen)
+_MOST_CHARS = 80
+"""Of a wrong value that is shown."""
 
 
 def load_config(
@@ -87,10 +89,19 @@ def canonical_json(values: object) -> bytes:
 
 def _parse_json(text: str, path: Path) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:  # also a key twice, a number too long
         told = f"{str(path)!r} is not valid JSON: {error}"
         raise ConfigError(told, hint="check that place, or write YAML into a .yaml file") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping in which no key stands twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        (key, _), *_ = (pair for pair in pairs if [key for key, _ in pairs].count(pair[0]) > 1)
+        raise ValueError(f"the key {key!r} stands twice")
+    return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -108,8 +119,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _parse_scalar(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
         return parse_flow(text)
 
 
@@ -130,9 +141,18 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | U
     message = first["msg"].removeprefix("Value error, ")
     message = message.replace("tuple", "list").replace("Tuple", "list")  # what YAML has
     is_said = isinstance(first["input"], dict) or repr(first["input"]) in message
-    given = "" if is_said else f" (given: {first['input']!r})"
+    given = "" if is_said else f" (given: {shorten(first['input'])})"
     told = f"{where}: {message}{given}" if where else message
     return ConfigError(told, hint=_possible(schema, first))
+
+
+def shorten(value: object) -> str:
+    """A value as a person is shown it, however long it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}..."
 
 
 def _mistyped(wanted: str, unknown: Sequence[str]) -> str:
@@ -147,6 +167,8 @@ def _possible(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "literal_error":
         words = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         return nearest(str(problem["input"]), words)
+    if problem["type"] == "string_type" and not isinstance(problem["input"], dict | list):
+        return "text that YAML would take for something else is written in quotes"
     field = _field_at(schema, problem["loc"])
     if field is None or field.default is None or isinstance(field.default, BaseModel):
         return "docs/configuration.md, or the command with --help, says what it takes"

@@ -14,6 +14,7 @@ from mulm.errors import ConfigError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def parse_ref(text: str) -> Ref:
     check_name(name)
     if "@" not in text:
         return Ref(name)
-    if pin.isascii() and pin.isdigit() and int(pin) > 0:
+    if pin.isascii() and pin.isdigit() and len(pin) <= _MOST_DIGITS and int(pin) > 0:
         return Ref(name, version=int(pin))
     return Ref(name, alias=check_alias(pin))
 

@@ -7,6 +7,7 @@ error, where PyYAML would take the last one without a word.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mulm.errors import ConfigError
@@ -24,8 +25,10 @@ def parse_yaml(text: str, name: str) -> Any:
 
     try:
         return yaml.load(text, _loader())  # noqa: S506 a safe loader with one more check
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a day 2001-14-55, of long digits
         raise ConfigError(f"{name} is not valid YAML: {_described(error)}", hint=_HINT) from None
+    except RecursionError:
+        raise ConfigError(f"{name} is nested too deeply", hint=_HINT) from None
 
 
 def parse_flow(text: str) -> Any:
@@ -38,7 +41,7 @@ def parse_flow(text: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -46,7 +49,15 @@ def _loader() -> type[Any]:
     import yaml
 
     class OneMeaning(yaml.SafeLoader):
-        """Refuses keys that stand twice."""
+        """Refuses keys that stand twice, and numbers that a person reads otherwise."""
+
+        def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+            """As its parent, but no octal 010 and no sexagesimal 1:30."""
+            if re.match(r"[-+]?0[0-9_]|.*:", node.value):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{node.value} is no plain number", node.start_mark
+                )
+            return int(super().construct_yaml_int(node))
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             """As its parent, after a look at the keys."""
@@ -59,6 +70,7 @@ def _loader() -> type[Any]:
                 seen.add(str(key.value))
             return super().construct_mapping(node, deep)
 
+    OneMeaning.add_constructor("tag:yaml.org,2002:int", OneMeaning.construct_yaml_int)
     return OneMeaning
 
 

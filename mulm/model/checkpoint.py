@@ -90,6 +90,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if sha256(content).hexdigest() != manifest["files"][name]["sha256"]:
                 raise _corrupt(path, name)
         step, state = int(manifest["step"]), json.loads(contents[_STATE])
+        if path.name != f"step-{step:08d}":
+            raise _corrupt(path, _MANIFEST)
     except FileNotFoundError as error:
         raise _corrupt(path, Path(str(error.filename)).name) from None
     except (ValueError, KeyError, TypeError):

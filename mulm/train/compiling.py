@@ -36,6 +36,8 @@ def choose_compiled(config: TrainConfig, shape: MicroLMConfig, device: str) -> t
         return False, lacks
     if config.preference:
         return False, "its rows have every length"
+    if config.precision == "fp8":
+        return False, "its products are functions of their own"
     n_tokens = config.steps * config.batch_tokens / config.workers
     if n_tokens * flops_per_token(shape, config.seq_len) < PAYS_FROM_FLOPS[device]:
         return False, "the run is too short to pay for compiling"

@@ -16,10 +16,21 @@ from mulm.manifest import Kind
 from mulm.model.config import AttentionKernel, MicroLMConfig
 from mulm.model.presets import preset
 from mulm.refs import check_name, parse_ref
-
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from mulm.train.limits import (
+    BatchTokens,
+    Count,
+    Factor,
+    LearningRate,
+    Norm,
+    Rank,
+    Rows,
+    Seed,
+    Share,
+    Steps,
+    Weight,
+    WindowTokens,
+    require_micro,
+)
 
 TRAIN_VERSION = 4
 """Counts the changes of the training loop that change what is learned."""
@@ -46,18 +57,27 @@ class OptimizerConfig(Frozen):
 
     kind: Literal["muon", "adamw"] = "muon"
     """Muon for the matrices inside blocks and AdamW for the rest, or AdamW for all."""
-    matrix_lr: Rate = 0.02
+    matrix_lr: LearningRate = 0.02
     """For Muon. With `adamw`, matrices use `embedding_lr`."""
-    embedding_lr: Rate = 0.004
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    embedding_lr: LearningRate = 0.004
+    weight_decay: Norm = 0.0
     """Of the matrices inside blocks only."""
     cautious_decay: bool = False
     """Only numbers decay that the update makes smaller as well."""
-    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    max_grad_norm: Norm = 1.0
     """Of the mean gradient of the AdamW parameters, which Muon does not bound; 0 is off."""
 
     state_dtype: StateDtype = "fp32"
     """Of the averages that it keeps: 4, 2 or about 1 byte each."""
+
+    @model_validator(mode="after")
+    def _decay_keeps_signs(self) -> OptimizerConfig:
+        if self.lr * self.weight_decay >= 1:
+            raise ValueError(
+                f"weight_decay ({self.weight_decay}) times the rate ({self.lr}) is 1 or more:"
+                " one step would take the weights through zero"
+            )
+        return self
 
     @property
     def lr(self) -> float:
@@ -84,8 +104,8 @@ class ScheduleConfig(Frozen):
 class LoraConfig(Frozen):
     """Low-rank adapters beside frozen matrices (Hu et al., 2021)."""
 
-    rank: Count = 16
-    alpha: Rate = 32.0
+    rank: Rank = 16
+    alpha: Factor = 32.0
     """What an adapter says counts alpha / rank times."""
     matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)] = get_args(Matrix)
 
@@ -98,7 +118,7 @@ class LoraConfig(Frozen):
 class PreferenceConfig(Frozen):
     """Learning from pairs of answers (DPO; Rafailov et al., 2023)."""
 
-    beta: Rate = 0.1
+    beta: Factor = 0.1
     """How strongly the model is held to the one that it began with."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """How often a pair is thought to be the wrong way round."""
@@ -135,17 +155,17 @@ class TrainConfig(Frozen):
     """Learn which of two answers is better; the dataset's documents are pairs."""
     lora: LoraConfig | None = None
     """Train adapters only, and store the model with them merged."""
-    steps: Count = 400
-    batch_tokens: Count = 8192
+    steps: Steps = 400
+    batch_tokens: BatchTokens = 8192
     """Tokens of one optimizer step, over all workers, padding included."""
-    seq_len: Annotated[int, Field(ge=2)] = 256
+    seq_len: WindowTokens = 256
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    z_loss: Weight = 0.0
     """Weight of log(Z)^2, which keeps the softmax's normaliser Z near 1; 0 is off."""
     skip_spikes: bool = True
     """Pass over a step whose loss stands far above those before it."""
-    seed: int = 0
+    seed: Seed = 0
     workers: Count = 1
     balance: bool = True
     """Give faster workers more rows; such a run repeats up to rounding only."""
@@ -156,7 +176,7 @@ class TrainConfig(Frozen):
     offload: bool | Literal["auto"] = "auto"
     """Optimizer states lie in the CPU's memory, and visit the GPU during a step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
     """Of matrix products and the stream; weights and gradients stay in fp32."""
     documents: Literal["joined", "apart"] = "joined"
     """Whether a token sees what stands before its document in the same row."""
@@ -166,7 +186,7 @@ class TrainConfig(Frozen):
     """Keep the input of each block only and compute the rest again: less memory, more time."""
     compile: Literal["auto"] | bool = "auto"
     """Whether steps are compiled; `auto` where the run is long enough to pay for it."""
-    micro_batch_rows: Literal["auto"] | Count = "auto"
+    micro_batch_rows: Rows = "auto"
     """Rows that one device runs at once."""
     log_every: Count = 10
     validate_every: Count = 100
@@ -207,6 +227,8 @@ class TrainConfig(Frozen):
         for stage in ("preference", "lora"):
             if getattr(self, stage) and not self.init_from:
                 raise ValueError(f"{stage} changes a model: name it as init_from")
+        if self.lora and self.precision == "fp8":
+            raise ValueError("lora multiplies narrow matrices: leave precision at auto")
         if self.preference and self.teacher:
             raise ValueError("preference and teacher are two stages: leave one of them away")
         if self.preference and self.documents == "apart":
@@ -223,7 +245,9 @@ class TrainConfig(Frozen):
             raise ValueError("init_from gives the shape: leave preset and model away")
         if "vocab_size" in self.model:
             raise ValueError("model.vocab_size is that of the dataset's tokenizer: leave it away")
-        longest = self.shape(_ANY_VOCABULARY).max_seq_len
+        shape = self.shape(_ANY_VOCABULARY)
+        require_micro(shape)
+        longest = shape.max_seq_len
         if longest < self.seq_len:
             raise ValueError(
                 f"model.max_seq_len ({longest}) is less than seq_len ({self.seq_len}):"

@@ -71,7 +71,7 @@ def step_choices(
         seq_len=config.seq_len,
         optimizer=config.optimizer,
         is_checkpointed=config.activation_checkpointing,
-        compute_bytes=2 if precision == "bf16" else 4,
+        compute_bytes=4 if precision == "fp32" else 2,
         kernel="plain" if config.attention == "plain" else "sdpa",
         device=device,
         lora=config.lora,

@@ -1,23 +1,26 @@
 """What a training run would be, told before anything starts.
 
 Called by `mulm train --dry-run`. Invariant: it refuses what the run would refuse at its start, and
-writes nothing. How long a run takes is not guessed: the first steps measure it.
+writes nothing. How long it takes and what it costs is `mulm.train.estimate`'s business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from mulm.facts import Facts
 from mulm.model.attention import choose_kernel
-from mulm.model.config import AttentionKernel
+from mulm.model.config import AttentionKernel, MicroLMConfig
 from mulm.model.stored import model_config
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device, choose_precision, memory_bytes
+from mulm.train.estimate import Work
+from mulm.train.host_memory import require_host_memory
 from mulm.train.local import check_dataset, resolve_dataset, resolve_models
 from mulm.train.memory import step_memory
 from mulm.train.micro_batch import choose_micro_batch
@@ -32,6 +35,8 @@ class Preview:
     name: str
     dataset: str
     models: dict[str, str]
+    shape: dict[str, Any]
+    """The fields of its `MicroLMConfig`."""
     parameters: int
     learned: int
     device: str
@@ -52,7 +57,7 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
     """Look at all that the run would read.
 
     Raises:
-        DeviceError: the device that was asked for is absent.
+        DeviceError: the device that was asked for is absent, or cannot hold the run.
         MulmError: what `resolve_dataset`, `check_dataset` and `resolve_models` refuse.
     """
     device, _ = choose_device(config.device)
@@ -67,6 +72,8 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
     )
     precision, _ = choose_precision(config.precision, device)
     frozen = 4 * sum(int(models[role].counts["parameters"]) for role in config.frozen_models)
+    if device == "cpu":
+        require_host_memory(config, shape, precision, frozen)
     device_bytes = memory_bytes(torch.device(device))
     room = None if device_bytes is None else max(0, device_bytes - frozen)
     rows, reason = choose_micro_batch(config, shape, device, precision, room)
@@ -81,6 +88,7 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
         name=config.name,
         dataset=dataset.id,
         models={role: model.id for role, model in models.items()},
+        shape=shape.to_stored(),
         parameters=shape.n_parameters,
         learned=n_adapter_parameters(shape, config.lora) or shape.n_parameters,
         device=device,
@@ -101,6 +109,12 @@ def _kernel(config: TrainConfig, device: str, d_head: int) -> AttentionKernel:
     return kernel
 
 
+def work_of(plan: Preview, config: TrainConfig) -> Work:
+    """What the run of a preview computes, to be estimated."""
+    shape = MicroLMConfig.model_validate(plan.shape)
+    return Work(config, shape, plan.device, plan.precision, plan.rows_at_once)
+
+
 def describe(plan: Preview) -> Iterator[str]:
     """The preview as lines for a terminal."""
     learned = "" if plan.learned == plan.parameters else f", {plan.learned:,} of adapters learn"
@@ -115,4 +129,3 @@ def describe(plan: Preview) -> Iterator[str]:
     )
     epochs = plan.tokens / max(1, plan.dataset_tokens)
     yield f"tokens: {plan.tokens:,} in {plan.steps:,} steps, {epochs:.1f} times the dataset's"
-    yield "time: not known before the first steps have run; their events tell what is left"

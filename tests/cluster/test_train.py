@@ -10,24 +10,38 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from actors.cluster_info import ray_env
+from actors.processes import Pack
 from jobs.exit_codes import exit_code
-from mulm.errors import ConfigError, CorruptError, DataError, DeviceError, StoppedError
+from jobs.up import start, stop
+from mulm.errors import (
+    ConfigError,
+    CorruptError,
+    DataError,
+    DeviceError,
+    JobFailedError,
+    NotRunningError,
+    StoppedError,
+)
 from mulm.facts import Event
+from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.checkpoint import checkpoints
+from mulm.settings import Settings
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
 
 pytestmark = pytest.mark.cluster
 
+ROOT = Path(__file__).parents[2]
 DEADLINE_S = 150.0
 STEPS = 400
 """Some seconds of work: whoever is killed at the latest of these steps has not ended before."""
@@ -50,7 +64,7 @@ class Training:
             "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": STEPS, "workers": 2,
             "batch_tokens": 128, "seq_len": 16, "log_every": 1, "validate_every": 100,
             "checkpoint_every": 10, "keep_checkpoints": 2, "device": "cpu",
-            "balance": False,
+            "balance": False, "precision": "fp32",
         }  # fmt: skip
         path = self.folder / f"{run_id}.json"
         path.write_text(json.dumps(config | changes))
@@ -63,9 +77,9 @@ class Training:
         )  # fmt: skip
 
     @contextmanager
-    def started(self, run_id: str) -> Iterator[subprocess.Popen[str]]:
+    def started(self, run_id: str, **changes: Any) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
-            self.command(run_id),
+            self.command(run_id, **changes),
             env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
@@ -164,6 +178,70 @@ def test_stopped_run_goes_on(training: Training) -> None:
     result_of(training.finish("run_stopped"))
     resumed = [e.data["step"] for e in training.events("run_stopped") if e.kind == "resumed"]
     assert resumed == [int(newest.removeprefix("step-"))]
+
+
+def test_begun_by_one_worker_it_is_ended_by_two(training: Training) -> None:
+    """The other way round is tested without Ray."""
+    result_of(training.finish("run_whole"))
+    with training.started("run_grown", workers=1) as driver:
+        training.wait_for_checkpoint("run_grown", 10)
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate(timeout=DEADLINE_S)
+        assert driver.returncode == exit_code(StoppedError("stopped"))
+    stopped_at = len(training.events("run_grown"))
+    result_of(training.finish("run_grown", workers=2))
+    # The same global batches: each step has the loss of the uninterrupted run, up to sums' order.
+    expected, after = training.curve("run_whole"), training.curve("run_grown", stopped_at)
+    (began,) = (e.data["step"] for e in training.events("run_grown") if e.kind == "resumed")
+    assert sorted(after) == list(range(began + 1, STEPS + 1))
+    for step in range(began + 1, began + 20):
+        assert after[step]["loss"] == pytest.approx(expected[step]["loss"], rel=1e-3)
+
+
+def test_a_power_cut_costs_only_time(training: Training, tmp_path: Path) -> None:
+    whole = result_of(training.finish("run_whole"))
+    home, settings = Home(tmp_path / "home"), Settings(http_port=0, dashboard_port=0, n_cpus=2)
+    info, pack = start(home, settings), Pack(home)
+    try:
+        with Ledger(home.ledger) as ledger:
+            ledger.publish("dataset", "tiny", tiny_dataset(Store(home.store)).id)
+        own = Training(SimpleNamespace(home=home, info=info), tmp_path)
+        own.command("config")
+        mulm = [sys.executable, "-c", "from jobs.cli import main; main()"]
+        command = [*mulm, "train", str(tmp_path / "config.json"), "--json"]
+        env = own.env | {"MULM_HOME": str(home.root), "PYTHONPATH": str(ROOT)}
+        asking = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        run_id = wait_for_run(home)
+        own.wait_for_checkpoint(run_id, 20)
+        for process in pack.find():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        _, told = asking.communicate(timeout=DEADLINE_S)
+        assert asking.returncode in {
+            exit_code(NotRunningError("x")),
+            exit_code(JobFailedError("x")),
+        }
+        assert '{"error":' in told.splitlines()[-1]
+        start(home, settings)
+        with Ledger(home.ledger) as ledger:
+            assert ledger.run(run_id).phase == "failed"
+        again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert result_of(again)["model_id"] == whole["model_id"]
+        resumed = [e.data["step"] for e in own.events(run_id) if e.kind == "resumed"]
+        assert resumed
+        assert 20 <= resumed[0] < STEPS
+    finally:
+        stop(home, jobs_grace_s=5.0)
+
+
+def wait_for_run(home: Home) -> str:
+    end_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end_s:
+        with Ledger(home.ledger) as ledger:
+            for run in ledger.runs():
+                return run.id
+        time.sleep(0.1)
+    pytest.fail("no run began")
 
 
 def listeners_of(training: Training) -> list[Any]:

@@ -53,7 +53,7 @@ def test_an_unknown_key_names_the_nearest(values: dict[str, object], where: str,
     ("values", "hint"),
     [
         ({}, "--set name=VALUE"),
-        ({"name": 3}, "docs/configuration.md"),
+        ({"name": 3}, "in quotes"),
         ({"name": "x", "steps": "many"}, "the default is 10"),
         ({"name": "x", "kind": "Fancy"}, "did you mean 'fancy'?"),
         ({"name": "x", "kind": 7}, "known: fancy, plain"),
@@ -163,6 +163,57 @@ def test_canonical_json_has_one_form() -> None:
     assert canonical_json({"b": 1, "a": "µ"}) == '{"a":"µ","b":1}'.encode()
     with pytest.raises(ValueError, match="JSON"):
         canonical_json(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 5000, "is nested too deeply"),
+        ("name: x\nsteps: " + "9" * 5000, "4300 digits"),
+        ("name: x\nsteps: 2001-14-55", "month must be in 1..12"),
+        ("name: x\nsteps: 010", "010 is no plain number in line 2, column 8"),
+        ("name: x\nsteps: 1:30", "1:30 is no plain number"),
+    ],
+)
+def test_yaml_that_python_stumbles_over_is_a_mistake_of_the_file(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_config(Outer, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "is not valid JSON"),
+        ('{"name": "x", "steps": ' + "9" * 5000 + "}", "is not valid JSON"),
+        ('{"name": "x", "name": "y"}', "the key 'name' stands twice"),
+    ],
+)
+def test_json_that_python_stumbles_over_is_a_mistake_of_the_file(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_config(Outer, path)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 50_000])
+def test_an_override_without_end_is_refused_in_a_short_line(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, {"name": "x"}, [f"steps={text}"])
+    assert len(caught.value.message) < 250
+
+
+def test_words_that_yaml_takes_for_something_else_are_told_to_be_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: no\n")
+    with pytest.raises(ConfigError, match="given: False") as caught:
+        load_config(Outer, path)
+    assert "in quotes" in caught.value.hint
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:

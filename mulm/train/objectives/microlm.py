@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from mulm.data.tokenizer import Tokenizer
+from mulm.manifest import Manifest
 from mulm.model.attention import choose_kernel, document_ids
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
+from mulm.model.fp8 import in_fp8
 from mulm.model.lora import adapt, merged
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model, model_config, store_model
@@ -23,6 +25,7 @@ from mulm.train.compiling import choose_compiled
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.device import choose_precision, memory_bytes
+from mulm.train.host_memory import require_host_memory
 from mulm.train.micro_batch import FILLING_TOKENS, choose_micro_batch, halved
 
 
@@ -40,6 +43,10 @@ class OnMicroLM:
         )
         self._compiled = choose_compiled(config, self._shape, device.type)
         precision, _ = choose_precision(config.precision, device.type)
+        if device.type == "cpu":
+            require_host_memory(
+                config, self._shape, precision, frozen_bytes(config, context.models)
+            )
         self._micro_batch = choose_micro_batch(
             config, self._shape, device.type, precision, room_bytes(config, context)
         )
@@ -67,6 +74,12 @@ class OnMicroLM:
 
     def build(self, generator: torch.Generator) -> MicroLM:
         """Fresh weights in the config's shape, or those of the model that it begins with."""
+        model = self._fresh(generator)
+        if self.config.precision == "fp8":
+            in_fp8(model)
+        return model
+
+    def _fresh(self, generator: torch.Generator) -> MicroLM:
         if not self._beginning:
             return MicroLM(self._shape).init_weights(generator)
         model, lora = load_model(self.context.store, self._beginning).train(), self.config.lora
@@ -134,8 +147,13 @@ def room_bytes(config: TrainConfig, context: TrainContext) -> int | None:
     room = memory_bytes(context.device)
     if room is None:
         return None
-    frozen = [context.models[role] for role in config.frozen_models if role in context.models]
-    return max(0, room - 4 * sum(int(model.counts["parameters"]) for model in frozen))
+    return max(0, room - frozen_bytes(config, context.models))
+
+
+def frozen_bytes(config: TrainConfig, models: Mapping[str, Manifest]) -> int:
+    """What the models take that are only read."""
+    frozen = [models[role] for role in config.frozen_models if role in models]
+    return 4 * sum(int(model.counts["parameters"]) for model in frozen)
 
 
 def separator_id(context: TrainContext) -> int:

@@ -50,6 +50,23 @@ def test_damage_is_noticed(tmp_path: Path, file: str, damage: str) -> None:
     assert "step-00000004 exists" in error.value.hint
 
 
+def test_every_flipped_bit_of_a_manifest_is_noticed_or_says_the_same(tmp_path: Path) -> None:
+    """It has no checksum of its own: what it says is compared with the files and the folder."""
+    path = save_checkpoint(tmp_path, 8, TENSORS, {"loss": 1.25})
+    whole, manifest = load_checkpoint(path), path / "manifest.json"
+    content = manifest.read_bytes()
+    for place in range(len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            manifest.write_bytes(damaged)
+            try:
+                read = load_checkpoint(path)
+            except (CorruptError, ConfigError):
+                continue
+            assert (read.step, read.state) == (whole.step, whole.state), damaged
+
+
 def test_a_killed_writer_leaves_no_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 4, TENSORS, {})
     half = tmp_path / ".step-00000008.abcd.tmp"

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -12,7 +18,15 @@ import torch
 from torch import distributed, multiprocessing
 
 from jobs.entry import JobContext, execute, run_id_of
-from mulm.errors import ConfigError, CorruptError, DataError, StoppedError
+from jobs.exit_codes import exit_code
+from mulm.errors import (
+    ConfigError,
+    CorruptError,
+    DataError,
+    DeviceError,
+    NoSpaceError,
+    StoppedError,
+)
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.checkpoint import checkpoints
@@ -56,10 +70,68 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_later(home: Home, fact
     assert resumed["model_id"] == whole["model_id"]
 
 
+CHILD = Path(__file__).with_name("local_child.py")
+
+
+def child(home: Path, *arguments: object) -> tuple[int, str]:
+    """Train in a process of its own; its exit status and what it printed."""
+    command = [sys.executable, str(CHILD), str(home), *map(str, arguments)]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, timeout=120)
+    return done.returncode, done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_killed_at_any_step_it_resumes_bit_for_bit(tmp_path: Path) -> None:
+    seed = os.environ.get("MULM_TEST_SEED") or str(random.randrange(1 << 32))
+    chance, steps = random.Random(seed), 30
+    print(f"MULM_TEST_SEED={seed}")
+    _, whole = child(tmp_path / "whole", "run_whole", steps)
+    for n in range(2):
+        step = chance.randint(1, steps)
+        print(f"killed in step {step}")
+        status, _ = child(tmp_path / "cut", f"run_cut{n}", steps, "kill", step)
+        assert status == -signal.SIGKILL
+        assert child(tmp_path / "cut", f"run_cut{n}", steps) == (0, whole)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_when_the_model_is_stored_loses_nothing(tmp_path: Path) -> None:
+    own_mounts = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+    if shutil.which("unshare") is None or subprocess.call([*own_mounts, "mount -t tmpfs x /mnt"]):
+        pytest.skip("this machine lets nobody mount a small disk")
+    script = tmp_path / "script.sh"
+    script.write_text(
+        "mount -t tmpfs -o size=3m x /mnt\n"
+        f"{sys.executable} {CHILD} /mnt/h run_a 6 fill; echo $?\n"
+        "rm /mnt/h/filler; find /mnt/h/store -name 'mdl_*' -o -name '*.tmp'\n"
+        f"{sys.executable} {CHILD} /mnt/h run_a 6; echo $?\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    command = [*own_mounts, f"sh {script}"]
+    told = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, timeout=120).stdout
+    full, status, model_id, after = told.splitlines()
+    assert full.startswith("no_space no space left on the disk of '/mnt/h/store")
+    assert int(status) == exit_code(NoSpaceError("full"))
+    assert (model_id, after) == (child(tmp_path / "whole", "run_whole", 6)[1], "0")
+
+
 def test_more_workers_need_a_cluster(home: Home, facts: Ledger) -> None:
     two = CONFIG.model_copy(update={"workers": 2})
     with pytest.raises(ConfigError, match="need a cluster"):
         train_locally(two, "run_a", home, Store(home.store), facts)
+
+
+def test_a_gpu_that_is_not_there_never_becomes_a_cpu(
+    home: Home, facts: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    facts.create_run("run_gpu", "train", {})
+    asked = CONFIG.model_copy(update={"device": "cuda"})
+    with pytest.raises(DeviceError, match="'cuda' was asked for"):
+        train_locally(asked, "run_gpu", home, Store(home.store), facts)
+    assert list(facts.events("run_gpu")) == []
+    assert not home.run("run_gpu").exists()
 
 
 def test_a_useless_dataset_is_found_at_once(home: Home) -> None:

@@ -21,12 +21,12 @@ from mulm.errors import (
     TrainingDivergedError,
 )
 from mulm.manifest import Manifest
-from mulm.model.checkpoint import checkpoints, load_checkpoint
+from mulm.model.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from mulm.model.lora import is_adapter
 from mulm.model.stored import load_model, store_model
 from mulm.store import Store
 from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
-from mulm.train import checkpoint_writer, pieces, spikes
+from mulm.train import checkpoint_writer, device, pieces, spikes
 from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
@@ -165,6 +165,25 @@ def test_how_it_is_computed_changes_rounding_only(
     assert any(f"{rows} rows at once" in data.get("text", "") for _, data in events)
 
 
+def test_products_in_8_bits_learn_as_those_in_16(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DeviceError, match="the cpu here has no 8-bit floats"):
+        run(make_config(precision="fp8"), store, dataset, tmp_path / "none")
+    monkeypatch.setattr(device, "has_fp8", lambda _: True)
+    sixteen, _ = run(make_config(steps=40, precision="bf16"), store, dataset, tmp_path / "16")
+    config = make_config(steps=40, precision="fp8")
+    whole, _ = run(config, store, dataset, tmp_path / "8")
+    run(config, store, dataset, tmp_path / "cut", kill_at=19)
+    resumed, _ = run(config, store, dataset, tmp_path / "cut")
+    assert sixteen is not None
+    assert whole is not None
+    assert resumed is not None
+    assert whole.validation != sixteen.validation
+    assert whole.validation == pytest.approx(sixteen.validation, rel=0.1)
+    assert resumed.model_id == whole.model_id
+
+
 def test_documents_apart_are_another_run(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +280,21 @@ def test_another_configuration_is_refused(store: Store, dataset: Manifest, tmp_p
     run(make_config(), store, dataset, tmp_path / "run", kill_at=6)
     with pytest.raises(ConfigError, match="seed"):
         run(make_config(seed=1), store, dataset, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_shape_is_refused(
+    store: Store, dataset: Manifest, tmp_path: Path
+) -> None:
+    other = make_config(model=TINY_SHAPE | {"d_ff": 32})
+    run(other, store, dataset, tmp_path / "other", kill_at=6)
+    with pytest.raises(ConfigError, match="model: the run began with"):
+        run(make_config(), store, dataset, tmp_path / "other")
+    # The same words may mean another shape to another version of the code.
+    saved = load_checkpoint(checkpoints(tmp_path / "other" / "checkpoints")[-1])
+    facts = saved.state | {"config": make_config().model_dump(mode="json")}
+    save_checkpoint(tmp_path / "forged" / "checkpoints", saved.step, saved.tensors, facts)
+    with pytest.raises(CorruptError, match="do not fit their config"):
+        run(make_config(), store, dataset, tmp_path / "forged")
 
 
 def test_a_run_keeps_the_precision_that_it_began_with(
@@ -438,8 +472,13 @@ def test_lasting_divergence_ends_the_run(
     store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_loss(monkeypatch, first=3, last=99)
+    config = make_config(checkpoint_every=2)
     with pytest.raises(TrainingDivergedError, match="until step 7"):
-        run(make_config(), store, dataset, tmp_path / "run")
+        run(config, store, dataset, tmp_path / "run")
+    monkeypatch.undo()
+    assert load_checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[0]).step < 7
+    again, _ = run(config, store, dataset, tmp_path / "run")
+    assert again is not None
 
 
 def test_a_broken_validation_is_divergence(
