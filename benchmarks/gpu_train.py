@@ -29,10 +29,10 @@ from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.presets import preset
 from mulm.train.flops import flops_per_token, measured_peak_flops
+from mulm.train.gradients import divide
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.memory import USABLE, StepChoices, largest_rows, step_memory
 from mulm.train.micro_batch import FILLING_TOKENS
-from mulm.train.gradients import divide
 from mulm.train.optim import Optimizer, learned_parameters
 from mulm.train.plan import all_choices
 
