@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs import entry
-from jobs.entry import JobContext, execute, mulm_cause, run_id_of, run_job
+from jobs.entry import JobContext, execute, run_id_of, run_job
+from jobs.run_end import mulm_cause
 from mulm.config import Frozen
 from mulm.errors import ConflictError, DataError, MulmError, NotRunningError, StoppedError
 from mulm.home import Home
@@ -64,7 +65,7 @@ def test_success(ledger: Ledger, config: str, capsys: pytest.CaptureFixture[str]
     )
     assert capsys.readouterr().out == f'{{"run": "{run.id}", "answer": 42}}\n'
     events = [event.data.get("phase", event.kind) for event in ledger.events(run.id)]
-    assert events == ["running", "log", "succeeded"]
+    assert events == ["running", "started", "log", "succeeded"]
 
 
 def test_a_finished_run_is_not_repeated(ledger: Ledger, config: str) -> None:
@@ -122,7 +123,7 @@ def test_one_run_is_one_process(ledger: Ledger, home: Home) -> None:
         return {}
 
     assert execute("probe", Config(), again, context) == {}
-    assert [e.kind for e in ledger.events("run_1")] == ["phase", "phase"]
+    assert [e.kind for e in ledger.events("run_1")] == ["phase", "started", "phase"]
     assert ledger.run("run_1").phase == "succeeded"
 
 
