@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jobs.dataset_words import one_line, table_lines
+from jobs.run_words import number_text
 from mulm.data.preview import harmless
 from mulm.facts import Event
 from mulm.runs.compare import Comparison
@@ -25,7 +26,7 @@ def metric_lines(rows: Sequence[Row]) -> list[str]:
     """A table; what a step has no number for stays empty."""
     names = [name for name in columns(rows) if name not in _UNSHOWN]
     head = [_short(name) for name in names]
-    return table_lines([head, *([_number(row.get(name)) for name in names] for row in rows)])
+    return table_lines([head, *([number_text(row.get(name)) for name in names] for row in rows)])
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -64,7 +65,7 @@ def comparison_lines(found: Comparison) -> list[str]:
     if found.judged_by in (None, "loss"):
         head = (*head[:5], "", head[6])
     keys = ("run", "name", "phase", "steps", "loss", "validation", "tokens_per_s")
-    lines = table_lines([head, *([_number(run[key]) for key in keys] for run in found.runs)])
+    lines = table_lines([head, *([number_text(run[key]) for key in keys] for run in found.runs)])
     ids = [str(run["run"]) for run in found.runs]
     if found.differences:
         rows = [[key, *map(_value, values)] for key, values in found.differences.items()]
@@ -72,7 +73,7 @@ def comparison_lines(found: Comparison) -> list[str]:
     for label, name in (("loss", "loss"), ("validation", found.judged_by)):
         having = [row for row in found.steps if label in row]
         if having:
-            rows = [[str(row[STEP]), *map(_number, row[label])] for row in _spread(having)]
+            rows = [[str(row[STEP]), *map(number_text, row[label])] for row in _spread(having)]
             lines += ["", *table_lines([[_short(str(name)), *ids], *rows])]
     return lines
 
@@ -91,11 +92,3 @@ def _short(name: str) -> str:
 
 def _value(value: Any) -> str:
     return one_line(str(value), 30)
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return one_line(str(value), 40)

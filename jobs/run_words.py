@@ -34,14 +34,19 @@ def description_lines(run: Mapping[str, Any], now_s: float) -> list[str]:
     if run["progress"]:
         lines.append(f"progress    {progress_text(run['progress'], is_live=run['is_living'])}")
     lines += _pairs("result", run["result"] or {})
-    lines += _pairs("last", run["metrics"])
+    if run["metrics"]:
+        numbers = [f"{name} {number_text(value)}" for name, value in run["metrics"].items()]
+        lines.append(f"numbers     {one_line(', '.join(numbers), _LONG)}")
     if run["checkpoints"]:
         steps = [f"{c['step']}{' (best)' if c['is_best'] else ''}" for c in run["checkpoints"]]
         lines.append(f"checkpoints {', '.join(steps)}")
     for field, parent in run["parents"].items():
         lines.append(f"reads       {field} {one_line(parent['ref'])} {parent['id'] or '(gone)'}")
-    lines += _made_by(run["made_by"], run["job"])
-    lines.append(f"began       {age_text(now_s - run['created_s'])} ago, in {run['folder']}")
+    lines += _process("made by", run["made_by"])
+    if run["last_process"] != run["made_by"]:
+        lines += _process("goes on by" if run["is_living"] else "then by", run["last_process"])
+    age = age_text(now_s - run["created_s"])
+    lines.append(f"began       {age}{' ago' * (age != 'now')}, in {run['folder']}")
     return [*lines, *_pairs("config", flattened(run["config"]))]
 
 
@@ -56,12 +61,22 @@ def progress_text(progress: Mapping[str, Any], *, is_live: bool) -> str:
     """`train 120/450, 3.4 steps/s, 97 s left`; speed and time only while it goes on."""
     done, total = progress.get("done", 0), progress.get("total")
     unit = one_line(str(progress.get("unit", "")))
-    text = f"{one_line(str(progress.get('stage', '')))} {done}{f'/{total}' if total else ''}"
+    text = f"{one_line(str(progress.get('stage', '')))} {done}{f'/{total}' if total else ''} {unit}"
+    text = text.rstrip()
     if is_live and progress.get("rate_per_s"):
         text += f", {progress['rate_per_s']:.3g} {unit}/s"
     if is_live and progress.get("eta_s") is not None:
         text += f", {_left(progress['eta_s'])} left"
     return text.strip()
+
+
+def number_text(value: Any) -> str:
+    """A number with as many digits as a person reads; nothing for one that is missing."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return one_line(str(value), 40)
 
 
 def _cells(row: Mapping[str, Any], now_s: float) -> tuple[str, ...]:
@@ -86,12 +101,12 @@ def _pairs(label: str, values: Mapping[str, Any]) -> list[str]:
     return [f"{label:<11} {one_line(f'{key}: {value}', _LONG)}" for key, value in told.items()]
 
 
-def _made_by(made_by: Mapping[str, Any] | None, job: str | None) -> list[str]:
-    if not made_by:
+def _process(label: str, process: Mapping[str, Any] | None) -> list[str]:
+    if not process:
         return []
-    ray = job or made_by.get("job")
-    who = f"Ray job {ray}" if ray else f"process {made_by.get('pid')}"
-    return [f"made by     {who}: {_text(made_by, 'command')}"]
+    job = process.get("job")
+    who = f"Ray job {job}" if job else f"process {process.get('pid')}"
+    return [f"{label:<11} {one_line(who)}: {_text(process, 'command')}"]
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

@@ -43,13 +43,14 @@ def listed(standing: Standing, facts: Facts) -> dict[str, Any]:
 def described(standing: Standing, facts: Facts, folder: Path) -> dict[str, Any]:
     """All of a run; `folder` is its own."""
     run = standing.run
-    started = facts.last_event(run.id, "started")
+    first = facts.events(run.id, limit=1, kinds=("started",))
     return listed(standing, facts) | {
         "result": run.result,
         "metrics": newest(curve(all_events(facts, run.id, "metric"))),
         "checkpoints": _checkpoints(facts, run.id, folder / "checkpoints"),
         "parents": _parents(standing, facts),
-        "made_by": dict(started.data) | {"started_s": started.time_s} if started else None,
+        "made_by": _process(first[0] if first else None),
+        "last_process": _process(facts.last_event(run.id, "started")),
         "job": standing.job.submission_id if standing.job else None,
         "folder": str(folder),
         "config": run.config,
@@ -68,6 +69,11 @@ def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the whole checkpoints in a folder, oldest first."""
     found = (_CHECKPOINT.fullmatch(path.name) for path in folder.glob("step-*"))
     return sorted(int(match.group(1)) for match in found if match)
+
+
+def _process(started: Event | None) -> dict[str, Any] | None:
+    """Who worked on the run: command, folder, process, job."""
+    return dict(started.data) | {"started_s": started.time_s} if started else None
 
 
 def _checkpoints(facts: Facts, run_id: str, folder: Path) -> list[dict[str, Any]]:

@@ -61,7 +61,8 @@ def standing(run: Run, *, is_held: bool, job: Job | None) -> Standing:
         return Standing(run, is_living=True, job=job)
     if job is not None and job.is_living:
         # Between its submission and its first note, or between its last note and its end.
-        if run.is_resting and job.started_s > run.updated_s:
+        is_before = job.started_s >= run.updated_s
+        if is_before and (run.is_resting or run.phase == "queued"):
             waiting = replace(run, phase="queued", error=None)
             return Standing(waiting, is_living=True, is_starting=True, job=job)
         return Standing(run, is_living=True, job=job)
