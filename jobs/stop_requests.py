@@ -14,11 +14,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mulm.facts import Facts, Phase
+from mulm.facts import Facts
+from mulm.runs.transitions import STOP_PHASES
 
 _log = logging.getLogger(__name__)
 
-STOP_PHASES: frozenset[Phase] = frozenset({"pausing", "cancelled"})
 _POLL_S = 0.5
 
 

@@ -14,6 +14,9 @@ from mulm.runs.standing import Standing
 UNDER_WAY: frozenset[Phase] = frozenset({"queued", "preparing", "running", "finalizing"})
 UNENDED: frozenset[Phase] = UNDER_WAY | {"pausing", "paused"}
 
+STOP_PHASES: frozenset[Phase] = frozenset({"pausing", "cancelled"})
+"""What a process that works on a run finds in the ledger when it is to stop."""
+
 
 def may_pause(standing: Standing) -> bool:
     """Whether its process is to be asked to pause; False where that was asked, or is done.
