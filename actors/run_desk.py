@@ -62,11 +62,10 @@ class RunDesk:
         own = attempts_by_run(jobs.values())
         runs = self.facts.runs()
         known = {run.id for run in runs}
-        runs += [self._unborn(run_id, job) for run_id, job in own.items() if run_id not in known]
-        runs.sort(key=lambda run: -run.created_s)
-        told = [self._stands(run, own, jobs) for run in runs if kind in (None, run.kind)]
         # A job that ended before it made a run is none; its own log says why.
-        return [found for found in told if found.run.id in known or found.is_living]
+        runs += [self._unborn(k, job) for k, job in own.items() if k not in known and job.is_living]
+        runs.sort(key=lambda run: -run.created_s)
+        return [self._stands(run, own, jobs) for run in runs if kind in (None, run.kind)]
 
     def one(self, run_id: str) -> Standing:
         """How a run stands now.
@@ -82,10 +81,7 @@ class RunDesk:
             if run_id not in own or not own[run_id].is_living:
                 raise
             run = self._unborn(run_id, own[run_id])
-        found = self._stands(run, own, jobs)
-        if found.is_lost and (again := self.facts.run(run_id)).is_resting:
-            return self._stands(again, own, jobs)  # it ended between the two looks
-        return found
+        return self._stands(run, own, jobs)
 
     def find(self, text: str) -> Standing:
         """The run that a person means; see `mulm.runs.find`.
@@ -182,7 +178,10 @@ class RunDesk:
         if job is None or not job.is_living:
             started = None if run.is_resting else self.facts.last_event(run.id, "started")
             job = jobs.get(str(started.data.get("job")), job) if started else job
-        return standing(run, is_held=held, job=job)
+        found = standing(run, is_held=held, job=job)
+        if found.is_lost and (again := self.facts.run(run.id)).is_resting:
+            return standing(again, is_held=False, job=job)  # it ended between the two looks
+        return found
 
     def _unborn(self, run_id: str, job: Attempt) -> Run:
         """A run of which there is no more than a job and the config that it was given."""

@@ -116,9 +116,17 @@ class Journey:
         )  # fmt: skip
 
     def attend(self, run_id: str, job: FollowedJob) -> Result:
-        """Show a run that goes on elsewhere until it ends."""
+        """Show a run that goes on elsewhere until it ends.
+
+        Raises:
+            StoppedError: it was paused or cancelled; or Ctrl-C, which only ends the showing.
+        """
         after = last_seq(self._facts, run_id)
-        return dict(follow(run_id, after, self._facts, job, self._progress).result or {})
+        try:
+            return dict(follow(run_id, after, self._facts, job, self._progress).result or {})
+        except KeyboardInterrupt:
+            hint = f"`mulm runs pause {run_id}` stops it"
+            raise StoppedError(f"{run_id} goes on, unwatched", hint=hint) from None
 
     def promote(self, model: str, alias: str) -> Version:
         """Point an alias to a model version."""

@@ -108,6 +108,8 @@ def test_paused_and_resumed_is_as_if_it_had_never_stopped(
     (kept,) = checkpoint_steps(cluster.home.run(cut) / "checkpoints")[-1:]
 
     cluster.jobs.submit("jobs.train", "run_whole", user.config("run_whole"))
+    left = json.loads(user.run(*_MULM, "runs", "resume", "cut", "--detach", "--json"))
+    assert left == {"run": cut, "job": cut}  # its first job has an id that Ray gave
     result = json.loads(user.run(*_MULM, "runs", "resume", "cut", "--json"))
     assert result["run"] == cut
     assert [e.data["step"] for e in all_events(desk.facts, cut, "resumed")] == [kept]

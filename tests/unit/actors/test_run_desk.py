@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from actors import run_desk
 from actors.job_client import Attempt, JobClient
 from actors.run_desk import RunDesk, RunWatch, open_desk
 from mulm.errors import ConflictError, DeadlineError, NoSpaceError, NotFoundError
@@ -229,6 +230,19 @@ def test_a_resumed_run_is_queued_until_its_process_says_otherwise(
     assert desk.one("run_a").run.phase == "queued"
     with pytest.raises(ConflictError, match="only starting"):
         desk.pause("run_a")
+
+
+def test_an_end_between_two_looks_is_no_loss(
+    desk: RunDesk, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(ledger, "run_a", "running")
+
+    def ends(*_: object) -> bool:
+        ledger.set_phase("run_a", "succeeded", result={})
+        return False
+
+    monkeypatch.setattr(run_desk, "is_held", ends)
+    assert [one.run.phase for one in desk.all()] == ["succeeded"]
 
 
 def test_the_newest_is_first(desk: RunDesk, home: Home, ledger: Ledger, jobs: Jobs) -> None:
