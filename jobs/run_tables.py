@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jobs.dataset_words import one_line, table_lines
+from jobs.dataset_words import one_line, size_text, table_lines
 from jobs.run_words import number_text
 from mulm.data.preview import harmless
 from mulm.facts import Event
@@ -26,7 +26,7 @@ def metric_lines(rows: Sequence[Row]) -> list[str]:
     """A table; what a step has no number for stays empty."""
     names = [name for name in columns(rows) if name not in _UNSHOWN]
     head = [_short(name) for name in names]
-    return table_lines([head, *([number_text(row.get(name)) for name in names] for row in rows)])
+    return table_lines([head, *([_cell(name, row.get(name)) for name in names] for row in rows)])
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -78,6 +78,11 @@ def comparison_lines(found: Comparison) -> list[str]:
     return lines
 
 
+def _cell(name: str, value: Any) -> str:
+    is_size = name.endswith("_bytes") and isinstance(value, int | float)
+    return size_text(value) if is_size else number_text(value)
+
+
 def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A few rows, evenly from all, the last one among them."""
     n, limit = len(rows), _SIDE_BY_SIDE_LINES
@@ -87,7 +92,12 @@ def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _short(name: str) -> str:
-    return name.replace("validation_", "val ").replace("_per_s", "/s").replace("_", " ")
+    return (
+        name.removesuffix("_bytes")
+        .replace("validation_", "val ")
+        .replace("_per_s", "/s")
+        .replace("_", " ")
+    )
 
 
 def _value(value: Any) -> str:

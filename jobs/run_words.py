@@ -129,7 +129,9 @@ def _said(kind: str, data: Mapping[str, Any]) -> list[str]:
             why = f": [{error.get('code')}] {error.get('message')}" if error else ""
             return [f"{data.get('phase')}{why}"]
         case "checkpoint":
-            return [f"checkpoint of step {data.get('step')}{', the best' * bool(data.get('best'))}"]
+            return [
+                f"checkpoint of step {data.get('step')}{', the best' * bool(data.get('is_best'))}"
+            ]
         case "resumed":
             return [f"goes on from step {data.get('step')}"]
         case "stage":

@@ -79,7 +79,7 @@ def _process(started: Event | None) -> dict[str, Any] | None:
 def _checkpoints(facts: Facts, run_id: str, folder: Path) -> list[dict[str, Any]]:
     """Those on the disk; the best is the last one that the run called so."""
     events = all_events(facts, run_id, "checkpoint")
-    best = [event.data.get(STEP) for event in events if event.data.get("best")]
+    best = [event.data.get(STEP) for event in events if event.data.get("is_best")]
     return [{STEP: n, "is_best": best[-1:] == [n]} for n in checkpoint_steps(folder)]
 
 

@@ -20,6 +20,12 @@ def test_a_table_has_what_is_there() -> None:
     ]
 
 
+def test_sizes_are_read_as_sizes() -> None:
+    assert metric_lines([{"step": 1, "memory_bytes": 2_500_000_000}]) == [
+        "step  memory", "   1  2.5 GB",
+    ]  # fmt: skip
+
+
 def test_csv_has_all_columns_and_empty_cells() -> None:
     assert csv_text(ROWS).splitlines() == [
         "step,loss,lr,tokens_per_s,validation_bits_per_byte,mfu,eta_s",

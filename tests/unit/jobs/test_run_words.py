@@ -76,7 +76,7 @@ def test_every_event_is_a_line() -> None:
         ("log", {"text": "two\nlines \x1b[0m"}),
         ("phase", {"phase": "failed", "error": {"code": "no_space", "message": "full"}}),
         ("phase", {"phase": "running"}),
-        ("checkpoint", {"step": 10, "best": True}),
+        ("checkpoint", {"step": 10, "is_best": True}),
         ("checkpoint", {"step": 20}),
         ("resumed", {"step": 10}),
         ("stage", {"name": "tokenizer", "seconds": 1.1, "text": "4096 tokens"}),

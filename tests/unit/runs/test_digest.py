@@ -32,7 +32,7 @@ def test_a_run_with_all_that_it_said(ledger: Ledger, tmp_path: Path) -> None:
             ("started", {"pid": 1, "command": "mulm train x.yaml"}),
             ("metric", {"step": 1, "loss": 3.0}),
             ("progress", {"stage": "train", "done": 1, "total": 9}),
-            ("checkpoint", {"step": 1, "best": True}),
+            ("checkpoint", {"step": 1, "is_best": True}),
             ("started", {"pid": 2, "command": "mulm runs resume demo"}),
             ("metric", {"step": 2, "loss": 2.0}),
             ("progress", {"stage": "train", "done": 2, "total": 9}),
