@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.run_desk import RunDesk, open_desk
+from actors.dashboard import Dashboard
+from actors.run_desk import RunDesk
 from mulm.errors import ConflictError
 from mulm.facts import Phase
 from mulm.ledger import Ledger
@@ -24,48 +25,42 @@ from mulm.testing import TINY_SHAPE, tiny_dataset
 pytestmark = pytest.mark.cluster
 
 DEADLINE_S = 120.0
-STEPS = 400
+STEPS = 300
 """Some seconds of work: a request at the first checkpoint comes before its end."""
-_MULM = [sys.executable, "-c", "from jobs.cli import main; main()"]
+CONFIG = {
+    "dataset": "tiny-runs", "model": TINY_SHAPE, "steps": STEPS, "workers": 2, "batch_tokens": 128,
+    "seq_len": 16, "log_every": 1, "validate_every": 100, "checkpoint_every": 10, "device": "cpu",
+}  # fmt: skip
+_MULM = [sys.executable, "-c", "from jobs.cli import main; main()", "runs"]
 
 
-class User:
-    """Somebody at a terminal of the cluster's machine."""
-
-    def __init__(self, cluster: Any, folder: Path) -> None:
-        self.env = cluster.env | {"RAY_API_SERVER_ADDRESS": cluster.info.dashboard_url}
-        self.folder = folder
-
-    def config(self, name: str) -> Path:
-        values = {
-            "name": name, "dataset": "tiny-runs", "model": TINY_SHAPE, "steps": STEPS,
-            "workers": 2, "batch_tokens": 128, "seq_len": 16, "log_every": 1, "validate_every": 100,
-            "checkpoint_every": 10, "device": "cpu",
-        }  # fmt: skip
-        path = self.folder / f"{name}.json"
-        path.write_text(json.dumps(values))
-        return path
-
-    def submit(self, name: str) -> None:
-        """As the README does, but without waiting for the end."""
-        command = ["ray", "job", "submit", "--no-wait", "--working-dir", str(self.folder)]
-        path = self.config(name)
-        self.run(*command, "--", "python", "-m", "jobs.train", "--config", path.name)
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(
-            command, env=self.env, cwd=self.folder, capture_output=True, text=True,
-            timeout=DEADLINE_S,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+def mulm(cluster: Any, *argv: str) -> Any:
+    """What `mulm runs ... --json` prints."""
+    done = subprocess.run(
+        [*_MULM, *argv, "--json"], env=cluster.env, capture_output=True, text=True,
+        timeout=DEADLINE_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture
-def user(cluster: Any, tmp_path: Path) -> User:
+def submit(cluster: Any, tmp_path: Path) -> Callable[..., None]:
+    """Start training as a job, under a run id or, as `ray job submit` does, under none."""
     with Ledger(cluster.home.ledger) as ledger:
         ledger.publish("dataset", "tiny-runs", tiny_dataset(Store(cluster.home.store)).id)
-    return User(cluster, tmp_path)
+
+    def start(name: str, run_id: str | None = None) -> None:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(CONFIG | {"name": name}))
+        if run_id:
+            cluster.jobs.submit("jobs.train", run_id, path)
+            return
+        entrypoint = f"{sys.executable} -m jobs.train --config {path}"
+        dashboard = Dashboard.of(cluster.info, cluster.home)
+        dashboard.request("POST", "/api/jobs/", {"entrypoint": entrypoint}, DEADLINE_S)
+
+    return start
 
 
 @pytest.fixture
@@ -98,34 +93,38 @@ def numbers(desk: RunDesk, run_id: str) -> list[dict[str, Any]]:
 
 
 def test_paused_and_resumed_is_as_if_it_had_never_stopped(
-    cluster: Any, user: User, desk: RunDesk
+    cluster: Any, submit: Callable[..., None], desk: RunDesk
 ) -> None:
-    user.submit("cut")
+    submit("cut")
+    submit("ended", "run_ended")
     cut = wait_for(desk, "cut", "running", checkpoint=True)
     paused = desk.pause(cut)
     assert paused.run.phase == "paused", "it was too fast to be paused"
     assert not paused.is_living
     (kept,) = checkpoint_steps(cluster.home.run(cut) / "checkpoints")[-1:]
 
-    cluster.jobs.submit("jobs.train", "run_whole", user.config("run_whole"))
-    left = json.loads(user.run(*_MULM, "runs", "resume", "cut", "--detach", "--json"))
-    assert left == {"run": cut, "job": cut}  # its first job has an id that Ray gave
-    result = json.loads(user.run(*_MULM, "runs", "resume", "cut", "--json"))
+    assert desk.cancel("run_ended").run.phase == "cancelled"
+    assert cluster.jobs.has_ended("run_ended")
+    assert desk.cancel("run_ended").run.phase == "cancelled"
+
+    submit("whole", "run_unstopped")
+    left = mulm(cluster, "resume", "cut", "--detach")
+    assert left == {"run": cut, "job": cut}  # the job before it had a name of Ray's
+    result = mulm(cluster, "resume", "cut")
     assert result["run"] == cut
     assert [e.data["step"] for e in all_events(desk.facts, cut, "resumed")] == [kept]
-    wait_for(desk, "run_whole", "succeeded")
-    assert numbers(desk, cut) == numbers(desk, "run_whole")
-    whole = desk.facts.run("run_whole").result or {}
+    wait_for(desk, "whole", "succeeded")
+    assert numbers(desk, cut) == numbers(desk, "run_unstopped")
+    whole = desk.facts.run("run_unstopped").result or {}
     assert (result["loss"], result["steps"]) == (whole["loss"], STEPS)
 
 
-def test_a_cancelled_run_has_ended(cluster: Any, user: User) -> None:
-    cluster.jobs.submit("jobs.train", "run_ended", user.config("run_ended"))
-    with open_desk(cluster.home) as desk:
-        assert desk.one("run_ended").run.phase == "queued"
-        wait_for(desk, "run_ended", "running")
-        assert desk.cancel("run_ended").run.phase == "cancelled"
-        assert cluster.jobs.has_ended("run_ended")
-        assert desk.cancel("run_ended").run.phase == "cancelled"
-        with pytest.raises(ConflictError, match="was cancelled"):
-            desk.pause("run_ended")
+def test_a_job_that_only_starts_is_cancelled(
+    cluster: Any, submit: Callable[..., None], desk: RunDesk
+) -> None:
+    submit("early", "run_early")
+    assert desk.one("run_early").run.phase == "queued"
+    assert desk.cancel("run_early").run.phase == "cancelled"
+    assert cluster.jobs.has_ended("run_early")
+    with pytest.raises(ConflictError, match="was cancelled"):
+        desk.pause("run_early")
