@@ -16,12 +16,12 @@ from ray.exceptions import RayError
 
 from mulm.errors import MulmError
 from mulm.facts import Facts
+from mulm.runs.transitions import STOP_PHASES
 
 log = logging.getLogger(__name__)
 
 EVENT_INTERVAL_S = 0.5
 CLOSE_TIMEOUT_S = 20.0
-STOP_PHASES = frozenset({"pausing", "cancelled"})
 
 
 class EventSender:

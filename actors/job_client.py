@@ -7,12 +7,14 @@ at most one living job.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -21,6 +23,7 @@ from actors.dashboard import Dashboard
 from mulm.errors import DeadlineError, JobFailedError, NotFoundError
 from mulm.facts import Facts, Run
 from mulm.home import Home
+from mulm.runs.standing import lost_error
 
 Status = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 ENDED: frozenset[Status] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
@@ -28,6 +31,9 @@ ENDED: frozenset[Status] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 _POLL_S = 0.1
 _SUBMIT_TIMEOUT_S = 90.0
 _HINT = "run the same command again: it goes on from what was finished"
+_RUN_KIND = re.compile(r"-m jobs\.(\w+)")
+_JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray's name of the variable that tells a job's driver who it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,14 @@ class Attempt:
     number: int
     status: Status
     message: str
+    started_s: float = 0.0
+    kind: str = ""
+    """Of the run: what follows `-m jobs.` in its command."""
+
+    @property
+    def is_living(self) -> bool:
+        """Whether it has not ended."""
+        return self.status not in ENDED
 
 
 class JobClient:
@@ -83,6 +97,11 @@ class JobClient:
         """The last attempt of a run, if any was made in this cluster."""
         return newest_attempt(run_id, self._jobs())
 
+    def attempts(self) -> dict[str, Attempt]:
+        """All jobs of this cluster by submission id, those that other programs made included."""
+        jobs = [_attempt(job, 1) for job in self._jobs()]
+        return {job.submission_id: job for job in jobs}
+
     def has_ended(self, run_id: str) -> bool:
         """Whether no process works on the run."""
         newest = self.newest(run_id)
@@ -107,8 +126,12 @@ class JobClient:
     def stop(self, run_id: str) -> None:
         """Ask the run's job to end; it may write a checkpoint first. Harmless when it has ended."""
         newest = self.newest(run_id)
-        if newest is not None and newest.status not in ENDED:
-            self._dashboard.request("POST", f"/api/jobs/{newest.submission_id}/stop", {})
+        if newest is not None and newest.is_living:
+            self.stop_job(newest.submission_id)
+
+    def stop_job(self, submission_id: str) -> None:
+        """Ask a job to end, by Ray's name for it. Harmless when it has ended."""
+        self._dashboard.request("POST", f"/api/jobs/{submission_id}/stop", {})
 
     def wait(self, run_id: str, timeout_s: float) -> Status:
         """Wait until the last attempt has ended.
@@ -133,7 +156,7 @@ class JobClient:
         """
         asked = self._living()
         for submission_id in asked:
-            self._dashboard.request("POST", f"/api/jobs/{submission_id}/stop", {})
+            self.stop_job(submission_id)
         deadline_s = time.monotonic() + timeout_s
         while asked and (left := self._living()):
             if time.monotonic() > deadline_s:
@@ -174,13 +197,32 @@ class JobWatch:
 def newest_attempt(run_id: str, jobs: Sequence[Mapping[str, object]]) -> Attempt | None:
     """The attempt with the largest number among the jobs of the dashboard's list."""
     pattern = re.compile(re.escape(run_id) + r"(?:-([0-9]+))?")
-    attempts = []
-    for job in jobs:
-        if match := pattern.fullmatch(str(job["submission_id"])):
-            status = cast(Status, job["status"])
-            message = str(job.get("message") or "")
-            attempts.append(Attempt(match.group(), int(match.group(1) or 1), status, message))
+    attempts = [
+        _attempt(job, int(match.group(1) or 1))
+        for job in jobs
+        if (match := pattern.fullmatch(str(job["submission_id"])))
+    ]
     return max(attempts, key=lambda attempt: attempt.number, default=None)
+
+
+def attempts_by_run(jobs: Iterable[Attempt]) -> dict[str, Attempt]:
+    """The newest of the jobs whose ids say for which run they are, by run id."""
+    newest: dict[str, Attempt] = {}
+    for job in jobs:
+        if match := re.fullmatch(r"(run_\w+?)(?:-([0-9]+))?", job.submission_id):
+            numbered = replace(job, number=int(match.group(2) or 1))
+            known = newest.get(match.group(1))
+            if known is None or known.number < numbered.number:
+                newest[match.group(1)] = numbered
+    return newest
+
+
+def own_submission_id(env: Mapping[str, str] = os.environ) -> str:
+    """The id of the job that this process is the driver of; empty outside of one."""
+    try:
+        return str(json.loads(env[_JOB_CONFIG_VARIABLE])["metadata"]["job_submission_id"])
+    except (KeyError, ValueError, TypeError):
+        return ""
 
 
 def reconcile(facts: Facts, run: Run, job: Attempt | None) -> Run:
@@ -194,21 +236,32 @@ def reconcile(facts: Facts, run: Run, job: Attempt | None) -> Run:
     Returns:
         The run as it now stands; failed, if it was thought to be under way and is not.
     """
-    is_living = job is not None and job.status not in ENDED
-    if run.has_ended or is_living or facts.run(run.id).has_ended:
+    is_living = job is not None and job.is_living
+    if run.is_resting or is_living or facts.run(run.id).is_resting:
         return facts.run(run.id)
-    error = lost_run_error(job)
+    error = lost_run_error(run.id, job)
     described = {"code": error.code, "message": error.message, "hint": error.hint}
     facts.set_phase(run.id, "failed", error=described)
     return facts.run(run.id)
 
 
-def lost_run_error(job: Attempt | None) -> JobFailedError:
-    """Why a run without a living process has no end of its own."""
+def lost_run_error(run_id: str, job: Attempt | None) -> JobFailedError:
+    """Why a run without a living process has no end of its own, seen from its cluster."""
     if job is None:
         return JobFailedError("the application ended while the run was under way", hint=_HINT)
-    why = job.message.partition(",")[0].strip()  # what follows are lines of its log
-    return JobFailedError(f"its process died without a word: {why}".rstrip(": "), hint=_HINT)
+    return lost_error(run_id, job)
+
+
+def _attempt(job: Mapping[str, object], number: int) -> Attempt:
+    kind = _RUN_KIND.search(str(job.get("entrypoint") or ""))
+    return Attempt(
+        submission_id=str(job["submission_id"]),
+        number=number,
+        status=cast(Status, job["status"]),
+        message=str(job.get("message") or ""),
+        started_s=float(cast(int, job.get("start_time") or 0)) / 1000.0,
+        kind=kind.group(1) if kind else "",
+    )
 
 
 def _attempt_id(run_id: str, number: int) -> str:

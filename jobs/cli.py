@@ -20,6 +20,7 @@ from jobs.cli_compress import compress
 from jobs.cli_data import data
 from jobs.cli_eval import evaluate
 from jobs.cli_model import model
+from jobs.cli_runs import runs
 from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
 from jobs.exit_codes import exit_code
 from jobs.progress import Progress
@@ -37,6 +38,7 @@ def cli() -> None:
     mulm up                                 start the application on this machine
     mulm data build examples/sample.yaml    text to a dataset version
     mulm train examples/demo.yaml           dataset to a model
+    mulm runs ls                            what runs and ran, and how far it is
     mulm serve demo                         model to an HTTP API
     mulm chat                               talk to it
     mulm down                               stop everything
@@ -47,6 +49,7 @@ cli.add_command(compress)
 cli.add_command(data)
 cli.add_command(evaluate)
 cli.add_command(model)
+cli.add_command(runs)
 
 
 @cli.command()

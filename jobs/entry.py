@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import mulm
+from actors.job_client import own_submission_id
 from jobs.exit_codes import exit_code
 from jobs.identity import pinned
 from jobs.progress import Progress
+from jobs.run_end import GOES_ON, as_ours, note_end
 from jobs.signals import signals_wait, stopping_on_signals
+from jobs.stop_requests import stopped_on_request
 from mulm.config import Frozen, canonical_json, load_config
 from mulm.errors import (
     ConfigError,
@@ -32,7 +36,7 @@ from mulm.errors import (
     NotFoundError,
     StoppedError,
 )
-from mulm.facts import Facts, Run
+from mulm.facts import Facts, Phase, Run
 from mulm.home import Home
 from mulm.log import configure_logging
 from mulm.run_lock import run_lock
@@ -56,6 +60,17 @@ class JobContext:
     def emit(self, kind: str, **data: Any) -> None:
         """Append one event to the run; it is durable on return."""
         self.facts.append_events(self.run_id, [(kind, data)])
+
+    def move(self, phase: Phase, *only_from: Phase) -> None:
+        """Move the run on.
+
+        Raises:
+            StoppedError: it is in another phase, since someone asked to stop.
+        """
+        try:
+            self.facts.set_phase(self.run_id, phase, only_from=only_from)
+        except ConflictError as error:
+            raise StoppedError(f"stopped: {error.message}", hint=GOES_ON) from None
 
 
 def run_job(
@@ -124,7 +139,7 @@ def execute(
             return dict(run.result or {})
         if run.config != values:
             context.facts.set_config(run.id, values)
-        return _work(config, work, context)
+        return _work(config, work, context, run.phase)
 
 
 def is_finished(run: Run, store: Store) -> bool:
@@ -145,28 +160,6 @@ def damage_of(run: Run, store: Store) -> str | None:
                 store.paths(store.load(str(value)).blobs)
     except (NotFoundError, CorruptError) as error:
         return error.message
-    return None
-
-
-def mulm_cause(error: BaseException) -> MulmError | None:
-    """The error of ours that a chain of wrapping errors goes back to, if there is one.
-
-    Only what was wrapped on purpose counts: an error of ours that was merely being handled when
-    another one came up (`__context__`) says nothing about that one.
-    """
-    seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        current = waiting.pop(0)
-        if not isinstance(current, BaseException) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        # Ray's RayTaskError passes for the class of its cause without being built like it.
-        if isinstance(current, MulmError) and not hasattr(current, "cause"):
-            return current
-        waiting += [getattr(current, "cause", None), current.__cause__]
-        waiting += list(getattr(current, "worker_failures", {}).values())
-        waiting.append(getattr(current, "controller_failure", None))
     return None
 
 
@@ -191,18 +184,34 @@ def _run(
 
 
 def _work(
-    config: C, work: Callable[[JobContext, C], dict[str, Any]], context: JobContext
+    config: C,
+    work: Callable[[JobContext, C], dict[str, Any]],
+    context: JobContext,
+    before: Phase,
 ) -> dict[str, Any]:
     try:
-        context.facts.set_phase(context.run_id, "running")
-        result = work(context, config)
-        with signals_wait():
+        context.move("running", before)
+        context.emit("started", **_origin())
+        with stopped_on_request(context.facts, context.run_id):
+            result = work(context, config)
+        with signals_wait():  # a request that came too late: what was finished counts
             context.facts.set_phase(context.run_id, "succeeded", result=result)
     except BaseException as error:
         with signals_wait():
-            _note_end(context, error)
+            note_end(context.facts, context.run_id, error)
         raise
     return result
+
+
+def _origin() -> dict[str, Any]:
+    """Which process works on a run, and how to do so again."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "folder": os.getcwd(),
+        "pid": os.getpid(),
+        "job": own_submission_id(),
+        "version": mulm.__version__,
+    }
 
 
 def _parse(kind: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -251,26 +260,8 @@ def _check_same(run: Run, kind: str, config: Frozen) -> None:
         )
 
 
-def _note_end(context: JobContext, error: BaseException) -> None:
-    ours = _as_ours(error)
-    phase = "cancelled" if isinstance(ours, StoppedError) else "failed"
-    described = {"code": ours.code, "message": ours.message, "hint": ours.hint}
-    try:
-        if context.facts.run(context.run_id).phase == "succeeded":
-            return  # the signal came after that had been noted
-        context.facts.set_phase(context.run_id, phase, error=described)  # type: ignore[arg-type]
-    except MulmError as unreachable:
-        _log.warning("the ledger did not take the end of the run: %s", unreachable.message)
-
-
-def _as_ours(error: BaseException) -> MulmError:
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        return StoppedError("stopped", hint="the same command goes on where it was")
-    return mulm_cause(error) or MulmError(f"{type(error).__name__}: {error}")
-
-
 def _report(error: BaseException) -> int:
-    ours = _as_ours(error)
+    ours = as_ours(error)
     if type(ours) is MulmError:
         _log.error("unforeseen", exc_info=error)
     hint = f" ({ours.hint})" if ours.hint else ""

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from jobs.progress import Progress
-from mulm.errors import JobFailedError, MulmError, NotFoundError, StoppedError, error_classes
-from mulm.facts import ENDED, Facts, Run
+from mulm.errors import JobFailedError, NotFoundError, StoppedError
+from mulm.facts import RESTING, Facts, Run
+from mulm.runs.standing import noted_error
 
 _POLL_S = 0.2
 _JOB_POLL_S = 1.0
@@ -31,10 +32,8 @@ class JobWatch(Protocol):
 
 def last_seq(facts: Facts, run_id: str) -> int:
     """The number of the newest event of a run, 0 before the first."""
-    seq = 0
-    while batch := facts.events(run_id, after=seq):
-        seq = batch[-1].seq
-    return seq
+    newest = facts.last_event(run_id)
+    return newest.seq if newest else 0
 
 
 def follow(
@@ -49,7 +48,7 @@ def follow(
 
     Raises:
         MulmError: the run failed, with the class and hint that it failed with.
-        StoppedError: it was cancelled.
+        StoppedError: it was cancelled or paused.
         JobFailedError: its process died without saying why.
     """
     polls_until_job_check = 0
@@ -59,7 +58,7 @@ def follow(
         for event in events:
             after = event.seq
             progress.event(event.kind, event.data)
-            if event.kind == "phase" and event.data["phase"] in ENDED:
+            if event.kind == "phase" and event.data["phase"] in RESTING:
                 progress.clear()
                 return _checked(facts.run(run_id))
         if events:
@@ -85,21 +84,20 @@ def known_run(facts: Facts, run_id: str) -> Run | None:
 def _checked(run: Run) -> Run:
     if run.phase == "succeeded":
         return run
+    if run.phase == "paused":
+        raise StoppedError(f"{run.id} was paused", hint=f"`mulm runs resume {run.id}` goes on")
     if run.phase == "cancelled":
         raise StoppedError(
             f"{run.id} was stopped", hint="run the same command again: it goes on where it was"
         )
-    error = run.error or {}
-    classes = {cls.code: cls for cls in error_classes()}
-    kind = classes.get(str(error.get("code")), MulmError)
-    raise kind(str(error.get("message", f"{run.id} failed")), hint=str(error.get("hint", "")))
+    raise noted_error(run)
 
 
 def _result_or_death(run_id: str, facts: Facts, job: JobWatch) -> Run:
-    """A job that found its run finished adds no event; one that was killed leaves it open."""
+    """Who found the run finished, or was told to end before, adds no event; the killed neither."""
     run = known_run(facts, run_id)
-    if run is not None and run.phase == "succeeded":
-        return run
+    if run is not None and run.is_resting and run.phase != "failed":
+        return _checked(run)
     raise _died(run_id, job)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from actors.job_client import JobClient, JobWatch, lost_run_error
 from actors.write_fact import write_fact
 from jobs.chat_client import ChatClient
 from jobs.entry import Identity, damage_of, is_finished, run_id_of
+from jobs.follow import JobWatch as FollowedJob
 from jobs.follow import follow, known_run, last_seq
 from jobs.identity import (
     compress_identity,
@@ -30,6 +32,7 @@ from jobs.identity import (
     train_identity,
 )
 from jobs.progress import Progress
+from jobs.run_resume import Continuation
 from jobs.work_here import work_here
 from mulm.atomic import write_atomic
 from mulm.config import Frozen, canonical_json, load_config, parse_config
@@ -97,6 +100,34 @@ class Journey:
         """A model to a smaller one; see `jobs.compress`."""
         return self._run("compress", config, compress_identity, _describe_smaller)
 
+    def resume(self, found: Continuation) -> Result:
+        """Go on with a run under its own id, until it ends; with the application up as a job."""
+        return self._do(found.kind, found.config, found.run_id, found.folder)
+
+    def leave(self, found: Continuation) -> str:
+        """Go on with a run as a job that is not waited for; returns the job's id.
+
+        Raises:
+            NotRunningError: the application is not up.
+        """
+        return self._submit(
+            JobClient.of(connect(self._home), self._home),
+            found.kind, found.config, found.run_id, found.folder,
+        )  # fmt: skip
+
+    def attend(self, run_id: str, job: FollowedJob) -> Result:
+        """Show a run that goes on elsewhere until it ends.
+
+        Raises:
+            StoppedError: it was paused or cancelled; or Ctrl-C, which only ends the showing.
+        """
+        after = last_seq(self._facts, run_id)
+        try:
+            return dict(follow(run_id, after, self._facts, job, self._progress).result or {})
+        except KeyboardInterrupt:
+            hint = f"`mulm runs pause {run_id}` stops it"
+            raise StoppedError(f"{run_id} goes on, unwatched", hint=hint) from None
+
     def promote(self, model: str, alias: str) -> Version:
         """Point an alias to a model version."""
         version = self._facts.resolve("model", parse_ref(model))
@@ -163,20 +194,28 @@ class Journey:
             self._progress.stage(kind, time.monotonic() - started_s, said)
         return result
 
-    def _do(self, kind: str, config: Frozen, run_id: str) -> Result:
+    def _do(self, kind: str, config: Frozen, run_id: str, folder: Path | None = None) -> Result:
         info = _connected(self._home)
         if info is not None:
-            return self._run_job(kind, config, run_id, info)
+            return self._run_job(kind, config, run_id, info, folder)
         self._progress.line("  the application is not up: working in this process")
-        return work_here(kind, config, run_id, self._home, self._progress)
+        with chdir(folder) if folder else nullcontext():
+            return work_here(kind, config, run_id, self._home, self._progress)
 
-    def _run_job(self, kind: str, config: Frozen, run_id: str, info: ClusterInfo) -> Result:
+    def _submit(
+        self, jobs: JobClient, kind: str, config: Frozen, run_id: str, folder: Path | None
+    ) -> str:
         config_path = self._home.run(run_id) / "config.json"
         write_atomic(config_path, canonical_json(config.model_dump(mode="json")))
+        return jobs.submit(f"jobs.{kind}", run_id, config_path, folder)
+
+    def _run_job(
+        self, kind: str, config: Frozen, run_id: str, info: ClusterInfo, folder: Path | None
+    ) -> Result:
         jobs = JobClient.of(info, self._home)
         after = last_seq(self._facts, run_id)
         try:
-            jobs.submit(f"jobs.{kind}", run_id, config_path)
+            self._submit(jobs, kind, config, run_id, folder)
             watch = JobWatch(jobs, run_id)
             return dict(follow(run_id, after, self._facts, watch, self._progress).result or {})
         except KeyboardInterrupt:
@@ -192,8 +231,8 @@ class Journey:
     def _note_death(self, jobs: JobClient, run_id: str) -> None:
         """A process that was killed could not say so itself."""
         run = known_run(self._facts, run_id)
-        if run is not None and not run.has_ended and not is_held(self._home, run_id):
-            error = lost_run_error(jobs.newest(run_id))
+        if run is not None and not run.is_resting and not is_held(self._home, run_id):
+            error = lost_run_error(run_id, jobs.newest(run_id))
             told = {"code": error.code, "message": error.message, "hint": error.hint}
             write_fact(self._home, "set_phase", run_id, "failed", error=told)
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -19,16 +20,20 @@ from ray.train.torch import TorchTrainer
 
 from actors.process_group import TIMEOUT_S, HomeTorchConfig
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
-from jobs.entry import JobContext, mulm_cause, run_job
+from jobs.entry import JobContext, run_job
 from jobs.identity import train_identity
+from jobs.run_end import GOES_ON, mulm_cause
 from mulm.errors import (
     ConfigError,
+    ConflictError,
     DeadlineError,
     DeviceError,
     JobFailedError,
     MulmError,
     StoppedError,
 )
+from mulm.facts import Phase
+from mulm.runs.transitions import UNDER_WAY
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
 from mulm.train.local import check_dataset, publish_model, resolve_dataset, resolve_models
@@ -40,6 +45,7 @@ ROOM_TIMEOUT_S = 24 * 3600.0
 """How long a run waits for the CPUs or GPUs that another one has."""
 _ROOM_POLL_S = 1.0
 _QUIET_WAIT_S = 5.0
+_BEFORE_WORK: tuple[Phase, ...] = ("queued", "running")
 _ROOM_HINT = "another run has the rest until it ends; Ctrl-C stops this one"
 # Ray Train looks after its workers twice a second instead of every two seconds.
 _RAY_TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
@@ -117,6 +123,7 @@ def wait_for_room(
 
     Raises:
         DeadlineError: it was not so within `ROOM_TIMEOUT_S`.
+        StoppedError: someone asked to stop meanwhile.
     """
     name, started_s, has_told = "GPU" if device == "cuda" else "CPU", now_s(), False
     while (n_free := int(ray.available_resources().get(name, 0))) < workers:
@@ -125,9 +132,12 @@ def wait_for_room(
         if waited_s > ROOM_TIMEOUT_S:
             raise DeadlineError(f"{text}, for {ROOM_TIMEOUT_S / 3600:.0f} hours", hint=_ROOM_HINT)
         if waited_s > _QUIET_WAIT_S and not has_told:
+            context.move("queued", *_BEFORE_WORK)
             context.emit("log", text=f"waiting: {text}; {_ROOM_HINT}")
             has_told = True
         sleep(_ROOM_POLL_S)
+    if has_told:
+        context.move("running", *_BEFORE_WORK)
 
 
 def _make_trainer(order: TrainOrder) -> Any:
@@ -202,8 +212,15 @@ def _wait(is_over: threading.Event) -> None:
 
 
 def _stop(is_over: threading.Event, context: JobContext) -> None:
-    """Ask the workers for a checkpoint and give them time to write it."""
-    context.facts.set_phase(context.run_id, "pausing")
+    """Ask the workers for a checkpoint, unless a request in the ledger has, and let them write it.
+
+    A signal is the end of the run until someone goes on with it: that is noted at once, so that it
+    holds even if Ray kills what takes too long.
+    """
+    error = StoppedError("stopped", hint=GOES_ON)
+    told = {"code": error.code, "message": error.message, "hint": error.hint}
+    with suppress(ConflictError):
+        context.facts.set_phase(context.run_id, "cancelled", error=told, only_from=UNDER_WAY)
     is_over.wait(STOP_TIMEOUT_S)
 
 

@@ -7,7 +7,7 @@ Invariant: nothing here knows where the facts lie; records are frozen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,6 +19,8 @@ Phase = Literal[
     "succeeded", "failed", "cancelled",
 ]  # fmt: skip
 ENDED: frozenset[Phase] = frozenset({"succeeded", "failed", "cancelled"})
+RESTING: frozenset[Phase] = ENDED | {"paused"}
+"""Where no process works on a run; what a paused one reads is kept, since it may go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,13 @@ class Run:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run will not go on by itself."""
+        """Whether the run will not go on by itself, and nothing is kept for it."""
         return self.phase in ENDED
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the ledger says that no process works on the run."""
+        return self.phase in RESTING
 
     @property
     def texts(self) -> frozenset[str]:
@@ -136,14 +143,23 @@ class Facts(Protocol):
         *,
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
+        only_from: Collection[Phase] | None = None,
     ) -> None:
-        """Move a run to a phase and append a "phase" event. Raises NotFoundError."""
+        """Move a run to a phase and append a "phase" event, both or neither.
+
+        Raises NotFoundError, and ConflictError where it is in none of the phases `only_from`.
+        """
 
     def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
         """Append (kind, data) pairs; returns the last sequence number, durable."""
 
-    def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Events with a larger sequence number, in order."""
+    def events(
+        self, run_id: str, after: int = 0, limit: int = 1000, kinds: Collection[str] = ()
+    ) -> list[Event]:
+        """Events with a larger sequence number, in order; of some kinds only, if any are named."""
+
+    def last_event(self, run_id: str, kind: str | None = None) -> Event | None:
+        """The newest event of a run, or the newest of one kind."""
 
     def add_key(self, key_id: str, digest: str, name: str) -> None:
         """Note an API key by the SHA-256 of its text. Raises ConflictError."""

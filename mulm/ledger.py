@@ -13,7 +13,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from typing import Any, Self
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.facts import Alias, Event, Phase, Run, Version
+from mulm.ledger_rows import dumped, event_of, run_of, version_of
 from mulm.ledger_schema import open_database
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
@@ -56,7 +57,7 @@ class Ledger:
                 kind, name, manifest_id,
             )  # fmt: skip
             if known:
-                return _version(known)
+                return version_of(known)
             top = self._one(
                 "SELECT max(number) AS top FROM (SELECT kind, name, number FROM versions"
                 " UNION ALL SELECT kind, name, number FROM removed) WHERE kind=? AND name=?",
@@ -83,7 +84,7 @@ class Ledger:
             )  # fmt: skip
         if not found:
             raise self._not_found(kind, ref)
-        return _version(found)
+        return version_of(found)
 
     def versions(self, kind: Kind, name: str | None = None) -> list[Version]:
         rows = self._all(
@@ -91,14 +92,14 @@ class Ledger:
             " ORDER BY created_s, number",
             kind, name, name,
         )  # fmt: skip
-        return [_version(row) for row in rows]
+        return [version_of(row) for row in rows]
 
     def published_as(self, manifest_id: str) -> list[Version]:
         rows = self._all(
             "SELECT * FROM versions WHERE manifest_id=? ORDER BY created_s, kind, name, number",
             manifest_id,
         )
-        return [_version(row) for row in rows]
+        return [version_of(row) for row in rows]
 
     def remove_version(self, kind: Kind, name: str, number: int) -> None:
         with self._writing():
@@ -147,7 +148,7 @@ class Ledger:
         with self._writing():
             changed = self._db.execute(
                 "UPDATE runs SET config=?, updated_s=? WHERE id=?",
-                (_dump(config), self._clock(), run_id),
+                (dumped(config), self._clock(), run_id),
             )
             if not changed.rowcount:
                 raise NotFoundError(f"no run {run_id!r}")
@@ -157,13 +158,13 @@ class Ledger:
         if not rows:
             known = [row["id"] for row in self._all("SELECT id FROM runs")]
             raise NotFoundError(f"no run {run_id!r}", hint=nearest(run_id, known[-20:]))
-        return _run(rows[0])
+        return run_of(rows[0])
 
     def runs(self, kind: str | None = None) -> list[Run]:
         rows = self._all(
             "SELECT * FROM runs WHERE ? IS NULL OR kind=? ORDER BY created_s DESC, id", kind, kind
         )
-        return [_run(row) for row in rows]
+        return [run_of(row) for row in rows]
 
     def set_phase(
         self,
@@ -172,14 +173,18 @@ class Ledger:
         *,
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
+        only_from: Collection[Phase] | None = None,
     ) -> None:
         with self._writing():
-            changed = self._db.execute(
-                "UPDATE runs SET phase=?, updated_s=?, result=?, error=? WHERE id=?",
-                (phase, self._clock(), _dump(result), _dump(error), run_id),
-            )
-            if not changed.rowcount:
+            now = self._one("SELECT phase FROM runs WHERE id=?", run_id)
+            if not now:
                 raise NotFoundError(f"no run {run_id!r}")
+            if only_from is not None and now["phase"] not in only_from:
+                raise ConflictError(f"{run_id} is {now['phase']} by now", hint="look at it again")
+            self._db.execute(
+                "UPDATE runs SET phase=?, updated_s=?, result=?, error=? WHERE id=?",
+                (phase, self._clock(), dumped(result), dumped(error), run_id),
+            )
             data = {"phase": phase} | ({"error": dict(error)} if error else {})
             self._append(run_id, [("phase", data)])
 
@@ -187,15 +192,23 @@ class Ledger:
         with self._writing():
             return self._append(run_id, events)
 
-    def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
+    def events(
+        self, run_id: str, after: int = 0, limit: int = 1000, kinds: Collection[str] = ()
+    ) -> list[Event]:
         rows = self._all(
-            "SELECT * FROM events WHERE run_id=? AND seq>? ORDER BY seq LIMIT ?",
-            run_id, after, limit,
+            "SELECT * FROM events WHERE run_id=? AND seq>?"
+            " AND (?='[]' OR kind IN (SELECT value FROM json_each(?))) ORDER BY seq LIMIT ?",
+            run_id, after, wanted := json.dumps(sorted(kinds)), wanted, limit,
         )  # fmt: skip
-        return [
-            Event(row["run_id"], row["seq"], row["time_s"], row["kind"], json.loads(row["data"]))
-            for row in rows
-        ]
+        return [event_of(row) for row in rows]
+
+    def last_event(self, run_id: str, kind: str | None = None) -> Event | None:
+        rows = self._all(
+            "SELECT * FROM events WHERE run_id=? AND (? IS NULL OR kind=?)"
+            " ORDER BY seq DESC LIMIT 1",
+            run_id, kind, kind,
+        )  # fmt: skip
+        return event_of(rows[0]) if rows else None
 
     def add_key(self, key_id: str, digest: str, name: str) -> None:
         try:
@@ -242,7 +255,7 @@ class Ledger:
         row = self._one(
             "SELECT * FROM versions WHERE kind=? AND name=? AND number=?", kind, name, number
         )
-        return _version(row) if row else None
+        return version_of(row) if row else None
 
     def _require_no_alias(self, version: Version) -> None:
         alias = self._one(
@@ -274,16 +287,3 @@ class Ledger:
         with closing(self._db.execute(query, values)) as cursor:
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def _version(row: Mapping[str, Any]) -> Version:
-    return Version(**row)
-
-
-def _run(row: Mapping[str, Any]) -> Run:
-    loaded = {key: json.loads(row[key]) if row[key] else None for key in ("result", "error")}
-    return Run(**{**row, "config": json.loads(row["config"]), **loaded})
-
-
-def _dump(value: Mapping[str, Any] | None) -> str | None:
-    return None if value is None else json.dumps(dict(value))

@@ -40,7 +40,7 @@ print(built.documents.id, built.tokenizer.id, built.dataset.id)
 
 FAIL_ON_RAY = """
 import ray
-from jobs.entry import mulm_cause
+from jobs.run_end import mulm_cause
 from jobs.ray_data import RayData
 from mulm.errors import NoSpaceError
 

@@ -87,7 +87,7 @@ def test_a_failing_command_in_the_middle_fails(tmp_path: Path) -> None:
 def test_readme_has_the_whole_journey() -> None:
     text = "\n".join(block.text for block in marked_blocks(readme(), "journey"))
     wanted = ("mulm up", "data build", "mulm train", "mulm eval", "mulm serve", "mulm chat")
-    wanted += ("ray job submit", "curl", "client = OpenAI(", "mulm down")
+    wanted += ("ray job submit", "mulm runs compare", "curl", "client = OpenAI(", "mulm down")
     places = [text.find(words) for words in wanted]
     assert -1 not in places
     assert places == sorted(places)
@@ -107,10 +107,12 @@ def test_readme_works(journey_env: dict[str, str]) -> None:
         run_block(replaced(block, {**ports, **SHORTER}), journey_env, ROOT)
         for block in marked_blocks(readme(), "journey")
     ]
-    steps, job, curl, client, _, smaller = printed
+    steps, job, runs, curl, client, _, smaller = printed
     assert "sample@1" in steps
     assert "demo@1" in steps
     assert "second@1" in job
+    assert "result      model: demo@1" in runs
+    assert re.search("^config +run_.*\nname +(demo +second|second +demo)$", runs, re.M)
     assert curl.rstrip().endswith("data: [DONE]")
     assert client.strip()
     assert "demo-int4@1" in smaller

@@ -224,3 +224,35 @@ def test_a_database_from_before_removals_opens_unchanged(tmp_path: Path) -> None
     with Ledger(path) as ledger:
         assert ledger.publish("dataset", "books", OTHER).ref == "books@2"
         ledger.remove_version("dataset", "books", 2)
+
+
+def test_a_phase_moves_only_from_those_that_are_named(ledger: Ledger) -> None:
+    ledger.create_run("run_1", "train", {})
+    ledger.set_phase("run_1", "running", only_from=["queued"])
+    with pytest.raises(ConflictError, match="run_1 is running by now"):
+        ledger.set_phase("run_1", "pausing", only_from=("paused", "queued"))
+    assert ledger.run("run_1").phase == "running"
+    assert [e.data["phase"] for e in ledger.events("run_1")] == ["running"]
+    with pytest.raises(NotFoundError):
+        ledger.set_phase("run_x", "paused", only_from=["running"])
+
+
+def test_a_paused_run_rests_but_has_not_ended(ledger: Ledger) -> None:
+    ledger.create_run("run_1", "train", {})
+    ledger.set_phase("run_1", "paused")
+    run = ledger.run("run_1")
+    assert (run.is_resting, run.has_ended) == (True, False)
+
+
+def test_events_of_some_kinds(ledger: Ledger) -> None:
+    ledger.create_run("run_1", "train", {})
+    assert ledger.last_event("run_1") is None
+    ledger.append_events("run_1", [("a" if n % 2 else "b", {"n": n}) for n in range(6)])
+    assert [e.data["n"] for e in ledger.events("run_1", kinds=("a",))] == [1, 3, 5]
+    assert [e.seq for e in ledger.events("run_1", after=2, limit=2, kinds=["a", "b"])] == [3, 4]
+    assert ledger.events("run_1", kinds=("c",)) == []
+    for kind, number in ((None, 5), ("b", 4)):
+        event = ledger.last_event("run_1", kind)
+        assert event is not None
+        assert event.data == {"n": number}
+    assert ledger.last_event("run_1", "c") is None

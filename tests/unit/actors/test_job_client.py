@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from actors.dashboard import Dashboard
-from actors.job_client import Attempt, JobClient, JobWatch, newest_attempt, reconcile
+from actors.job_client import (
+    Attempt,
+    JobClient,
+    JobWatch,
+    attempts_by_run,
+    newest_attempt,
+    own_submission_id,
+    reconcile,
+)
 from mulm.errors import DeadlineError, NotFoundError, NotRunningError
 from mulm.ledger import Ledger
 
@@ -124,3 +132,34 @@ def test_reconcile_leaves_the_ended_alone(ledger: Ledger) -> None:
 def test_nobody_answers() -> None:
     with pytest.raises(NotRunningError):
         Dashboard("http://127.0.0.1:1", "t").request("GET", "/api/jobs/")
+
+
+def test_reconcile_leaves_the_paused_alone(ledger: Ledger) -> None:
+    ledger.create_run("run_a", "train", {})
+    ledger.set_phase("run_a", "paused")
+    assert reconcile(ledger, ledger.run("run_a"), None).phase == "paused"
+
+
+def test_all_attempts_and_the_newest_of_each_run(ray: FakeDashboard) -> None:
+    jobs = JobClient(ray)
+    jobs.submit("jobs.train", "run_a", Path("c"))
+    jobs.stop("run_a")
+    jobs.submit("jobs.prepare", "run_a", Path("c"))
+    ray.jobs.append({"submission_id": "raysubmit_x", "status": "RUNNING", "start_time": 1500})
+    found = jobs.attempts()
+    assert [(job.submission_id, job.kind, job.is_living) for job in found.values()] == [
+        ("run_a", "train", False), ("run_a-2", "prepare", True), ("raysubmit_x", "", True),
+    ]  # fmt: skip
+    assert found["raysubmit_x"].started_s == 1.5
+    newest = attempts_by_run(found.values())
+    assert {run_id: job.submission_id for run_id, job in newest.items()} == {"run_a": "run_a-2"}
+    jobs.stop_job("raysubmit_x")
+    assert not jobs.attempts()["raysubmit_x"].is_living
+
+
+def test_a_driver_knows_its_own_job() -> None:
+    told = '{"runtime_env": {}, "metadata": {"job_submission_id": "run_a-2"}}'
+    assert own_submission_id({"RAY_JOB_CONFIG_JSON_ENV_VAR": told}) == "run_a-2"
+    for text in ("", "no JSON", "[]", '{"metadata": {}}'):
+        assert own_submission_id({"RAY_JOB_CONFIG_JSON_ENV_VAR": text}) == ""
+    assert own_submission_id({}) == ""

@@ -28,6 +28,7 @@ batch_tokens: 64
 device: cpu
 """
 VERBS = {"up", "down", "env", "data", "train", "eval", "model", "serve", "chat", "demo", "compress"}
+VERBS |= {"runs"}
 
 
 @pytest.fixture

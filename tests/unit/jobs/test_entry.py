@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs import entry
-from jobs.entry import JobContext, execute, mulm_cause, run_id_of, run_job
+from jobs.entry import JobContext, execute, run_id_of, run_job
+from jobs.run_end import mulm_cause
 from mulm.config import Frozen
 from mulm.errors import ConflictError, DataError, MulmError, NotRunningError, StoppedError
 from mulm.home import Home
@@ -64,7 +65,7 @@ def test_success(ledger: Ledger, config: str, capsys: pytest.CaptureFixture[str]
     )
     assert capsys.readouterr().out == f'{{"run": "{run.id}", "answer": 42}}\n'
     events = [event.data.get("phase", event.kind) for event in ledger.events(run.id)]
-    assert events == ["running", "log", "succeeded"]
+    assert events == ["running", "started", "log", "succeeded"]
 
 
 def test_a_finished_run_is_not_repeated(ledger: Ledger, config: str) -> None:
@@ -122,7 +123,7 @@ def test_one_run_is_one_process(ledger: Ledger, home: Home) -> None:
         return {}
 
     assert execute("probe", Config(), again, context) == {}
-    assert [e.kind for e in ledger.events("run_1")] == ["phase", "phase"]
+    assert [e.kind for e in ledger.events("run_1")] == ["phase", "started", "phase"]
     assert ledger.run("run_1").phase == "succeeded"
 
 
@@ -224,3 +225,66 @@ def test_an_error_that_was_only_being_handled_is_no_cause() -> None:
 
     assert mulm_cause(handling(hide=False)) is None
     assert mulm_cause(handling(hide=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "phase"),
+    [
+        ("pausing", StoppedError("step 5"), "paused"),
+        ("pausing", KeyboardInterrupt(), "paused"),
+        ("pausing", DataError("bad"), "failed"),
+        ("cancelled", StoppedError("step 5"), "cancelled"),
+        ("cancelled", KeyboardInterrupt(), "cancelled"),
+        ("cancelled", DataError("bad"), "cancelled"),
+        ("running", KeyboardInterrupt(), "cancelled"),
+    ],
+)
+def test_an_end_is_what_was_asked_for(
+    ledger: Ledger, home: Home, asked: Any, error: BaseException, phase: str
+) -> None:
+    def work(context: JobContext, config: Config) -> dict[str, Any]:
+        ledger.set_phase("run_1", asked)
+        raise error
+
+    context = JobContext("run_1", home, Store(home.store), ledger)
+    with pytest.raises(type(error)):
+        execute("probe", Config(), work, context)
+    assert ledger.run("run_1").phase == phase
+    texts = [event.data["text"] for event in ledger.events("run_1", kinds=("log",))]
+    is_told = asked == "cancelled" and isinstance(error, DataError)
+    assert texts == (["while it was ending: bad"] if is_told else [])
+
+
+def test_what_was_finished_before_a_request_came_counts(ledger: Ledger, home: Home) -> None:
+    def work(context: JobContext, config: Config) -> dict[str, Any]:
+        ledger.set_phase("run_1", "pausing")
+        return {"answer": 42}
+
+    context = JobContext("run_1", home, Store(home.store), ledger)
+    execute("probe", Config(), work, context)
+    assert (ledger.run("run_1").phase, ledger.run("run_1").result) == ("succeeded", {"answer": 42})
+
+
+def test_a_request_before_the_work_begins_is_not_lost(ledger: Ledger, home: Home) -> None:
+    ledger.create_run("run_1", "probe", {"mode": "ok", "workers": 1})
+    create = ledger.create_run
+
+    def requested(*args: Any) -> Any:
+        run = create(*args)
+        ledger.set_phase("run_1", "pausing")
+        return run
+
+    context = JobContext("run_1", home, Store(home.store), ledger)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ledger, "create_run", requested)
+        with pytest.raises(StoppedError, match="run_1 is pausing"):
+            execute("probe", Config(), work, context)
+    assert ledger.run("run_1").phase == "paused"
+
+
+def test_a_run_notes_who_works_on_it(ledger: Ledger, home: Home) -> None:
+    execute("probe", Config(), work, JobContext("run_1", home, Store(home.store), ledger))
+    started = ledger.last_event("run_1", "started")
+    assert started is not None
+    assert (started.data["pid"], started.data["folder"]) == (os.getpid(), os.getcwd())
+    assert (started.data["job"], bool(started.data["command"])) == ("", True)

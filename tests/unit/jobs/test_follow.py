@@ -99,3 +99,12 @@ def test_last_words_of_a_dead_job_are_still_read(ledger: Ledger) -> None:
 def test_an_unknown_run_is_none(ledger: Ledger) -> None:
     assert known_run(ledger, "run_2") is None
     assert last_seq(ledger, "run_2") == 0
+
+
+def test_a_paused_run_says_how_it_goes_on(ledger: Ledger) -> None:
+    ledger.set_phase(RUN, "paused")
+    with pytest.raises(StoppedError, match="was paused") as caught:
+        run_follow(ledger, Job())
+    assert "mulm runs resume run_1" in caught.value.hint
+    with pytest.raises(StoppedError, match="was paused"):
+        run_follow(ledger, Job(ends_after=1), last_seq(ledger, RUN))

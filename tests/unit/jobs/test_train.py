@@ -37,6 +37,7 @@ from mulm.errors import (
     JobFailedError,
     MulmError,
     NoSpaceError,
+    StoppedError,
 )
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -126,9 +127,28 @@ def test_a_run_waits_for_room_and_says_so_once(
     monkeypatch.setattr(ray, "available_resources", waiting.available)
     wait_for_room(2, "cpu", context, waiting.now_s, waiting.sleep)
     assert free_after_s <= waiting.time_s <= free_after_s + 1
-    texts = [str(event.data["text"]) for event in context.facts.events("run_t")]
+    events = context.facts.events("run_t")
+    texts = [str(event.data["text"]) for event in events if event.kind == "log"]
     assert len(texts) == lines
+    phases = [event.data["phase"] for event in events if event.kind == "phase"]
+    assert phases == ["queued", "running"] * lines
     assert all("2 CPUs are needed and 0 are free" in text for text in texts)
+
+
+def test_a_run_that_waits_for_room_can_be_stopped(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = Waiting(60)
+    monkeypatch.setattr(ray, "available_resources", waiting.available)
+
+    def sleep(seconds: float) -> None:
+        waiting.sleep(seconds)
+        if waiting.time_s == 30:
+            context.facts.set_phase("run_t", "pausing")
+
+    with pytest.raises(StoppedError, match="run_t is pausing"):
+        wait_for_room(2, "cpu", context, waiting.now_s, sleep)
+    assert context.facts.run("run_t").phase == "pausing"
 
 
 def test_waiting_for_room_has_an_end(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +188,18 @@ def test_stopping_waits_for_the_workers_for_a_while(
     started_s = time.monotonic()
     job._stop(is_over, context)
     assert 0.3 <= time.monotonic() - started_s < 5
-    assert context.facts.run("run_t").phase == "pausing"
+    run = context.facts.run("run_t")
+    assert (run.phase, (run.error or {})["code"]) == ("cancelled", "stopped")
     is_over.set()
     job._stop(is_over, context)
+
+
+def test_a_signal_leaves_a_request_to_pause_as_it_is(context: JobContext) -> None:
+    context.facts.set_phase("run_t", "pausing")
+    is_over = Event()
+    is_over.set()
+    job._stop(is_over, context)
+    assert context.facts.run("run_t").phase == "pausing"
 
 
 class StoppingGroup:
@@ -180,7 +209,7 @@ class StoppingGroup:
         self.context, self.has_written = context, False
 
     def fit(self) -> Any:
-        while self.context.facts.run("run_t").phase != "pausing":
+        while self.context.facts.run("run_t").phase != "cancelled":
             time.sleep(0.01)
         time.sleep(0.3)
         self.has_written = True

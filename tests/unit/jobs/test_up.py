@@ -11,6 +11,9 @@ def test_a_run_of_a_living_process_is_not_lost(home: Home) -> None:
         for run_id in ("run_here", "run_lost"):
             ledger.create_run(run_id, "train", {})
             ledger.set_phase(run_id, "running")
+        ledger.create_run("run_paused", "train", {})
+        ledger.set_phase("run_paused", "paused")
         _prepare(home)
+        assert ledger.run("run_paused").phase == "paused"
         assert ledger.run("run_here").phase == "running"
         assert ledger.run("run_lost").phase == "failed"

@@ -1,0 +1,115 @@
+"""`mulm runs pause|resume|cancel`: the verbs that change how a run goes on.
+
+Added to the group in `jobs.cli_runs`. What is allowed is decided in `mulm.runs.transitions`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
+from mulm.home import Home
+
+if TYPE_CHECKING:
+    from mulm.runs.standing import Standing
+
+
+@click.command("pause")
+@click.argument("run", metavar="RUN")
+@with_json
+def pause(run: str, as_json: bool) -> None:
+    """Have RUN write a checkpoint and end; `resume` goes on from there.
+
+    Returns when its process has ended. A run that is no training keeps the steps that it finished.
+
+    \b
+    Example:  mulm runs pause demo
+              mulm runs pause run_3f2a --json
+    """
+    from actors.run_desk import open_desk
+
+    with open_desk(Home.from_env()) as desk:
+        _print_stand(desk.pause(desk.find(run).run.id), as_json)
+
+
+@click.command("cancel")
+@click.argument("run", metavar="RUN")
+@with_json
+def cancel(run: str, as_json: bool) -> None:
+    """End RUN, also one that waits or is paused. Its checkpoints stay.
+
+    Only `resume --cancelled`, or the command that made the run, goes on with it.
+
+    \b
+    Example:  mulm runs cancel demo
+              mulm runs cancel run_3f2a --json
+    """
+    from actors.run_desk import open_desk
+
+    with open_desk(Home.from_env()) as desk:
+        _print_stand(desk.cancel(desk.find(run).run.id), as_json)
+
+
+@click.command("resume")
+@click.argument("run", metavar="RUN")
+@click.option("--cancelled", is_flag=True, help="Also a run that was cancelled or stopped.")
+@click.option("--detach", is_flag=True, help="Do not wait for its end; needs `mulm up`.")
+@with_overrides
+@with_json
+def resume(
+    run: str, cancelled: bool, detach: bool, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Go on with RUN from its newest checkpoint: paused, failed, or killed.
+
+    It keeps its id and its config; --set changes what has no part in the result, such as the number
+    of workers. With the application up it is a job, otherwise this process does the work.
+
+    \b
+    Example:  mulm runs resume demo
+              mulm runs resume demo --set workers=1
+              mulm runs resume run_3f2a --cancelled --detach
+    """
+    from actors.run_desk import RunWatch, open_desk
+    from jobs.run_resume import continuation
+    from mulm.runs.transitions import may_resume
+    from mulm.store import open_store
+
+    home = Home.from_env()
+    with open_desk(home) as desk, open_journey() as journey:
+        found = desk.find(run).run
+        result: dict[str, Any] = {"run": found.id}
+        if not may_resume(desk.one(found.id), also_cancelled=cancelled):
+            result |= {} if detach else journey.attend(found.id, RunWatch(desk, found.id))
+        else:
+            order = continuation(found, desk.facts, open_store(home), overrides)
+            result |= {"job": journey.leave(order)} if detach else journey.resume(order)
+    print_result(result, as_json, "{run} goes on" if detach else "{run} has succeeded")
+
+
+ACTS: tuple[click.Command, ...] = (pause, resume, cancel)
+
+
+def _print_stand(found: Standing, as_json: bool) -> None:
+    from mulm.runs.digest import checkpoint_steps
+
+    steps = checkpoint_steps(Home.from_env().run(found.run.id) / "checkpoints")
+    told = {
+        "run": found.run.id,
+        "phase": found.run.phase,
+        "checkpoint": steps[-1] if steps else None,
+    }
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    kept = f", with a checkpoint of step {steps[-1]}" if steps else ""
+    click.echo(f"{found.run.id} {_WORDS.get(found.run.phase, found.run.phase)}{kept}")
+
+
+_WORDS = {
+    "paused": "is paused",
+    "cancelled": "is cancelled",
+    "succeeded": "had finished before: it has succeeded",
+}

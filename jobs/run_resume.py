@@ -1,0 +1,90 @@
+"""Going on with a run by its id: what its config was, where it was started, whether it is the same.
+
+Called by `mulm runs resume`. Invariants: the run keeps its id and all of its config that decides
+the result; a build or an evaluation whose files have changed is not gone on with under the old id.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.entry import run_id_of
+from jobs.identity import (
+    compress_identity,
+    evaluate_identity,
+    prepare_identity,
+)
+from mulm.config import Frozen, load_config
+from mulm.errors import ConflictError
+from mulm.facts import Facts, Run
+from mulm.runs.kinds import SCHEMAS
+from mulm.store import Store
+
+_DERIVED = re.compile(r"run_[0-9a-f]{12}")
+# A training run's checkpoints themselves say what they belong to.
+_IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], Mapping[str, Any]]] = {
+    "prepare": prepare_identity,
+    "evaluate": evaluate_identity,
+    "compress": compress_identity,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """With what a run goes on."""
+
+    run_id: str
+    kind: str
+    config: Frozen
+    folder: Path
+    """Relative paths of the config begin here."""
+
+
+def continuation(
+    run: Run, facts: Facts, store: Store, overrides: Sequence[str] = ()
+) -> Continuation:
+    """How to go on with a run.
+
+    Raises:
+        ConfigError, UnknownNameError: an override does not fit.
+        ConflictError: an override would make it another run, or what it reads has changed.
+    """
+    schema = SCHEMAS[run.kind]
+    config = load_config(schema, deepcopy(run.config), overrides)
+    before, now = run.config, config.model_dump(mode="json")
+    for key in sorted(now):
+        if key not in schema.NOT_IDENTITY and before.get(key) != now[key]:
+            raise ConflictError(
+                f"{key}: {run.id} began with {before.get(key)!r}, not {now[key]!r}",
+                hint=f"a resume may change {', '.join(sorted(schema.NOT_IDENTITY))}; the rest is"
+                " another run: start it with its own command",
+            )
+    found = Continuation(run.id, run.kind, config, _folder(facts, run.id))
+    _require_same_files(found, facts, store)
+    return found
+
+
+def _folder(facts: Facts, run_id: str) -> Path:
+    started = facts.last_event(run_id, "started")
+    noted = Path(str(started.data.get("folder"))) if started else Path.cwd()
+    return noted if os.access(noted, os.X_OK) else Path.cwd()
+
+
+def _require_same_files(found: Continuation, facts: Facts, store: Store) -> None:
+    identity = _IDENTITIES.get(found.kind)
+    if identity is None or not _DERIVED.fullmatch(found.run_id):
+        return
+    with chdir(found.folder):
+        values = identity(found.config, facts, store)
+    if run_id_of(found.kind, found.config, values) != found.run_id:
+        raise ConflictError(
+            f"what {found.run_id} reads, or the code, has changed since it began",
+            hint="start it again with its own command, from the folder where its files are",
+        )
