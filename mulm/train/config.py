@@ -16,6 +16,7 @@ from mulm.manifest import Kind
 from mulm.model.config import AttentionKernel, MicroLMConfig
 from mulm.model.presets import preset
 from mulm.refs import check_name, parse_ref
+from mulm.train.samples_config import SamplesConfig
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -31,6 +32,7 @@ _ANY_VOCABULARY = 256
 """Enough to check a shape before the dataset, and so the vocabulary, is known."""
 
 StateDtype = Literal["fp32", "bf16", "int8"]
+ExporterName = Literal["wandb", "trackio", "mlflow"]
 Matrix = Literal["q", "k", "v", "out", "gate", "up", "down"]
 """The matrices of a block, as its layers call them."""
 
@@ -111,6 +113,7 @@ class TrainConfig(Frozen):
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
         {"workers", "device", "log_every", "validate_every", "checkpoint_every"}
         | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
+        | {"keep_best", "samples", "export_to"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
     REFERENCES: ClassVar[Mapping[str, Kind]] = {
@@ -159,6 +162,12 @@ class TrainConfig(Frozen):
     validate_every: Count = 100
     checkpoint_every: Count = 100
     keep_checkpoints: Count = 2
+    keep_best: bool = True
+    """Beside the newest, the checkpoint with the best validation of its own step stays."""
+    samples: SamplesConfig | None = SamplesConfig()
+    """What the model is asked while it is trained; null asks nothing."""
+    export_to: tuple[ExporterName, ...] = ()
+    """Where numbers and samples go beside the run's events and TensorBoard."""
 
     @field_validator("name")
     @classmethod

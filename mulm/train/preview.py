@@ -18,6 +18,7 @@ from mulm.model.stored import model_config
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device, choose_precision, memory_bytes
+from mulm.train.exporters.registry import require_exporters
 from mulm.train.local import check_dataset, resolve_dataset, resolve_models
 from mulm.train.memory import n_adapter_parameters, step_memory
 from mulm.train.micro_batch import choose_micro_batch, step_choices
@@ -51,8 +52,10 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
 
     Raises:
         DeviceError: the device that was asked for is absent.
+        ConfigError: `export_to` needs a package that is not here.
         MulmError: what `resolve_dataset`, `check_dataset` and `resolve_models` refuse.
     """
+    require_exporters(config.export_to)
     device, _ = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
     check_dataset(config, dataset, store)

@@ -17,9 +17,17 @@ from mulm.train.config import (
     TrainConfig,
 )
 from mulm.train.device import choose_device, choose_precision
+from mulm.train.samples_config import SamplesConfig
 from mulm.train.schedule import lr_scale
 
-SCHEMAS = (TrainConfig, OptimizerConfig, ScheduleConfig, LoraConfig, PreferenceConfig)
+SCHEMAS = (
+    TrainConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    LoraConfig,
+    PreferenceConfig,
+    SamplesConfig,
+)
 EXAMPLES = Path(__file__).parents[3] / "examples"
 GOOD = {"name": "demo", "dataset": "sample"}
 
@@ -46,6 +54,9 @@ GOOD = {"name": "demo", "dataset": "sample"}
         ({"init_from": "a", "lora": {"matrices": ["x"]}}, "lora.matrices"),
         ({"z_loss": -1}, "z_loss: "),
         ({"z_loss": 0.1, "teacher": "a"}, "z_loss is for learning from text"),
+        ({"export_to": ["mlflw"]}, "export_to.0: "),
+        ({"samples": {"prompts": [""]}}, "samples.prompts.0: "),
+        ({"samples": {"max_tokens": 0}}, "samples.max_tokens: "),
         ({"schedule": {"warmup": 0.6, "decay": 0.6}}, "schedule: .*exceed the run"),
     ],
 )
@@ -97,10 +108,10 @@ def test_fields_are_frozen() -> None:
     assert {schema: sorted(schema.model_fields) for schema in SCHEMAS} == {
         TrainConfig: [
             "activation_checkpointing", "attention", "batch_tokens", "checkpoint_every", "dataset",
-            "device", "documents", "init_from", "keep_checkpoints", "log_every", "lora",
-            "micro_batch_rows", "model", "name", "optimizer", "precision", "preference", "preset",
-            "schedule", "seed", "seq_len", "skip_spikes", "steps", "teacher", "validate_every",
-            "workers", "z_loss",
+            "device", "documents", "export_to", "init_from", "keep_best", "keep_checkpoints",
+            "log_every", "lora", "micro_batch_rows", "model", "name", "optimizer", "precision",
+            "preference", "preset", "samples", "schedule", "seed", "seq_len", "skip_spikes",
+            "steps", "teacher", "validate_every", "workers", "z_loss",
         ],
         OptimizerConfig: [
             "cautious_decay", "embedding_lr", "kind", "matrix_lr", "max_grad_norm", "state_dtype",
@@ -109,6 +120,7 @@ def test_fields_are_frozen() -> None:
         ScheduleConfig: ["decay", "warmup"],
         LoraConfig: ["alpha", "matrices", "rank"],
         PreferenceConfig: ["beta", "label_smoothing", "length_normalised"],
+        SamplesConfig: ["every", "max_tokens", "prompts", "temperature"],
     }  # fmt: skip
 
 
@@ -120,8 +132,9 @@ def test_a_pair_is_a_row() -> None:
 
 def test_what_a_resume_may_change_is_frozen() -> None:
     assert sorted(TrainConfig.NOT_IDENTITY) == [
-        "activation_checkpointing", "attention", "checkpoint_every", "device", "keep_checkpoints",
-        "log_every", "micro_batch_rows", "validate_every", "workers",
+        "activation_checkpointing", "attention", "checkpoint_every", "device", "export_to",
+        "keep_best", "keep_checkpoints", "log_every", "micro_batch_rows", "samples",
+        "validate_every", "workers",
     ]  # fmt: skip
     assert set(TrainConfig.model_fields) > TrainConfig.NOT_IDENTITY
 

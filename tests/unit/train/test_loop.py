@@ -31,6 +31,7 @@ from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import TrainResult, train
+from mulm.train.metrics import OF_THE_MACHINE
 from mulm.train.objectives import microlm
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.pretraining import Pretraining
@@ -95,7 +96,7 @@ def curve(events: Events) -> dict[int, dict[str, float]]:
     numbers: dict[int, dict[str, float]] = {}
     for kind, data in events:
         if kind == "metric":
-            timeless = {k: v for k, v in data.items() if k not in ("tokens_per_s", "eta_s")}
+            timeless = {k: v for k, v in data.items() if k not in OF_THE_MACHINE}
             numbers.setdefault(data["step"], {}).update(timeless)
     return numbers
 
