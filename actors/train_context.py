@@ -1,8 +1,8 @@
 """A training worker on a Ray Train cluster: its context, and the function that it runs.
 
-`jobs.train` starts `run_worker` on every worker. Worker 0 tells the ledger what happens and
-learns from it whether to stop. Invariant: the training loop never waits for the ledger; the thread
-that writes checkpoints does, for `FLUSH_TIMEOUT_S` at most.
+`jobs.train` starts `run_worker` on every worker. Worker 0 tells the ledger what happens and Ray's
+metrics the newest numbers, and learns from the ledger whether to stop. Invariant: the training loop
+never waits for the ledger; the thread that writes checkpoints does, for `FLUSH_TIMEOUT_S` at most.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from actors.cpus import usable_cpus
 from actors.event_sender import EventSender
 from actors.ledger_host import connect_facts
 from actors.store_host import cluster_store
+from actors.train_gauges import TrainGauges
 from mulm.errors import MulmError, StoppedError, TrainingDivergedError
 from mulm.home import Home
 from mulm.log import configure_logging
@@ -71,11 +72,14 @@ class RayTrainContext:
     rank: int
     world_size: int
     sender: EventSender | None
+    gauges: TrainGauges | None = None
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Pass an event on, in the memory of this process."""
         if self.sender:
             self.sender.add(kind, data)
+        if self.gauges and kind == "metric":
+            self.gauges.tell(data)
 
     def flush(self) -> None:
         """Wait until the ledger has all events, or say that some wait in memory."""
@@ -114,6 +118,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
         rank=rank,
         world_size=place.get_world_size(),
         sender=sender,
+        gauges=TrainGauges(order.run_id, order.config.name) if rank == 0 else None,
     )
     try:
         return WorkerOutcome(result=asdict(train(order.config, context)))

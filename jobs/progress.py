@@ -14,7 +14,14 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _QUIET_EVERY_S = 5.0
-_SHOWN_METRICS = ("loss", "validation_bits_per_byte")
+_SHOWN_METRICS: Mapping[str, str] = {
+    "loss": "loss {:.3f}",
+    "validation_bits_per_byte": "val bits per byte {:.3f}",
+    "tokens_per_s": "{:,.0f} tokens/s",
+    "mfu": "MFU {:.1%}",
+}
+"""How the newest number of each metric is shown, in this order."""
+_SAMPLE_CHARS = 100
 
 
 class Progress:
@@ -70,6 +77,8 @@ class Progress:
             self.stage(str(data["name"]), float(data["seconds"]), str(data.get("text", "")))
         elif kind == "metric":
             self._metrics |= {name: data[name] for name in _SHOWN_METRICS if name in data}
+        elif kind == "sample":
+            self.line(f"  step {data['step']}: {_sample(data)}")
         elif kind == "resumed":
             self.line(f"  goes on from step {data['step']}")
         elif kind == "log":
@@ -102,7 +111,9 @@ class Progress:
         bar.refresh()
 
     def _suffix(self) -> str:
-        return "".join(f", {_label(name)} {value:.3f}" for name, value in self._metrics.items())
+        shown = [text.format(self._metrics[name]) for name, text in _SHOWN_METRICS.items()
+                 if name in self._metrics]  # fmt: skip
+        return "".join(f", {text}" for text in shown)
 
 
 def _describe(data: Mapping[str, Any]) -> str:
@@ -115,5 +126,13 @@ def _describe(data: Mapping[str, Any]) -> str:
     return text.strip()
 
 
-def _label(metric: str) -> str:
-    return metric.replace("validation_", "val ").replace("_", " ")
+def _sample(data: Mapping[str, Any]) -> str:
+    """The end of a prompt and the beginning of what the model said, on one line.
+
+    What a model says is not to reach the terminal as control characters.
+    """
+    prompt, text = (
+        "".join(c if c.isprintable() else " " for c in str(data[part]))
+        for part in ("prompt", "text")
+    )
+    return f"{prompt[-_SAMPLE_CHARS // 2 :]} [{text[:_SAMPLE_CHARS]}]"

@@ -36,6 +36,7 @@ from mulm.facts import Phase
 from mulm.runs.transitions import UNDER_WAY
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
+from mulm.train.exporters.registry import require_exporters
 from mulm.train.local import check_dataset, publish_model, resolve_dataset, resolve_models
 from mulm.train.loop import TrainResult
 
@@ -64,12 +65,13 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
         NotFoundError: no such dataset or model, or a file of it is missing.
         TokenizerMismatchError: a model was trained with another tokenizer than the dataset's.
         CorruptError, DataError: the dataset is damaged or too small for one window.
-        ConfigError: more workers than the cluster has room for.
+        ConfigError: more workers than the cluster has room for, or `export_to` needs a package.
         DeviceError: the device that was asked for is absent.
         DeadlineError: other runs had the room for too long.
         StoppedError: someone asked to stop; the run can go on from its checkpoint.
         JobFailedError: workers were lost more often than is worth retrying.
     """
+    require_exporters(config.export_to)
     dataset = resolve_dataset(config, context.store, context.facts)
     resources = ray.cluster_resources()
     device, reason = choose_device(config.device, has_cuda=resources.get("GPU", 0) > 0)

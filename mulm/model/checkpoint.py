@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,10 +23,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mulm.atomic import make_folder, sync_folder, write_atomic
+from mulm.atomic import atomic_file, make_folder, naming_full_disk, sync_folder, write_atomic
 from mulm.config import canonical_json
 from mulm.errors import ConfigError, CorruptError
-from mulm.model.weights import read_tensors, tensors_to_bytes
+from mulm.model.weights import read_tensors, tensors_stream
 
 SCHEMA_VERSION = 1
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -56,19 +56,17 @@ def save_checkpoint(
         return target
     make_folder(folder)
     partial = folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
-    files = {_TENSORS: tensors_to_bytes(tensors), _STATE: canonical_json(dict(state))}
-    sums = {
-        name: {"sha256": sha256(content).hexdigest(), "size_bytes": len(content)}
-        for name, content in files.items()
+    pieces: dict[str, Iterable[bytes]] = {
+        _TENSORS: tensors_stream(tensors),
+        _STATE: [canonical_json(dict(state))],
     }
-    files[_MANIFEST] = canonical_json(
-        {"schema_version": SCHEMA_VERSION, "step": step, "files": sums}
-    )
     try:
-        for name, content in files.items():
-            write_atomic(partial / name, content)
-        partial.rename(target)
-        sync_folder(folder)
+        with naming_full_disk(folder):
+            sums = {name: _write(partial / name, content) for name, content in pieces.items()}
+            manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": sums}
+            write_atomic(partial / _MANIFEST, canonical_json(manifest))
+            partial.rename(target)
+            sync_folder(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -104,6 +102,20 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.exists() else []
 
 
+def read_state(path: Path) -> dict[str, Any] | None:
+    """A checkpoint's `state.json` alone, unchecked; None where it cannot be read."""
+    try:
+        state = json.loads((path / _STATE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(path.name.removeprefix("step-"))
+
+
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint under `folder`, or None where there is none.
 
@@ -114,13 +126,28 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return load_checkpoint(paths[-1]) if paths else None
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what a killed writer left behind."""
+def prune_checkpoints(folder: Path, keep: int, spared_step: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints and that of `spared_step`.
+
+    What a killed writer left behind goes too.
+    """
     for path in checkpoints(folder)[: -max(1, keep)]:
-        doomed = path.rename(path.with_name(f".{path.name}.old.tmp"))
-        shutil.rmtree(doomed)
+        if step_of(path) != spared_step:
+            doomed = path.rename(path.with_name(f".{path.name}.old.tmp"))
+            shutil.rmtree(doomed)
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write(path: Path, pieces: Iterable[bytes]) -> dict[str, Any]:
+    """Write a file and describe it; the pieces are never in memory together."""
+    checksum, size_bytes = sha256(), 0
+    with atomic_file(path) as file:
+        for piece in pieces:
+            file.write(piece)
+            checksum.update(piece)
+            size_bytes += len(piece)
+    return {"sha256": checksum.hexdigest(), "size_bytes": size_bytes}
 
 
 def _check_format(path: Path, version: object) -> None:

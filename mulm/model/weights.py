@@ -7,7 +7,7 @@ and shapes fit the model or nothing is copied.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors.torch import load
@@ -21,11 +21,16 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors in the safetensors format, names sorted."""
+    return b"".join(tensors_stream(tensors))
+
+
+def tensors_stream(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    """The same bytes in pieces; beside the tensors there is memory for one of them at most."""
     specs = {
         name: TensorSpec(tensors[name].dtype, tuple(tensors[name].shape))
         for name in sorted(tensors)
     }
-    return b"".join(safetensors_stream(specs, lambda name: tensor_bytes(tensors[name])))
+    return safetensors_stream(specs, lambda name: tensor_bytes(tensors[name]))
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

@@ -11,42 +11,76 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mulm.model.checkpoint import prune_checkpoints, save_checkpoint
+from mulm.train.best import BestCheckpoint
+from mulm.train.config import TrainConfig
+from mulm.train.context import TrainContext
+from mulm.train.objectives.base import Objective
 from mulm.train.state import Snapshot
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A checkpoint that is on the disk, and whether it is better than all before it."""
+
+    step: int
+    is_best: bool
+
+
 class CheckpointWriter:
-    """The checkpoints of one run, of which the newest `keep` stay.
+    """The checkpoints of one run, of which the newest `keep` and the best stay.
+
+    Without `best` none is judged.
 
     `flush` makes durable what the run has reported: a run that goes on from a checkpoint does not
     take the steps before it again, so it could not report them again.
     """
 
-    def __init__(self, folder: Path, keep: int, flush: Callable[[], None]) -> None:
-        self._folder, self._keep, self._flush = folder, keep, flush
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        flush: Callable[[], None],
+        best: BestCheckpoint | None = None,
+    ) -> None:
+        self._folder, self._keep, self._flush, self._best = folder, keep, flush, best
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[int] | None = None
+        self._pending: Future[Written] | None = None
 
-    def start(self, snapshot: Snapshot) -> int | None:
-        """Begin to write; waits for the one before and returns its step, as `wait` does."""
+    @classmethod
+    def of_run(
+        cls, config: TrainConfig, context: TrainContext, objective: Objective[Any, Any]
+    ) -> CheckpointWriter:
+        """As the config says, knowing the best of the checkpoints that are there."""
+        folder, best = checkpoint_folder(context), None
+        if config.keep_best:
+            best = BestCheckpoint.among(
+                folder, objective.judged_by, higher_is_better=objective.higher_is_better
+            )
+        return cls(folder, config.keep_checkpoints, context.flush, best)
+
+    def start(self, snapshot: Snapshot) -> Written | None:
+        """Begin to write; waits for the one before and returns it, as `wait` does."""
         before = self.wait()
         self._pending = self._pool.submit(self._write, snapshot)
         return before
 
-    def poll(self) -> int | None:
-        """The step of a checkpoint that was finished since the last question, if any.
+    def poll(self) -> Written | None:
+        """A checkpoint that was finished since the last question, if any.
 
         Raises:
             NoSpaceError: the disk is full.
         """
         return self.wait() if self._pending and self._pending.done() else None
 
-    def wait(self) -> int | None:
-        """Wait for what is being written; its step, or None where nothing is.
+    def wait(self) -> Written | None:
+        """Wait for what is being written, if anything is.
 
         Raises:
             NoSpaceError: the disk is full.
@@ -63,8 +97,14 @@ class CheckpointWriter:
         finally:
             self._pool.shutdown()
 
-    def _write(self, snapshot: Snapshot) -> int:
+    def _write(self, snapshot: Snapshot) -> Written:
         self._flush()
         save_checkpoint(self._folder, snapshot.step, snapshot.tensors, snapshot.facts)
-        prune_checkpoints(self._folder, self._keep)
-        return snapshot.step
+        is_best = self._best is not None and self._best.takes(snapshot.step, snapshot.judged)
+        prune_checkpoints(self._folder, self._keep, self._best.step if self._best else None)
+        return Written(snapshot.step, is_best)
+
+
+def checkpoint_folder(context: TrainContext) -> Path:
+    """Where a run's checkpoints are."""
+    return context.folder / "checkpoints"

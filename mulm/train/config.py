@@ -31,6 +31,7 @@ from mulm.train.limits import (
     WindowTokens,
     require_micro,
 )
+from mulm.train.samples_config import SamplesConfig
 
 TRAIN_VERSION = 4
 """Counts the changes of the training loop that change what is learned."""
@@ -43,6 +44,7 @@ _ANY_VOCABULARY = 256
 
 StateDtype = Literal["fp32", "bf16", "int8"]
 WireDtype = Literal["fp32", "bf16"]
+ExporterName = Literal["wandb", "trackio", "mlflow"]
 Matrix = Literal["q", "k", "v", "out", "gate", "up", "down"]
 """The matrices of a block, as its layers call them."""
 
@@ -134,6 +136,7 @@ class TrainConfig(Frozen):
         | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
         | {"compile"}
         | {"balance", "shard", "offload"}
+        | {"keep_best", "samples", "export_to"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
     REFERENCES: ClassVar[Mapping[str, Kind]] = {
@@ -192,6 +195,12 @@ class TrainConfig(Frozen):
     validate_every: Count = 100
     checkpoint_every: Count = 100
     keep_checkpoints: Count = 2
+    keep_best: bool = True
+    """Beside the newest, the checkpoint with the best validation of its own step stays."""
+    samples: SamplesConfig | None = SamplesConfig()
+    """What the model is asked while it is trained; null asks nothing."""
+    export_to: tuple[ExporterName, ...] = ()
+    """Where numbers and samples go beside the run's events and TensorBoard."""
 
     @field_validator("name")
     @classmethod

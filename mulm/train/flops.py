@@ -1,21 +1,36 @@
 """Arithmetic of a training step, and how much of it a device could do: what MFU is made of.
 
-Called by the run's metrics and by benchmarks. Invariant: operations are counted as PaLM's appendix
+Called by the run's metrics and by benchmarks. Invariants: operations are counted as PaLM's appendix
 B does (Chowdhery et al., 2022), six for each weight of a matrix and token and whole squares of
-attention, so that shares of the peak are comparable with those that others publish.
+attention, so that shares of the peak are comparable with those that others publish; measuring takes
+no random number from torch's own generator.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from mulm.model.config import MicroLMConfig
+from mulm.model.microlm import MicroLM
+from mulm.train.config import TrainConfig
 
-_SIDE = {"cpu": 1024, "cuda": 8192}
-_SECONDS = {"cpu": 0.5, "cuda": 1.0}
+
+@dataclass(frozen=True, slots=True)
+class _Effort:
+    """How a device is measured: matrices that fill it, for as short as gives a steady number."""
+
+    side: int
+    seconds: float
+    n_at_once: int
+    """Products between two looks at the clock."""
+
+
+_EFFORT = {"cpu": _Effort(768, 0.15, 1), "cuda": _Effort(8192, 0.5, 4)}
 _TRIALS = 3
 
 
@@ -31,24 +46,40 @@ def flops_per_token(shape: MicroLMConfig, seq_len: int) -> int:
     return 6 * weights + 12 * attention
 
 
+def run_flops_per_token(config: TrainConfig, model: nn.Module) -> int | None:
+    """The same for the model of a run; None where the formula does not say what is computed.
+
+    It does not for other models than a MicroLM, beside frozen weights, and for pairs of answers,
+    whose rows are shorter than `seq_len`. A teacher's forward pass is not the run's own model's:
+    it does not count.
+    """
+    if not isinstance(model, MicroLM) or config.lora or config.preference:
+        return None
+    return flops_per_token(model.config, config.seq_len)
+
+
 def measured_peak_flops(
     device: torch.device, dtype: torch.dtype, now_s: Callable[[], float] = time.perf_counter
 ) -> float:
     """Operations a second of large square matrix products, the best of a few short trials."""
-    side = _SIDE[device.type]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    effort = _EFFORT[device.type]
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.randn(effort.side, effort.side, generator=generator).to(device, dtype)
+        for _ in range(2)
+    )
     a @ b
-    return max(_trial(a, b, _SECONDS[device.type], now_s) for _ in range(_TRIALS))
+    return max(_trial(a, b, effort, now_s) for _ in range(_TRIALS))
 
 
-def _trial(a: torch.Tensor, b: torch.Tensor, seconds: float, now_s: Callable[[], float]) -> float:
+def _trial(a: torch.Tensor, b: torch.Tensor, effort: _Effort, now_s: Callable[[], float]) -> float:
     _wait(a.device)
     started_s, n_products, spent_s = now_s(), 0, 0.0
-    while spent_s < seconds:
-        for _ in range(4):
+    while spent_s < effort.seconds:
+        for _ in range(effort.n_at_once):
             a @ b
         _wait(a.device)
-        n_products, spent_s = n_products + 4, now_s() - started_s
+        n_products, spent_s = n_products + effort.n_at_once, now_s() - started_s
     return 2.0 * len(a) ** 3 * n_products / spent_s
 
 

@@ -25,6 +25,7 @@ from mulm.store import Store
 from mulm.train.config import TrainConfig, require_one_worker
 from mulm.train.context import LocalContext
 from mulm.train.device import choose_device
+from mulm.train.exporters.registry import require_exporters
 from mulm.train.loop import TrainResult, train
 
 
@@ -41,7 +42,7 @@ def train_locally(
     The run must exist in the ledger; killed and called again, it continues.
 
     Raises:
-        ConfigError: more than one worker was asked for.
+        ConfigError: more than one worker was asked for, or `export_to` needs a package.
         DeviceError: the device that was asked for is absent.
         NotFoundError: no such dataset or model, or a file of it is missing.
         TokenizerMismatchError: a model was trained with another tokenizer than the dataset's.
@@ -49,6 +50,7 @@ def train_locally(
         StoppedError: `should_stop` said so, and a checkpoint was written.
     """
     require_one_worker(config)
+    require_exporters(config.export_to)
     keep_compiled_in(home.compiled)
     device, reason = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from mulm.errors import StoppedError
 from mulm.train import state as states
 from mulm.train.agreement import require_agreement
-from mulm.train.checkpoint_writer import CheckpointWriter
+from mulm.train.checkpoint_writer import CheckpointWriter, Written, checkpoint_folder
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.metrics import Metrics
@@ -26,11 +26,13 @@ from mulm.train.objectives.base import Objective
 from mulm.train.objectives.choice import choose_objective
 from mulm.train.optim import learned_parameters
 from mulm.train.room import with_emptied_cache, with_room
+from mulm.train.samples import Samples
 from mulm.train.schedule import lr_scale
 from mulm.train.shares import Shares
 from mulm.train.state import TrainState
 from mulm.train.sync.base import Sync
 from mulm.train.sync.choice import choose_sync
+from mulm.train.usage import Usage
 
 T = TypeVar("T")
 
@@ -63,6 +65,7 @@ class _Run:
     sync: Sync
     shares: Shares
     metrics: Metrics
+    samples: Samples
     writer: CheckpointWriter
     state: TrainState
 
@@ -102,6 +105,7 @@ def train(
             _take_step(run, totals)
             _balance_if_due(run)
             _validate_if_due(run)
+            run.samples.tell_if_due(run.state.model, run.state.step)
             _checkpoint_if_due(run)
         return _finish(run)
     finally:
@@ -110,7 +114,7 @@ def train(
 
 
 def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any, Any]) -> _Run:
-    folder = context.folder / "checkpoints"
+    folder = checkpoint_folder(context)
     sync, placement = choose_sync(config, context)
     state, is_resumed = states.begin(config, objective, context.device, folder, placement)
     sync.attach(
@@ -118,19 +122,23 @@ def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any,
     )
     if context.world_size > 1:
         require_agreement(state, sync, context.rank, context.world_size)
+    usage = Usage.of_run(config, context, state.model, state.dtype)
+    metrics = Metrics(context, config, state.step, usage)
     run = _Run(
         config=config,
         context=context,
         objective=objective,
         sync=sync,
         shares=Shares(config.n_rows, context, is_balanced=config.balance),
-        metrics=Metrics(context, state.step, config.steps),
-        writer=CheckpointWriter(folder, config.keep_checkpoints, context.flush),
+        metrics=metrics,
+        samples=Samples(config, context, state.model, metrics),
+        writer=CheckpointWriter.of_run(config, context, objective),
         state=state,
     )
     if is_resumed:
         run.metrics.event("resumed", step=state.step)
     run.metrics.event("log", text=_describe(run))
+    run.metrics.event("log", text=usage.text)
     return run
 
 
@@ -212,12 +220,13 @@ def _take_step(run: _Run, totals: _Totals) -> None:
         return
     with_emptied_cache(lambda: state.optimizer.step(scale, norms_P))
     run.sync.after_step()
+    run.metrics.took_step(state.step)
     state.watch.taken(loss)
     state.loss = loss
     if state.step % config.log_every == 0 or state.step == config.steps:
         also = {name: total / totals.count for name, total in totals.also.items()}
         values = {"loss": loss, "lr": scale * config.optimizer.lr, "grad_norm": norm}
-        run.metrics.step(state.step, config.batch_tokens, values | also)
+        run.metrics.step(state.step, values | also)
 
 
 def _balance_if_due(run: _Run) -> None:
@@ -237,7 +246,7 @@ def _validate(run: _Run) -> None:
     state, objective = run.state, run.objective
     run.metrics.event("progress", stage="validate", done=state.step, total=run.config.steps)
     numbers = _with_room(run, lambda: objective.validate(state.model, state.dtype, run.sync))
-    state.validation = numbers[objective.judged_by]
+    state.validation, state.validated_step = numbers[objective.judged_by], state.step
     run.metrics.metric(state.step, {f"validation_{name}": n for name, n in numbers.items()})
     run.metrics.pause_clock(run.context.now_s() - started_s)
 
@@ -259,9 +268,9 @@ def _checkpoint(run: _Run) -> None:
         run.metrics.pause_clock(run.context.now_s() - started_s)
 
 
-def _tell(run: _Run, written_step: int | None) -> None:
-    if written_step is not None:
-        run.metrics.event("checkpoint", step=written_step)
+def _tell(run: _Run, written: Written | None) -> None:
+    if written is not None:
+        run.metrics.event("checkpoint", step=written.step, is_best=written.is_best)
 
 
 def _finish(run: _Run) -> TrainResult:

@@ -1,65 +1,91 @@
-"""What a run tells about itself: events for the ledger, and TensorBoard files.
+"""What a run tells about itself: events for the ledger, and numbers for exporters.
 
-Used by the training loop on worker 0. Invariant: reporting never changes training; without
-the tensorboard package a run goes on and says so once.
+Used by the training loop on worker 0. Invariant: reporting never changes training; an exporter that
+fails, or TensorBoard where its package is absent, costs a line in the log.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
+from mulm.train.exporters.background import Background
+from mulm.train.exporters.base import RunFacts
+from mulm.train.exporters.registry import ALWAYS, has_package, open_exporters
+from mulm.train.usage import Usage
+
+OF_THE_MACHINE = ("tokens_per_s", "eta_s", "mfu", "memory_bytes")
+"""Numbers that depend on where and how fast a run went: the same run repeated has others."""
 
 
 class Metrics:
-    """Reports of one worker; those of all but worker 0 are dropped."""
+    """Reports of one worker; those of all but worker 0 are dropped.
 
-    def __init__(self, context: TrainContext, first_step: int, steps: int) -> None:
-        self._context = context
-        self._steps = steps
+    Args:
+        config: How many steps there are of how many tokens, and where to export to.
+        first_step: Steps that were done before this process began.
+        usage: What the run's speed is compared with.
+    """
+
+    def __init__(
+        self, context: TrainContext, config: TrainConfig, first_step: int, usage: Usage
+    ) -> None:
+        self._context, self._usage = context, usage
+        self._steps, self._batch_tokens = config.steps, config.batch_tokens
         self._is_reporter = context.rank == 0
-        self._writer = open_tensorboard(context, first_step) if self._is_reporter else None
+        self._exporters: Sequence[Background] = ()
+        if self._is_reporter:
+            self._exporters = self._open(config, first_step)
         self._since_s, self._since_step = context.now_s(), first_step
-        self._steps_s, self._n_steps, self._n_tokens = 0.0, 0, 0
+        self._steps_s, self._n_steps, self._has_started = 0.0, 0, False
 
     @property
     def tokens_per_s(self) -> float | None:
-        """The mean since this process began, without validation; None where it took no step."""
-        return round(self._n_tokens / self._steps_s, 1) if self._n_steps else None
+        """The mean since start-up, without validation; None where no step came after that."""
+        if not self._n_steps:
+            return None
+        return round(self._n_steps * self._batch_tokens / self._steps_s, 1)
 
-    def step(self, step: int, batch_tokens: int, values: dict[str, float]) -> None:
+    def took_step(self, step: int) -> None:
+        """A step is done. The first of a process is start-up: memory is taken, kernels chosen."""
+        if not self._has_started:
+            self.started_up(step)
+
+    def started_up(self, step: int) -> None:
+        """Until `step` things were made ready, or compiled: speed is told of what comes now."""
+        self._has_started = True
+        self._since_s, self._since_step = self._context.now_s(), step
+
+    def step(self, step: int, values: dict[str, float]) -> None:
         """Report a finished step: a "metric" and a "progress" event; steps count from 1."""
-        now_s = self._context.now_s()
-        seconds = max(now_s - self._since_s, 1e-9)
-        n_steps = step - self._since_step
-        self._since_s, self._since_step = now_s, step
-        self._steps_s += seconds
-        self._n_steps += n_steps
-        self._n_tokens += n_steps * batch_tokens
-        eta_s = (self._steps - step) * seconds / max(n_steps, 1)
-        speed = {
-            "tokens_per_s": round(n_steps * batch_tokens / seconds, 1),
-            "eta_s": round(eta_s, 1),
-        }
-        self.metric(step, values | speed)
+        speed = self._speed(step)
+        self.metric(step, values | speed | self._usage.numbers(speed.get("tokens_per_s")))
+        rate = speed.get("tokens_per_s", 0.0) / self._batch_tokens
         self._emit(
             "progress",
             stage="train",
             done=step,
             total=self._steps,
             unit="steps",
-            rate_per_s=round(n_steps / seconds, 3),
-            eta_s=speed["eta_s"],
+            rate_per_s=round(rate, 3),
+            eta_s=speed.get("eta_s"),
             text=f"loss {values['loss']:.3f}",
         )
 
     def metric(self, step: int, values: dict[str, float]) -> None:
         """Report numbers that belong to a step."""
         self._emit("metric", step=step, **values)
-        if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+        for exporter in self._exporters:
+            exporter.numbers(step, values)
+        self._tell_of_trouble()
+
+    def sample(self, step: int, number: int, prompt: str, text: str) -> None:
+        """Report what the model said to the prompt of that number."""
+        self._emit("sample", step=step, prompt=prompt, text=text)
+        for exporter in self._exporters:
+            exporter.text(step, f"sample_{number}", f"{prompt} -> {text}")
 
     def event(self, kind: str, **data: Any) -> None:
         """Report something that happened."""
@@ -70,22 +96,37 @@ class Metrics:
         self._since_s += seconds
 
     def close(self) -> None:
-        """Flush the TensorBoard file."""
-        if self._writer:
-            self._writer.close()
+        """Have exporters write what waits, for seconds at most."""
+        for exporter in self._exporters:
+            exporter.close()
+        self._tell_of_trouble()
+
+    def _open(self, config: TrainConfig, first_step: int) -> Sequence[Background]:
+        if not has_package(ALWAYS):
+            self._emit("log", text="no TensorBoard files: the tensorboard package is absent")
+        folder, values = self._context.folder, config.model_dump(mode="json")
+        facts = RunFacts(folder.name, config.name, folder, first_step, values)
+        return open_exporters(config.export_to, facts)
+
+    def _speed(self, step: int) -> dict[str, float]:
+        """Since the last report; nothing where no step was taken since start-up."""
+        now_s, n_steps = self._context.now_s(), step - self._since_step
+        seconds = max(now_s - self._since_s, 1e-9)
+        self._since_s, self._since_step = now_s, step
+        if not n_steps:
+            return {}
+        self._steps_s += seconds
+        self._n_steps += n_steps
+        return {
+            "tokens_per_s": round(n_steps * self._batch_tokens / seconds, 1),
+            "eta_s": round((self._steps - step) * seconds / n_steps, 1),
+        }
+
+    def _tell_of_trouble(self) -> None:
+        for exporter in self._exporters:
+            if trouble := exporter.take_trouble():
+                self._emit("log", text=trouble)
 
     def _emit(self, kind: str, **data: Any) -> None:
         if self._is_reporter:
             self._context.emit(kind, data)
-
-
-def open_tensorboard(context: TrainContext, first_step: int) -> Any:
-    """A writer into the run's folder, or None where the package is absent."""
-    folder: Path = context.folder / "tensorboard"
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
-    except ImportError:
-        context.emit("log", {"text": "no TensorBoard files: the tensorboard package is absent"})
-        return None
-    # A resumed run hides what the killed one wrote after its last checkpoint.
-    return SummaryWriter(str(folder), purge_step=first_step + 1)

@@ -20,6 +20,7 @@ from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device, choose_precision, memory_bytes
 from mulm.train.estimate import Work
+from mulm.train.exporters.registry import require_exporters
 from mulm.train.host_memory import require_host_memory
 from mulm.train.local import check_dataset, resolve_dataset, resolve_models
 from mulm.train.memory import step_memory
@@ -58,8 +59,10 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
 
     Raises:
         DeviceError: the device that was asked for is absent, or cannot hold the run.
+        ConfigError: `export_to` needs a package that is not here.
         MulmError: what `resolve_dataset`, `check_dataset` and `resolve_models` refuse.
     """
+    require_exporters(config.export_to)
     device, _ = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
     check_dataset(config, dataset, store)

@@ -26,12 +26,16 @@ from mulm.train.optim import Optimizer, learned_parameters
 from mulm.train.placement import EVERYTHING_HERE, Placement
 from mulm.train.spikes import LossWatch
 
+IS_VALIDATED = "is_validated"
+"""The fact of a checkpoint that says whether its validation is of its own step."""
+
 
 @dataclass(slots=True)
 class TrainState:
     """A run between two steps; `step` steps are done.
 
-    `validation` is the newest number that the objective, under the name `judged_by`, is judged by.
+    `validation` is the newest number that the objective, under the name `judged_by`, is judged by,
+    and `validated_step` the step after which it was measured.
     """
 
     model: nn.Module
@@ -41,6 +45,7 @@ class TrainState:
     step: int = 0
     loss: float = float("nan")
     validation: float | None = None
+    validated_step: int | None = None
     watch: LossWatch = field(default_factory=LossWatch)
 
     @property
@@ -62,11 +67,15 @@ class TrainState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A copy of a state between two steps: what a checkpoint holds."""
+    """A copy of a state between two steps: what a checkpoint holds.
+
+    `judged` is what the objective is judged by, where it was measured after this very step.
+    """
 
     step: int
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    judged: float | None = None
 
 
 def begin(
@@ -122,6 +131,7 @@ def restore(state: TrainState, saved: Checkpoint, judged_by: str) -> None:
         loss = saved.state["loss"]
         state.loss = float("nan") if loss is None else float(loss)
         state.validation = saved.state[judged_by]
+        state.validated_step = state.step if saved.state.get(IS_VALIDATED) else None
         state.watch = LossWatch(**saved.state["loss_watch"])
     except KeyError as error:
         raise CorruptError(f"the checkpoint of step {saved.step} lacks {error}") from None
@@ -137,7 +147,9 @@ def snapshot(
 
     `optimizer` is the whole state that was collected from all workers.
     """
+    is_validated = state.validated_step == state.step
     facts = {
+        IS_VALIDATED: is_validated,
         "loss": state.loss if state.loss == state.loss else None,  # JSON has no NaN
         objective.judged_by: state.validation,
         "loss_watch": state.watch.facts(),
@@ -147,7 +159,7 @@ def snapshot(
     }
     tensors = named_tensors(state, optimizer)
     copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
-    return Snapshot(state.step, copies, facts)
+    return Snapshot(state.step, copies, facts, state.validation if is_validated else None)
 
 
 def named_tensors(state: TrainState, optimizer: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ from mulm.model.checkpoint import checkpoints
 from mulm.settings import Settings
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
+from mulm.train.metrics import OF_THE_MACHINE
 
 pytestmark = pytest.mark.cluster
 
@@ -110,7 +111,7 @@ class Training:
         numbers: dict[int, dict[str, float]] = {}
         for event in self.events(run_id):
             if event.kind == "metric" and event.seq > after_seq:
-                data = {k: v for k, v in event.data.items() if k not in ("tokens_per_s", "eta_s")}
+                data = {k: v for k, v in event.data.items() if k not in OF_THE_MACHINE}
                 numbers.setdefault(data["step"], {}).update(data)
         return numbers
 

@@ -60,6 +60,10 @@ class Objective(Protocol[Model, Batch]):
         """The name of the number, among those of `validate`, that stands for the run."""
 
     @property
+    def higher_is_better(self) -> bool:
+        """Whether of two such numbers the higher is that of the better model."""
+
+    @property
     def origin(self) -> Mapping[str, Any]:
         """What a checkpoint belongs to beside its config: ids and settings, JSON-compatible.
 

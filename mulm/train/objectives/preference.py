@@ -41,6 +41,7 @@ class Preference(OnMicroLM):
     """
 
     judged_by = "preference_loss"
+    higher_is_better = False
 
     def __init__(self, config: TrainConfig, context: TrainContext) -> None:
         super().__init__(config, context)

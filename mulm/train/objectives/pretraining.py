@@ -35,6 +35,7 @@ class Pretraining(OnMicroLM):
     """
 
     judged_by = "bits_per_byte"
+    higher_is_better = False
 
     def __init__(self, config: TrainConfig, context: TrainContext) -> None:
         super().__init__(config, context)

@@ -76,6 +76,7 @@ class Reversal:
     """
 
     judged_by = "exact"
+    higher_is_better = True
 
     def __init__(
         self,

@@ -73,3 +73,24 @@ def test_silent_kinds_print_nothing() -> None:
     stream = io.StringIO()
     Progress(stream).event("checkpoint", {"step": 3})
     assert stream.getvalue() == ""
+
+
+def test_what_a_run_is_worth_is_shown_behind_its_progress() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    numbers = {"loss": 2.5, "tokens_per_s": 12345.6, "mfu": 0.4567, "memory_bytes": 9, "lr": 1.0}
+    progress.event("metric", {"step": 5} | numbers)
+    progress.event("metric", {"step": 5, "validation_bits_per_byte": 2.0714})
+    values = {"done": 5, "total": 10, "unit": "steps", "rate_per_s": 2.0, "eta_s": 2.5}
+    progress.event("progress", {"stage": "train"} | values)
+    assert stream.getvalue() == (
+        "  train: 5/10 steps, 2 steps/s, 2 s left,"
+        " loss 2.500, val bits per byte 2.071, 12,346 tokens/s, MFU 45.7%\n"
+    )
+
+
+def test_a_sample_is_one_line_without_control_characters() -> None:
+    stream = io.StringIO()
+    said = {"prompt": "Once", "text": "upon\n a\x1b[31m time" + "!" * 200}
+    Progress(stream).event("sample", {"step": 5} | said)
+    assert stream.getvalue() == f"  step 5: Once [upon  a [31m time{'!' * 83}]\n"

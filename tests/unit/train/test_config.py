@@ -17,9 +17,17 @@ from mulm.train.config import (
     TrainConfig,
 )
 from mulm.train.device import choose_device, choose_precision
+from mulm.train.samples_config import SamplesConfig
 from mulm.train.schedule import lr_scale
 
-SCHEMAS = (TrainConfig, OptimizerConfig, ScheduleConfig, LoraConfig, PreferenceConfig)
+SCHEMAS = (
+    TrainConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    LoraConfig,
+    PreferenceConfig,
+    SamplesConfig,
+)
 EXAMPLES = Path(__file__).parents[3] / "examples"
 GOOD = {"name": "demo", "dataset": "sample"}
 
@@ -46,6 +54,9 @@ GOOD = {"name": "demo", "dataset": "sample"}
         ({"init_from": "a", "lora": {"matrices": ["x"]}}, "lora.matrices"),
         ({"z_loss": -1}, "z_loss: "),
         ({"z_loss": 0.1, "teacher": "a"}, "z_loss is for learning from text"),
+        ({"export_to": ["mlflw"]}, "export_to.0: "),
+        ({"samples": {"prompts": [""]}}, "samples.prompts.0: "),
+        ({"samples": {"max_tokens": 0}}, "samples.max_tokens: "),
         ({"schedule": {"warmup": 0.6, "decay": 0.6}}, "schedule: .*exceed the run"),
         ({"steps": 10**12}, "steps: .*less than or equal to 99999999"),
         ({"steps": 10**400}, r"steps: .*0000\.\.\."),
@@ -121,10 +132,11 @@ def test_fields_are_frozen() -> None:
         TrainConfig: [
             "activation_checkpointing", "attention", "balance", "batch_tokens",
             "checkpoint_every", "compile", "dataset", "device", "documents",
-            "init_from", "keep_checkpoints", "log_every", "lora", "micro_batch_rows",
-            "model", "name", "offload", "optimizer", "precision", "preference",
-            "preset", "schedule", "seed", "seq_len", "shard", "skip_spikes", "steps",
-            "teacher", "validate_every", "wire_dtype", "workers", "z_loss",
+            "export_to", "init_from", "keep_best", "keep_checkpoints", "log_every",
+            "lora", "micro_batch_rows", "model", "name", "offload", "optimizer",
+            "precision", "preference", "preset", "samples", "schedule", "seed",
+            "seq_len", "shard", "skip_spikes", "steps", "teacher", "validate_every",
+            "wire_dtype", "workers", "z_loss",
         ],
         OptimizerConfig: [
             "cautious_decay", "embedding_lr", "kind", "matrix_lr", "max_grad_norm",
@@ -133,6 +145,7 @@ def test_fields_are_frozen() -> None:
         ScheduleConfig: ["decay", "warmup"],
         LoraConfig: ["alpha", "matrices", "rank"],
         PreferenceConfig: ["beta", "label_smoothing", "length_normalised"],
+        SamplesConfig: ["every", "max_tokens", "prompts", "temperature"],
     }  # fmt: skip
 
 
@@ -145,8 +158,8 @@ def test_a_pair_is_a_row() -> None:
 def test_what_a_resume_may_change_is_frozen() -> None:
     assert sorted(TrainConfig.NOT_IDENTITY) == [
         "activation_checkpointing", "attention", "balance", "checkpoint_every", "compile",
-        "device", "keep_checkpoints", "log_every", "micro_batch_rows", "offload", "shard",
-        "validate_every", "workers",
+        "device", "export_to", "keep_best", "keep_checkpoints", "log_every",
+        "micro_batch_rows", "offload", "samples", "shard", "validate_every", "workers",
     ]  # fmt: skip
     assert set(TrainConfig.model_fields) > TrainConfig.NOT_IDENTITY
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
-from mulm.train.flops import flops_per_token, measured_peak_flops
+from mulm.model.transformer import Transformer
+from mulm.testing import TINY_SHAPE, tiny_model
+from mulm.train.config import TrainConfig
+from mulm.train.flops import flops_per_token, measured_peak_flops, run_flops_per_token
+from mulm.train.objectives.reversal import SHAPE as REVERSAL_SHAPE
 
 SHAPE = MicroLMConfig(
     vocab_size=300, d_model=32, n_layers=3, n_heads=4, n_kv_heads=2, d_head=8, d_ff=96,
@@ -31,4 +37,22 @@ def test_attention_grows_with_the_row() -> None:
 def test_peak_is_that_of_the_fastest_trial() -> None:
     times = iter([0.0, 1.0, 10.0, 12.0, 20.0, 22.0])
     peak = measured_peak_flops(torch.device("cpu"), torch.float32, lambda: next(times))
-    assert peak == 2 * 1024**3 * 4 / 1.0
+    assert peak == 2 * 768**3 / 1.0
+
+
+def test_measuring_is_short_and_takes_no_random_number() -> None:
+    before, started_s = torch.get_rng_state(), time.perf_counter()
+    assert measured_peak_flops(torch.device("cpu"), torch.float32) > 1e6
+    assert time.perf_counter() - started_s < 1.0
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_only_what_the_formula_says_is_counted() -> None:
+    values = {"name": "a", "dataset": "b", "seq_len": 16}
+    config = TrainConfig.model_validate(values | {"model": TINY_SHAPE})
+    model = tiny_model()
+    assert run_flops_per_token(config, model) == flops_per_token(model.config, 16)
+    assert run_flops_per_token(config, Transformer(REVERSAL_SHAPE)) is None
+    for stage in ("lora", "preference"):
+        staged = TrainConfig.model_validate(values | {"init_from": "c", stage: {}})
+        assert run_flops_per_token(staged, model) is None

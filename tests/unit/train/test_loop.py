@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -31,6 +33,7 @@ from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import TrainResult, train
+from mulm.train.metrics import OF_THE_MACHINE
 from mulm.train.objectives import microlm
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.pretraining import Pretraining
@@ -96,7 +99,7 @@ def curve(events: Events) -> dict[int, dict[str, float]]:
     numbers: dict[int, dict[str, float]] = {}
     for kind, data in events:
         if kind == "metric":
-            timeless = {k: v for k, v in data.items() if k not in ("tokens_per_s", "eta_s")}
+            timeless = {k: v for k, v in data.items() if k not in OF_THE_MACHINE}
             numbers.setdefault(data["step"], {}).update(timeless)
     return numbers
 
@@ -504,6 +507,54 @@ def test_a_full_disk_ends_the_run(
     monkeypatch.setattr(checkpoint_writer, "save_checkpoint", full)
     with pytest.raises(NoSpaceError, match="full"):
         run(make_config(), store, dataset, tmp_path / "run")
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_are_there(
+    store: Store, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by the system when bytes are to be durable, in the middle of the second checkpoint."""
+    folder, honest = tmp_path / "cut" / "checkpoints", os.fsync
+
+    def full(descriptor: int) -> None:
+        if checkpoints(folder):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        honest(descriptor)
+
+    whole, _ = run(make_config(), store, dataset, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(NoSpaceError, match="no space left"):
+            run(make_config(), store, dataset, tmp_path / "cut")
+    assert [path.name for path in folder.iterdir()] == ["step-00000004"]
+    assert load_checkpoint(folder / "step-00000004").step == 4
+    resumed, events = run(make_config(), store, dataset, tmp_path / "cut")
+    assert whole is not None
+    assert resumed is not None
+    assert ("resumed", {"step": 4}) in events
+    assert resumed.model_id == whole.model_id
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_the_best_checkpoint_stays(
+    store: Store,
+    dataset: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keep_best: bool,
+) -> None:
+    worth = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4, 10: 2.2, 12: 2.1}
+    steps = iter(worth.values())
+    monkeypatch.setattr(Pretraining, "validate", lambda *_: {"bits_per_byte": next(steps)})
+    config = make_config(
+        validate_every=2, checkpoint_every=2, keep_checkpoints=1, keep_best=keep_best
+    )
+    run(config, store, dataset, tmp_path / "run", kill_at=7)
+    steps = iter(list(worth.values())[3:])
+    _, events = run(config, store, dataset, tmp_path / "run")
+    left = [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")]
+    assert left == ["step-00000004"] * keep_best + ["step-00000012"]
+    told = [data for kind, data in events if kind == "checkpoint"]
+    assert told == [{"step": step, "is_best": False} for step in (8, 10, 12)]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(

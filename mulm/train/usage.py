@@ -1,0 +1,73 @@
+"""How much of its devices a run uses: the share of their peak, and memory.
+
+Made by the training loop for the metrics of worker 0. Invariant: what is not known is left out,
+never guessed; all workers are taken to have a device like this one's.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mulm.train.config import TrainConfig
+from mulm.train.context import TrainContext
+from mulm.train.flops import run_flops_per_token
+from mulm.train.peaks import run_peak
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What turns a speed into a share.
+
+    `flops_per_token` is None where the model's arithmetic is not known, and then the peak, that of
+    all workers together, is 0.
+    """
+
+    device: torch.device
+    flops_per_token: int | None = None
+    peak_flops: float = 0.0
+    reason: str = "the arithmetic of this model is not counted"
+
+    @classmethod
+    def of_run(
+        cls, config: TrainConfig, context: TrainContext, model: nn.Module, dtype: torch.dtype
+    ) -> Usage:
+        """Look the device up, or measure it: on a CPU for half a second, on worker 0 alone."""
+        flops = run_flops_per_token(config, model)
+        if flops is None or context.rank:
+            return cls(context.device)
+        peak_flops, reason = run_peak(context.device, dtype, torch.get_num_threads())
+        return cls(context.device, flops, peak_flops * context.world_size, reason)
+
+    def numbers(self, tokens_per_s: float | None) -> dict[str, float]:
+        """`memory_bytes`, and `mfu` where speed and arithmetic are known."""
+        numbers: dict[str, float] = {"memory_bytes": used_memory_bytes(self.device)}
+        if tokens_per_s is not None and self.flops_per_token:
+            numbers["mfu"] = round(tokens_per_s * self.flops_per_token / self.peak_flops, 4)
+        return numbers
+
+    @property
+    def text(self) -> str:
+        """For the run's log."""
+        if not self.flops_per_token:
+            return f"no MFU: {self.reason}"
+        return f"MFU is of {self.peak_flops / 1e12:.4g} TFLOP/s: {self.reason}"
+
+
+def used_memory_bytes(device: torch.device) -> int:
+    """The most that tensors had on a GPU; on a CPU what this process has now.
+
+    Where the system does not tell that, what it had at most.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

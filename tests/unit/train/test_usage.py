@@ -1,0 +1,65 @@
+"""Speed as a share of the peak, and memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mulm.model.transformer import Transformer
+from mulm.store import Store
+from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_model
+from mulm.train import usage
+from mulm.train.config import TrainConfig
+from mulm.train.context import LocalContext
+from mulm.train.flops import flops_per_token
+from mulm.train.objectives.reversal import SHAPE as REVERSAL_SHAPE
+from mulm.train.usage import Usage, used_memory_bytes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    values = {"name": "a", "dataset": "b", "seq_len": 16, "model": TINY_SHAPE}
+    return TrainConfig.model_validate(values)
+
+
+def context(tmp_path: Path, rank: int = 0, world_size: int = 1) -> LocalContext:
+    store = Store(tmp_path)
+    return LocalContext(
+        store, tiny_dataset(store), tmp_path, CPU, lambda *_: None, lambda: False,
+        rank=rank, world_size=world_size,
+    )  # fmt: skip
+
+
+def test_mfu_is_of_all_workers_together(
+    tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "run_peak", lambda *_: (1e9, "because"))
+    model = tiny_model()
+    used = Usage.of_run(config, context(tmp_path, world_size=2), model, torch.float32)
+    numbers = used.numbers(100.0)
+    assert numbers["mfu"] == round(100.0 * flops_per_token(model.config, 16) / 2e9, 4) > 0
+    assert used.text == "MFU is of 0.002 TFLOP/s: because"
+    assert used.numbers(None).keys() == {"memory_bytes"}
+
+
+def test_no_mfu_without_its_arithmetic(
+    tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> tuple[float, str]:
+        raise AssertionError
+
+    monkeypatch.setattr(usage, "run_peak", never)
+    other = Usage.of_run(config, context(tmp_path), Transformer(REVERSAL_SHAPE), torch.float32)
+    assert other.numbers(100.0).keys() == {"memory_bytes"}
+    assert other.text.startswith("no MFU")
+    Usage.of_run(config, context(tmp_path, rank=1, world_size=2), tiny_model(), torch.float32)
+
+
+def test_memory_grows_with_what_is_held() -> None:
+    before = used_memory_bytes(CPU)
+    held = torch.ones(1 << 24)
+    assert used_memory_bytes(CPU) >= before + held.nbytes // 2
