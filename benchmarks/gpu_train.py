@@ -34,17 +34,13 @@ from mulm.train.loss import sum_cross_entropy
 from mulm.train.memory import USABLE, StepChoices, largest_rows, step_memory
 from mulm.train.micro_batch import FILLING_TOKENS
 from mulm.train.optim import Optimizer, learned_parameters
+from mulm.train.peaks import makers_peak
 from mulm.train.plan import all_choices
 
 GIB = 1 << 30
 OF_TORCH = 0.95
 """Of an emulated card; the rest is what the driver's context would take, outside of torch."""
 MOST_STEPS, LEAST_STEPS = 1000, 3
-KNOWN_PEAKS = {
-    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}  # fmt: skip
-"""bf16 products that sum in fp32, dense, by the makers' sheets; the first name that fits counts."""
 HEAD = (
     "| size | card GB | optimizer | states | blocks | rows | first step s | ms a step | tokens/s"
     " | MFU measured peak | MFU known peak | peak GB | plan GB | plan / peak | attention"
@@ -235,11 +231,6 @@ def line_of(row: Row) -> str:
     )
 
 
-def known_peak(card: str) -> float | None:
-    """What the maker says of that card, if it is in the list."""
-    return next((peak for name, peak in KNOWN_PEAKS.items() if name in card), None)
-
-
 def total_bytes(device: str) -> float:
     """Of the card; a CPU has no bound here."""
     return float(torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 1 << 40)
@@ -287,7 +278,7 @@ def _about(options: Options) -> Iterator[str]:
 
 def _options(asked: argparse.Namespace) -> Options:
     device, dtype = asked.device, torch.bfloat16 if asked.device == "cuda" else torch.float32
-    peak = known_peak(torch.cuda.get_device_name(0)) if device == "cuda" else None
+    peak = makers_peak(torch.cuda.get_device_name(0)) if device == "cuda" else None
     return Options(
         device=device,
         seq_len=asked.seq_len,

@@ -84,10 +84,16 @@ def device_peak(
     """
     if name is None and device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    known = BF16_TFLOPS.get((name or "").removeprefix("NVIDIA "))
+    known = makers_peak(name or "")
     if known and dtype == torch.bfloat16:
-        return known * 1e12, f"the maker's number for {name}"
+        return known, f"the maker's number for {name}"
     return measure(device, dtype), f"measured, as no maker's number is known for {name or 'CPUs'}"
+
+
+def makers_peak(name: str) -> float | None:
+    """Of bf16 products on the card that the driver calls so; None where it is not in the table."""
+    known = BF16_TFLOPS.get(name.removeprefix("NVIDIA "))
+    return known * 1e12 if known else None
 
 
 @cache

@@ -18,7 +18,6 @@ from benchmarks.gpu_train import (
     Row,
     attempt,
     fitting,
-    known_peak,
     line_of,
     ways,
 )
@@ -126,10 +125,3 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no usable GPU is here"):
         gpu_train.main([])
-
-
-def test_peaks_by_name() -> None:
-    assert known_peak("NVIDIA H100 80GB HBM3") == 989e12
-    assert known_peak("NVIDIA H100 PCIe") == 756e12
-    assert known_peak("NVIDIA GeForce RTX 4090") == 165e12
-    assert known_peak("NVIDIA GeForce GTX 1080") is None

@@ -16,13 +16,13 @@ from mulm.train.context import LocalContext
 from mulm.train.host_memory import own_bytes, require_host_memory
 from mulm.train.loop import train
 from mulm.train.memory import step_memory
-from mulm.train.micro_batch import step_choices
+from mulm.train.placement import EVERYTHING_HERE, step_choices
 
 CONFIG = TrainConfig(name="a", dataset="b", model=TINY_SHAPE, seq_len=16, batch_tokens=128)
 
 
 def test_what_fits_exactly_is_let_through() -> None:
-    needed = step_memory(TINY, step_choices(CONFIG, "cpu", "fp32", 1)).peak_bytes
+    needed = step_memory(TINY, step_choices(CONFIG, "cpu", "fp32", 1, EVERYTHING_HERE)).peak_bytes
     require_host_memory(CONFIG, TINY, "fp32", 100, needed + 100)
     with pytest.raises(DeviceError, match="GB of memory, this machine has"):
         require_host_memory(CONFIG, TINY, "fp32", 100, needed + 99)
