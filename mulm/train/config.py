@@ -1,6 +1,7 @@
 """The configuration of a training run: the YAML file, `--set` and the HTTP body.
 
-Read once at the entry point; needs no torch. What can be computed is not a setting.
+Read once at the entry point; needs no torch. What can be computed is `auto` unless it is set:
+`mulm.train.settled` has the same config with all values in it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from mulm.refs import check_name, parse_ref
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Auto = Literal["auto"]
+"""Left to `mulm.train.dial`, which sets it by the size of the model and of the dataset."""
 
-TRAIN_VERSION = 4
+TRAIN_VERSION = 5
 """Counts the changes of the training loop that change what is learned."""
 STATE_BLOCK = 256
 """Numbers of an 8-bit optimizer state that share one scale."""
@@ -45,10 +48,10 @@ class OptimizerConfig(Frozen):
 
     kind: Literal["muon", "adamw"] = "muon"
     """Muon for the matrices inside blocks and AdamW for the rest, or AdamW for all."""
-    matrix_lr: Rate = 0.02
+    matrix_lr: Auto | Rate = "auto"
     """For Muon. With `adamw`, matrices use `embedding_lr`."""
-    embedding_lr: Rate = 0.004
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    embedding_lr: Auto | Rate = "auto"
+    weight_decay: Auto | Annotated[float, Field(ge=0)] = "auto"
     """Of the matrices inside blocks only."""
     cautious_decay: bool = False
     """Only numbers decay that the update makes smaller as well."""
@@ -58,21 +61,16 @@ class OptimizerConfig(Frozen):
     state_dtype: StateDtype = "fp32"
     """Of the averages that it keeps: 4, 2 or about 1 byte each."""
 
-    @property
-    def lr(self) -> float:
-        """The rate of the matrices inside blocks, which stands for the run."""
-        return self.matrix_lr if self.kind == "muon" else self.embedding_lr
-
 
 class ScheduleConfig(Frozen):
     """Warm-up, stable, decay (WSD), as shares of all steps."""
 
-    warmup: Share = 0.02
-    decay: Share = 0.5
+    warmup: Auto | Share = "auto"
+    decay: Share = 0.75
 
     @model_validator(mode="after")
     def _fits(self) -> ScheduleConfig:
-        if self.warmup + self.decay > 1:
+        if self.warmup != "auto" and self.warmup + self.decay > 1:
             raise ValueError(
                 f"warmup ({self.warmup}) and decay ({self.decay}) exceed the run: keep their sum"
                 " at or below 1"
@@ -132,10 +130,10 @@ class TrainConfig(Frozen):
     """Learn which of two answers is better; the dataset's documents are pairs."""
     lora: LoraConfig | None = None
     """Train adapters only, and store the model with them merged."""
-    steps: Count = 400
-    batch_tokens: Count = 8192
+    steps: Auto | Count = "auto"
+    batch_tokens: Auto | Count = "auto"
     """Tokens of one optimizer step, over all workers, padding included."""
-    seq_len: Annotated[int, Field(ge=2)] = 256
+    seq_len: Auto | Annotated[int, Field(ge=2)] = "auto"
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     z_loss: Annotated[float, Field(ge=0)] = 0.0
@@ -175,9 +173,11 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _batch_fits(self) -> TrainConfig:
+        if "auto" in (self.seq_len, self.batch_tokens):
+            return self
         row, what = self.row_tokens, "twice seq_len" if self.preference else "seq_len"
-        if self.batch_tokens % row:
-            lower = max(1, self.batch_tokens // row) * row
+        if self.n_rows * row != self.batch_tokens:
+            lower = max(1, self.n_rows) * row
             raise ValueError(
                 f"batch_tokens ({self.batch_tokens}) must be a multiple of {what}"
                 f" ({row}), such as {lower}"
@@ -211,7 +211,7 @@ class TrainConfig(Frozen):
         if "vocab_size" in self.model:
             raise ValueError("model.vocab_size is that of the dataset's tokenizer: leave it away")
         longest = self.shape(_ANY_VOCABULARY).max_seq_len
-        if longest < self.seq_len:
+        if self.seq_len != "auto" and longest < self.seq_len:
             raise ValueError(
                 f"model.max_seq_len ({longest}) is less than seq_len ({self.seq_len}):"
                 " raise it, or leave it away"
@@ -228,12 +228,12 @@ class TrainConfig(Frozen):
     @property
     def row_tokens(self) -> int:
         """Tokens of a row; a pair of answers is one row."""
-        return self.seq_len * (2 if self.preference else 1)
+        return _known(self.seq_len) * (2 if self.preference else 1)
 
     @property
     def n_rows(self) -> int:
         """Rows of one global batch."""
-        return self.batch_tokens // self.row_tokens
+        return _known(self.batch_tokens) // self.row_tokens
 
     def shape(self, vocab_size: int) -> MicroLMConfig:
         """The model's shape for a vocabulary.
@@ -243,7 +243,8 @@ class TrainConfig(Frozen):
             ConfigError: the fields do not fit together.
         """
         chosen = preset(self.preset, vocab_size).model_dump()
-        chosen["max_seq_len"] = max(chosen["max_seq_len"], self.seq_len)
+        if self.seq_len != "auto":
+            chosen["max_seq_len"] = max(chosen["max_seq_len"], self.seq_len)
         values = chosen | self.model | {"vocab_size": vocab_size}
         return parse_config(_Shaped, {"model": values}).model
 
@@ -265,6 +266,11 @@ class _Shaped(Frozen):
     """So that a mistake in the shape is reported as one in `model`."""
 
     model: MicroLMConfig
+
+
+def _known(value: Auto | int) -> int:
+    assert value != "auto", "settle the config first"
+    return value
 
 
 def _as_value_error(check: Callable[[str], object], text: str) -> None:

@@ -26,6 +26,8 @@ from mulm.train.objectives.choice import choose_objective
 from mulm.train.optim import grad_norm, learned_parameters
 from mulm.train.room import with_room
 from mulm.train.schedule import lr_scale
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import Settled, settle
 from mulm.train.state import TrainState
 from mulm.train.sync.base import Sync
 from mulm.train.sync.ddp import DdpSync
@@ -56,7 +58,7 @@ class TrainResult:
 class _Run:
     """What stays the same during a run, and its state."""
 
-    config: TrainConfig
+    config: SettledConfig
     context: TrainContext
     objective: Objective[Any, Any]
     sync: Sync
@@ -80,7 +82,8 @@ def train(
 ) -> TrainResult:
     """Train to the last step, from the newest checkpoint if there is one.
 
-    Without an objective it is the one that the config means.
+    What the config leaves `auto` is settled first. Without an objective it is the one that the
+    config means; an objective of its own is made from the same config.
 
     Raises:
         StoppedError: someone asked to stop; a checkpoint was written.
@@ -91,9 +94,10 @@ def train(
         ConfigError, TokenizerMismatchError: it belongs to something else, or workers differ.
         NoSpaceError: a checkpoint or the model did not fit on the disk.
     """
-    run = _begin(config, context, objective or choose_objective(config, context))
+    settled = settle(config, context.store, context.dataset, context.models)
+    run = _begin(settled, context, objective or choose_objective(settled.config, context))
     try:
-        while run.state.step < config.steps:
+        while run.state.step < run.config.steps:
             totals = _add_up_gradients(run)
             _stop_if_asked(run, totals)
             _take_step(run, totals)
@@ -105,7 +109,8 @@ def train(
         run.metrics.close()
 
 
-def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any, Any]) -> _Run:
+def _begin(settled: Settled, context: TrainContext, objective: Objective[Any, Any]) -> _Run:
+    config = settled.config
     folder = context.folder / "checkpoints"
     state, is_resumed = states.begin(config, objective, context.device, folder)
     sync: Sync = SingleSync()
@@ -124,6 +129,8 @@ def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any,
     if is_resumed:
         run.metrics.event("resumed", step=state.step)
     run.metrics.event("log", text=_describe(run))
+    for reason in settled.reasons:
+        run.metrics.event("log", text=reason)
     return run
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mulm.model.config import MicroLMConfig
-from mulm.train.config import TrainConfig
 from mulm.train.memory import USABLE, StepChoices, largest_rows
+from mulm.train.settled import SettledConfig
 
 FILLING_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens that fill a device; more at once take memory and no time off."""
@@ -32,7 +32,11 @@ def halved(chosen: MicroBatch) -> MicroBatch | None:
 
 
 def choose_micro_batch(
-    config: TrainConfig, shape: MicroLMConfig, device: str, precision: str, memory_bytes: int | None
+    config: SettledConfig,
+    shape: MicroLMConfig,
+    device: str,
+    precision: str,
+    memory_bytes: int | None,
 ) -> MicroBatch:
     """What was asked for, else what fills the device and fits into its `memory_bytes`.
 
@@ -53,7 +57,7 @@ def choose_micro_batch(
     return MicroBatch(filling, f"they fill a {device}")
 
 
-def step_choices(config: TrainConfig, device: str, precision: str, rows: int) -> StepChoices:
+def step_choices(config: SettledConfig, device: str, precision: str, rows: int) -> StepChoices:
     """What decides the memory of a step with that many rows at once."""
     return StepChoices(
         rows=rows * (config.row_tokens // config.seq_len),

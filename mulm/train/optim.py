@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mulm.errors import CorruptError
-from mulm.train.config import OptimizerConfig, StateDtype
+from mulm.train.config import StateDtype
 from mulm.train.memory import BATCH_NUMBERS, PART_NUMBERS
 from mulm.train.moments import Moment, make_moment
+from mulm.train.settled import SettledOptimizer
 
 Named = Mapping[str, nn.Parameter]
 
@@ -37,7 +38,7 @@ _POLAR_STEPS = (
 class Optimizer:
     """All parameters of a model, each under its rule."""
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, config: SettledOptimizer, dtype: torch.dtype) -> None:
         named = learned_parameters(model)
         by_muon = config.kind == "muon"
         matrices = {n: p for n, p in named.items() if by_muon and is_block_matrix(n, p)}

@@ -14,13 +14,14 @@ import torch
 from mulm.facts import Facts
 from mulm.model.attention import choose_kernel
 from mulm.model.config import AttentionKernel
-from mulm.model.stored import model_config
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device, choose_precision, memory_bytes
-from mulm.train.local import check_dataset, resolve_dataset, resolve_models
+from mulm.train.local import check_run, resolve_dataset, resolve_models
 from mulm.train.memory import n_adapter_parameters, step_memory
 from mulm.train.micro_batch import choose_micro_batch, step_choices
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import run_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Preview:
     workers: int
     tokens: int
     dataset_tokens: int
+    settled: tuple[str, ...]
+    """The values that the config left `auto`, each with its reason."""
 
 
 def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
@@ -51,18 +54,13 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
 
     Raises:
         DeviceError: the device that was asked for is absent.
-        MulmError: what `resolve_dataset`, `check_dataset` and `resolve_models` refuse.
+        MulmError: what `resolve_dataset`, `resolve_models` and `check_run` refuse.
     """
     device, _ = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
-    check_dataset(config, dataset, store)
     models = resolve_models(config, dataset, store, facts)
-    beginning = models.get("init_from")
-    shape = (
-        model_config(store, beginning)
-        if beginning
-        else config.shape(int(dataset.counts["vocab_size"]))
-    )
+    config, reasons = check_run(config, dataset, models, store)
+    shape = run_shape(config, store, dataset, models)
     precision, _ = choose_precision(config.precision, device)
     frozen = 4 * sum(int(models[role].counts["parameters"]) for role in config.frozen_models)
     device_bytes = memory_bytes(torch.device(device))
@@ -90,10 +88,11 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
         workers=config.workers,
         tokens=config.steps * config.batch_tokens,
         dataset_tokens=int(dataset.counts["train_tokens"]),
+        settled=reasons,
     )
 
 
-def _kernel(config: TrainConfig, device: str, d_head: int) -> AttentionKernel:
+def _kernel(config: SettledConfig, device: str, d_head: int) -> AttentionKernel:
     kernel, _ = choose_kernel(config.attention, device, config.seq_len, d_head)
     return kernel
 
@@ -112,4 +111,5 @@ def describe(plan: Preview) -> Iterator[str]:
     )
     epochs = plan.tokens / max(1, plan.dataset_tokens)
     yield f"tokens: {plan.tokens:,} in {plan.steps:,} steps, {epochs:.1f} times the dataset's"
+    yield from (f"auto: {choice}" for choice in plan.settled)
     yield "time: not known before the first steps have run; their events tell what is left"

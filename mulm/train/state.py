@@ -19,10 +19,10 @@ from mulm.errors import ConfigError, CorruptError, TokenizerMismatchError
 from mulm.model.checkpoint import Checkpoint, newest_checkpoint
 from mulm.model.lora import is_adapter
 from mulm.model.weights import require_fit, shapes
-from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES, choose_precision
 from mulm.train.objectives.base import Objective
 from mulm.train.optim import Optimizer, learned_parameters
+from mulm.train.settled import SettledConfig
 from mulm.train.spikes import LossWatch
 
 
@@ -69,7 +69,7 @@ class Snapshot:
 
 
 def begin(
-    config: TrainConfig, objective: Objective[Any, Any], device: torch.device, folder: Path
+    config: SettledConfig, objective: Objective[Any, Any], device: torch.device, folder: Path
 ) -> tuple[TrainState, bool]:
     """The newest checkpoint's state, else a fresh one; and whether it was resumed.
 
@@ -92,7 +92,7 @@ def begin(
 
 
 def fresh(
-    config: TrainConfig,
+    config: SettledConfig,
     model: nn.Module,
     device: torch.device,
     precision: str,
@@ -121,7 +121,7 @@ def restore(state: TrainState, saved: Checkpoint, judged_by: str) -> None:
         raise CorruptError(f"the checkpoint of step {saved.step} lacks {error}") from None
 
 
-def snapshot(state: TrainState, config: TrainConfig, objective: Objective[Any, Any]) -> Snapshot:
+def snapshot(state: TrainState, config: SettledConfig, objective: Objective[Any, Any]) -> Snapshot:
     """Copy all that a checkpoint holds, in the memory of the CPU."""
     facts = {
         "loss": state.loss if state.loss == state.loss else None,  # JSON has no NaN
@@ -148,11 +148,11 @@ def learned_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_same_run(
-    saved: Mapping[str, Any], config: TrainConfig, origin: Mapping[str, Any]
+    saved: Mapping[str, Any], config: SettledConfig, origin: Mapping[str, Any]
 ) -> None:
     """Refuse to go on from a checkpoint of something else."""
     hint = "train under a new run id, or name the {} that the run began with"
-    gone = sorted(saved.keys() & TrainConfig.REFERENCES.keys() - origin.keys())
+    gone = sorted(saved.keys() & SettledConfig.REFERENCES.keys() - origin.keys())
     for key in (*origin, *gone):
         value = origin.get(key)
         if key == "tokenizer_fingerprint" and saved.get(key) != value:
@@ -167,7 +167,8 @@ def check_same_run(
                 hint=hint.format(key),
             )
     began, now = saved["config"], config.model_dump(mode="json")
-    ignored = TrainConfig.NOT_IDENTITY | TrainConfig.REFERENCES.keys()  # the origin has their ids
+    # The origin has the ids of what is referred to.
+    ignored = SettledConfig.NOT_IDENTITY | SettledConfig.REFERENCES.keys()
     for key in sorted(began.keys() | now.keys()):
         if key not in ignored and began.get(key) != now.get(key):
             raise ConfigError(

@@ -17,25 +17,22 @@ from mulm.model.attention import choose_kernel, document_ids
 from mulm.model.compute import Compute
 from mulm.model.lora import adapt, merged
 from mulm.model.microlm import MicroLM
-from mulm.model.stored import load_model, model_config, store_model
-from mulm.train.config import TrainConfig
+from mulm.model.stored import load_model, store_model
 from mulm.train.context import TrainContext
 from mulm.train.device import choose_precision, memory_bytes
 from mulm.train.micro_batch import FILLING_TOKENS, choose_micro_batch, halved
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import run_shape
 
 
 class OnMicroLM:
     """The part of `Objective` that does not depend on what is learned."""
 
-    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+    def __init__(self, config: SettledConfig, context: TrainContext) -> None:
         self.config, self.context = config, context
         store, device = context.store, context.device
         self._beginning = context.models.get("init_from")
-        self._shape = (
-            model_config(store, self._beginning)
-            if self._beginning
-            else config.shape(int(context.dataset.counts["vocab_size"]))
-        )
+        self._shape = run_shape(config, store, context.dataset, context.models)
         self._separator_id = separator_id(context) if config.documents == "apart" else None
         self._kernel = choose_kernel(
             config.attention, device.type, config.seq_len, self._shape.d_head
@@ -115,7 +112,7 @@ class OnMicroLM:
         return hidden_BTD
 
 
-def room_bytes(config: TrainConfig, context: TrainContext) -> int | None:
+def room_bytes(config: SettledConfig, context: TrainContext) -> int | None:
     """The device's memory without what frozen models beside the trained one take, in fp32."""
     room = memory_bytes(context.device)
     if room is None:
