@@ -23,8 +23,8 @@ from benchmarks.train_step import SHAPES, make_step
 from mulm.model.compute import Compute
 from mulm.model.microlm import MicroLM
 from mulm.train.checkpoint_writer import CheckpointWriter
-from mulm.train.config import TrainConfig
 from mulm.train.optim import learned_parameters
+from mulm.train.settled import SettledConfig
 from mulm.train.state import Snapshot, TrainState, fresh, snapshot
 
 N_CHECKPOINTS = 5
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
     options = parser.parse_args()
     shape, _, seq_len = SHAPES[options.shape]
-    config = TrainConfig(name="stall", dataset="none", seq_len=seq_len)
+    config = settled_config(seq_len)
     state = fresh(config, MicroLM(shape), torch.device("cpu"), "fp32")
     step_s = seconds_per_step(options.shape, state, options.steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,6 +61,17 @@ def main() -> None:
         f" {copy_s * 1000:.1f} ms, a write {write_s * 1000:.0f} ms; every {options.every} steps the"
         f" loop stands still for {stall_s / (stall_s + between_s):.3%}"
     )
+
+
+def settled_config(seq_len: int) -> SettledConfig:
+    """One row a step; rates that move nothing far."""
+    return SettledConfig.model_validate(
+        {
+            "name": "stall", "dataset": "none", "steps": 1, "seq_len": seq_len,
+            "batch_tokens": seq_len, "schedule": {"warmup": 0.0},
+            "optimizer": {"matrix_lr": 0.02, "embedding_lr": 0.004, "weight_decay": 0.0},
+        }
+    )  # fmt: skip
 
 
 def seconds_per_step(shape_name: str, state: TrainState, n_steps: int) -> float:
@@ -77,13 +88,13 @@ def seconds_per_step(shape_name: str, state: TrainState, n_steps: int) -> float:
     return statistics.median(times[1:])
 
 
-def copied(state: TrainState, config: TrainConfig) -> Snapshot:
+def copied(state: TrainState, config: SettledConfig) -> Snapshot:
     """What the loop makes of its state, with nothing else to do meanwhile."""
     return snapshot(state, config, NOTHING, state.optimizer.collected())
 
 
 def seconds_per_checkpoint(
-    config: TrainConfig, state: TrainState, folder: Path
+    config: SettledConfig, state: TrainState, folder: Path
 ) -> tuple[float, float]:
     """Medians of what the loop waits for, and of what goes on in the writer's thread."""
     writer, copies, writes = CheckpointWriter(folder, 2, lambda: None), [], []

@@ -22,6 +22,7 @@ from mulm.train.loss import sum_cross_entropy
 from mulm.train.memory import USABLE, StepChoices, largest_rows, step_memory
 from mulm.train.optim import Optimizer
 from mulm.train.plan import all_choices
+from mulm.train.settled import SettledOptimizer
 
 
 def main() -> None:
@@ -62,7 +63,9 @@ def measured_peak(shape: MicroLMConfig, choices: StepChoices) -> int:
     torch.cuda.reset_peak_memory_stats()
     generator = torch.Generator().manual_seed(0)
     model = MicroLM(shape).init_weights(generator).cuda()
-    optimizer = Optimizer(model, choices.optimizer, torch.bfloat16)
+    rates = {"matrix_lr": 0.02, "embedding_lr": 0.004, "weight_decay": 0.0}
+    settled = SettledOptimizer.model_validate(choices.optimizer.model_dump() | rates)
+    optimizer = Optimizer(model, settled, torch.bfloat16)
     compute = Compute(torch.bfloat16, choices.kernel, choices.is_checkpointed)
     size = (choices.rows, choices.seq_len + 1)
     ids_BT = torch.randint(0, shape.vocab_size, size, generator=generator).cuda()

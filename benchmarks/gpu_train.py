@@ -36,6 +36,7 @@ from mulm.train.micro_batch import FILLING_TOKENS
 from mulm.train.optim import Optimizer, learned_parameters
 from mulm.train.peaks import makers_peak
 from mulm.train.plan import all_choices
+from mulm.train.settled import SettledOptimizer
 
 GIB = 1 << 30
 OF_TORCH = 0.95
@@ -187,7 +188,9 @@ def make_step(shape: MicroLMConfig, choices: StepChoices, options: Options) -> C
     """One optimizer step as the training loop takes it."""
     generator = torch.Generator().manual_seed(0)
     model = MicroLM(shape).init_weights(generator).to(options.device)
-    optimizer = Optimizer(model, choices.optimizer, options.dtype)
+    rates = {"matrix_lr": 0.02, "embedding_lr": 0.004, "weight_decay": 0.0}
+    settled = SettledOptimizer.model_validate(choices.optimizer.model_dump() | rates)
+    optimizer = Optimizer(model, settled, options.dtype)
     is_compiled = options.is_compiled
     compute = Compute(options.dtype, "auto", choices.is_checkpointed, is_compiled)
     size = (choices.n_micro_batches, choices.rows, choices.seq_len + 1)

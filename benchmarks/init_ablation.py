@@ -30,10 +30,10 @@ from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.refs import parse_ref
 from mulm.store import Store
-from mulm.train.config import OptimizerConfig, ScheduleConfig
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.optim import Optimizer
 from mulm.train.schedule import lr_scale
+from mulm.train.settled import SettledOptimizer, SettledSchedule
 
 SEQ_LEN, ROWS = 128, 8
 
@@ -98,10 +98,10 @@ def main() -> None:
 def train(variant: Variant, store: Store, dataset: Manifest, steps: int, seed: int) -> float:
     """Held-out bits per byte after `steps`, documents joined."""
     model = make_model(variant, int(dataset.counts["vocab_size"]), seed)
-    values = {"embedding_lr": 0.02} | variant.optimizer
+    values = {"matrix_lr": 0.02, "embedding_lr": 0.02, "weight_decay": 0.0} | variant.optimizer
     if values.get("kind") == "adamw":
         values["embedding_lr"] = 0.004
-    optimizer = Optimizer(model, OptimizerConfig.model_validate(values), variant.dtype)
+    optimizer = Optimizer(model, SettledOptimizer.model_validate(values), variant.dtype)
     loader = TokenLoader(store, dataset, seq_len=SEQ_LEN, seed=seed)
     separator_id = Tokenizer.from_bytes(store.read(dataset.blob("tokenizer.json"))).end_of_text_id
     for step in range(steps):
@@ -111,7 +111,7 @@ def train(variant: Variant, store: Store, dataset: Manifest, steps: int, seed: i
         hidden_ND = model(x_BT, Compute(variant.dtype), documents_BT).flatten(0, 1)
         loss = sum_cross_entropy(hidden_ND, model.output_weight_VD, y_BT.flatten(), variant.dtype)
         torch.autograd.backward(loss / y_BT.numel())
-        optimizer.step(lr_scale(step, steps, ScheduleConfig(decay=0.6)))
+        optimizer.step(lr_scale(step, steps, SettledSchedule(warmup=0.02, decay=0.6)))
     batches = list(head(TokenLoader(store, dataset, "validation", seq_len=SEQ_LEN)))
     return to_bits_per_byte(sum_nats(model, batches, variant.dtype), dataset)
 

@@ -40,12 +40,12 @@ from mulm.model.microlm import MicroLM
 from mulm.model.transformer import Transformer
 from mulm.model.weights import tensor_bytes
 from mulm.store import Store
-from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext, TrainContext
 from mulm.train.loop import train
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.objectives.base import Objective, SummedLoss
 from mulm.train.objectives.pretraining import Batch, Pretraining
+from mulm.train.settled import SettledConfig
 from mulm.train.sync.base import Sync
 
 BOOKS = Path(__file__).parents[1] / "corpora" / "books"
@@ -92,7 +92,7 @@ class Row:
 class NextByte(Pretraining):
     """`Objective` of any decoder-only variant, judged by the second half of the windows."""
 
-    def __init__(self, config: TrainConfig, context: TrainContext, change: Change) -> None:
+    def __init__(self, config: SettledConfig, context: TrainContext, change: Change) -> None:
         super().__init__(config, context)
         self.change = change
 
@@ -168,13 +168,15 @@ def _as_tokens(text: bytes) -> bytes:
     return tensor_bytes(torch.frombuffer(bytearray(text), dtype=torch.uint8).to(torch.uint16))
 
 
-def make_config(steps: int, seed: int) -> TrainConfig:
+def make_config(steps: int, seed: int) -> SettledConfig:
     """The same for every variant; weights, and the order of windows, follow the seed."""
-    return TrainConfig.model_validate(
+    return SettledConfig.model_validate(
         {
             "name": "variant", "dataset": "bytes", "steps": steps, "seq_len": SEQ_LEN,
             "batch_tokens": N_ROWS * SEQ_LEN, "seed": seed, "precision": "fp32",
-            "optimizer": {"kind": "adamw", "embedding_lr": 0.006},
+            "optimizer": {
+                "kind": "adamw", "matrix_lr": 0.006, "embedding_lr": 0.006, "weight_decay": 0.0,
+            },
             "schedule": {"warmup": 0.1, "decay": 0.5},
             "log_every": steps, "validate_every": steps, "checkpoint_every": steps,
         }

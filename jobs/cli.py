@@ -171,7 +171,7 @@ def _print_preview(
     with Ledger(home.ledger) as facts:
         plan = preview(config, Store(home.store), facts)
     told = estimate(
-        work_of(plan, config), is_measured=is_measured, watts=watts, price_per_kwh=price_per_kwh
+        work_of(plan), is_measured=is_measured, watts=watts, price_per_kwh=price_per_kwh
     )
     if as_json:
         click.echo(json.dumps(asdict(plan) | {"estimate": asdict(told)}))

@@ -37,7 +37,7 @@ from mulm.runs.transitions import UNDER_WAY
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
 from mulm.train.exporters.registry import require_exporters
-from mulm.train.local import check_dataset, publish_model, resolve_dataset, resolve_models
+from mulm.train.local import check_run, publish_model, resolve_dataset, resolve_models
 from mulm.train.loop import TrainResult
 
 MAX_RESTARTS = 3
@@ -76,8 +76,8 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     resources = ray.cluster_resources()
     device, reason = choose_device(config.device, has_cuda=resources.get("GPU", 0) > 0)
     check_room(config.workers, device, resources)
-    check_dataset(config, dataset, context.store)
     models = resolve_models(config, dataset, context.store, context.facts)
+    check_run(config, dataset, models, context.store)
     context.emit("log", text=f"device {device}: {reason}")
     order = TrainOrder(config, context.run_id, str(context.home.root), dataset, models, device)
 

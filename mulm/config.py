@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -126,7 +126,7 @@ def _parse_scalar(text: str) -> Any:
 
 def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | UnknownNameError:
     errors = error.errors(include_url=False)
-    first = errors[0]
+    first = _first(errors)
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _fields_at(schema, first["loc"][:-1])
@@ -144,6 +144,14 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | U
     given = "" if is_said else f" (given: {shorten(first['input'])})"
     told = f"{where}: {message}{given}" if where else message
     return ConfigError(told, hint=_possible(schema, first))
+
+
+def _first(errors: Sequence[Any]) -> Mapping[str, Any]:
+    """The first problem; of a key that may be `auto` as well, what is wrong with its number."""
+    first, *others = errors
+    if others and first["loc"][-1:] == ("literal['auto']",):
+        return {**others[0], "loc": first["loc"][:-1]}
+    return cast(Mapping[str, Any], first)
 
 
 def shorten(value: object) -> str:

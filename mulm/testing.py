@@ -19,6 +19,7 @@ from mulm.model.microlm import MicroLM
 from mulm.model.stored import store_model
 from mulm.model.weights import tensor_bytes
 from mulm.store import Store
+from mulm.train.settled import SettledOptimizer
 
 TINY = MicroLMConfig(
     vocab_size=64,
@@ -45,6 +46,12 @@ def tiny_model(seed: int = 0, config: MicroLMConfig = TINY) -> MicroLM:
             if name.endswith(("attention.out.weight", "mlp.down.weight")):
                 parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
     return model.eval()
+
+
+def settled_optimizer(**changes: object) -> SettledOptimizer:
+    """Muon at rates that suit a tiny model."""
+    rates = {"matrix_lr": 0.02, "embedding_lr": 0.004, "weight_decay": 0.0}
+    return SettledOptimizer.model_validate(rates | changes)
 
 
 def tiny_tokenizer() -> Tokenizer:

@@ -17,9 +17,9 @@ from typing import Any
 
 from mulm.model.checkpoint import prune_checkpoints, save_checkpoint
 from mulm.train.best import BestCheckpoint
-from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.objectives.base import Objective
+from mulm.train.settled import SettledConfig
 from mulm.train.state import Snapshot
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class CheckpointWriter:
 
     @classmethod
     def of_run(
-        cls, config: TrainConfig, context: TrainContext, objective: Objective[Any, Any]
+        cls, config: SettledConfig, context: TrainContext, objective: Objective[Any, Any]
     ) -> CheckpointWriter:
         """As the config says, knowing the best of the checkpoints that are there."""
         folder, best = checkpoint_folder(context), None

@@ -10,15 +10,15 @@ from __future__ import annotations
 from mulm.errors import DeviceError
 from mulm.model.compiled import why_not_compile
 from mulm.model.config import MicroLMConfig
-from mulm.train.config import TrainConfig
 from mulm.train.flops import flops_per_token
+from mulm.train.settled import SettledConfig
 
 PAYS_FROM_FLOPS = {"cpu": 5e13, "cuda": 2e16}
 """Operations of one worker from which on the time saved is more than compiling takes: on two cores
 of a CPU some two minutes, on a GPU some five."""
 
 
-def choose_compiled(config: TrainConfig, shape: MicroLMConfig, device: str) -> tuple[bool, str]:
+def choose_compiled(config: SettledConfig, shape: MicroLMConfig, device: str) -> tuple[bool, str]:
     """Whether to compile, and the reason for the log.
 
     Raises:

@@ -1,6 +1,7 @@
 """The configuration of a training run: the YAML file, `--set` and the HTTP body.
 
-Read once at the entry point; needs no torch. What can be computed is not a setting.
+Read once at the entry point; needs no torch. What can be computed is `auto` unless it is set:
+`mulm.train.settled` has the same config with all values in it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ from mulm.train.limits import (
 )
 from mulm.train.samples_config import SamplesConfig
 
-TRAIN_VERSION = 4
+Auto = Literal["auto"]
+"""Left to `mulm.train.dial`, which sets it by the size of the model and of the dataset."""
+
+TRAIN_VERSION = 5
 """Counts the changes of the training loop that change what is learned."""
 STATE_BLOCK = 256
 """Numbers of an 8-bit optimizer state that share one scale."""
@@ -59,10 +63,10 @@ class OptimizerConfig(Frozen):
 
     kind: Literal["muon", "adamw"] = "muon"
     """Muon for the matrices inside blocks and AdamW for the rest, or AdamW for all."""
-    matrix_lr: LearningRate = 0.02
+    matrix_lr: Auto | LearningRate = "auto"
     """For Muon. With `adamw`, matrices use `embedding_lr`."""
-    embedding_lr: LearningRate = 0.004
-    weight_decay: Norm = 0.0
+    embedding_lr: Auto | LearningRate = "auto"
+    weight_decay: Auto | Norm = "auto"
     """Of the matrices inside blocks only."""
     cautious_decay: bool = False
     """Only numbers decay that the update makes smaller as well."""
@@ -72,30 +76,16 @@ class OptimizerConfig(Frozen):
     state_dtype: StateDtype = "fp32"
     """Of the averages that it keeps: 4, 2 or about 1 byte each."""
 
-    @model_validator(mode="after")
-    def _decay_keeps_signs(self) -> OptimizerConfig:
-        if self.lr * self.weight_decay >= 1:
-            raise ValueError(
-                f"weight_decay ({self.weight_decay}) times the rate ({self.lr}) is 1 or more:"
-                " one step would take the weights through zero"
-            )
-        return self
-
-    @property
-    def lr(self) -> float:
-        """The rate of the matrices inside blocks, which stands for the run."""
-        return self.matrix_lr if self.kind == "muon" else self.embedding_lr
-
 
 class ScheduleConfig(Frozen):
     """Warm-up, stable, decay (WSD), as shares of all steps."""
 
-    warmup: Share = 0.02
-    decay: Share = 0.5
+    warmup: Auto | Share = "auto"
+    decay: Share = 0.75
 
     @model_validator(mode="after")
     def _fits(self) -> ScheduleConfig:
-        if self.warmup + self.decay > 1:
+        if self.warmup != "auto" and self.warmup + self.decay > 1:
             raise ValueError(
                 f"warmup ({self.warmup}) and decay ({self.decay}) exceed the run: keep their sum"
                 " at or below 1"
@@ -158,10 +148,10 @@ class TrainConfig(Frozen):
     """Learn which of two answers is better; the dataset's documents are pairs."""
     lora: LoraConfig | None = None
     """Train adapters only, and store the model with them merged."""
-    steps: Steps = 400
-    batch_tokens: BatchTokens = 8192
+    steps: Auto | Steps = "auto"
+    batch_tokens: Auto | BatchTokens = "auto"
     """Tokens of one optimizer step, over all workers, padding included."""
-    seq_len: WindowTokens = 256
+    seq_len: Auto | WindowTokens = "auto"
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     z_loss: Weight = 0.0
@@ -217,9 +207,11 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _batch_fits(self) -> TrainConfig:
+        if "auto" in (self.seq_len, self.batch_tokens):
+            return self
         row, what = self.row_tokens, "twice seq_len" if self.preference else "seq_len"
-        if self.batch_tokens % row:
-            lower = max(1, self.batch_tokens // row) * row
+        if self.n_rows * row != self.batch_tokens:
+            lower = max(1, self.n_rows) * row
             raise ValueError(
                 f"batch_tokens ({self.batch_tokens}) must be a multiple of {what}"
                 f" ({row}), such as {lower}"
@@ -257,7 +249,7 @@ class TrainConfig(Frozen):
         shape = self.shape(_ANY_VOCABULARY)
         require_micro(shape)
         longest = shape.max_seq_len
-        if longest < self.seq_len:
+        if self.seq_len != "auto" and longest < self.seq_len:
             raise ValueError(
                 f"model.max_seq_len ({longest}) is less than seq_len ({self.seq_len}):"
                 " raise it, or leave it away"
@@ -274,12 +266,12 @@ class TrainConfig(Frozen):
     @property
     def row_tokens(self) -> int:
         """Tokens of a row; a pair of answers is one row."""
-        return self.seq_len * (2 if self.preference else 1)
+        return _known(self.seq_len) * (2 if self.preference else 1)
 
     @property
     def n_rows(self) -> int:
         """Rows of one global batch."""
-        return self.batch_tokens // self.row_tokens
+        return _known(self.batch_tokens) // self.row_tokens
 
     def shape(self, vocab_size: int) -> MicroLMConfig:
         """The model's shape for a vocabulary.
@@ -289,7 +281,8 @@ class TrainConfig(Frozen):
             ConfigError: the fields do not fit together.
         """
         chosen = preset(self.preset, vocab_size).model_dump()
-        chosen["max_seq_len"] = max(chosen["max_seq_len"], self.seq_len)
+        if self.seq_len != "auto":
+            chosen["max_seq_len"] = max(chosen["max_seq_len"], self.seq_len)
         values = chosen | self.model | {"vocab_size": vocab_size}
         return parse_config(_Shaped, {"model": values}).model
 
@@ -311,6 +304,11 @@ class _Shaped(Frozen):
     """So that a mistake in the shape is reported as one in `model`."""
 
     model: MicroLMConfig
+
+
+def _known(value: Auto | int) -> int:
+    assert value != "auto", "settle the config first"
+    return value
 
 
 def _as_value_error(check: Callable[[str], object], text: str) -> None:

@@ -19,11 +19,11 @@ from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
 from mulm.model.fp8 import in_fp8
 from mulm.model.microlm import MicroLM
-from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES
 from mulm.train.flops import flops_per_token
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.optim import Optimizer
+from mulm.train.settled import SettledConfig
 
 MEASURED_PARAMETERS = 30_000_000
 """A larger model is measured by one block."""
@@ -37,7 +37,7 @@ _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=power.limit", "--format=csv,noheader,n
 class Work:
     """What a run computes on its device or devices."""
 
-    config: TrainConfig
+    config: SettledConfig
     shape: MicroLMConfig
     device: str
     precision: str

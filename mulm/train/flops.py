@@ -17,7 +17,7 @@ from torch import nn
 
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
-from mulm.train.config import TrainConfig
+from mulm.train.settled import SettledConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def flops_per_token(shape: MicroLMConfig, seq_len: int) -> int:
     return 6 * weights + 12 * attention
 
 
-def run_flops_per_token(config: TrainConfig, model: nn.Module) -> int | None:
+def run_flops_per_token(config: SettledConfig, model: nn.Module) -> int | None:
     """The same for the model of a run; None where the formula does not say what is computed.
 
     It does not for other models than a MicroLM, beside frozen weights, and for pairs of answers,

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from mulm.errors import DeviceError
 from mulm.model.config import MicroLMConfig
-from mulm.train.config import TrainConfig
 from mulm.train.memory import step_memory
 from mulm.train.placement import EVERYTHING_HERE, step_choices
+from mulm.train.settled import SettledConfig
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def require_host_memory(
-    config: TrainConfig,
+    config: SettledConfig,
     shape: MicroLMConfig,
     precision: str,
     frozen_bytes: int = 0,

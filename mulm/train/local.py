@@ -27,6 +27,8 @@ from mulm.train.context import LocalContext
 from mulm.train.device import choose_device
 from mulm.train.exporters.registry import require_exporters
 from mulm.train.loop import TrainResult, train
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import Settled, settle
 
 
 def train_locally(
@@ -54,8 +56,8 @@ def train_locally(
     keep_compiled_in(home.compiled)
     device, reason = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
-    check_dataset(config, dataset, store)
     models = resolve_models(config, dataset, store, facts)
+    check_run(config, dataset, models, store)
 
     def on_event(kind: str, data: Mapping[str, Any]) -> None:
         facts.append_events(run_id, [(kind, data)])
@@ -69,27 +71,41 @@ def train_locally(
 
 
 def resolve_dataset(config: TrainConfig, store: Store, facts: Facts) -> Manifest:
-    """The dataset version that the config names, and a shape that fits it.
+    """The dataset version that the config names, fit for its stage and for its shape.
 
     Raises:
         NotFoundError: no such dataset.
+        DataError: there are no pairs to learn from.
         ConfigError, UnknownNameError: the model's shape is impossible.
     """
     version = facts.resolve("dataset", parse_ref(config.dataset))
     dataset = store.load(version.manifest_id)
     config.shape(int(dataset.counts["vocab_size"]))
+    if config.preference:
+        require_pairs(store, dataset)
     return dataset
 
 
-def check_dataset(config: TrainConfig, dataset: Manifest, store: Store) -> None:
-    """Find now what would otherwise end the run on a worker or after hours.
+def check_run(
+    config: TrainConfig, dataset: Manifest, models: Mapping[str, Manifest], store: Store
+) -> Settled:
+    """Settle the config, and find now what would otherwise end the run on a worker or after hours.
 
     Raises:
+        ConfigError: what was given does not go together with what was settled, or the window of a
+            model is smaller than `seq_len`.
         NotFoundError, CorruptError: a file that training reads is missing or damaged.
-        DataError: too few tokens for one window, no pairs to learn from, or nothing held out.
+        DataError: too few tokens for one window, or nothing held out.
     """
+    settled = settle(config, store, dataset, models)
+    for role, model in models.items():
+        _require_window(f"{role}: the window of {getattr(config, role)}", model, settled, store)
+    _check_dataset(settled.config, dataset, store)
+    return settled
+
+
+def _check_dataset(config: SettledConfig, dataset: Manifest, store: Store) -> None:
     if config.preference:
-        require_pairs(store, dataset)
         return
     TokenLoader(store, dataset, seq_len=config.seq_len)
     TokenLoader(store, dataset, "validation", seq_len=config.seq_len)
@@ -100,25 +116,23 @@ def check_dataset(config: TrainConfig, dataset: Manifest, store: Store) -> None:
 def resolve_models(
     config: TrainConfig, dataset: Manifest, store: Store, facts: Facts
 ) -> dict[str, Manifest]:
-    """The models that the config refers to, by field, each fit for its part.
+    """The models that the config refers to, by field, each fit for its part but for its window.
 
     Raises:
         NotFoundError, CorruptError: there is no such model, or it is damaged.
         TokenizerMismatchError: it was trained with another tokenizer than the dataset's.
         ConflictError: it is quantised, so that training cannot begin with it.
-        ConfigError: its vocabulary has another size, or its window is smaller than `seq_len`.
+        ConfigError: its vocabulary has another size.
     """
     refs = {"init_from": config.init_from, "teacher": config.teacher}
     versions = {role: facts.resolve("model", parse_ref(ref)) for role, ref in refs.items() if ref}
     models = {role: store.load(version.manifest_id) for role, version in versions.items()}
     for role, model in models.items():
-        _require_fit(role, versions[role].ref, model, config, dataset, store)
+        _require_fit(role, versions[role].ref, model, dataset, store)
     return models
 
 
-def _require_fit(
-    role: str, ref: str, model: Manifest, config: TrainConfig, dataset: Manifest, store: Store
-) -> None:
+def _require_fit(role: str, ref: str, model: Manifest, dataset: Manifest, store: Store) -> None:
     if model.tokenizer_fingerprint != dataset.tokenizer_fingerprint:
         raise TokenizerMismatchError(
             f"{role}: {ref} reads with tokenizer {model.tokenizer_fingerprint}, the dataset"
@@ -133,13 +147,16 @@ def _require_fit(
             f"{role}: {ref} has {shape.vocab_size} embeddings, the dataset has {n_ids} ids",
             hint="begin with, or learn from, a model without embeddings that stand for nothing",
         )
-    longest = shape.max_seq_len
-    if longest < config.seq_len:
+    store.path(model.blob("model.safetensors"))
+
+
+def _require_window(what: str, model: Manifest, settled: Settled, store: Store) -> None:
+    longest, seq_len = model_config(store, model).max_seq_len, settled.config.seq_len
+    if longest < seq_len:
         raise ConfigError(
-            f"{role}: the window of {ref} is {longest} tokens, seq_len is {config.seq_len}",
+            f"{what} is {longest} tokens, seq_len is {seq_len}",
             hint=f"set seq_len to {longest} or less",
         )
-    store.path(model.blob("model.safetensors"))
 
 
 def publish_model(config: TrainConfig, result: TrainResult, facts: Facts) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from mulm.train.optim import learned_parameters
 from mulm.train.room import with_emptied_cache, with_room
 from mulm.train.samples import Samples
 from mulm.train.schedule import lr_scale
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import Settled, settle
 from mulm.train.shares import Shares
 from mulm.train.state import TrainState
 from mulm.train.sync.base import Sync
@@ -59,7 +61,7 @@ class TrainResult:
 class _Run:
     """What stays the same during a run, and its state."""
 
-    config: TrainConfig
+    config: SettledConfig
     context: TrainContext
     objective: Objective[Any, Any]
     sync: Sync
@@ -86,7 +88,8 @@ def train(
 ) -> TrainResult:
     """Train to the last step, from the newest checkpoint if there is one.
 
-    Without an objective it is the one that the config means.
+    What the config leaves `auto` is settled first. Without an objective it is the one that the
+    config means; an objective of its own is made from the same config.
 
     Raises:
         StoppedError: someone asked to stop; a checkpoint was written.
@@ -97,9 +100,10 @@ def train(
         ConfigError, TokenizerMismatchError: it belongs to something else, or workers differ.
         NoSpaceError: a checkpoint or the model did not fit on the disk.
     """
-    run = _begin(config, context, objective or choose_objective(config, context))
+    settled = settle(config, context.store, context.dataset, context.models)
+    run = _begin(settled, context, objective or choose_objective(settled.config, context))
     try:
-        while run.state.step < config.steps:
+        while run.state.step < run.config.steps:
             totals = _add_up_gradients(run)
             _stop_if_asked(run, totals)
             _take_step(run, totals)
@@ -113,8 +117,8 @@ def train(
         run.metrics.close()
 
 
-def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any, Any]) -> _Run:
-    folder = checkpoint_folder(context)
+def _begin(settled: Settled, context: TrainContext, objective: Objective[Any, Any]) -> _Run:
+    config, folder = settled.config, checkpoint_folder(context)
     sync, placement = choose_sync(config, context)
     state, is_resumed = states.begin(config, objective, context.device, folder, placement)
     sync.attach(
@@ -138,7 +142,8 @@ def _begin(config: TrainConfig, context: TrainContext, objective: Objective[Any,
     if is_resumed:
         run.metrics.event("resumed", step=state.step)
     run.metrics.event("log", text=_describe(run))
-    run.metrics.event("log", text=usage.text)
+    for reason in (usage.text, *settled.reasons):
+        run.metrics.event("log", text=reason)
     return run
 
 

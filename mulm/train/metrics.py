@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.exporters.background import Background
 from mulm.train.exporters.base import RunFacts
 from mulm.train.exporters.registry import ALWAYS, has_package, open_exporters
+from mulm.train.settled import SettledConfig
 from mulm.train.usage import Usage
 
 OF_THE_MACHINE = ("tokens_per_s", "eta_s", "mfu", "memory_bytes")
@@ -30,7 +30,7 @@ class Metrics:
     """
 
     def __init__(
-        self, context: TrainContext, config: TrainConfig, first_step: int, usage: Usage
+        self, context: TrainContext, config: SettledConfig, first_step: int, usage: Usage
     ) -> None:
         self._context, self._usage = context, usage
         self._steps, self._batch_tokens = config.steps, config.batch_tokens
@@ -101,7 +101,7 @@ class Metrics:
             exporter.close()
         self._tell_of_trouble()
 
-    def _open(self, config: TrainConfig, first_step: int) -> Sequence[Background]:
+    def _open(self, config: SettledConfig, first_step: int) -> Sequence[Background]:
         if not has_package(ALWAYS):
             self._emit("log", text="no TensorBoard files: the tensorboard package is absent")
         folder, values = self._context.folder, config.model_dump(mode="json")

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from mulm.model.config import MicroLMConfig
-from mulm.train.config import TrainConfig
 from mulm.train.memory import USABLE, largest_rows
 from mulm.train.placement import choose_placement, step_choices
+from mulm.train.settled import SettledConfig
 
 FILLING_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens that fill a device; more at once take memory and no time off."""
@@ -46,7 +46,11 @@ def marked_last(batches: Iterable[T]) -> Iterator[tuple[T, bool]]:
 
 
 def choose_micro_batch(
-    config: TrainConfig, shape: MicroLMConfig, device: str, precision: str, memory_bytes: int | None
+    config: SettledConfig,
+    shape: MicroLMConfig,
+    device: str,
+    precision: str,
+    memory_bytes: int | None,
 ) -> MicroBatch:
     """What was asked for, else what fills the device and fits into its `memory_bytes`.
 

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from mulm.errors import CorruptError
-from mulm.train.config import OptimizerConfig, StateDtype
+from mulm.train.config import StateDtype
 from mulm.train.gradients import Named, clip_gradients
 from mulm.train.moments import make_moment, named_tensors
 from mulm.train.optimizer_memory import BATCH_NUMBERS, PART_NUMBERS
 from mulm.train.pieces import Pieces
 from mulm.train.placement import EVERYTHING_HERE, Placement
+from mulm.train.settled import SettledOptimizer
 from mulm.train.shard import assign, collect
 
 MOMENTUM = 0.95
@@ -48,7 +49,7 @@ class Optimizer:
     def __init__(
         self,
         model: nn.Module,
-        config: OptimizerConfig,
+        config: SettledOptimizer,
         dtype: torch.dtype,
         placement: Placement = EVERYTHING_HERE,
     ) -> None:
@@ -261,7 +262,7 @@ def polar_factor(wide_XMN: Tensor) -> Tensor:
     return x_XMN
 
 
-def _is_muons(name: str, parameter: Tensor, config: OptimizerConfig) -> bool:
+def _is_muons(name: str, parameter: Tensor, config: SettledOptimizer) -> bool:
     return config.kind == "muon" and is_block_matrix(name, parameter)
 
 
@@ -270,7 +271,7 @@ def _only_form(parameter: Tensor) -> nn.Parameter:
 
 
 def _rules(
-    named: Named, config: OptimizerConfig, dtype: torch.dtype, *, is_offloaded: bool = False
+    named: Named, config: SettledOptimizer, dtype: torch.dtype, *, is_offloaded: bool = False
 ) -> tuple[Muon, AdamW]:
     matrices = {n: p for n, p in named.items() if _is_muons(n, p, config)}
     others = {n: p for n, p in named.items() if n not in matrices}

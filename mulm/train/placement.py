@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mulm.model.config import MicroLMConfig
-from mulm.train.config import TrainConfig
 from mulm.train.memory import USABLE, StepChoices, largest_rows
+from mulm.train.settled import SettledConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ EVERYTHING_HERE = Placement()
 
 
 def choose_placement(
-    config: TrainConfig,
+    config: SettledConfig,
     shape: MicroLMConfig | None,
     device: str,
     precision: str,
@@ -63,7 +63,7 @@ def choose_placement(
 
 
 def step_choices(
-    config: TrainConfig, device: str, precision: str, rows: int, placement: Placement
+    config: SettledConfig, device: str, precision: str, rows: int, placement: Placement
 ) -> StepChoices:
     """What decides the memory of a step with that many rows at once."""
     return StepChoices(
@@ -80,7 +80,7 @@ def step_choices(
     )
 
 
-def _ways(config: TrainConfig, n_workers: int) -> Iterator[Placement]:
+def _ways(config: SettledConfig, n_workers: int) -> Iterator[Placement]:
     """All that the config allows, the fastest first; no shares where there is one worker."""
     shards = {True: [n_workers], False: [1], "auto": sorted({1, n_workers})}[config.shard]
     offloads = {True: [True], False: [False], "auto": [False, True]}[config.offload]

@@ -15,18 +15,19 @@ import torch
 from mulm.facts import Facts
 from mulm.model.attention import choose_kernel
 from mulm.model.config import AttentionKernel, MicroLMConfig
-from mulm.model.stored import model_config
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device, choose_precision, memory_bytes
 from mulm.train.estimate import Work
 from mulm.train.exporters.registry import require_exporters
 from mulm.train.host_memory import require_host_memory
-from mulm.train.local import check_dataset, resolve_dataset, resolve_models
+from mulm.train.local import check_run, resolve_dataset, resolve_models
 from mulm.train.memory import step_memory
 from mulm.train.micro_batch import choose_micro_batch
 from mulm.train.optimizer_memory import n_adapter_parameters
 from mulm.train.placement import choose_placement, step_choices
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import run_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Preview:
     name: str
     dataset: str
     models: dict[str, str]
+    config: dict[str, Any]
+    """With numbers where `auto` may stand."""
     shape: dict[str, Any]
     """The fields of its `MicroLMConfig`."""
     parameters: int
@@ -52,6 +55,8 @@ class Preview:
     workers: int
     tokens: int
     dataset_tokens: int
+    settled: tuple[str, ...]
+    """The values that the config left `auto`, each with its reason."""
 
 
 def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
@@ -60,19 +65,14 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
     Raises:
         DeviceError: the device that was asked for is absent, or cannot hold the run.
         ConfigError: `export_to` needs a package that is not here.
-        MulmError: what `resolve_dataset`, `check_dataset` and `resolve_models` refuse.
+        MulmError: what `resolve_dataset`, `resolve_models` and `check_run` refuse.
     """
     require_exporters(config.export_to)
     device, _ = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
-    check_dataset(config, dataset, store)
     models = resolve_models(config, dataset, store, facts)
-    beginning = models.get("init_from")
-    shape = (
-        model_config(store, beginning)
-        if beginning
-        else config.shape(int(dataset.counts["vocab_size"]))
-    )
+    config, reasons = check_run(config, dataset, models, store)
+    shape = run_shape(config, store, dataset, models)
     precision, _ = choose_precision(config.precision, device)
     frozen = 4 * sum(int(models[role].counts["parameters"]) for role in config.frozen_models)
     if device == "cpu":
@@ -91,6 +91,7 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
         name=config.name,
         dataset=dataset.id,
         models={role: model.id for role, model in models.items()},
+        config=config.model_dump(mode="json"),
         shape=shape.to_stored(),
         parameters=shape.n_parameters,
         learned=n_adapter_parameters(shape, config.lora) or shape.n_parameters,
@@ -104,16 +105,18 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
         workers=config.workers,
         tokens=config.steps * config.batch_tokens,
         dataset_tokens=int(dataset.counts["train_tokens"]),
+        settled=reasons,
     )
 
 
-def _kernel(config: TrainConfig, device: str, d_head: int) -> AttentionKernel:
+def _kernel(config: SettledConfig, device: str, d_head: int) -> AttentionKernel:
     kernel, _ = choose_kernel(config.attention, device, config.seq_len, d_head)
     return kernel
 
 
-def work_of(plan: Preview, config: TrainConfig) -> Work:
+def work_of(plan: Preview) -> Work:
     """What the run of a preview computes, to be estimated."""
+    config = SettledConfig.model_validate(plan.config)
     shape = MicroLMConfig.model_validate(plan.shape)
     return Work(config, shape, plan.device, plan.precision, plan.rows_at_once)
 
@@ -132,3 +135,4 @@ def describe(plan: Preview) -> Iterator[str]:
     )
     epochs = plan.tokens / max(1, plan.dataset_tokens)
     yield f"tokens: {plan.tokens:,} in {plan.steps:,} steps, {epochs:.1f} times the dataset's"
+    yield from (f"auto: {choice}" for choice in plan.settled)

@@ -20,10 +20,10 @@ from mulm.engine.engine import Engine
 from mulm.errors import ConfigError, DataError, MulmError
 from mulm.messages import GenerateRequest, SamplingParams
 from mulm.model.microlm import MicroLM
-from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.metrics import Metrics
 from mulm.train.samples_config import SamplesConfig
+from mulm.train.settled import SettledConfig
 
 SHARE = 0.01
 """Of a run's time, for prompts that nobody asked for."""
@@ -49,7 +49,7 @@ class Samples:
     """
 
     def __init__(
-        self, config: TrainConfig, context: TrainContext, model: nn.Module, metrics: Metrics
+        self, config: SettledConfig, context: TrainContext, model: nn.Module, metrics: Metrics
     ) -> None:
         self._config, self._context, self._metrics = config, context, metrics
         self._asked = config.samples or SamplesConfig()

@@ -5,10 +5,10 @@ Called by the training loop for each step; a pure function, so a resume needs no
 
 from __future__ import annotations
 
-from mulm.train.config import ScheduleConfig
+from mulm.train.settled import SettledSchedule
 
 
-def lr_scale(step: int, steps: int, schedule: ScheduleConfig) -> float:
+def lr_scale(step: int, steps: int, schedule: SettledSchedule) -> float:
     """The factor on every learning rate at `step` (from 0) of `steps`.
 
     Rises linearly, stays at 1, falls linearly towards zero (Hu et al., 2024, "MiniCPM"); no

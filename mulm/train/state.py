@@ -19,11 +19,11 @@ from mulm.errors import ConfigError, CorruptError, TokenizerMismatchError
 from mulm.model.checkpoint import Checkpoint, newest_checkpoint
 from mulm.model.lora import is_adapter
 from mulm.model.weights import require_fit, shapes
-from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES, choose_precision
 from mulm.train.objectives.base import Objective
 from mulm.train.optim import Optimizer, learned_parameters
 from mulm.train.placement import EVERYTHING_HERE, Placement
+from mulm.train.settled import SettledConfig
 from mulm.train.spikes import LossWatch
 
 IS_VALIDATED = "is_validated"
@@ -79,7 +79,7 @@ class Snapshot:
 
 
 def begin(
-    config: TrainConfig,
+    config: SettledConfig,
     objective: Objective[Any, Any],
     device: torch.device,
     folder: Path,
@@ -106,7 +106,7 @@ def begin(
 
 
 def fresh(
-    config: TrainConfig,
+    config: SettledConfig,
     model: nn.Module,
     device: torch.device,
     precision: str,
@@ -139,7 +139,7 @@ def restore(state: TrainState, saved: Checkpoint, judged_by: str) -> None:
 
 def snapshot(
     state: TrainState,
-    config: TrainConfig,
+    config: SettledConfig,
     objective: Objective[Any, Any],
     optimizer: Mapping[str, Tensor],
 ) -> Snapshot:
@@ -181,11 +181,11 @@ def learned_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_same_run(
-    saved: Mapping[str, Any], config: TrainConfig, origin: Mapping[str, Any]
+    saved: Mapping[str, Any], config: SettledConfig, origin: Mapping[str, Any]
 ) -> None:
     """Refuse to go on from a checkpoint of something else."""
     hint = "train under a new run id, or name the {} that the run began with"
-    gone = sorted(saved.keys() & TrainConfig.REFERENCES.keys() - origin.keys())
+    gone = sorted(saved.keys() & SettledConfig.REFERENCES.keys() - origin.keys())
     for key in (*origin, *gone):
         value = origin.get(key)
         if key == "tokenizer_fingerprint" and saved.get(key) != value:
@@ -200,7 +200,8 @@ def check_same_run(
                 hint=hint.format(key),
             )
     began, now = saved["config"], config.model_dump(mode="json")
-    ignored = TrainConfig.NOT_IDENTITY | TrainConfig.REFERENCES.keys()  # the origin has their ids
+    # The origin has the ids of what is referred to.
+    ignored = SettledConfig.NOT_IDENTITY | SettledConfig.REFERENCES.keys()
     for key in sorted(began.keys() | now.keys()):
         if key not in ignored and began.get(key) != now.get(key):
             raise ConfigError(

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.flops import run_flops_per_token
 from mulm.train.peaks import run_peak
+from mulm.train.settled import SettledConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Usage:
 
     @classmethod
     def of_run(
-        cls, config: TrainConfig, context: TrainContext, model: nn.Module, dtype: torch.dtype
+        cls, config: SettledConfig, context: TrainContext, model: nn.Module, dtype: torch.dtype
     ) -> Usage:
         """Look the device up, or measure it: on a CPU for half a second, on worker 0 alone."""
         flops = run_flops_per_token(config, model)

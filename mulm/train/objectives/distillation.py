@@ -12,11 +12,11 @@ import torch
 from mulm.data.loader import IGNORED_TARGET
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model
-from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.distill_loss import sum_distillation
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.pretraining import Batch, Pretraining
+from mulm.train.settled import SettledConfig
 
 
 class Distillation(Pretraining):
@@ -26,7 +26,7 @@ class Distillation(Pretraining):
         CorruptError: a file of the teacher does not match its checksum.
     """
 
-    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+    def __init__(self, config: SettledConfig, context: TrainContext) -> None:
         super().__init__(config, context)
         self._teacher = load_model(context.store, context.models["teacher"], context.device)
 

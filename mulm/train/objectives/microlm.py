@@ -16,27 +16,27 @@ from mulm.data.tokenizer import Tokenizer
 from mulm.manifest import Manifest
 from mulm.model.attention import choose_kernel, document_ids
 from mulm.model.compute import Compute
-from mulm.model.config import MicroLMConfig
 from mulm.model.fp8 import in_fp8
 from mulm.model.lora import adapt, merged
 from mulm.model.microlm import MicroLM
-from mulm.model.stored import load_model, model_config, store_model
+from mulm.model.stored import load_model, store_model
 from mulm.train.compiling import choose_compiled
-from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.device import choose_precision, memory_bytes
 from mulm.train.host_memory import require_host_memory
 from mulm.train.micro_batch import FILLING_TOKENS, choose_micro_batch, halved
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import run_shape
 
 
 class OnMicroLM:
     """The part of `Objective` that does not depend on what is learned."""
 
-    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+    def __init__(self, config: SettledConfig, context: TrainContext) -> None:
         self.config, self.context = config, context
         device = context.device
         self._beginning = context.models.get("init_from")
-        self._shape = shape_of(config, context)
+        self._shape = run_shape(config, context.store, context.dataset, context.models)
         self._separator_id = separator_id(context) if config.documents == "apart" else None
         self._kernel = choose_kernel(
             config.attention, device.type, config.seq_len, self._shape.d_head
@@ -134,15 +134,7 @@ class OnMicroLM:
         return hidden_BTD
 
 
-def shape_of(config: TrainConfig, context: TrainContext) -> MicroLMConfig:
-    """That of the model that training begins with, else the config's."""
-    beginning = context.models.get("init_from")
-    if beginning:
-        return model_config(context.store, beginning)
-    return config.shape(int(context.dataset.counts["vocab_size"]))
-
-
-def room_bytes(config: TrainConfig, context: TrainContext) -> int | None:
+def room_bytes(config: SettledConfig, context: TrainContext) -> int | None:
     """The device's memory without what frozen models beside the trained one take, in fp32."""
     room = memory_bytes(context.device)
     if room is None:
@@ -150,7 +142,7 @@ def room_bytes(config: TrainConfig, context: TrainContext) -> int | None:
     return max(0, room - frozen_bytes(config, context.models))
 
 
-def frozen_bytes(config: TrainConfig, models: Mapping[str, Manifest]) -> int:
+def frozen_bytes(config: SettledConfig, models: Mapping[str, Manifest]) -> int:
     """What the models take that are only read."""
     frozen = [models[role] for role in config.frozen_models if role in models]
     return 4 * sum(int(model.counts["parameters"]) for model in frozen)

@@ -21,10 +21,11 @@ from mulm.errors import TrainingDivergedError
 from mulm.model.lora import without_adapters
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model
-from mulm.train.config import PreferenceConfig, TrainConfig
+from mulm.train.config import PreferenceConfig
 from mulm.train.context import TrainContext
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.microlm import OnMicroLM
+from mulm.train.settled import SettledConfig
 from mulm.train.sync.base import Sync
 from mulm.train.token_loss import token_log_probs
 
@@ -43,7 +44,7 @@ class Preference(OnMicroLM):
     judged_by = "preference_loss"
     higher_is_better = False
 
-    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+    def __init__(self, config: SettledConfig, context: TrainContext) -> None:
         super().__init__(config, context)
         assert config.preference is not None
         self._rules = config.preference

@@ -15,11 +15,11 @@ from torch import Tensor
 from mulm.data.loader import IGNORED_TARGET, TokenLoader
 from mulm.eval.compression import to_bits_per_byte
 from mulm.model.microlm import MicroLM
-from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.microlm import OnMicroLM
+from mulm.train.settled import SettledConfig
 from mulm.train.sync.base import Sync
 
 Batch = tuple[Tensor, Tensor]
@@ -37,7 +37,7 @@ class Pretraining(OnMicroLM):
     judged_by = "bits_per_byte"
     higher_is_better = False
 
-    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+    def __init__(self, config: SettledConfig, context: TrainContext) -> None:
         super().__init__(config, context)
         store, dataset, seq_len = context.store, context.dataset, config.seq_len
         self._training = TokenLoader(store, dataset, seq_len=seq_len, seed=config.seed)

@@ -29,11 +29,11 @@ from mulm.model.transformer_decoding import decode_greedily
 from mulm.model.transformer_training import sum_smoothed_cross_entropy
 from mulm.model.weights import tensors_to_bytes
 from mulm.store import Store
-from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext, TrainContext
 from mulm.train.loop import train
 from mulm.train.micro_batch import FILLING_TOKENS, MicroBatch, halved
 from mulm.train.objectives.base import SummedLoss
+from mulm.train.settled import SettledConfig
 from mulm.train.sync.base import Sync
 
 PAD, BEGIN, END, N_SPECIAL = 0, 1, 2, 3
@@ -47,12 +47,17 @@ CONFIG: dict[str, Any] = {
     "seq_len": 11,
     "batch_tokens": 11 * 64,
     "steps": 900,
-    "optimizer": {"kind": "adamw", "embedding_lr": 0.002},
+    "optimizer": {
+        "kind": "adamw",
+        "matrix_lr": 0.002,
+        "embedding_lr": 0.002,
+        "weight_decay": 0.0,
+    },
     "schedule": {"warmup": 0.1, "decay": 0.5},
     "validate_every": 100,
     "checkpoint_every": 300,
 }
-"""A `TrainConfig` that teaches it sequences of up to 10 symbols in a minute or two on a CPU."""
+"""A `SettledConfig` that teaches it sequences of up to 10 symbols in a minute or two on a CPU."""
 _HELD_OUT = -1
 """Stands for the step of rows that no step has."""
 
@@ -80,7 +85,7 @@ class Reversal:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: SettledConfig,
         context: TrainContext,
         shape: TransformerConfig,
         smoothing: float = 0.1,
@@ -215,7 +220,7 @@ def _seed(seed: int, step: int, row: int) -> int:
 
 def main() -> None:
     """Train, and print how it went."""
-    config = TrainConfig.model_validate(CONFIG)
+    config = SettledConfig.model_validate(CONFIG)
 
     def on_event(kind: str, data: Mapping[str, Any]) -> None:
         if kind == "metric" and "validation_exact" in data:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
 from mulm.train.device import DTYPES, choose_precision
-from mulm.train.objectives.microlm import room_bytes, shape_of
+from mulm.train.objectives.microlm import room_bytes
 from mulm.train.placement import Placement, choose_placement
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import run_shape
 from mulm.train.sync.base import Sync
 from mulm.train.sync.ddp import DdpSync
 from mulm.train.sync.single import SingleSync
 
 
-def choose_sync(config: TrainConfig, context: TrainContext) -> tuple[Sync, Placement]:
+def choose_sync(config: SettledConfig, context: TrainContext) -> tuple[Sync, Placement]:
     """The strategy and the placement; their `manner` has the reason."""
     placed = _own_placement(config, context)
     if context.world_size == 1:
@@ -33,8 +34,10 @@ def choose_sync(config: TrainConfig, context: TrainContext) -> tuple[Sync, Place
     return sync, replace(placed, n_shards=n_shards, rank=context.rank)
 
 
-def _own_placement(config: TrainConfig, context: TrainContext) -> Placement:
+def _own_placement(config: SettledConfig, context: TrainContext) -> Placement:
     device, room = context.device, room_bytes(config, context)
     precision, _ = choose_precision(config.precision, device.type)
-    shape = None if room is None else shape_of(config, context)
+    shape = None
+    if room is not None:
+        shape = run_shape(config, context.store, context.dataset, context.models)
     return choose_placement(config, shape, device.type, precision, room, context.world_size)

@@ -14,10 +14,16 @@ from mulm.model.microlm import MicroLM
 from mulm.testing import TINY, TINY_SHAPE
 from mulm.train import state as states
 from mulm.train.agreement import require_agreement
-from mulm.train.config import TrainConfig
+from mulm.train.settled import SettledConfig
 from mulm.train.state import TrainState
 
-CONFIG = TrainConfig(name="a", dataset="a", model=TINY_SHAPE, seq_len=16, batch_tokens=64)
+CONFIG = SettledConfig.model_validate(
+    {
+        "name": "a", "dataset": "a", "model": TINY_SHAPE, "steps": 1, "seq_len": 16,
+        "batch_tokens": 64, "schedule": {"warmup": 0.0},
+        "optimizer": {"matrix_lr": 0.02, "embedding_lr": 0.004, "weight_decay": 0.0},
+    }
+)  # fmt: skip
 
 
 class Threads:

@@ -19,6 +19,7 @@ from mulm.train.config import (
 from mulm.train.device import choose_device, choose_precision
 from mulm.train.samples_config import SamplesConfig
 from mulm.train.schedule import lr_scale
+from mulm.train.settled import SettledOptimizer, SettledSchedule
 
 SCHEMAS = (
     TrainConfig,
@@ -36,15 +37,19 @@ GOOD = {"name": "demo", "dataset": "sample"}
     ("change", "message"),
     [
         (
-            {"batch_tokens": 1000},
+            {"batch_tokens": 1000, "seq_len": 256},
             "batch_tokens .1000. must be a multiple of seq_len .256., such as",
         ),
-        ({"workers": 64}, "64 workers share"),
+        ({"workers": 64, "batch_tokens": 8192, "seq_len": 256}, "64 workers share"),
         ({"workers": 0}, "workers: "),
         ({"name": "No Name"}, "name: 'No Name' is not a valid name"),
         ({"dataset": "a@b@c"}, "dataset: "),
-        ({"steps": "many"}, "steps: "),
-        ({"model": {"max_seq_len": 64}}, "model.max_seq_len .64. is less than seq_len .256."),
+        ({"steps": "many"}, "steps: Input should be a valid integer"),
+        ({"optimizer": {"matrix_lr": 0}}, "optimizer.matrix_lr: Input should be greater than 0"),
+        (
+            {"model": {"max_seq_len": 64}, "seq_len": 256},
+            "model.max_seq_len .64. is less than seq_len .256.",
+        ),
         ({"model": {"n_heads": "many"}}, "model.n_heads: "),
         ({"model": {"n_heads": 5}}, "model: n_heads .5. must be a multiple"),
         ({"model": {"vocab_size": 9}}, "model.vocab_size is that of the dataset"),
@@ -122,8 +127,9 @@ def test_a_longer_window_raises_an_automatic_limit_only() -> None:
 
 
 def test_the_rate_that_stands_for_the_run() -> None:
-    assert OptimizerConfig(matrix_lr=0.03, embedding_lr=0.002).lr == 0.03
-    assert OptimizerConfig(kind="adamw", matrix_lr=0.03, embedding_lr=0.002).lr == 0.002
+    rates = {"matrix_lr": 0.03, "embedding_lr": 0.002, "weight_decay": 0.0}
+    assert SettledOptimizer.model_validate(rates).lr == 0.03
+    assert SettledOptimizer.model_validate(rates | {"kind": "adamw"}).lr == 0.002
 
 
 def test_fields_are_frozen() -> None:
@@ -165,7 +171,7 @@ def test_what_a_resume_may_change_is_frozen() -> None:
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:
-    schedule = ScheduleConfig(warmup=0.1, decay=0.2)
+    schedule = SettledSchedule(warmup=0.1, decay=0.2)
     scales = [lr_scale(step, 100, schedule) for step in range(100)]
     assert scales[0] == pytest.approx(0.1)
     assert scales[9:81] == [1.0] * 72

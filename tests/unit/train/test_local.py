@@ -34,7 +34,7 @@ from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_stored_model
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
-from mulm.train.local import check_dataset, train_locally
+from mulm.train.local import check_run, train_locally
 from mulm.train.loop import train
 
 CONFIG = TrainConfig.model_validate(
@@ -137,16 +137,17 @@ def test_a_gpu_that_is_not_there_never_becomes_a_cpu(
 def test_a_useless_dataset_is_found_at_once(home: Home) -> None:
     store = Store(home.store)
     good = tiny_dataset(store)
-    check_dataset(CONFIG, good, store)
+    check_run(CONFIG, good, {}, store)
     with pytest.raises(DataError, match="fewer than one window"):
-        check_dataset(CONFIG, tiny_dataset(store, n_train=16), store)
+        check_run(CONFIG, tiny_dataset(store, n_train=16), {}, store)
+    uncounted = {"vocab_size": good.counts["vocab_size"]}
     with pytest.raises(DataError, match="no validation text"):
-        check_dataset(CONFIG, good.model_copy(update={"counts": {}}), store)
+        check_run(CONFIG, good.model_copy(update={"counts": uncounted}), {}, store)
     tokenizer = store.path(good.blob("tokenizer.json"))
     tokenizer.chmod(0o644)
     tokenizer.write_bytes(b"?" * tokenizer.stat().st_size)
     with pytest.raises(CorruptError, match=r"tokenizer\.json"):
-        check_dataset(CONFIG, good, store)
+        check_run(CONFIG, good, {}, store)
 
 
 def one_of_two(rank: int, store_file: str, root: str, config: TrainConfig) -> None:

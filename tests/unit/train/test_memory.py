@@ -15,7 +15,8 @@ from mulm.model.config import MicroLMConfig
 from mulm.model.lora import adapt
 from mulm.model.microlm import MicroLM
 from mulm.model.presets import preset
-from mulm.train.config import LoraConfig, OptimizerConfig, StateDtype
+from mulm.testing import settled_optimizer
+from mulm.train.config import LoraConfig, StateDtype
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.memory import StepChoices, largest_rows, step_memory
 from mulm.train.optim import Optimizer, learned_parameters
@@ -31,9 +32,16 @@ WIDE = MicroLMConfig(
     vocab_size=2048, d_model=128, n_layers=2, n_heads=2, n_kv_heads=1, d_head=64, d_ff=384,
     max_seq_len=128, qk_norm=False,
 )  # fmt: skip
-ADAMW = OptimizerConfig(kind="adamw")
+ADAMW = settled_optimizer(kind="adamw")
 LORA = LoraConfig(rank=8)
-PLAIN = StepChoices(rows=6, seq_len=128, compute_bytes=4, kernel="plain", device="cpu")
+PLAIN = StepChoices(
+    rows=6,
+    seq_len=128,
+    optimizer=settled_optimizer(),
+    compute_bytes=4,
+    kernel="plain",
+    device="cpu",
+)
 CASES = {
     "plain": PLAIN,
     "bf16": replace(PLAIN, compute_bytes=2),
@@ -141,7 +149,7 @@ def test_states_elsewhere_are_within_5_percent(
     shape: MicroLMConfig, kind: str, state_dtype: StateDtype
 ) -> None:
     values = {"kind": kind, "state_dtype": state_dtype}
-    one_row = replace(PLAIN, rows=1, optimizer=OptimizerConfig.model_validate(values))
+    one_row = replace(PLAIN, rows=1, optimizer=settled_optimizer(**values))
     shared, away = replace(one_row, n_shards=2), replace(one_row, is_offloaded=True)
     planned = step_memory(shape, shared).peak_bytes
     assert planned == pytest.approx(measured_peak(shape, shared), rel=0.05)
@@ -155,7 +163,7 @@ def test_states_elsewhere_are_within_5_percent(
 @pytest.mark.parametrize("state_dtype", ["bf16", "int8"])
 def test_small_states_are_within_5_percent(kind: str, state_dtype: StateDtype) -> None:
     values = {"kind": kind, "state_dtype": state_dtype}
-    choices = replace(PLAIN, rows=1, optimizer=OptimizerConfig.model_validate(values))
+    choices = replace(PLAIN, rows=1, optimizer=settled_optimizer(**values))
     planned = step_memory(WIDE, choices).peak_bytes
     assert planned == pytest.approx(measured_peak(WIDE, choices), rel=0.05)
     states = Optimizer(MicroLM(WIDE), choices.optimizer, torch.float32).tensors()

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from mulm.errors import CorruptError
-from mulm.testing import TINY, tiny_model
+from mulm.testing import TINY, settled_optimizer, tiny_model
 from mulm.train import optim
-from mulm.train.config import OptimizerConfig
 from mulm.train.gradients import clip_gradients, grad_norm
 from mulm.train.optim import AdamW, Optimizer, polar_factor
 
@@ -63,7 +62,7 @@ def test_cautious_decay_is_where_the_update_shrinks_too(
 
     def after(**changes: object) -> dict[str, torch.Tensor]:
         model, values = tiny_model(), {"kind": kind, **changes}
-        optimizer = Optimizer(model, OptimizerConfig.model_validate(values), torch.float32)
+        optimizer = Optimizer(model, settled_optimizer(**values), torch.float32)
         random_gradients(model)
         optimizer.step(1.0)
         return {name: p.detach() for name, p in model.named_parameters()}
@@ -84,28 +83,28 @@ def test_cautious_decay_is_where_the_update_shrinks_too(
 def test_frozen_parameters_have_no_state() -> None:
     model = tiny_model().requires_grad_(True)
     model.embedding.requires_grad_(False)
-    optimizer = Optimizer(model, OptimizerConfig(kind="adamw"), torch.float32)
+    optimizer = Optimizer(model, settled_optimizer(kind="adamw"), torch.float32)
     assert "embedding.weight" not in optimizer.adamw.parameters
     assert not [name for name in optimizer.tensors() if "embedding" in name]
 
 
 def test_each_parameter_has_one_rule() -> None:
     model = tiny_model().requires_grad_(True)
-    muon = Optimizer(model, OptimizerConfig(), torch.float32)
+    muon = Optimizer(model, settled_optimizer(), torch.float32)
     assert set(muon.muon.parameters) == {
         name for name, p in model.named_parameters() if p.ndim == 2 and "embedding" not in name
     }
     assert set(muon.muon.parameters) | set(muon.adamw.parameters) == set(
         dict(model.named_parameters())
     )
-    adamw = Optimizer(model, OptimizerConfig(kind="adamw"), torch.float32)
+    adamw = Optimizer(model, settled_optimizer(kind="adamw"), torch.float32)
     assert not adamw.muon.parameters
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 @pytest.mark.parametrize("state_dtype", ["fp32", "bf16", "int8"])
 def test_state_can_be_saved(kind: str, state_dtype: str) -> None:
-    config = OptimizerConfig.model_validate({"kind": kind, "state_dtype": state_dtype})
+    config = settled_optimizer(kind=kind, state_dtype=state_dtype)
     shape = TINY.model_copy(update={"d_ff": 160})  # large enough for codes, and no whole block
     whole, cut = tiny_model(config=shape), tiny_model(config=shape)
     first, second = (Optimizer(model, config, torch.float32) for model in (whole, cut))
@@ -122,10 +121,10 @@ def test_state_can_be_saved(kind: str, state_dtype: str) -> None:
 
 
 def test_state_of_another_model_or_type_is_refused() -> None:
-    optimizer = Optimizer(tiny_model(), OptimizerConfig(), torch.float32)
+    optimizer = Optimizer(tiny_model(), settled_optimizer(), torch.float32)
     with pytest.raises(CorruptError):
         optimizer.load_tensors({"n_steps": torch.zeros(1)})
-    other = Optimizer(tiny_model(), OptimizerConfig(state_dtype="bf16"), torch.float32)
+    other = Optimizer(tiny_model(), settled_optimizer(state_dtype="bf16"), torch.float32)
     with pytest.raises(CorruptError):
         optimizer.load_tensors(other.tensors())
 
@@ -137,7 +136,7 @@ def test_slices_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
             monkeypatch.setattr(optim, "PART_NUMBERS", numbers)
             monkeypatch.setattr(optim, "BATCH_NUMBERS", numbers)
             model = tiny_model()
-            config = OptimizerConfig.model_validate({"kind": kind})
+            config = settled_optimizer(kind=kind)
             optimizer = Optimizer(model, config, torch.float32)
             for seed in range(2):
                 random_gradients(model, seed)

@@ -54,7 +54,15 @@ def test_it_tells_what_the_run_does(home: Home, facts: Ledger) -> None:
     text = "\n".join(describe(plan))
     assert f"{TINY.n_parameters:,} parameters" in text
     assert "1,280 in 10 steps, 0.6 times the dataset's" in text
-    assert work_of(plan, config).shape.n_parameters == TINY.n_parameters
+    assert work_of(plan).shape.n_parameters == TINY.n_parameters
+
+
+def test_it_tells_what_was_left_open_and_why(home: Home, facts: Ledger) -> None:
+    text = "\n".join(describe(plan_of(home, facts, model=TINY_SHAPE)))
+    assert "auto: optimizer.matrix_lr 0.02 (Muon's rate for every width)" in text
+    assert "auto: steps" not in text  # given
+    open_text = "\n".join(describe(plan_of(home, facts, model=TINY_SHAPE, steps="auto")))
+    assert "auto: steps 62 (4 readings of 2,000 tokens)" in open_text
 
 
 def test_adapters_learn_few_numbers_in_little_memory(home: Home, facts: Ledger) -> None:
