@@ -76,6 +76,18 @@ class OptimizerConfig(Frozen):
     state_dtype: StateDtype = "fp32"
     """Of the averages that it keeps: 4, 2 or about 1 byte each."""
 
+    @model_validator(mode="after")
+    def _decay_keeps_signs(self) -> OptimizerConfig:
+        rate = self.matrix_lr if self.kind == "muon" else self.embedding_lr
+        if rate == "auto" or self.weight_decay == "auto":
+            return self
+        if rate * self.weight_decay >= 1:
+            raise ValueError(
+                f"weight_decay ({self.weight_decay}) times the rate ({rate}) is 1 or more:"
+                " one step would take the weights through zero"
+            )
+        return self
+
 
 class ScheduleConfig(Frozen):
     """Warm-up, stable, decay (WSD), as shares of all steps."""

@@ -6,8 +6,6 @@ name these values, so they say what was done, also where the rules change later.
 
 from __future__ import annotations
 
-from pydantic import model_validator
-
 from mulm.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 
 
@@ -17,15 +15,6 @@ class SettledOptimizer(OptimizerConfig):
     matrix_lr: float
     embedding_lr: float
     weight_decay: float
-
-    @model_validator(mode="after")
-    def _decay_keeps_signs(self) -> SettledOptimizer:
-        if self.lr * self.weight_decay >= 1:
-            raise ValueError(
-                f"weight_decay ({self.weight_decay}) times the rate ({self.lr}) is 1 or more:"
-                " one step would take the weights through zero"
-            )
-        return self
 
     @property
     def lr(self) -> float:

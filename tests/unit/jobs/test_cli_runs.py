@@ -27,13 +27,13 @@ from mulm.ledger import Ledger
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
 from mulm.train.config import TrainConfig
+from mulm.train.metrics import OF_THE_MACHINE
 
 VERBS = {"ls", "show", "logs", "metrics", "samples", "pause", "resume", "cancel", "compare"}
 CONFIG = {
     "name": "demo", "dataset": "tiny", "model": TINY_SHAPE, "steps": 30, "batch_tokens": 64,
     "seq_len": 16, "log_every": 1, "validate_every": 10, "checkpoint_every": 10, "device": "cpu",
 }  # fmt: skip
-NOT_MEASURED = ("tokens_per_s", "eta_s")
 
 
 class Terminal:
@@ -60,7 +60,7 @@ class Terminal:
         code, out, err = self.run("runs", "metrics", name, "--json")
         assert code == 0, err
         rows = [json.loads(line) for line in out.splitlines()]
-        return [{k: v for k, v in row.items() if k not in NOT_MEASURED} for row in rows]
+        return [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in rows]
 
     def ledger(self) -> Ledger:
         return Ledger(self.home.ledger)
@@ -101,7 +101,7 @@ def test_looking_at_runs(user: Terminal) -> None:
 
     told = user.json("show", demo["run"][:8])
     assert told["result"]["model"] == "demo@1"
-    assert told["checkpoints"][-1] == {"step": 30, "is_best": False}
+    assert told["checkpoints"][-1] == {"step": 30, "is_best": True}
     assert told["made_by"]["pid"] == os.getpid()
     assert user.json("show", "demo@1")["run"] == demo["run"]
     assert "config      seed: 1" in user.run("runs", "show", "second")[1]

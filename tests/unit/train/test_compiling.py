@@ -9,14 +9,17 @@ import pytest
 from mulm.errors import DeviceError
 from mulm.model import compiled
 from mulm.model.presets import preset
+from mulm.testing import settled_optimizer
 from mulm.train.compiling import choose_compiled
-from mulm.train.config import TrainConfig
+from mulm.train.settled import SettledConfig
 
 DEMO = preset("demo", 4096)
 
 
-def make_config(**changes: Any) -> TrainConfig:
-    return TrainConfig.model_validate({"name": "a", "dataset": "b", "steps": 100_000} | changes)
+def make_config(**changes: Any) -> SettledConfig:
+    sizes = {"steps": 100_000, "batch_tokens": 8192, "seq_len": 256, "schedule": {"warmup": 0.0}}
+    values = {"name": "a", "dataset": "b", "optimizer": settled_optimizer().model_dump(), **sizes}
+    return SettledConfig.model_validate(values | changes)
 
 
 @pytest.fixture

@@ -78,7 +78,10 @@ GOOD = {"name": "demo", "dataset": "sample"}
         ({"optimizer": {"matrix_lr": 0}}, "optimizer.matrix_lr: .*greater than 0"),
         ({"optimizer": {"embedding_lr": float("nan")}}, "optimizer.embedding_lr: .*finite"),
         ({"optimizer": {"embedding_lr": float("inf")}}, "optimizer.embedding_lr: .*finite"),
-        ({"optimizer": {"weight_decay": 50.0}}, "times the rate .0.02. is 1 or more"),
+        (
+            {"optimizer": {"weight_decay": 50.0, "matrix_lr": 0.02}},
+            "times the rate .0.02. is 1 or more",
+        ),
         ({"optimizer": 0.1}, "optimizer: "),
         ({"z_loss": 2}, "z_loss: .*less than or equal to 1"),
         ({"init_from": "a", "lora": {"rank": 10**9}}, "lora.rank: .*less than or equal to 4096"),

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from mulm.errors import ConfigError
-from mulm.testing import TINY, TINY_SHAPE
+from mulm.testing import TINY, TINY_SHAPE, settled_optimizer
 from mulm.train import estimate as estimates
-from mulm.train.config import TrainConfig
 from mulm.train.estimate import (
     Speed,
     Work,
@@ -21,6 +20,7 @@ from mulm.train.estimate import (
     measured_speed,
 )
 from mulm.train.flops import flops_per_token
+from mulm.train.settled import SettledConfig
 
 SPEED = Speed(row_s=0.5, update_s=2.0, found_by="said by a test")
 
@@ -28,7 +28,8 @@ SPEED = Speed(row_s=0.5, update_s=2.0, found_by="said by a test")
 def work(device: str = "cpu", **changes: Any) -> Work:
     shape = {} if changes.get("init_from") else {"model": TINY_SHAPE}
     values = {"name": "a", "dataset": "b", "seq_len": 16, "batch_tokens": 128, "steps": 10, **shape}
-    config = TrainConfig.model_validate(values | changes)
+    values |= {"optimizer": settled_optimizer().model_dump(), "schedule": {"warmup": 0.0}}
+    config = SettledConfig.model_validate(values | changes)
     return Work(config, TINY, device, "fp32", rows=2)
 
 

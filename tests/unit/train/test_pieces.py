@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mulm.errors import DeviceError
-from mulm.testing import TINY, tiny_model
+from mulm.testing import TINY, settled_optimizer, tiny_model
 from mulm.train import optim, pieces
-from mulm.train.config import OptimizerConfig
 from mulm.train.optim import Optimizer
 from mulm.train.pieces import Pieces
 from mulm.train.placement import Placement
 from mulm.train.room import with_emptied_cache
+from mulm.train.settled import SettledOptimizer
 
 SHAPE = TINY.model_copy(update={"d_ff": 160})  # large enough for codes
 N_STEPS = 2
@@ -39,7 +39,7 @@ class RunsOut(TorchDispatchMode):
 
 
 def stepped(
-    config: OptimizerConfig, at: int | None = None, *, is_offloaded: bool = False
+    config: SettledOptimizer, at: int | None = None, *, is_offloaded: bool = False
 ) -> tuple[dict[str, Tensor], int]:
     """Weights and state after some steps, and how often the last asked for memory."""
     model = tiny_model(1, SHAPE).requires_grad_(True)
@@ -64,7 +64,7 @@ def test_memory_may_run_out_anywhere(
     monkeypatch.setattr(optim, "PART_NUMBERS", 1024)
     monkeypatch.setattr(optim, "BATCH_NUMBERS", 10_000)
     values = {"kind": kind, "state_dtype": state_dtype, "weight_decay": 0.1, "cautious_decay": True}
-    config = OptimizerConfig.model_validate(values)
+    config = settled_optimizer(**values)
     whole, n_asked = stepped(config)
     assert n_asked > 50
     for at in range(1, n_asked + 1, n_asked // 11):
@@ -77,7 +77,7 @@ def test_memory_may_run_out_anywhere(
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 @pytest.mark.parametrize("state_dtype", ["fp32", "bf16", "int8"])
 def test_states_in_the_memory_of_the_cpu_change_no_bit(kind: str, state_dtype: str) -> None:
-    config = OptimizerConfig.model_validate({"kind": kind, "state_dtype": state_dtype})
+    config = settled_optimizer(kind=kind, state_dtype=state_dtype)
     here, _ = stepped(config)
     there, _ = stepped(config, is_offloaded=True)
     for name, tensor in here.items():
@@ -87,7 +87,7 @@ def test_states_in_the_memory_of_the_cpu_change_no_bit(kind: str, state_dtype: s
 @pytest.mark.slow
 def test_offloaded_states_survive_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "RUNS_OUT", frozenset({"cpu"}))
-    config = OptimizerConfig()
+    config = settled_optimizer()
     whole, n_asked = stepped(config, is_offloaded=True)
     for at in range(1, n_asked + 1, n_asked // 5):
         found, _ = stepped(config, at, is_offloaded=True)

@@ -12,8 +12,8 @@ import torch
 from mulm.errors import StoppedError
 from mulm.model.checkpoint import checkpoints, load_checkpoint
 from mulm.store import Store
-from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_model
-from mulm.train.config import OptimizerConfig, TrainConfig
+from mulm.testing import TINY_SHAPE, settled_optimizer, tiny_dataset, tiny_model
+from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import train
 from mulm.train.optim import Optimizer, learned_parameters
@@ -40,9 +40,11 @@ def test_all_have_about_as_much() -> None:
 
 
 def test_a_worker_keeps_its_states_only() -> None:
-    whole = Optimizer(tiny_model(), OptimizerConfig(), torch.float32).tensors()
+    whole = Optimizer(tiny_model(), settled_optimizer(), torch.float32).tensors()
     parts = [
-        Optimizer(tiny_model(), OptimizerConfig(), torch.float32, Placement(n_shards=2, rank=rank))
+        Optimizer(
+            tiny_model(), settled_optimizer(), torch.float32, Placement(n_shards=2, rank=rank)
+        )
         for rank in range(2)
     ]
     for part in parts:
@@ -127,7 +129,7 @@ def gradients_left(rank: int, wire_dtype: torch.dtype) -> tuple[int, list[torch.
     """How many gradients a worker has when it steps, and the norms of all."""
     model = tiny_model().requires_grad_(True)
     optimizer = Optimizer(
-        model, OptimizerConfig(), torch.float32, Placement(n_shards=2, rank=rank)
+        model, settled_optimizer(), torch.float32, Placement(n_shards=2, rank=rank)
     )  # fmt: skip
     parameters = list(learned_parameters(model).values())
     sync = DdpSync(torch.device("cpu"), bucket_bytes=4096, wire_dtype=wire_dtype)
