@@ -30,6 +30,7 @@ from mulm.model.compiled import keep_compiled_in
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
+from mulm.train.host_allocator import keep_freed_memory
 from mulm.train.loop import train
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
     rank = place.get_world_rank()
     home = Home(Path(order.home))
     keep_compiled_in(home.compiled)
+    keep_freed_memory()
     sender = EventSender(connect_facts(), order.run_id) if rank == 0 else None
     context = RayTrainContext(
         store=cluster_store(home),

@@ -26,6 +26,7 @@ from mulm.train.config import TrainConfig, require_one_worker
 from mulm.train.context import LocalContext
 from mulm.train.device import choose_device
 from mulm.train.exporters.registry import require_exporters
+from mulm.train.host_allocator import keep_freed_memory
 from mulm.train.loop import TrainResult, train
 from mulm.train.settled import SettledConfig
 from mulm.train.settling import Settled, settle
@@ -54,6 +55,7 @@ def train_locally(
     require_one_worker(config)
     require_exporters(config.export_to)
     keep_compiled_in(home.compiled)
+    keep_freed_memory()
     device, reason = choose_device(config.device)
     dataset = resolve_dataset(config, store, facts)
     models = resolve_models(config, dataset, store, facts)
