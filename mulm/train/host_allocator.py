@@ -1,9 +1,9 @@
 """Memory of the CPU that a step has freed stays with the process, for the next step.
 
-Called where training begins in a process of its own. glibc gives large tensors back to the kernel as
-soon as they are freed, and the kernel clears the pages of the next ones: on a CPU a sixth of a
-step. Invariant: what training computes does not change; the most memory that a process takes does
-not either, it only takes it for as long as it lives.
+Called where training begins in a process of its own. glibc gives large tensors back to the kernel
+as soon as they are freed, and the kernel clears the pages of the next ones: on a CPU a seventh of
+a step. Invariant: what training computes does not change; nor does the most memory that a process
+takes, but it keeps it for as long as it lives.
 """
 
 from __future__ import annotations
@@ -23,4 +23,4 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _TOP_PAD_BYTES))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    return all(mallopt(name, value) == 1 for name, value in settings)
