@@ -25,16 +25,16 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.store import Store
 
-LOG_EVERY = 5
+LOG_EVERY = 2
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="adamw")
-    parser.add_argument("--batches", type=int, default=4, help="Of the shape's rows, in a step.")
+    parser.add_argument("--batches", type=int, default=2, help="Of the shape's rows, in a step.")
     options = parser.parse_args()
     n_cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
