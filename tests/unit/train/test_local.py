@@ -36,7 +36,6 @@ from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.local import check_run, train_locally
 from mulm.train.loop import train
-from mulm.train.samples_config import SamplesConfig
 
 CONFIG = TrainConfig.model_validate(
     {
@@ -149,14 +148,6 @@ def test_a_useless_dataset_is_found_at_once(home: Home) -> None:
     tokenizer.write_bytes(b"?" * tokenizer.stat().st_size)
     with pytest.raises(CorruptError, match=r"tokenizer\.json"):
         check_run(CONFIG, good, {}, store)
-
-
-def test_a_prompt_that_the_window_does_not_hold_is_found_at_once(home: Home) -> None:
-    store = Store(home.store)
-    samples = SamplesConfig(prompts=("once upon a time " * 20,), max_tokens=8)
-    asking = CONFIG.model_copy(update={"samples": samples})
-    with pytest.raises(ConfigError, match=r"samples\.prompts: one has"):
-        check_run(asking, tiny_dataset(store), {}, store)
 
 
 def one_of_two(rank: int, store_file: str, root: str, config: TrainConfig) -> None:
