@@ -7,9 +7,9 @@ Read once at the entry point; needs no torch. What can be computed is `auto` unl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConfigError, MulmError
@@ -20,125 +20,39 @@ from mulm.refs import check_name, parse_ref
 from mulm.train.limits import (
     BatchTokens,
     Count,
-    Factor,
-    LearningRate,
-    Norm,
-    Rank,
     Rows,
     Seed,
-    Share,
     Steps,
     Weight,
     WindowTokens,
     require_micro,
 )
+from mulm.train.optimizer_config import Auto, OptimizerConfig, ScheduleConfig
 from mulm.train.samples_config import SamplesConfig
+from mulm.train.stages_config import LoraConfig, PreferenceConfig
 
-Auto = Literal["auto"]
-"""Left to `mulm.train.dial`, which sets it by the size of the model and of the dataset."""
+__all__ = [
+    "TRAIN_VERSION", "LoraConfig", "OptimizerConfig", "PreferenceConfig", "SamplesConfig",
+    "ScheduleConfig", "TrainConfig", "require_one_worker",
+]  # fmt: skip
 
 TRAIN_VERSION = 5
 """Counts the changes of the training loop that change what is learned."""
-STATE_BLOCK = 256
-"""Numbers of an 8-bit optimizer state that share one scale."""
-_SMALLEST_CODED = 4096
 _DEFAULT_PRESET = "demo"
 _ANY_VOCABULARY = 256
 """Enough to check a shape before the dataset, and so the vocabulary, is known."""
 
-StateDtype = Literal["fp32", "bf16", "int8"]
 WireDtype = Literal["fp32", "bf16"]
 ExporterName = Literal["wandb", "trackio", "mlflow"]
-Matrix = Literal["q", "k", "v", "out", "gate", "up", "down"]
-"""The matrices of a block, as its layers call them."""
-
-
-def is_coded(n_numbers: int) -> bool:
-    """Whether `int8` holds for a tensor of that size: small ones keep their state in fp32."""
-    return n_numbers >= _SMALLEST_CODED
-
-
-class OptimizerConfig(Frozen):
-    """How weights follow gradients."""
-
-    kind: Literal["muon", "adamw"] = "muon"
-    """Muon for the matrices inside blocks and AdamW for the rest, or AdamW for all."""
-    matrix_lr: Auto | LearningRate = "auto"
-    """For Muon. With `adamw`, matrices use `embedding_lr`."""
-    embedding_lr: Auto | LearningRate = "auto"
-    weight_decay: Auto | Norm = "auto"
-    """Of the matrices inside blocks only."""
-    cautious_decay: bool = False
-    """Only numbers decay that the update makes smaller as well."""
-    max_grad_norm: Norm = 1.0
-    """Of the mean gradient of the AdamW parameters, which Muon does not bound; 0 is off."""
-
-    state_dtype: StateDtype = "fp32"
-    """Of the averages that it keeps: 4, 2 or about 1 byte each."""
-
-    @model_validator(mode="after")
-    def _decay_keeps_signs(self) -> OptimizerConfig:
-        rate = self.matrix_lr if self.kind == "muon" else self.embedding_lr
-        if rate == "auto" or self.weight_decay == "auto":
-            return self
-        if rate * self.weight_decay >= 1:
-            raise ValueError(
-                f"weight_decay ({self.weight_decay}) times the rate ({rate}) is 1 or more:"
-                " one step would take the weights through zero"
-            )
-        return self
-
-
-class ScheduleConfig(Frozen):
-    """Warm-up, stable, decay (WSD), as shares of all steps."""
-
-    warmup: Auto | Share = "auto"
-    decay: Share = 0.75
-
-    @model_validator(mode="after")
-    def _fits(self) -> ScheduleConfig:
-        if self.warmup != "auto" and self.warmup + self.decay > 1:
-            raise ValueError(
-                f"warmup ({self.warmup}) and decay ({self.decay}) exceed the run: keep their sum"
-                " at or below 1"
-            )
-        return self
-
-
-class LoraConfig(Frozen):
-    """Low-rank adapters beside frozen matrices (Hu et al., 2021)."""
-
-    rank: Rank = 16
-    alpha: Factor = 32.0
-    """What an adapter says counts alpha / rank times."""
-    matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)] = get_args(Matrix)
-
-    @property
-    def scale(self) -> float:
-        """Of what an adapter says."""
-        return self.alpha / self.rank
-
-
-class PreferenceConfig(Frozen):
-    """Learning from pairs of answers (DPO; Rafailov et al., 2023)."""
-
-    beta: Factor = 0.1
-    """How strongly the model is held to the one that it began with."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """How often a pair is thought to be the wrong way round."""
-    length_normalised: bool = False
-    """Compare log-probabilities per token of an answer, not of all of it."""
 
 
 class TrainConfig(Frozen):
     """One training run."""
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "device", "log_every", "validate_every", "checkpoint_every"}
-        | {"keep_checkpoints", "activation_checkpointing", "attention", "micro_batch_rows"}
-        | {"compile"}
-        | {"balance", "shard", "offload"}
-        | {"keep_best", "samples", "export_to"}
+        {"workers", "balance", "shard", "offload", "device", "attention", "compile"}
+        | {"activation_checkpointing", "micro_batch_rows", "log_every", "validate_every"}
+        | {"checkpoint_every", "keep_checkpoints", "keep_best", "samples", "export_to"}
     )
     """Fields that a resume may change: they have no part in what is learned."""
     REFERENCES: ClassVar[Mapping[str, Kind]] = {

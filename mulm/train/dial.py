@@ -148,9 +148,10 @@ def _weight_decay(scale: Scale, known: Known) -> Choice:
 
 def _warmup(_scale: Scale, known: Known) -> Choice:
     """Long enough for the optimizer's averages to fill."""
-    share = min(0.1, max(LEAST_WARMUP, MEMORY_STEPS / known["steps"]))
-    share = min(share, 1.0 - known["schedule.decay"])
-    return Choice(_rounded(share), f"at least {MEMORY_STEPS} steps, which the averages remember")
+    rest = 1.0 - known["schedule.decay"]
+    share = _rounded(min(rest, 0.1, max(LEAST_WARMUP, MEMORY_STEPS / known["steps"])))
+    share = share if share + known["schedule.decay"] <= 1 else rest  # rounded up it is too long
+    return Choice(share, f"at least {MEMORY_STEPS} steps, which the averages remember")
 
 
 RULES: Mapping[str, Callable[[Scale, Known], Choice]] = {

@@ -13,6 +13,7 @@ import torch
 
 from mulm.data.loader import TokenLoader
 from mulm.data.pairs import require_pairs
+from mulm.data.tokenizer import Tokenizer
 from mulm.errors import ConfigError, TokenizerMismatchError
 from mulm.eval.compression import to_bits_per_byte
 from mulm.facts import Facts
@@ -28,8 +29,9 @@ from mulm.train.device import choose_device
 from mulm.train.exporters.registry import require_exporters
 from mulm.train.host_allocator import keep_freed_memory
 from mulm.train.loop import TrainResult, train
+from mulm.train.samples import given_prompts
 from mulm.train.settled import SettledConfig
-from mulm.train.settling import Settled, settle
+from mulm.train.settling import Settled, run_shape, settle
 
 
 def train_locally(
@@ -95,7 +97,7 @@ def check_run(
 
     Raises:
         ConfigError: what was given does not go together with what was settled, or the window of a
-            model is smaller than `seq_len`.
+            model is smaller than `seq_len`, or than a prompt of samples.
         NotFoundError, CorruptError: a file that training reads is missing or damaged.
         DataError: too few tokens for one window, or nothing held out.
     """
@@ -103,6 +105,10 @@ def check_run(
     for role, model in models.items():
         _require_window(f"{role}: the window of {getattr(config, role)}", model, settled, store)
     _check_dataset(settled.config, dataset, store)
+    samples = settled.config.samples
+    if samples and samples.prompts:
+        tokenizer = Tokenizer.from_bytes(store.read(dataset.blob("tokenizer.json")))
+        given_prompts(samples, tokenizer, run_shape(config, store, dataset, models).max_seq_len)
     return settled
 
 

@@ -141,9 +141,8 @@ def _begin(settled: Settled, context: TrainContext, objective: Objective[Any, An
     )
     if is_resumed:
         run.metrics.event("resumed", step=state.step)
-    run.metrics.event("log", text=_describe(run))
-    for reason in (usage.text, *settled.reasons):
-        run.metrics.event("log", text=reason)
+    for text in (_describe(run), usage.text, *settled.reasons):
+        run.metrics.event("log", text=text)
     return run
 
 
@@ -154,8 +153,7 @@ def _describe(run: _Run) -> str:
         f"{state.n_parameters / 1e6:.1f} M parameters{learned},"
         f" {config.batch_tokens} tokens a step, {context.world_size} workers ({run.sync.manner})"
         f" on {context.device.type}, {state.precision} ({state.precision_reason}),"
-        f" {state.optimizer.placement.manner},"
-        f" {run.objective.manner}"
+        f" {state.optimizer.placement.manner}, {run.objective.manner}"
     )
 
 
@@ -220,8 +218,8 @@ def _take_step(run: _Run, totals: _Totals) -> None:
     state.step += 1
     if reason:
         run.metrics.event("log", text=f"step {state.step} skipped: {reason}")
-        state.watch.skipped(state.step, reason, is_bad=totals.count > 0)
         run.sync.drop()
+        state.watch.skipped(state.step, reason, is_bad=totals.count > 0)
         return
     with_emptied_cache(lambda: state.optimizer.step(scale, norms_P))
     run.sync.after_step()

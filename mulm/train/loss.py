@@ -38,10 +38,14 @@ def sum_cross_entropy(
     is added for each token, Z being the sum that its softmax divides by (Chowdhery et al., 2022,
     section 5). A weight that needs no gradient gets none.
     """
+    has_gradients = torch.is_grad_enabled()
+    is_compiled = is_compiled and has_gradients
     times = COMPILED_CHUNKS if is_compiled and dtype.itemsize == 2 else 1
     chunk_tokens = chunk_tokens or times * LOSS_CHUNK_TOKENS[hidden_ND.device.type]
-    apply: Any = _ChunkedCrossEntropy.apply
     to_gradients = compiled(_to_gradients) if is_compiled else _to_gradients_in_place
+    apply: Any = _ChunkedCrossEntropy.apply
+    if not has_gradients:  # of which an autograd function is not told
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
     loss: Tensor = apply(
         hidden_ND, weight_VD, targets_N, dtype, chunk_tokens, z_weight, to_gradients
     )

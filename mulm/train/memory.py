@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from mulm.model.config import ATTENTION_TILE_TOKENS, AttentionKernel, MicroLMConfig
-from mulm.train.config import LoraConfig, Matrix, OptimizerConfig
+from mulm.train.optimizer_config import OptimizerConfig
 from mulm.train.optimizer_memory import (
     matrix_sizes,
     n_adapter_parameters,
     share_bytes,
     update_bytes,
 )
+from mulm.train.stages_config import LoraConfig, Matrix
 
 USABLE = 0.90
 """Of a card's memory; the rest is the driver's context, the libraries' and the allocator's."""

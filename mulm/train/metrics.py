@@ -49,14 +49,10 @@ class Metrics:
         return round(self._n_steps * self._batch_tokens / self._steps_s, 1)
 
     def took_step(self, step: int) -> None:
-        """A step is done. The first of a process is start-up: memory is taken, kernels chosen."""
+        """A step is done. The first of a process is start-up: memory is taken, code compiled."""
         if not self._has_started:
-            self.started_up(step)
-
-    def started_up(self, step: int) -> None:
-        """Until `step` things were made ready, or compiled: speed is told of what comes now."""
-        self._has_started = True
-        self._since_s, self._since_step = self._context.now_s(), step
+            self._has_started = True
+            self._since_s, self._since_step = self._context.now_s(), step
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Report a finished step: a "metric" and a "progress" event; steps count from 1."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mulm.train.config import STATE_BLOCK, StateDtype, is_coded
+from mulm.train.optimizer_config import STATE_BLOCK, StateDtype, is_coded
 
 _GOLDEN = 0.6180339887498949
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from mulm.model.config import MicroLMConfig
-from mulm.train.config import STATE_BLOCK, LoraConfig, Matrix, OptimizerConfig, is_coded
+from mulm.train.optimizer_config import STATE_BLOCK, OptimizerConfig, is_coded
 from mulm.train.shard import largest_share
+from mulm.train.stages_config import LoraConfig, Matrix
 
 if TYPE_CHECKING:
     from mulm.train.memory import StepChoices

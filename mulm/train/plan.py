@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mulm.model.config import MicroLMConfig
-from mulm.train.config import OptimizerConfig
 from mulm.train.memory import USABLE, StepChoices, largest_rows, step_memory
+from mulm.train.optimizer_config import OptimizerConfig
 
 CARDS_GB = (8, 12, 24, 32)
 """Memory of common cards, in 2^30 bytes as their makers count."""

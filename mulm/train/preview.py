@@ -16,6 +16,7 @@ from mulm.facts import Facts
 from mulm.model.attention import choose_kernel
 from mulm.model.config import AttentionKernel, MicroLMConfig
 from mulm.store import Store
+from mulm.train.compiling import choose_compiled
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device, choose_precision, memory_bytes
 from mulm.train.estimate import Work
@@ -24,6 +25,7 @@ from mulm.train.host_memory import require_host_memory
 from mulm.train.local import check_run, resolve_dataset, resolve_models
 from mulm.train.memory import step_memory
 from mulm.train.micro_batch import choose_micro_batch
+from mulm.train.objectives.microlm import frozen_bytes
 from mulm.train.optimizer_memory import n_adapter_parameters
 from mulm.train.placement import choose_placement, step_choices
 from mulm.train.settled import SettledConfig
@@ -63,7 +65,8 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
     """Look at all that the run would read.
 
     Raises:
-        DeviceError: the device that was asked for is absent, or cannot hold the run.
+        DeviceError: the device that was asked for is absent, cannot hold the run, or lacks what
+            `compile: true` needs.
         ConfigError: `export_to` needs a package that is not here.
         MulmError: what `resolve_dataset`, `resolve_models` and `check_run` refuse.
     """
@@ -74,7 +77,8 @@ def preview(config: TrainConfig, store: Store, facts: Facts) -> Preview:
     config, reasons = check_run(config, dataset, models, store)
     shape = run_shape(config, store, dataset, models)
     precision, _ = choose_precision(config.precision, device)
-    frozen = 4 * sum(int(models[role].counts["parameters"]) for role in config.frozen_models)
+    frozen = frozen_bytes(config, models)
+    choose_compiled(config, shape, device)
     if device == "cpu":
         require_host_memory(config, shape, precision, frozen)
     device_bytes = memory_bytes(torch.device(device))

@@ -35,7 +35,9 @@ _N_PROMPTS, _PROMPT_TOKENS, _LOOKED_AT = 2, 12, 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
+class Prompt:
+    """The beginning of a text, and its tokens."""
+
     text: str
     ids: tuple[int, ...]
 
@@ -55,10 +57,11 @@ class Samples:
         self._asked = config.samples or SamplesConfig()
         self._is_on = context.rank == 0 and bool(config.samples) and isinstance(model, MicroLM)
         self._tokenizer: Tokenizer | None = None
-        self._prompts: Sequence[_Prompt] = ()
+        self._prompts: Sequence[Prompt] = ()
         self._began_s, self._spent_s, self._least_s = context.now_s(), 0.0, _SHORTEST_S
         if self._is_on and isinstance(model, MicroLM) and self._asked.prompts:
-            self._prompts = self._given(model.config.max_seq_len)
+            window = model.config.max_seq_len
+            self._prompts = given_prompts(self._asked, self._read_tokenizer(), window)
 
     def tell_if_due(self, model: nn.Module, step: int) -> None:
         """Generate and report, if this is the time for it; the clock of speed stands still."""
@@ -120,24 +123,7 @@ class Samples:
         chunks = [answers[request.request_id] for request in requests]
         return [(tokenizer.decode(c.token_ids), c.finish_reason != "deadline") for c in chunks]
 
-    def _given(self, window: int) -> Sequence[_Prompt]:
-        """The user's prompts, each as the beginning of a document."""
-        tokenizer, room = self._read_tokenizer(), window - self._asked.max_tokens
-        begin_id = tokenizer.end_of_text_id
-        prompts = [
-            _Prompt(text, (begin_id, *tokenizer.encode(text))) for text in self._asked.prompts
-        ]
-        for prompt in prompts:
-            if len(prompt.ids) > room:
-                raise ConfigError(
-                    f"samples.prompts: one has {len(prompt.ids)} tokens, and with"
-                    f" max_tokens {self._asked.max_tokens} the window of {window} has room"
-                    f" for {max(0, room)}",
-                    hint="shorten it, or lower samples.max_tokens",
-                )
-        return prompts
-
-    def _held_out(self) -> Sequence[_Prompt]:
+    def _held_out(self) -> Sequence[Prompt]:
         """The first words of the first held-out documents."""
         config, tokenizer = self._config, self._read_tokenizer()
         loader = TokenLoader(
@@ -150,10 +136,29 @@ class Samples:
         begins = [at for at, token in enumerate(ids) if token == tokenizer.end_of_text_id]
         begins = [at for at in begins if at + _PROMPT_TOKENS < len(ids)] or [0]
         parts = [tuple(ids[at : at + _PROMPT_TOKENS]) for at in begins[:_N_PROMPTS]]
-        return [_Prompt(tokenizer.decode(part), part) for part in parts]
+        return [Prompt(tokenizer.decode(part), part) for part in parts]
 
     def _read_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
             store, dataset = self._context.store, self._context.dataset
             self._tokenizer = Tokenizer.from_bytes(store.read(dataset.blob("tokenizer.json")))
         return self._tokenizer
+
+
+def given_prompts(asked: SamplesConfig, tokenizer: Tokenizer, window: int) -> list[Prompt]:
+    """The user's prompts, each as the beginning of a document.
+
+    Raises:
+        ConfigError: one has more tokens than the model's window has room for.
+    """
+    begin_id, room = tokenizer.end_of_text_id, window - asked.max_tokens
+    prompts = [Prompt(text, (begin_id, *tokenizer.encode(text))) for text in asked.prompts]
+    for prompt in prompts:
+        if len(prompt.ids) > room:
+            raise ConfigError(
+                f"samples.prompts: one has {len(prompt.ids)} tokens, and with"
+                f" max_tokens {asked.max_tokens} the window of {window} has room"
+                f" for {max(0, room)}",
+                hint="shorten it, or lower samples.max_tokens",
+            )
+    return prompts

@@ -6,7 +6,8 @@ name these values, so they say what was done, also where the rules change later.
 
 from __future__ import annotations
 
-from mulm.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from mulm.train.config import TrainConfig
+from mulm.train.optimizer_config import OptimizerConfig, ScheduleConfig
 
 
 class SettledOptimizer(OptimizerConfig):

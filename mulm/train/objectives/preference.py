@@ -21,11 +21,11 @@ from mulm.errors import TrainingDivergedError
 from mulm.model.lora import without_adapters
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model
-from mulm.train.config import PreferenceConfig
 from mulm.train.context import TrainContext
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.microlm import OnMicroLM
 from mulm.train.settled import SettledConfig
+from mulm.train.stages_config import PreferenceConfig
 from mulm.train.sync.base import Sync
 from mulm.train.token_loss import token_log_probs
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mulm.model.compiled import keep_compiled_in, why_not_compile
 from mulm.model.compute import Compute
+from mulm.model.lora import adapt
 from mulm.model.microlm import MicroLM
 from mulm.store import Store
 from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
@@ -18,6 +19,7 @@ from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import TrainResult, train
 from mulm.train.loss import sum_cross_entropy
+from mulm.train.optim import learned_parameters
 
 needs_compiler = pytest.mark.skipif(
     bool(why_not_compile("cpu")), reason=f"nothing to compile with: {why_not_compile('cpu')}"
@@ -65,6 +67,22 @@ def test_compiled_is_plain() -> None:
             for compiled in (True, False)
         )
         assert 0 < distance(rough, exact) < 1.2 * distance(plain, exact)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_adapters_are_plain_ones() -> None:
+    generator = torch.Generator().manual_seed(3)
+    model = adapt(
+        tiny_model().train(), rank=2, scale=2.0, matrices=("q", "down"), generator=generator
+    )
+    for parameter in learned_parameters(model).values():
+        torch.nn.init.normal_(parameter, std=0.05, generator=generator)
+    ids_BT = torch.randint(0, TINY.vocab_size, (4, 18), generator=generator)
+    exact = run(model, ids_BT, Compute(torch.float32), 0.0)
+    fused = run(model, ids_BT, Compute(torch.float32, is_compiled=True), 0.0)
+    assert len(fused) == 1 + len(learned_parameters(model))
+    assert distance(fused[1:], exact[1:]) < 1e-5
 
 
 class Killed(BaseException):

@@ -12,8 +12,8 @@ from mulm.model.compute import Compute
 from mulm.model.lora import adapt, is_adapter, merged, without_adapters
 from mulm.model.microlm import MicroLM
 from mulm.testing import TINY, tiny_model
-from mulm.train.config import LoraConfig, Matrix
 from mulm.train.optimizer_memory import n_adapter_parameters
+from mulm.train.stages_config import LoraConfig, Matrix
 
 ALL = get_args(Matrix)
 IDS_BT = torch.arange(40).view(2, 20) * 7 % TINY.vocab_size

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mulm.model.presets import PRESETS, preset
+from mulm.train.config import ScheduleConfig
 from mulm.train.dial import RULES, Known, Scale, choose
 
 DECAY = {"schedule.decay": 0.6}
@@ -102,6 +103,12 @@ def test_a_short_run_warms_up_for_as_long_as_its_schedule_allows() -> None:
     assert values(DEMO, {"steps": 400})["schedule.warmup"] == 0.05
     assert values(DEMO, {"steps": 10})["schedule.warmup"] == 0.1
     assert values(DEMO, {"steps": 10, "schedule.decay": 1.0})["schedule.warmup"] == 0.0
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.90003, 0.9475, 0.9944, 0.99444])
+def test_warm_up_and_decay_never_exceed_the_run(decay: float) -> None:
+    warmup = values(DEMO, {"steps": 10, "schedule.decay": decay})["schedule.warmup"]
+    assert ScheduleConfig(warmup=warmup, decay=decay).warmup == warmup
 
 
 def test_weights_decay_in_long_runs_only() -> None:

@@ -60,6 +60,15 @@ def test_workers_share_a_cpu_and_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch
     assert "4 x 300 W, the GPU's power limit" in lines(apart)
 
 
+def test_an_estimate_of_a_compiled_run_says_that_it_is_of_a_plain_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", "g++")
+    for is_compiled in (True, False):
+        told = estimate(work(compile=is_compiled), measure=lambda _: SPEED)
+        assert ("the run is compiled and takes less" in told.time_reason) == is_compiled
+
+
 def test_what_nobody_knows_is_not_pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     told = estimate(work(), price_per_kwh=0.3, measure=lambda _: SPEED)
     assert (told.kwh, told.cost) == (None, None)

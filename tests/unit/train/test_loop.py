@@ -34,10 +34,10 @@ from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import TrainResult, train
 from mulm.train.metrics import OF_THE_MACHINE
+from mulm.train.muon import Muon
 from mulm.train.objectives import microlm
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.pretraining import Pretraining
-from mulm.train.optim import Muon
 
 Events = list[tuple[str, dict[str, Any]]]
 

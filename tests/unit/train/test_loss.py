@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mulm.train import loss as losses
 from mulm.train.loss import sum_cross_entropy
 
 
@@ -79,6 +80,20 @@ def test_works_without_gradients() -> None:
         loss = sum_cross_entropy(hidden_ND, weight_VD, targets_N)
     assert not loss.requires_grad
     assert torch.equal(loss, sum_cross_entropy(hidden_ND, weight_VD, targets_N).detach())
+
+
+def test_what_is_only_judged_computes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden_ND, weight_VD, targets_N = inputs()
+    expected = sum_cross_entropy(hidden_ND, weight_VD, targets_N).detach()
+
+    def fail(*_: object) -> Tensor:
+        raise AssertionError("nobody asked for gradients")
+
+    monkeypatch.setattr(losses, "_to_gradients_in_place", fail)
+    with torch.no_grad():
+        for is_compiled in (False, True):
+            loss = sum_cross_entropy(hidden_ND, weight_VD, targets_N, is_compiled=is_compiled)
+            assert torch.equal(loss, expected)
 
 
 def test_padding_alone_costs_nothing() -> None:

@@ -16,12 +16,13 @@ from mulm.model.lora import adapt
 from mulm.model.microlm import MicroLM
 from mulm.model.presets import preset
 from mulm.testing import settled_optimizer
-from mulm.train.config import LoraConfig, StateDtype
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.memory import StepChoices, largest_rows, step_memory
 from mulm.train.optim import Optimizer, learned_parameters
+from mulm.train.optimizer_config import StateDtype
 from mulm.train.optimizer_memory import states_bytes
 from mulm.train.placement import Placement
+from mulm.train.stages_config import LoraConfig
 from mulm.train.token_loss import token_log_probs
 
 LONG = MicroLMConfig(

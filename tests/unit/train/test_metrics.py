@@ -92,7 +92,6 @@ def test_start_up_is_not_counted(context: LocalContext, clock: Clock, of_kind: E
         clock.now_s += 0.96
         metrics.took_step(step)
     metrics.step(3, {"loss": 1.0})
-    metrics.started_up(3)
     clock.now_s += 9.6
     metrics.step(13, {"loss": 1.0})
     metrics.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mulm.train.config import StateDtype
 from mulm.train.moments import CodedMoment, make_moment
+from mulm.train.optimizer_config import StateDtype
 
 N = 5000
 

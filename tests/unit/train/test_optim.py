@@ -8,9 +8,12 @@ from torch import nn
 
 from mulm.errors import CorruptError
 from mulm.testing import TINY, settled_optimizer, tiny_model
-from mulm.train import optim
+from mulm.train import adamw, muon
+from mulm.train.adamw import AdamW
 from mulm.train.gradients import clip_gradients, grad_norm
-from mulm.train.optim import AdamW, Optimizer, polar_factor
+from mulm.train.muon import polar_factor
+from mulm.train.optim import Optimizer
+from mulm.train.weight_decay import is_block_matrix
 
 
 def random_gradients(model: nn.Module, seed: int = 0) -> None:
@@ -58,7 +61,7 @@ def test_weight_decay_equals_torch() -> None:
 def test_cautious_decay_is_where_the_update_shrinks_too(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optim, "PART_NUMBERS", 512)
+    monkeypatch.setattr(adamw, "PART_NUMBERS", 512)
 
     def after(**changes: object) -> dict[str, torch.Tensor]:
         model, values = tiny_model(), {"kind": kind, **changes}
@@ -71,7 +74,7 @@ def test_cautious_decay_is_where_the_update_shrinks_too(
     bare, plain = after(), after(weight_decay=0.1)
     cautious = after(weight_decay=0.1, cautious_decay=True)
     for name, moved in bare.items():
-        if not optim.is_block_matrix(name, moved):
+        if not is_block_matrix(name, moved):
             assert torch.equal(cautious[name], moved)
             continue
         shrinks = (before[name] - moved) * before[name] > 0
@@ -133,8 +136,8 @@ def test_slices_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     for kind in ("muon", "adamw"):
         found = []
         for numbers in (1 << 20, 512):
-            monkeypatch.setattr(optim, "PART_NUMBERS", numbers)
-            monkeypatch.setattr(optim, "BATCH_NUMBERS", numbers)
+            monkeypatch.setattr(adamw, "PART_NUMBERS", numbers)
+            monkeypatch.setattr(muon, "BATCH_NUMBERS", numbers)
             model = tiny_model()
             config = settled_optimizer(kind=kind)
             optimizer = Optimizer(model, config, torch.float32)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mulm.errors import DeviceError
 from mulm.testing import TINY, settled_optimizer, tiny_model
-from mulm.train import optim, pieces
+from mulm.train import adamw, muon, pieces
 from mulm.train.optim import Optimizer
 from mulm.train.pieces import Pieces
 from mulm.train.placement import Placement
@@ -61,8 +61,8 @@ def test_memory_may_run_out_anywhere(
     monkeypatch: pytest.MonkeyPatch, kind: str, state_dtype: str
 ) -> None:
     monkeypatch.setattr(pieces, "RUNS_OUT", frozenset({"cpu"}))
-    monkeypatch.setattr(optim, "PART_NUMBERS", 1024)
-    monkeypatch.setattr(optim, "BATCH_NUMBERS", 10_000)
+    monkeypatch.setattr(adamw, "PART_NUMBERS", 1024)
+    monkeypatch.setattr(muon, "BATCH_NUMBERS", 10_000)
     values = {"kind": kind, "state_dtype": state_dtype, "weight_decay": 0.1, "cautious_decay": True}
     config = settled_optimizer(**values)
     whole, n_asked = stepped(config)

@@ -13,6 +13,7 @@ from mulm.config import parse_config
 from mulm.errors import DataError, DeviceError, NotFoundError
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.model import compiled
 from mulm.model.lora import adapt
 from mulm.model.stored import store_model
 from mulm.store import Store
@@ -106,3 +107,13 @@ def test_it_leaves_nothing_behind(home: Home, facts: Ledger) -> None:
     before = files()
     plan_of(home, facts, model=TINY_SHAPE)
     assert files() == before
+
+
+def test_what_cannot_be_compiled_is_refused(
+    home: Home, facts: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
+    assert plan_of(home, facts, model=TINY_SHAPE).device == "cpu"
+    with pytest.raises(DeviceError, match="compile: true was asked for"):
+        plan_of(home, facts, model=TINY_SHAPE, compile=True)

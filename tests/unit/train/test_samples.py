@@ -18,6 +18,7 @@ from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_model
 from mulm.train import samples as samples_module
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
+from mulm.train.local import check_run
 from mulm.train.loop import TrainResult, train
 from mulm.train.metrics import Metrics
 from mulm.train.objectives.pretraining import Pretraining
@@ -221,3 +222,12 @@ def test_a_full_memory_turns_them_off(
     result, told = run(make_config(samples=PROMPTS), store, dataset, tmp_path / "run")
     assert result.steps == 8
     assert len(logs(told, "no samples from now on: CUDA out of memory")) == 1
+
+
+def test_a_prompt_that_the_window_does_not_hold_is_found_before_anything_starts(
+    store: Store, dataset: Manifest
+) -> None:
+    check_run(make_config(samples=PROMPTS), dataset, {}, store)
+    asking = make_config(samples={"prompts": ["It is " * 200], "max_tokens": 6})
+    with pytest.raises(ConfigError, match=r"samples\.prompts: one has"):
+        check_run(asking, dataset, {}, store)
