@@ -144,7 +144,10 @@ class JobClient:
         deadline_s = time.monotonic() + timeout_s
         while (newest := self.newest(run_id)) and newest.status not in ENDED:
             if time.monotonic() > deadline_s:
-                raise DeadlineError(f"{run_id} has not ended within {timeout_s:.0f} s")
+                raise DeadlineError(
+                    f"the job of {run_id} has not ended within {timeout_s:.0f} s",
+                    hint="it was asked to, or still works: `mulm runs show` tells",
+                )
             time.sleep(_POLL_S)
         assert newest is not None
         return newest.status
@@ -174,7 +177,9 @@ class JobClient:
     def _known(self, run_id: str) -> str:
         newest = self.newest(run_id)
         if newest is None:
-            raise NotFoundError(f"{run_id} has no job in this cluster")
+            raise NotFoundError(
+                f"{run_id} has no job in this cluster", hint="`mulm runs ls` lists runs"
+            )
         return newest.submission_id
 
 

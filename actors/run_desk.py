@@ -62,8 +62,7 @@ class RunDesk:
         own = attempts_by_run(jobs.values())
         runs = self.facts.runs()
         known = {run.id for run in runs}
-        # A job that ended before it made a run is none; its own log says why.
-        runs += [self._unborn(k, job) for k, job in own.items() if k not in known and job.is_living]
+        runs += [self._unborn(k, job) for k, job in own.items() if k not in known and _makes(job)]
         runs.sort(key=lambda run: -run.created_s)
         return [self._stands(run, own, jobs) for run in runs if kind in (None, run.kind)]
 
@@ -78,7 +77,7 @@ class RunDesk:
         try:
             run = self.facts.run(run_id)
         except NotFoundError:
-            if run_id not in own or not own[run_id].is_living:
+            if run_id not in own or not _makes(own[run_id]):
                 raise
             run = self._unborn(run_id, own[run_id])
         return self._stands(run, own, jobs)
@@ -206,6 +205,11 @@ class RunWatch:
     def log_tail(self, n_lines: int) -> str:
         """The last lines that it printed, as far as they are kept."""
         return self.desk.log_tail(self.run_id, n_lines)
+
+
+def _makes(job: Attempt) -> bool:
+    """Whether a job is about to make a run; of one that ended before, its own log says why."""
+    return job.is_living and bool(job.kind)
 
 
 _STOPPED = StoppedError("cancelled on request", hint="its checkpoints are kept")

@@ -1,6 +1,6 @@
 """How fast a GPU trains each size, how near its peak that is, and how right the memory plan is.
 
-    python -m benchmarks.gpu_train                       # micro, base, wide; about 6 minutes
+    python -m benchmarks.gpu_train                       # micro, base, wide
     python -m benchmarks.gpu_train --sizes base --seconds 20 --json base.json
     python -m benchmarks.gpu_train --device cpu --sizes demo --seq-len 64 --batch-tokens 128
 
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu_table import GIB, HEAD, Row, line_of
 from mulm.model.attention import choose_kernel
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
@@ -38,15 +39,9 @@ from mulm.train.peaks import makers_peak
 from mulm.train.plan import all_choices
 from mulm.train.settled import SettledOptimizer
 
-GIB = 1 << 30
 OF_TORCH = 0.95
 """Of an emulated card; the rest is what the driver's context would take, outside of torch."""
 MOST_STEPS, LEAST_STEPS = 1000, 3
-HEAD = (
-    "| size | card GB | optimizer | states | blocks | rows | first step s | ms a step | tokens/s"
-    " | MFU measured peak | MFU known peak | peak GB | plan GB | plan / peak | attention"
-    " | compiled |"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +57,6 @@ class Options:
     measured_peak: float
     known_peak: float | None
     is_compiled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One way to train one size: what is measured of it, or why nothing is."""
-
-    size: str
-    card_gb: float | None
-    """None is the whole card."""
-    optimizer: str = ""
-    state_dtype: str = ""
-    is_checkpointed: bool = False
-    rows: int = 0
-    kernel: str = ""
-    is_compiled: bool = False
-    first_step_s: float = 0.0
-    step_s: float = 0.0
-    tokens_per_s: float = 0.0
-    mfu_measured: float = 0.0
-    mfu_known: float | None = None
-    peak_bytes: int | None = None
-    """None on a CPU, where nobody counts."""
-    planned_bytes: int = 0
-    error: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -212,26 +183,6 @@ def make_step(shape: MicroLMConfig, choices: StepChoices, options: Options) -> C
         optimizer.step(0.1, norms_P)
 
     return step
-
-
-def line_of(row: Row) -> str:
-    """A row of the Markdown table."""
-    card = "all" if row.card_gb is None else f"{row.card_gb:g}"
-    way = f"{row.optimizer} | {row.state_dtype} | {'again' if row.is_checkpointed else 'kept'}"
-    if row.error:
-        way = way if row.optimizer else "- | - | -"
-        return f"| {row.size} | {card} | {way} | {row.rows} | {row.error} |{' |' * 9}"
-    known = "unknown" if row.mfu_known is None else f"{row.mfu_known:.1%}"
-    peak, share = "not counted", "-"
-    if row.peak_bytes:
-        peak = f"{row.peak_bytes / GIB:.2f}"
-        share = f"{row.planned_bytes / row.peak_bytes:.3f}"
-    return (
-        f"| {row.size} | {card} | {way} | {row.rows} | {row.first_step_s:.2f}"
-        f" | {row.step_s * 1e3:.0f} | {row.tokens_per_s:,.0f} | {row.mfu_measured:.1%} | {known}"
-        f" | {peak} | {row.planned_bytes / GIB:.2f} | {share} | {row.kernel}"
-        f" | {'yes' if row.is_compiled else 'no'} |"
-    )
 
 
 def total_bytes(device: str) -> float:

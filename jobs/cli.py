@@ -27,6 +27,7 @@ from jobs.progress import Progress
 from mulm.config import load_config
 from mulm.errors import ConfigError, MulmError, StoppedError
 from mulm.home import Home
+from mulm.terminal_text import harmless
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -273,5 +274,5 @@ def _fail(error: MulmError, as_json: bool) -> None:
         click.echo(json.dumps({"error": told}), err=True)
         sys.exit(exit_code(error))
     hint = f"\n  hint: {error.hint}" if error.hint else ""
-    click.echo(f"error [{error.code}]: {error.message}{hint}", err=True)
+    click.echo(harmless(f"error [{error.code}]: {error.message}{hint}"), err=True)
     sys.exit(exit_code(error))

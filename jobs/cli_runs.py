@@ -17,7 +17,7 @@ import click
 
 from jobs.cli_runs_acts import ACTS
 from jobs.cli_verbs import Verbs, with_json
-from mulm.errors import ConfigError, ConflictError
+from mulm.errors import ConfigError, ConflictError, UnknownNameError, nearest
 from mulm.facts import Phase, Run
 from mulm.home import Home
 
@@ -67,6 +67,7 @@ def runs_ls(kind: str | None, phase: str | None, limit: int | None, as_json: boo
     from mulm.runs.digest import listed
 
     with _desk() as desk:
+        _require_kind(desk, kind)
         found = [one for one in desk.all(kind) if phase in (None, one.run.phase)]
         rows = [listed(one, desk.facts) for one in found[:limit]]
     if as_json:
@@ -116,11 +117,12 @@ def runs_logs(run: str, follow: bool, limit: int | None, as_json: bool) -> None:
     """
     from jobs.run_log import run_log
     from jobs.run_words import event_lines
+    from mulm.runs.curve import finite
 
     with _desk() as desk:
         for event in run_log(desk, desk.find(run).run.id, limit, follow, with_all=as_json):
             if as_json:
-                click.echo(json.dumps(asdict(event)))
+                click.echo(json.dumps(asdict(event) | {"data": finite(event.data)}))
             else:
                 _print(event_lines(event))
 
@@ -207,6 +209,17 @@ def runs_compare(names: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps(asdict(compared)))
     else:
         _print(comparison_lines(compared))
+
+
+def _require_kind(desk: RunDesk, kind: str | None) -> None:
+    """So that a slip of the pen does not look like an empty list."""
+    from mulm.runs.kinds import SCHEMAS
+
+    if kind is None or kind in SCHEMAS:
+        return
+    known = {*SCHEMAS, *(one.run.kind for one in desk.all())}
+    if kind not in known:
+        raise UnknownNameError(f"no kind of runs {kind!r}", hint=nearest(kind, known))
 
 
 def _training(desk: RunDesk, text: str) -> Run:

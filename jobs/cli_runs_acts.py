@@ -6,11 +6,13 @@ Added to the group in `jobs.cli_runs`. What is allowed is decided in `mulm.runs.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
+from mulm.errors import ConflictError
 from mulm.home import Home
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def resume(
         found = desk.find(run).run
         result: dict[str, Any] = {"run": found.id}
         if not may_resume(desk.one(found.id), also_cancelled=cancelled):
+            _require_no_change(found.id, overrides)
             result |= {} if detach else journey.attend(found.id, RunWatch(desk, found.id))
         else:
             order = continuation(found, desk.facts, open_store(home), overrides)
@@ -92,8 +95,17 @@ def resume(
 ACTS: tuple[click.Command, ...] = (pause, resume, cancel)
 
 
+def _require_no_change(run_id: str, overrides: Sequence[str]) -> None:
+    if overrides:
+        raise ConflictError(
+            f"{run_id} goes on already, without {' '.join(overrides)}",
+            hint=f"`mulm runs pause {run_id}` first, then resume it so",
+        )
+
+
 def _print_stand(found: Standing, as_json: bool) -> None:
     from mulm.runs.digest import checkpoint_steps
+    from mulm.runs.kinds import TRAIN
 
     steps = checkpoint_steps(Home.from_env().run(found.run.id) / "checkpoints")
     told = {
@@ -105,6 +117,8 @@ def _print_stand(found: Standing, as_json: bool) -> None:
         click.echo(json.dumps(told))
         return
     kept = f", with a checkpoint of step {steps[-1]}" if steps else ""
+    if not steps and found.run.kind == TRAIN:
+        kept = ", before its first checkpoint"
     click.echo(f"{found.run.id} {_WORDS.get(found.run.phase, found.run.phase)}{kept}")
 
 

@@ -16,8 +16,9 @@ from jobs.dataset_shelf import DatasetVersion, Shelf
 from jobs.dataset_words import one_line, size_text
 from mulm.data.corpus import Corpus
 from mulm.data.decisions import TRAIN, VALIDATION
-from mulm.data.preview import Piece, Shown, choose, harmless, pieces_of, shown, window
+from mulm.data.preview import Piece, Shown, choose, pieces_of, shown, window
 from mulm.errors import UnknownNameError, nearest
+from mulm.terminal_text import harmless
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _GROUNDS = ("\x1b[48;5;252;38;5;16m", "\x1b[48;5;153;38;5;16m")

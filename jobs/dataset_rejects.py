@@ -13,9 +13,10 @@ from jobs.dataset_shelf import DatasetVersion, Shelf
 from jobs.dataset_words import bar_lines
 from mulm.data.corpus import Corpus
 from mulm.data.decisions import TRAIN, VALIDATION
-from mulm.data.preview import Shown, choose, harmless, shown
+from mulm.data.preview import Shown, choose, shown
 from mulm.data.stats import Bar
 from mulm.errors import UnknownNameError, nearest
+from mulm.terminal_text import harmless
 
 _SHOWN_CHARS = 400
 

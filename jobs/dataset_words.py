@@ -1,15 +1,15 @@
 """How sizes, ages, bars and foreign text are written for a person.
 
 Used by the verbs of `mulm data`. Pure. Invariant: text of a corpus reaches a terminal only through
-`one_line` or `mulm.data.preview.harmless`.
+`one_line` or `mulm.terminal_text.harmless`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mulm.data.preview import harmless
 from mulm.data.stats import Bar
+from mulm.terminal_text import harmless
 
 _BAR_CHARS = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"

@@ -41,6 +41,7 @@ from mulm.home import Home
 from mulm.log import configure_logging
 from mulm.run_lock import run_lock
 from mulm.store import Store
+from mulm.terminal_text import harmless
 
 _log = logging.getLogger(__name__)
 
@@ -253,7 +254,8 @@ def _identity_of(config: Frozen) -> dict[str, Any]:
 
 def _check_same(run: Run, kind: str, config: Frozen) -> None:
     began = {key: value for key, value in run.config.items() if key not in config.NOT_IDENTITY}
-    if run.kind != kind or began != _identity_of(config):
+    is_blank = not run.config  # cancelled before it could say what it was
+    if run.kind != kind or (began != _identity_of(config) and not is_blank):
         raise ConflictError(
             f"{run.id} is a {run.kind} run with another config",
             hint="leave `--run` away: the id is then derived from the config",
@@ -265,5 +267,6 @@ def _report(error: BaseException) -> int:
     if type(ours) is MulmError:
         _log.error("unforeseen", exc_info=error)
     hint = f" ({ours.hint})" if ours.hint else ""
-    print(f"error [{ours.code}]: {ours.message}{hint}", file=sys.stderr, flush=True)
+    told = f"error [{ours.code}]: {ours.message}{hint}"
+    print(harmless(told), file=sys.stderr, flush=True)
     return exit_code(ours)

@@ -231,8 +231,11 @@ class Journey:
     def _note_death(self, jobs: JobClient, run_id: str) -> None:
         """A process that was killed could not say so itself."""
         run = known_run(self._facts, run_id)
-        if run is not None and not run.is_resting and not is_held(self._home, run_id):
-            error = lost_run_error(run_id, jobs.newest(run_id))
+        if run is None or run.is_resting or is_held(self._home, run_id):
+            return
+        job = jobs.newest(run_id)
+        if job is None or not job.is_living:
+            error = lost_run_error(run_id, job)
             told = {"code": error.code, "message": error.message, "hint": error.hint}
             write_fact(self._home, "set_phase", run_id, "failed", error=told)
 

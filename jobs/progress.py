@@ -1,7 +1,8 @@
 """How work shows itself: a line per stage, a live bar on a terminal, else a line now and then.
 
 Used by the command line and the demo, fed with a run's events. Everything goes to the given
-stream (stderr), so that results on stdout stay clean.
+stream (stderr), so that results on stdout stay clean. Invariant: what models, servers and other
+programs said reaches the stream harmless.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from mulm.terminal_text import harmless
 
 _QUIET_EVERY_S = 5.0
 _SHOWN_METRICS: Mapping[str, str] = {
@@ -61,7 +64,7 @@ class Progress:
     def line(self, text: str) -> None:
         """One line that stays."""
         self.clear()
-        print(text, file=self._stream, flush=True)
+        print(harmless(text), file=self._stream, flush=True)
 
     def clear(self) -> None:
         """Take a live bar away."""
@@ -79,6 +82,8 @@ class Progress:
             self._metrics |= {name: data[name] for name in _SHOWN_METRICS if name in data}
         elif kind == "sample":
             self.line(f"  step {data['step']}: {_sample(data)}")
+        elif kind == "phase" and data["phase"] == "pausing":
+            self.line("  asked to pause: it stops after a checkpoint, or where it is")
         elif kind == "resumed":
             self.line(f"  goes on from step {data['step']}")
         elif kind == "log":
@@ -127,12 +132,6 @@ def _describe(data: Mapping[str, Any]) -> str:
 
 
 def _sample(data: Mapping[str, Any]) -> str:
-    """The end of a prompt and the beginning of what the model said, on one line.
-
-    What a model says is not to reach the terminal as control characters.
-    """
-    prompt, text = (
-        "".join(c if c.isprintable() else " " for c in str(data[part]))
-        for part in ("prompt", "text")
-    )
+    """The end of a prompt and the beginning of what the model said, on one line."""
+    prompt, text = (" ".join(str(data[part]).split()) for part in ("prompt", "text"))
     return f"{prompt[-_SAMPLE_CHARS // 2 :]} [{text[:_SAMPLE_CHARS]}]"

@@ -13,10 +13,10 @@ from typing import Any
 
 from jobs.dataset_words import one_line, size_text, table_lines
 from jobs.run_words import number_text
-from mulm.data.preview import harmless
 from mulm.facts import Event
 from mulm.runs.compare import Comparison
 from mulm.runs.curve import STEP, Row, columns
+from mulm.terminal_text import harmless
 
 _UNSHOWN = ("eta_s",)
 _SIDE_BY_SIDE_LINES = 12

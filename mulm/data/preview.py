@@ -2,12 +2,11 @@
 
 Called by `mulm data preview` and `mulm data rejects`. Documents are chosen by hash, so that the
 same version and seed show the same ones anywhere. Invariants: a document is encoded by the code
-that built the version; text is untrusted, and what `harmless` returns changes no terminal.
+that built the version; texts are returned as they were stored, so not yet harmless to a terminal.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +25,6 @@ from mulm.data.tokenizer import IncrementalDecoder, Tokenizer
 Keys = np.ndarray[tuple[int], np.dtype[np.uint64]]
 _COLUMNS = ("name", "part", "row", "size_bytes", "language", "text")
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-
-# Control characters but line ends and tabs; what turns, joins or hides text unseen: directions,
-# line separators, byte order marks, tags; halves of characters that no terminal can write.
-_HARMFUL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
-    "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +54,6 @@ class Piece:
     """The characters that end with it: joined over all tokens they are the document."""
     is_special: bool
     is_learned: bool
-
-
-def harmless(text: str) -> str:
-    """The text with everything visible that would move a cursor, ring a bell or turn a line."""
-    return _HARMFUL.sub(_escaped, text)
 
 
 def choose(
@@ -177,10 +164,3 @@ def _keys(digests: list[bytes], seed: int) -> Keys:
     values *= _MIX
     values ^= values >> np.uint64(32)
     return values
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if code < 0x20:
-        return chr(0x2400 + code)  # the pictures of control characters
-    return "\u2421" if code == 0x7F else f"\\u{{{code:x}}}"

@@ -8,7 +8,7 @@ are kept, also those that this code does not know.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mulm.facts import Event
@@ -25,8 +25,7 @@ def curve(events: Iterable[Event]) -> list[Row]:
     for event in events:
         if event.kind == "metric" and STEP in event.data:
             step = int(event.data[STEP])
-            numbers = {name: _finite(value) for name, value in event.data.items()}
-            rows.setdefault(step, {}).update(numbers)
+            rows.setdefault(step, {}).update(finite(event.data))
     return [rows[step] for step in sorted(rows)]
 
 
@@ -54,5 +53,9 @@ def newest(rows: Iterable[Row]) -> Row:
     return found
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def finite(values: Mapping[str, Any]) -> Row:
+    """The values; None for a number that JSON cannot hold, such as the loss of a diverged step."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }

@@ -21,6 +21,7 @@ from mulm.runs.curve import curve
 from mulm.runs.digest import all_events, checkpoint_steps
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
+from mulm.train.metrics import OF_THE_MACHINE
 
 pytestmark = pytest.mark.cluster
 
@@ -87,9 +88,9 @@ def wait_for(desk: RunDesk, name: str, phase: Phase, checkpoint: bool = False) -
 
 
 def numbers(desk: RunDesk, run_id: str) -> list[dict[str, Any]]:
-    """The curve without what depends on time."""
+    """The curve without what depends on the machine."""
     rows = curve(all_events(desk.facts, run_id, "metric"))
-    return [{k: v for k, v in row.items() if k not in ("tokens_per_s", "eta_s")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in rows]
 
 
 def test_paused_and_resumed_is_as_if_it_had_never_stopped(

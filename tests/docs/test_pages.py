@@ -37,7 +37,8 @@ def test_links_lead_to_files(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_placeholder_is_left(path: Path) -> None:
-    assert re.findall(r"TODO|FIXME|XXX|TBD", path.read_text("utf-8")) == []
+    left = r"TODO|FIXME|XXX|TBD|^(?:<{7}|={7}|>{7})(?: .*)?$"  # the latter of an unfinished merge
+    assert re.findall(left, path.read_text("utf-8"), re.M) == []
 
 
 def test_errors_page_agrees_with_the_tables() -> None:

@@ -11,16 +11,8 @@ import pytest
 import torch
 
 from benchmarks import gpu_train
-from benchmarks.gpu_train import (
-    GIB,
-    HEAD,
-    Options,
-    Row,
-    attempt,
-    fitting,
-    line_of,
-    ways,
-)
+from benchmarks.gpu_table import GIB, HEAD, Row, line_of
+from benchmarks.gpu_train import Options, attempt, fitting, ways
 from mulm.model.presets import preset
 from mulm.train.flops import flops_per_token
 from mulm.train.memory import USABLE, largest_rows, step_memory

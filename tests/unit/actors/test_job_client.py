@@ -74,11 +74,13 @@ def test_the_entrypoint_is_quoted(ray: FakeDashboard) -> None:
 
 def test_waiting_has_a_deadline(ray: FakeDashboard) -> None:
     jobs = JobClient(ray)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError) as unknown:
         jobs.wait("run_a", timeout_s=0.0)
     jobs.submit("jobs.train", "run_a", Path("c"))
-    with pytest.raises(DeadlineError):
+    with pytest.raises(DeadlineError) as late:
         jobs.wait("run_a", timeout_s=0.0)
+    assert unknown.value.hint
+    assert late.value.hint
     assert jobs.has_ended("run_b")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -207,6 +208,8 @@ def test_a_job_that_has_no_run_yet_is_queued_and_can_be_cancelled(
     jobs.add("run_new")
     jobs.add("run_gone", "FAILED")
     jobs.add("raysubmit_x")
+    jobs.add("run_script")
+    jobs.all["run_script"] = replace(jobs.all["run_script"], kind="")  # a program of the user's
     found = desk.all()
     assert [(one.run.id, one.run.phase, one.is_starting) for one in found] == [
         ("run_new", "queued", True)
@@ -217,8 +220,9 @@ def test_a_job_that_has_no_run_yet_is_queued_and_can_be_cancelled(
         desk.pause("run_new")
     assert desk.cancel("run_new").run.phase == "cancelled"
     assert (jobs.stopped, ledger.run("run_new").config) == (["run_new"], {"name": "fresh"})
-    with pytest.raises(NotFoundError):
-        desk.one("run_gone")
+    for other in ("run_gone", "run_script"):
+        with pytest.raises(NotFoundError):
+            desk.one(other)
 
 
 def test_a_resumed_run_is_queued_until_its_process_says_otherwise(

@@ -31,7 +31,7 @@ def rows_of(tmp_path: Path, name: str, content: bytes) -> list[tuple[str, object
         ("a.jsonl", LINES),
         ("a.json", LINES),
         ("a.jsonl", b"\xef\xbb\xbf" + LINES),
-        ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("a.json", json.dumps(ROWS).encode()),
         ("a.json", b"\xef\xbb\xbf\n" + json.dumps(ROWS, indent=1).encode()),
     ],
@@ -66,7 +66,7 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.jsonl", b"", DataError, "no rows"),
         ("a.json", b'[{"goal": "x", "label": 1}', DataError, "no JSON"),
         ("a.parquet", b"PAR1 nothing", DataError, "damaged after row 0"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:-9], DataError, "damaged after row"),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:-9], DataError, "damaged after row"),
     ],
 )
 def test_damage_is_named(

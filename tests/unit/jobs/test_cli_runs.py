@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from mulm.config import parse_config
 from mulm.data.recipe import Recipe
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.run_lock import run_lock
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
 from mulm.train.config import TrainConfig
@@ -156,6 +158,7 @@ def test_samples_change_no_terminal(user: Terminal) -> None:
         (["metrics", "demo", "--csv", "--json"], "config_invalid", "one of them"),
         (["metrics", "demo", "--last", "0"], "config_invalid", "--last"),
         (["ls", "--phase", "runing"], "config_invalid", "running"),
+        (["ls", "--kind", "trian"], "unknown_name", "'train'"),
         (["pause", "demo"], "conflict", "has succeeded"),
         (["cancel", "demo"], "conflict", "has succeeded"),
         (["resume", "demo"], "conflict", "has succeeded"),
@@ -220,12 +223,32 @@ def test_a_paused_run_is_cancelled_and_goes_on_only_if_that_is_said(user: Termin
         config = parse_config(TrainConfig, CONFIG | {"dataset": "tiny@1"})
         ledger.create_run("run_a", "train", config.model_dump(mode="json"))
         ledger.set_phase("run_a", "paused")
-    assert user.run("runs", "cancel", "demo")[:2] == (0, "run_a is cancelled\n")
+    assert user.run("runs", "cancel", "demo")[:2] == (
+        0, "run_a is cancelled, before its first checkpoint\n",
+    )  # fmt: skip
     assert user.json("cancel", "demo") == {
         "run": "run_a", "phase": "cancelled", "checkpoint": None,
     }  # fmt: skip
     assert user.run("runs", "resume", "demo")[0] == EXIT_BY_CODE["conflict"]
     assert user.json("resume", "demo", "--cancelled")["model"] == "demo@1"
+
+
+def test_a_change_is_refused_where_the_run_goes_on_without_it(user: Terminal) -> None:
+    with user.ledger() as ledger:
+        ledger.create_run("run_a", "train", CONFIG)
+        ledger.set_phase("run_a", "running")
+    with run_lock(user.home, "run_a"):
+        code, out, err = user.run("runs", "resume", "demo", "--set", "workers=1")
+    assert (code, out) == (EXIT_BY_CODE["conflict"], "")
+    assert "run_a goes on already, without workers=1" in err
+
+
+def test_numbers_that_json_has_not_are_null_in_it(user: Terminal) -> None:
+    with user.ledger() as ledger:
+        ledger.create_run("run_a", "train", CONFIG)
+        ledger.append_events("run_a", [("metric", {"step": 1, "loss": math.nan})])
+    for verb in ("logs", "metrics"):
+        assert '"loss": null' in user.run("runs", verb, "demo", "--json")[1]
 
 
 @pytest.mark.slow

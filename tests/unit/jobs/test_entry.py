@@ -160,6 +160,16 @@ def test_a_signal_while_success_is_noted(
     assert run_job("probe", ["--config", config, "--run", "run_1"], Config, work) == 0
 
 
+def test_a_run_that_was_cancelled_before_it_said_what_it_is_can_be_begun(
+    ledger: Ledger, home: Home
+) -> None:
+    ledger.create_run("run_a", "probe", {})
+    ledger.set_phase("run_a", "cancelled")
+    context = JobContext("run_a", home, Store(home.store), ledger)
+    assert execute("probe", Config(), work, context) == {"answer": 42}
+    assert ledger.run("run_a").config == Config().model_dump(mode="json")
+
+
 def test_one_run_id_is_one_config(ledger: Ledger, home: Home) -> None:
     context = JobContext("run_1", home, Store(home.store), ledger)
     execute("probe", Config(), work, context)

@@ -93,4 +93,26 @@ def test_a_sample_is_one_line_without_control_characters() -> None:
     stream = io.StringIO()
     said = {"prompt": "Once", "text": "upon\n a\x1b[31m time" + "!" * 200}
     Progress(stream).event("sample", {"step": 5} | said)
-    assert stream.getvalue() == f"  step 5: Once [upon  a [31m time{'!' * 83}]\n"
+    assert stream.getvalue() == f"  step 5: Once [upon a␛[31m time{'!' * 84}]\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("log", {"text": "export to wandb: \x1b]0;evil\x07"}),
+        ("stage", {"name": "evaluate", "seconds": 1.0, "text": "\x1b[2J"}),
+    ],
+)
+def test_foreign_words_change_no_terminal(kind: str, data: dict[str, object]) -> None:
+    stream = io.StringIO()
+    Progress(stream).event(kind, data)
+    assert "␛" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_request_to_pause_is_told_while_the_run_still_works() -> None:
+    stream = io.StringIO()
+    Progress(stream).event("phase", {"phase": "pausing"})
+    assert "asked to pause" in stream.getvalue()
+    Progress(stream).event("phase", {"phase": "running"})
+    assert stream.getvalue().count("\n") == 1
