@@ -3,7 +3,7 @@
 Asked for through `Compute.is_compiled` by blocks and by the loss. Invariants: values and gradients
 are those of the plain function, up to rounding; for one shape of the arguments the same machine
 always computes the same bits, in this process or the next. Code is made at a function's first
-call and kept on disk, so that the next process reads it in about a second.
+call and kept on disk, so that the next process has it in a few seconds.
 """
 
 from __future__ import annotations
