@@ -12,6 +12,8 @@ from typing import Any
 
 from mulm.errors import ConfigError
 
+MOST_VALUES = 100_000
+"""In one document, counting what an alias stands for each time."""
 _HINT = "write `key: value` lines, what belongs to a section indented by spaces"
 
 
@@ -19,16 +21,17 @@ def parse_yaml(text: str, name: str) -> Any:
     """The value of a YAML document; `name` tells where it stood.
 
     Raises:
-        ConfigError: it is none, or a key stands twice.
+        ConfigError: it is none, a key stands twice, or aliases make it huge.
     """
     import yaml
 
     try:
-        return yaml.load(text, _loader())  # noqa: S506 a safe loader with one more check
+        value = yaml.load(text, _loader())  # noqa: S506 a safe loader with one more check
     except (yaml.YAMLError, ValueError) as error:  # the latter of a day 2001-14-55, of long digits
         raise ConfigError(f"{name} is not valid YAML: {_described(error)}", hint=_HINT) from None
     except RecursionError:
         raise ConfigError(f"{name} is nested too deeply", hint=_HINT) from None
+    return _limited(value, name)
 
 
 def parse_flow(text: str) -> Any:
@@ -40,9 +43,28 @@ def parse_flow(text: str) -> Any:
     except ImportError:
         return text
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
+    return _limited(value, "what is set")
+
+
+def _limited(value: Any, name: str) -> Any:
+    """The value itself; its aliases are followed, since whoever walks through it does so too."""
+    waiting, n_seen = [value], 0
+    while waiting:
+        n_seen += 1
+        if n_seen > MOST_VALUES:
+            raise ConfigError(
+                f"{name} holds more than {MOST_VALUES:,} values",
+                hint="aliases that repeat one another grow without a bound: write values out",
+            )
+        current = waiting.pop()
+        if isinstance(current, dict):
+            waiting += current.values()
+        elif isinstance(current, list | tuple | set):
+            waiting += current
+    return value
 
 
 def _loader() -> type[Any]:

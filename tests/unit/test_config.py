@@ -10,6 +10,12 @@ from mulm.config import Frozen, canonical_json, load_config, parse_config
 from mulm.errors import ConfigError, NotFoundError, UnknownNameError
 from mulm.settings import Settings
 
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+"""Nine lines of aliases that stand for 9^9 values."""
+
 
 class Inner(Frozen):
     vocab_size: Annotated[int, Field(ge=1)] = 4096
@@ -173,6 +179,8 @@ def test_canonical_json_has_one_form() -> None:
         ("name: x\nsteps: 2001-14-55", "month must be in 1..12"),
         ("name: x\nsteps: 010", "010 is no plain number in line 2, column 8"),
         ("name: x\nsteps: 1:30", "1:30 is no plain number"),
+        (LAUGHS, "holds more than 100,000 values"),
+        ("name: x\nsteps: &again [*again]", "holds more than 100,000 values"),
     ],
 )
 def test_yaml_that_python_stumbles_over_is_a_mistake_of_the_file(
@@ -232,3 +240,10 @@ def test_a_mistyped_key_that_is_required_is_named() -> None:
     with pytest.raises(ConfigError, match="name: is required") as caught:
         parse_config(Outer, {"nmae": "x"})
     assert caught.value.hint == "did you mean 'name' where it says 'nmae'?"
+
+
+def test_aliases_in_a_setting_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: x")
+    with pytest.raises(ConfigError, match="holds more than 100,000 values"):
+        load_config(Outer, path, ["steps=[&again [*again]]"])

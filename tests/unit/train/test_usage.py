@@ -63,3 +63,26 @@ def test_memory_grows_with_what_is_held() -> None:
     before = used_memory_bytes(CPU)
     held = torch.ones(1 << 24)
     assert used_memory_bytes(CPU) >= before + held.nbytes // 2
+
+
+def test_a_peak_that_a_run_exceeds_is_measured_again() -> None:
+    peaks = iter([80.0, 200.0])
+    used = Usage(CPU, 10, 100.0, "measured", lambda: next(peaks))
+    assert used.numbers(5.0)["mfu"] == 0.5
+    assert used.numbers(15.0)["mfu"] == 0.75
+    assert used.numbers(5.0)["mfu"] == 0.25
+
+
+def test_no_share_above_the_whole_is_ever_told() -> None:
+    n_asked = 0
+
+    def again() -> float:
+        nonlocal n_asked
+        n_asked += 1
+        return 90.0
+
+    used = Usage(CPU, 10, 100.0, "measured", again)
+    for _ in range(5):
+        assert used.numbers(15.0).keys() == {"memory_bytes"}
+    assert n_asked == 3
+    assert Usage(CPU, 10, 100.0).numbers(15.0).keys() == {"memory_bytes"}
