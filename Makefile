@@ -31,7 +31,7 @@ python:
 	  echo "  do: install Python 3.11 or newer (Debian, Ubuntu: sudo apt-get install" \
 	       "python3 python3-venv), or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; }
 
-demo: setup ## from text to a model that answers over HTTP (about 3 minutes on 2 cores)
+demo: setup ## from text to a model that answers over HTTP (about 2 minutes on 2 cores)
 	@exec $(BIN)/mulm demo $(ARGS)
 
 test: dev ## all tests, with real clusters (a quarter of an hour); with ARGS those that it names
