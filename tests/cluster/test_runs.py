@@ -29,8 +29,9 @@ DEADLINE_S = 120.0
 STEPS = 300
 """Some seconds of work: a request at the first checkpoint comes before its end."""
 CONFIG = {
-    "dataset": "tiny-runs", "model": TINY_SHAPE, "steps": STEPS, "workers": 2, "batch_tokens": 128,
-    "seq_len": 16, "log_every": 1, "validate_every": 100, "checkpoint_every": 10, "device": "cpu",
+    "dataset": "tiny-runs", "model": TINY_SHAPE, "steps": STEPS, "workers": 2, "balance": False,
+    "batch_tokens": 128, "seq_len": 16, "log_every": 1, "validate_every": 100,
+    "checkpoint_every": 10, "device": "cpu",
 }  # fmt: skip
 _MULM = [sys.executable, "-c", "from jobs.cli import main; main()", "runs"]
 
