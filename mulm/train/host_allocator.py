@@ -1,7 +1,7 @@
 """Memory of the CPU that a step has freed stays with the process, for the next step.
 
 Called where training begins in a process of its own. glibc gives large tensors back to the kernel
-as soon as they are freed, and the kernel clears the pages of the next ones: on a CPU a seventh of
+as soon as they are freed, and the kernel clears the pages of the next ones: on a CPU an eighth of
 a step. Invariant: what training computes does not change; nor does the most memory that a process
 takes, but it keeps it for as long as it lives.
 """
