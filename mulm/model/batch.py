@@ -1,0 +1,59 @@
+"""What one step of the engine asks of a model: new tokens of several sequences, and their pages.
+
+Made by the engine's runner, read by every model that it can run. Keys and values lie in pages of
+`PAGE_TOKENS` tokens; a row of the page table says which pages hold a sequence, in order. Invariant:
+rows never share a page that one of them writes to.
+Shape letters: T new tokens of all sequences, one sequence after the other, S sequences, R wanted
+rows, P pages of one sequence, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+PAGE_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The new tokens of a step; prompts and running streams alike.
+
+    All tensors are int32 and on the CPU, contiguous: `ids_T`, the tokens' `positions_T`,
+    `begins_S1`, where each sequence's tokens begin in T and at last T itself, `pages_SP`, the pages
+    that hold each sequence up to its last new token (the rest of a row is undefined), and
+    `wanted_R`, the rows of T whose hidden states are asked for. `adapters_S` names each sequence's
+    LoRA adapter by its number, -1 for none; None where nobody has one.
+    """
+
+    ids_T: Tensor
+    positions_T: Tensor
+    begins_S1: Tensor
+    pages_SP: Tensor
+    wanted_R: Tensor
+    adapters_S: Tensor | None = None
+
+
+class LanguageModel(Protocol):
+    """What the engine asks of a model; a tiny fake one serves in tests."""
+
+    config: Any
+    """Has at least `vocab_size` and `max_seq_len`."""
+
+    def make_cache(self, n_pages: int) -> Any:
+        """Memory for the keys and values of `n_pages` pages; undefined until written."""
+
+    def page_bytes(self) -> int:
+        """Memory that one page takes in all layers."""
+
+    def extend(self, batch: Batch, cache: Any) -> Tensor:
+        """Read the batch's tokens, store their keys and values, attend to all that stands before.
+
+        Returns:
+            hidden_RD, the wanted rows after the last norm, in the model's own type and place.
+        """
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """logits_RV, fp32, of rows that `extend` returned."""
