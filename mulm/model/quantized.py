@@ -121,6 +121,10 @@ class QuantizedMatrix(nn.Module):
     def _require_stored_form(self) -> None:
         assert self._product is None, "a packed model is neither stored nor moved: load it again"
 
+    def int8_form(self) -> Int8Matrix:
+        """All of it as int8 codes (O, I) and scales (O)."""
+        return self._matrix(slice(None))
+
     def _matrix(self, rows: Tensor | slice) -> Int8Matrix:
         assert len(self.codes), "the stored form was given up for a faster one"
         if self.bits == "int8":

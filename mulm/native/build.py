@@ -1,0 +1,109 @@
+"""Compiles the kernels for the machine at hand, once.
+
+Called by `mulm.native.library`. Invariants: a library's name is the hash of all that it depends on
+(source, flags, compiler, processor), so another machine or version makes its own; it appears under
+that name only when it is whole, whoever else compiles at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mulm.errors import DeviceError
+
+_log = logging.getLogger(__name__)
+
+_SOURCES = Path(__file__).parent
+_MAIN = "kernels.cpp"
+_COMPILERS = ("g++", "clang++", "c++")
+_FLAGS = (
+    "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno",
+    "-fno-trapping-math", "-Wno-psabi", "-fPIC", "-shared", "-pthread",
+)  # fmt: skip
+_TIMEOUT_S = 300.0
+
+
+class NoKernelsError(DeviceError):
+    """This machine cannot have the kernels; the message says why."""
+
+
+def find_compiler(env: Mapping[str, str] = os.environ) -> str:
+    """The C++ compiler's path. Raises NoKernelsError."""
+    named = env.get("CXX", "").split()
+    for name in named[:1] or _COMPILERS:
+        found = shutil.which(name)
+        if found:
+            return found
+    wanted = f"CXX names {named[0]!r}, which is not here" if named else "no C++ compiler is here"
+    raise NoKernelsError(wanted)
+
+
+def library_path(folder: Path, compiler: str, extra_flags: tuple[str, ...] = ()) -> Path:
+    """Where the library for this machine lies, or will."""
+    parts = [path.read_bytes() for path in _sources()]
+    parts += [flag.encode() for flag in (*_FLAGS, *extra_flags)]
+    parts += [_output([compiler, "--version"]), _processor()]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
+    return folder / f"kernels-{digest}.so"
+
+
+def build(folder: Path, extra_flags: tuple[str, ...] = ()) -> Path:
+    """The compiled library, made if it is not there yet.
+
+    Raises:
+        NoKernelsError: there is no compiler, it fails, or the folder cannot be written.
+    """
+    compiler = find_compiler()
+    path = library_path(folder, compiler, extra_flags)
+    if path.exists():
+        return path
+    began_s = time.monotonic()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as room:
+            made = Path(room) / path.name
+            _compile([compiler, *_FLAGS, *extra_flags, str(_SOURCES / _MAIN), "-o", str(made)])
+            made.replace(path)
+    except OSError as error:
+        raise NoKernelsError(f"kernels cannot be kept in {str(folder)!r}: {error}") from None
+    _log.info("kernels compiled seconds=%.1f path=%s", time.monotonic() - began_s, path)
+    return path
+
+
+def _compile(command: list[str]) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - the compiler that the user has
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise NoKernelsError(f"the compiler took longer than {_TIMEOUT_S:.0f} s") from None
+    if done.returncode:
+        raise NoKernelsError(f"the compiler failed: {done.stderr.strip()[-500:]}")
+
+
+def _sources() -> list[Path]:
+    return sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp")])
+
+
+def _output(command: list[str]) -> bytes:
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)  # noqa: S603
+    return done.stdout
+
+
+def _processor() -> bytes:
+    """What distinguishes processors for whom code differs."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".encode()
+    told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return "\n".join(sorted(told)).encode()

@@ -1,0 +1,106 @@
+// Sixteen numbers at a time, in GCC's and Clang's vector types: one register of AVX-512, two of AVX2,
+// four of NEON. Used by all kernels. Every function here works lane by lane, so what a lane gives
+// depends on nothing but that lane.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) && !defined(MULM_PORTABLE)
+#include <immintrin.h>
+#endif
+
+namespace mulm {
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+
+constexpr int kLanes = 16;
+constexpr float kNever = -1e30f;  // the score of what may not be seen; finite, so it never gives NaN
+
+inline Floats spread(float x) { return x - Floats{}; }
+inline Ints spread_int(int32_t x) { return x - Ints{}; }
+
+template <class V>
+inline V load(const void* from) {
+    V v;
+    std::memcpy(&v, from, sizeof(V));
+    return v;
+}
+
+template <class V>
+inline void store(void* to, V v) {
+    std::memcpy(to, &v, sizeof(V));
+}
+
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+// Always added in the same tree, whatever the machine.
+inline float sum_of(Floats v) {
+    float x[kLanes];
+    store(x, v);
+    for (int half = kLanes / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] += x[i + half];
+    return x[0];
+}
+
+inline float largest_of(Floats v) {
+    float x[kLanes];
+    store(x, v);
+    for (int half = kLanes / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+    return x[0];
+}
+
+// e to the x within 2 units in the last place; below -87 it is 0 and above 88 it is that of 88.
+inline Floats exponential(Floats x) {
+    const Floats least = spread(-87.0f), most = spread(88.0f);
+    const Ints is_nothing = x < least;
+    x = x > most ? most : (is_nothing ? least : x);
+    const Floats shift = spread(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers
+    const Floats whole = (x * 1.44269504088896341f + shift) - shift;
+    const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    Floats y = spread(1.9875691500e-4f);
+    y = y * rest + 1.3981999507e-3f;
+    y = y * rest + 8.3334519073e-3f;
+    y = y * rest + 4.1665795894e-2f;
+    y = y * rest + 1.6666665459e-1f;
+    y = y * rest + 5.0000001201e-1f;
+    y = y * rest * rest + rest + 1.0f;
+    const Ints exponent = (__builtin_convertvector(whole, Ints) + 127) << 23;
+    const Floats power = load<Floats>(&exponent);
+    return is_nothing ? Floats{} : y * power;
+}
+
+// To the nearest bf16, ties to even, in the low halves of 32-bit lanes. What is not finite stays so,
+// except that a NaN's lowest bits may be lost.
+inline Words rounded_bf16(Floats x) {
+    const Words bits = load<Words>(&x);
+    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+inline uint16_t to_bf16(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline float from_bf16(uint16_t x) {
+    const uint32_t bits = static_cast<uint32_t>(x) << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+
+inline void store_bf16(uint16_t* to, Floats x) {
+#if defined(__AVX512BF16__) && !defined(MULM_PORTABLE)
+    const __m256bh narrow = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+    std::memcpy(to, &narrow, 32);
+#else
+    const Words wide = rounded_bf16(x);
+    for (int i = 0; i < kLanes; ++i) to[i] = static_cast<uint16_t>(wide[i]);
+#endif
+}
+
+}  // namespace mulm

@@ -1,0 +1,49 @@
+"""The compiled kernels as Python functions.
+
+Called by `mulm.native.model`. Invariant: each library is loaded once in a process; calls release
+Python's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mulm.model.batch import PAGE_TOKENS
+from mulm.native.build import build
+
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
+    "mulm_page_tokens": (_INT, ()),
+    "mulm_model_new": (_POINTER, (_POINTER, _FLOAT, _POINTER, _POINTER)),
+    "mulm_model_delete": (None, (_POINTER,)),
+    "mulm_page_bytes": (_INT, (_POINTER,)),
+    "mulm_set_matrix": (None, (_POINTER, _INT, _INT, _POINTER, _INT, _POINTER)),
+    "mulm_set_norm": (None, (_POINTER, _INT, _INT, _POINTER)),
+    "mulm_cache_new": (_POINTER, (_POINTER, _INT)),
+    "mulm_cache_delete": (None, (_POINTER,)),
+    "mulm_extend": (None, (*[_POINTER] * 7, *[_INT] * 4, _POINTER)),
+    "mulm_logits": (None, (_POINTER, _POINTER, _INT, _POINTER)),
+}
+
+
+@cache
+def load_library(folder: Path, extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The kernels, compiled into `folder` if they are not there yet. Raises NoKernelsError."""
+    library = ctypes.CDLL(str(build(folder, extra_flags)))
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    assert library.mulm_page_tokens() == PAGE_TOKENS, "pages differ between Python and C++"
+    return library
+
+
+def address(tensor: Tensor, dtype: torch.dtype) -> int:
+    """Where a contiguous tensor's numbers begin; it must outlive the call."""
+    assert tensor.dtype == dtype, f"{tensor.dtype} instead of {dtype}"
+    assert tensor.is_contiguous(), "not contiguous"
+    return tensor.data_ptr()

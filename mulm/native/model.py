@@ -1,0 +1,162 @@
+"""A µLM whose steps are run by the kernels: weights packed once, for one CPU.
+
+Made for the engine from a `MicroLM` or a `QuantizedMicroLM`. Invariants: computes what the model
+does, up to rounding; a row's numbers depend on no other row, so an answer is the same in any batch;
+new weights of the same shape are packed into place and compile nothing.
+Shape letters as in `mulm.model.batch`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mulm.model.batch import Batch
+from mulm.model.config import MicroLMConfig
+from mulm.model.layers import RMSNorm
+from mulm.model.microlm import MicroLM
+from mulm.model.quantized import QuantizedMatrix, QuantizedMicroLM
+from mulm.native.library import address, load_library
+
+_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+_MATRICES = ("attention.q", "attention.k", "attention.v", "attention.out",
+             "mlp.gate", "mlp.up", "mlp.down")  # fmt: skip
+_EMBEDDING, _UNEMBEDDING = 7, 8
+_NORMS = ("attention_norm", "mlp_norm", "attention.q_norm", "attention.k_norm")
+_LAST_NORM = 4
+
+
+class NativeCache:
+    """Keys and values in pages; memory is taken only where it is written."""
+
+    def __init__(self, model: NativeModel, n_pages: int) -> None:
+        self._library = model.library
+        self.handle = self._library.mulm_cache_new(model.handle, n_pages)
+        if not self.handle:
+            raise MemoryError(f"no memory for {n_pages} pages of keys and values")
+        self.n_pages = n_pages
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self._library.mulm_cache_delete(self.handle)
+
+
+class NativeModel:
+    """A `LanguageModel` on the CPU.
+
+    Args:
+        model: Gives the shape and the weights; it is left as it is and not kept.
+        folder: Where compiled code is kept.
+        n_threads: Threads of a step; those of torch by default.
+        extra_flags: For the compiler.
+
+    Raises:
+        NoKernelsError: the kernels cannot be compiled here.
+    """
+
+    def __init__(
+        self,
+        model: MicroLM,
+        folder: Path,
+        n_threads: int | None = None,
+        extra_flags: tuple[str, ...] = (),
+    ) -> None:
+        self.library = load_library(folder, extra_flags)
+        self.config: MicroLMConfig = model.config
+        self.n_threads = n_threads or torch.get_num_threads()
+        shape = torch.tensor(_shape(model, self.n_threads), dtype=torch.int64)
+        cos_PH, sin_PH = (
+            model.rotary_cos.float().contiguous(),
+            model.rotary_sin.float().contiguous(),
+        )
+        self.handle = self.library.mulm_model_new(
+            address(shape, torch.int64),
+            self.config.norm_eps,
+            address(cos_PH, torch.float32),
+            address(sin_PH, torch.float32),
+        )
+        if not self.handle:
+            raise MemoryError("no memory for the packed weights")
+        self._padded_vocab_size = -(-self.config.vocab_size // 16) * 16
+        self.load(model)
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.library.mulm_model_delete(self.handle)
+
+    @torch.no_grad()
+    def load(self, model: MicroLM) -> None:
+        """Take the weights of a model of the same shape and format."""
+        assert model.config == self.config, "another shape"
+        for number, block in enumerate(model.blocks):
+            for name, part in enumerate(_MATRICES):
+                self._set_matrix(number, name, block.get_submodule(part))
+            for name, part in enumerate(_NORMS):
+                norm = block.get_submodule(part)
+                if isinstance(norm, RMSNorm):
+                    self._set_norm(number, name, norm.weight)
+        self._set_matrix(0, _EMBEDDING, model.embedding)
+        if not self.config.tie_embeddings:
+            self._set_matrix(0, _UNEMBEDDING, model.unembedding)
+        self._set_norm(0, _LAST_NORM, model.norm.weight)
+
+    def make_cache(self, n_pages: int) -> NativeCache:
+        """As `LanguageModel.make_cache`."""
+        return NativeCache(self, n_pages)
+
+    def page_bytes(self) -> int:
+        """As `LanguageModel.page_bytes`."""
+        n_bytes: int = self.library.mulm_page_bytes(self.handle)
+        return n_bytes
+
+    def extend(self, batch: Batch, cache: NativeCache) -> Tensor:
+        """As `LanguageModel.extend`; hidden_RD in fp32."""
+        n_wanted = len(batch.wanted_R)
+        hidden_RD = torch.empty(n_wanted, self.config.d_model)
+        self.library.mulm_extend(
+            self.handle, cache.handle,
+            batch.ids_T.data_ptr(), batch.positions_T.data_ptr(), batch.begins_S1.data_ptr(),
+            batch.pages_SP.data_ptr(), batch.wanted_R.data_ptr(),
+            len(batch.ids_T), len(batch.begins_S1) - 1, n_wanted, batch.pages_SP.shape[1],
+            hidden_RD.data_ptr(),
+        )  # fmt: skip
+        return hidden_RD
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """As `LanguageModel.logits`."""
+        n_rows = len(hidden_RD)
+        logits_RV = torch.empty(n_rows, self._padded_vocab_size)
+        self.library.mulm_logits(
+            self.handle, address(hidden_RD, torch.float32), n_rows, logits_RV.data_ptr()
+        )
+        return logits_RV[:, : self.config.vocab_size]
+
+    def _set_matrix(self, layer: int, name: int, module: nn.Module) -> None:
+        if isinstance(module, QuantizedMatrix):
+            codes_OI, scale_O = module.int8_form()
+            weight, scale = codes_OI.contiguous(), scale_O.float().contiguous()
+        else:
+            assert isinstance(module, nn.Linear | nn.Embedding)
+            weight, scale = module.weight.detach().contiguous(), None
+        self.library.mulm_set_matrix(
+            self.handle, layer, name, address(weight, weight.dtype), _FORMATS[weight.dtype],
+            None if scale is None else address(scale, torch.float32),
+        )  # fmt: skip
+
+    def _set_norm(self, layer: int, name: int, gain: Tensor) -> None:
+        gain = gain.detach().float().contiguous()
+        self.library.mulm_set_norm(self.handle, layer, name, address(gain, torch.float32))
+
+
+def _shape(model: MicroLM, n_threads: int) -> list[int]:
+    config = model.config
+    own = _FORMATS[model.norm.weight.dtype]
+    is_quantized = isinstance(model, QuantizedMicroLM)
+    inner = head = _FORMATS[torch.int8] if is_quantized else own
+    return [
+        config.vocab_size, config.d_model, config.n_layers, config.n_heads, config.n_kv_heads,
+        config.d_head, config.d_ff, config.max_seq_len, int(config.qk_norm),
+        int(config.tie_embeddings), inner, head, n_threads,
+    ]  # fmt: skip

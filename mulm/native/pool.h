@@ -1,0 +1,101 @@
+// A few threads that carry out one step together. Owned by a model. The caller is thread 0; all pass
+// the same barriers, in the same order. Between steps they spin for a moment, then sleep: an idle
+// model costs nothing, and on contended cores a waiting thread gives its core away.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace mulm {
+
+inline void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+class Pool {
+  public:
+    explicit Pool(int n_threads) : n_threads_(n_threads) {
+        for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { work(i); });
+    }
+
+    ~Pool() {
+        is_ending_ = true;
+        begin();
+        for (auto& thread : threads_) thread.join();
+    }
+
+    int n_threads() const { return n_threads_; }
+
+    // Have every thread run `task(thread)`; returns when all have.
+    void run(const std::function<void(int)>& task) {
+        task_ = &task;
+        begin();
+        task(0);
+        wait();
+    }
+
+    // Everybody in a task waits here for everybody else.
+    void wait() {
+        if (n_threads_ == 1) return;
+        const uint32_t turn = turn_.load(std::memory_order_relaxed);
+        if (n_here_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads_) {
+            n_here_.store(0, std::memory_order_relaxed);
+            turn_.store(turn + 1, std::memory_order_release);
+            return;
+        }
+        for (int n = 0; turn_.load(std::memory_order_acquire) == turn; ++n) {
+            if (n < kSpins) pause();
+            else std::this_thread::yield();
+        }
+    }
+
+  private:
+    static constexpr int kSpins = 4000;
+    static constexpr int kIdleSpins = 8000;
+
+    void begin() {
+        {
+            std::lock_guard<std::mutex> lock(door_);
+            n_begun_.fetch_add(1, std::memory_order_release);
+        }
+        if (n_asleep_.load()) bell_.notify_all();
+    }
+
+    void work(int thread) {
+        for (uint32_t seen = 0;;) {
+            for (int n = 0; n < kIdleSpins && n_begun_.load(std::memory_order_acquire) == seen; ++n)
+                pause();
+            if (n_begun_.load(std::memory_order_acquire) == seen) {
+                std::unique_lock<std::mutex> lock(door_);
+                n_asleep_.fetch_add(1);
+                bell_.wait(lock, [&] { return n_begun_.load() != seen; });
+                n_asleep_.fetch_sub(1);
+            }
+            ++seen;
+            if (is_ending_) return;
+            (*task_)(thread);
+            wait();
+        }
+    }
+
+    const int n_threads_;
+    std::vector<std::thread> threads_;
+    const std::function<void(int)>* task_ = nullptr;
+    std::atomic<bool> is_ending_{false};
+    std::mutex door_;
+    std::condition_variable bell_;
+    std::atomic<int> n_asleep_{0};
+    alignas(64) std::atomic<uint32_t> n_begun_{0};
+    alignas(64) std::atomic<int> n_here_{0};
+    alignas(64) std::atomic<uint32_t> turn_{0};
+};
+
+}  // namespace mulm

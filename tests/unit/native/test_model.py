@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mulm.model.batch import PAGE_TOKENS, Batch
+from mulm.model.config import Llama3Rope, MicroLMConfig
+from mulm.model.microlm import MicroLM
+from mulm.model.quantized import Quantization, QuantizedMicroLM
+from mulm.native.model import NativeModel
+
+SHAPES = {
+    "plain": {"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "d_head": 16, "d_ff": 96},
+    "odd": {"d_model": 72, "n_heads": 6, "n_kv_heads": 2, "d_head": 20, "d_ff": 77},
+    "many heads": {"d_model": 48, "n_heads": 8, "n_kv_heads": 1, "d_head": 32, "d_ff": 64},
+    "untied": {"d_model": 32, "n_heads": 2, "n_kv_heads": 2, "d_head": 64, "d_ff": 48,
+               "tie_embeddings": False, "qk_norm": False},
+    "scaled": {"d_model": 32, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 32,
+               "rope_scaling": Llama3Rope(factor=4, low_freq_factor=1, high_freq_factor=4,
+                                          original_max_seq_len=64)},
+}  # fmt: skip
+N_PAGES = 120
+
+
+def micro(shape: str = "plain", dtype: torch.dtype = torch.float32, seed: int = 0) -> MicroLM:
+    config = MicroLMConfig(vocab_size=101, n_layers=2, max_seq_len=1400, **SHAPES[shape])
+    generator = torch.Generator().manual_seed(seed)
+    model = MicroLM(config).init_weights(generator)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("out.weight", "down.weight")):
+            parameter.data.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
+        elif parameter.ndim == 1:
+            parameter.data.uniform_(0.5, 1.5, generator=generator)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def tokens(n: int, seed: int = 1) -> list[int]:
+    return torch.randint(0, 101, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def batch(*parts: tuple[list[int], int, list[int]]) -> Batch:
+    """(ids, position of the first, pages) of each sequence; every row is wanted."""
+    ids = [token_id for part, _, _ in parts for token_id in part]
+    positions = [at + i for part, at, _ in parts for i in range(len(part))]
+    begins = [0]
+    for part, _, _ in parts:
+        begins.append(begins[-1] + len(part))
+    width = max(len(pages) for _, _, pages in parts)
+    table = [pages + [-1] * (width - len(pages)) for _, _, pages in parts]
+    return Batch(*(int32(x) for x in (ids, positions, begins, table, list(range(len(ids))))))
+
+
+def int32(values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def pages_for(n_tokens: int, first: int = 0) -> list[int]:
+    """Scattered pages: consecutive ones would hide a wrong table."""
+    return [(first + 7 * i) % N_PAGES for i in range(-(-n_tokens // PAGE_TOKENS))]
+
+
+def read(model: NativeModel, ids: list[int], chunks: list[int] | None = None) -> torch.Tensor:
+    cache, at, parts = model.make_cache(N_PAGES), 0, []
+    for n in chunks or [len(ids)]:
+        parts.append(model.extend(batch((ids[at : at + n], at, pages_for(at + n))), cache))
+        at += n
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def expected(model: MicroLM, ids: list[int]) -> torch.Tensor:
+    return model(torch.tensor([ids]))[0].float()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_computes_what_the_model_does(kernels, shape):
+    model, ids = micro(shape), tokens(150)
+    native = NativeModel(model, kernels, 2)
+    hidden, wanted = read(native, ids), expected(model, ids)
+    torch.testing.assert_close(hidden, wanted, rtol=1e-4, atol=1e-4)
+    logits = native.logits(hidden[-3:])
+    torch.testing.assert_close(logits, model.logits(wanted[-3:]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_is_as_near_to_fp32_as_the_models_own(kernels, shape):
+    exact, ids = micro(shape), tokens(150)
+    rounded = micro(shape, torch.bfloat16)
+    wanted = expected(exact, ids)
+    ours = (read(NativeModel(rounded, kernels, 2), ids) - wanted).norm()
+    theirs = (expected(rounded, ids) - wanted).norm()
+    assert ours < 1.2 * theirs
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_quantised_weights(kernels, bits):
+    model = micro()
+    quantized = QuantizedMicroLM.of(model, Quantization(linear=bits, embedding="int8"))
+    ids = tokens(80)
+    found, wanted = read(NativeModel(quantized, kernels, 2), ids), expected(quantized, ids)
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunks", [[1] * 70, [5, 1, 30, 34], [69, 1]])
+def test_in_chunks_gives_the_same_bits_as_whole(kernels, dtype, chunks):
+    native, ids = NativeModel(micro(dtype=dtype), kernels, 2), tokens(70)
+    assert torch.equal(read(native, ids, chunks), read(native, ids))
+
+
+def test_a_long_context_in_stretches_gives_the_same_bits(kernels):
+    native, ids = NativeModel(micro(dtype=torch.bfloat16), kernels, 2), tokens(1201)
+    assert torch.equal(read(native, ids, [1200, 1])[-1], read(native, ids)[-1])
+
+
+def test_a_batch_gives_the_same_bits_as_each_alone(kernels):
+    native = NativeModel(micro(dtype=torch.bfloat16), kernels, 2)
+    prompts = [tokens(n, seed=n) for n in (1, 17, 64, 40, 2, 9, 33)]
+    alone = [read(native, ids) for ids in prompts]
+    at = 0
+    parts = []
+    for ids in prompts:
+        n = -(-len(ids) // PAGE_TOKENS)
+        parts.append((ids, 0, list(range(at, at + n))))
+        at += n
+    together = native.extend(batch(*parts), native.make_cache(N_PAGES))
+    assert torch.equal(together, torch.cat(alone))
+    assert torch.equal(native.logits(together), torch.cat([native.logits(h) for h in alone]))
+
+
+def test_threads_change_no_bit(kernels):
+    model, ids = micro(dtype=torch.bfloat16), tokens(90)
+    one, three = (read(NativeModel(model, kernels, n), ids, [80] + [1] * 10) for n in (1, 3))
+    assert torch.equal(one, three)
+
+
+def test_new_weights_take_the_place_of_the_old(kernels):
+    native = NativeModel(micro(seed=0), kernels, 2)
+    native.load(micro(seed=5))
+    ids = tokens(20)
+    assert torch.equal(read(native, ids), read(NativeModel(micro(seed=5), kernels, 2), ids))
+
+
+@pytest.mark.slow  # it compiles for 13 seconds
+def test_the_portable_code_computes_the_same(kernels):
+    for dtype in (torch.float32, torch.bfloat16):
+        model, ids = micro("odd", dtype), tokens(60)
+        portable = NativeModel(model, kernels, 2, extra_flags=("-DMULM_PORTABLE",))
+        found, wanted = read(portable, ids), read(NativeModel(model, kernels, 2), ids)
+        assert (found - wanted).norm() < 0.01 * wanted.norm()
