@@ -35,7 +35,8 @@ from benchmarks.decoder_variants import DecoderVariant, Size, Switches
 from mulm import __version__
 from mulm.data.loader import IGNORED_TARGET
 from mulm.manifest import Manifest
-from mulm.model.kv_cache import KVCache
+from mulm.model.batch import PAGE_TOKENS
+from mulm.model.batch import Batch as Tokens
 from mulm.model.microlm import MicroLM
 from mulm.model.transformer import Transformer
 from mulm.model.weights import tensor_bytes
@@ -230,9 +231,10 @@ def measure_cache(n_timed: int) -> tuple[float, float]:
             model.logits(model(ids_T[None, :length])[:, -1])
 
     def cached() -> None:
-        cache, slot = KVCache(config, 1, N_WRITTEN), torch.zeros(1, dtype=torch.int64)
-        for position in range(N_WRITTEN):
-            model.decode(ids_T[position : position + 1], cache, slot, slot + position)
+        pages = range(-(-N_WRITTEN // PAGE_TOKENS))
+        cache = model.make_cache(len(pages))
+        for position, token_id in enumerate(ids_T.tolist()):
+            model.logits(model.extend(Tokens.of(([token_id], position, pages)), cache))
 
     times: dict[Callable[[], None], list[float]] = {again: [], cached: []}
     with torch.inference_mode():

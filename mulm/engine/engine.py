@@ -1,43 +1,72 @@
 """The engine: continuous batching over one model, synchronous, in one thread.
 
 Called by the engine host's thread; `generate` is for use in this process. One step reads
-*schedule, run, sample, finish*. Invariants: a request that was accepted ends in exactly one chunk
-with a finish reason, unless it is cancelled; whatever ends it frees its slot at once; a request
-with a seed gets the same tokens whatever runs beside it, as far as the model's kernels allow.
+*schedule, run, sample, finish*. Invariants: each choice of an accepted request ends in exactly one
+chunk with a finish reason, unless the request is cancelled; whatever ends it frees its pages at
+once; a request with a seed gets the same tokens whatever runs beside it, as far as the model's
+kernels allow.
 """
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from mulm.engine.request import Sequence
-from mulm.engine.runner import LanguageModel, Runner
-from mulm.engine.sampler import sample
-from mulm.engine.scheduler import Scheduler
-from mulm.errors import ConfigError, ConflictError, ContextLengthError
-from mulm.messages import GenerateRequest, TokenChunk
+from mulm.data.tokenizer import Tokenizer
+from mulm.engine.check import check_request
+from mulm.engine.group import Group
+from mulm.engine.logprobs import logprobs_of
+from mulm.engine.pages import pages_for
+from mulm.engine.request import Constraint, Sequence
+from mulm.engine.runner import Outcome, Runner
+from mulm.engine.sampler import Sampled, sample
+from mulm.engine.scheduler import Scheduler, Work
+from mulm.engine.stops import StopStrings
+from mulm.errors import ConfigError, ConflictError
+from mulm.messages import GenerateRequest, Grammar, TokenChunk, TokenLogprob
+from mulm.model.batch import LanguageModel
 
-MakeCache = Callable[[Any, int, int, torch.dtype, torch.device], Any]
+_LOGIT_ROWS = 64
+"""Rows of a prompt whose logits are in memory at once."""
+
+MakeConstraint = Callable[[Grammar], Constraint]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine does and has done; counts since it was made."""
+
+    n_running: int
+    n_waiting: int
+    waiting_tokens: int
+    n_pages: int
+    n_free_pages: int
+    n_preemptions: int
+    prefix_tokens: int
+    prefix_hits: int
+    prompt_tokens: int
+    generated_tokens: int
 
 
 class Engine:
     """Generates tokens for many requests at once.
 
     Args:
-        model: Anything with `config`, `prefill` and `decode` as in `LanguageModel`.
+        model: Anything that fulfils `LanguageModel`.
         n_slots: Sequences that run at the same time.
         max_seq_len: The window; the model's own by default, never more.
-        max_waiting: Requests that may wait for a slot.
-        prefill_tokens: Prompt tokens read in one step at most.
         clock: Seconds, for deadlines.
+        max_waiting: Requests that may wait for a slot.
+        max_waiting_tokens: Prompt tokens that may wait.
+        prefill_tokens: Prompt tokens read in one step at most.
+        n_pages: Pages of keys and values; by default a whole window for each slot.
         seed: Where the seeds of requests without one come from; by default the system.
-        make_cache: Builds the cache; `KVCache` by default.
+        tokenizer: The model's; needed for stop strings.
+        make_constraint: Makes what holds an answer to a grammar.
     """
 
     def __init__(
@@ -48,20 +77,29 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         *,
         max_waiting: int = 64,
+        max_waiting_tokens: int = 1 << 20,
         prefill_tokens: int = 256,
+        n_pages: int | None = None,
         seed: int | None = None,
-        make_cache: MakeCache | None = None,
+        tokenizer: Tokenizer | None = None,
+        make_constraint: MakeConstraint | None = None,
     ) -> None:
         self.vocab_size = int(model.config.vocab_size)
         self.max_seq_len = min(max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
         self._clock = clock
         self._seeds = torch.Generator()
         self._seeds.manual_seed(seed) if seed is not None else self._seeds.seed()
-        self._scheduler = Scheduler(n_slots, max_waiting, prefill_tokens)
-        device, dtype = _placement(model)
-        cache = (make_cache or _kv_cache)(model.config, n_slots, self.max_seq_len, dtype, device)
-        self._runner = Runner(model, cache, device)
-        self._sequences: dict[str, Sequence] = {}
+        self._tokenizer, self._make_constraint = tokenizer, make_constraint
+        per_sequence = pages_for(self.max_seq_len + 1)
+        self.n_pages = n_pages or n_slots * per_sequence
+        self._scheduler = Scheduler(
+            n_slots, self.n_pages, max_waiting, max_waiting_tokens, prefill_tokens
+        )
+        self._runner = Runner(model, n_slots, self.n_pages, per_sequence)
+        self._groups: dict[str, Group] = {}
+        self._deadlines: list[tuple[float, str]] = []
+        self._adapters: dict[str, int] = {}
+        self._prompt_tokens = self._generated_tokens = 0
 
     @property
     def n_running(self) -> int:
@@ -70,126 +108,225 @@ class Engine:
 
     @property
     def n_unfinished(self) -> int:
-        """Sequences that run or wait."""
-        return len(self._sequences)
+        """Requests that run or wait."""
+        return len(self._groups)
+
+    def stats(self) -> EngineStats:
+        """Numbers for metrics and for whoever scales engines."""
+        line, pages = self._scheduler, self._scheduler.pages
+        return EngineStats(
+            line.n_running, line.n_waiting, line.waiting_tokens, pages.n_pages, pages.n_free,
+            line.n_preemptions, line.n_looked_up, line.n_found,
+            self._prompt_tokens, self._generated_tokens,
+        )  # fmt: skip
 
     def add(self, request: GenerateRequest) -> None:
         """Take a request; its tokens come out of the following steps.
 
         Raises:
-            ContextLengthError: prompt and `max_tokens` exceed the window.
-            ConfigError: the prompt is empty or holds an id outside the vocabulary.
+            ContextLengthError: prompt and `max_tokens` exceed the window, or all pages.
+            ConfigError: what it asks for is impossible; `param` names it.
             ConflictError: a request of that id is being generated.
             OverloadedError: the waiting line is full.
         """
-        self._check(request)
-        sequence = Sequence(request, self._clock(), self._generator(request.sampling.seed))
-        self._scheduler.enqueue(sequence)
-        self._sequences[request.request_id] = sequence
+        check_request(request, self.vocab_size, self.max_seq_len, self.n_pages)
+        if request.request_id in self._groups:
+            raise ConflictError(f"the request {request.request_id!r} is running already")
+        if request.adapter is not None and request.adapter not in self._adapters:
+            raise ConfigError(f"no adapter {request.adapter!r} is loaded", param="model")
+        seed = request.sampling.seed
+        if seed is None:
+            seed = int(torch.randint(2**62, (1,), generator=self._seeds))
+        n_sequences = max(request.n, request.best_of)
+        now_s = self._clock()
+        sequences = [self._sequence(request, index, seed, now_s) for index in range(n_sequences)]
+        self._scheduler.enqueue(sequences)
+        self._groups[request.request_id] = Group(request, sequences)
+        heapq.heappush(self._deadlines, (now_s + request.deadline_s, request.request_id))
+        self._prompt_tokens += len(request.prompt_ids)
 
     def cancel(self, request_id: str) -> bool:
-        """Stop a request and free its slot; False when it has ended already."""
-        sequence = self._sequences.pop(request_id, None)
-        if sequence is not None:
-            self._scheduler.release(sequence)
-        return sequence is not None
+        """Stop a request and free its pages; False when it has ended already."""
+        group = self._groups.pop(request_id, None)
+        if group is not None:
+            self._release(group)
+        return group is not None
 
+    @torch.inference_mode()
     def step(self) -> list[TokenChunk]:
         """Advance every running sequence by at most one token."""
         late = self._expire()
-        plan = self._scheduler.plan()
-        ready = self._runner.run(plan)
-        chunks = self._sample(ready)
-        self._finish()
-        return late + chunks
+        works = self._scheduler.plan()
+        if not works:
+            return late
+        outcome = self._runner.run(works, self._adapters)
+        chunks = self._sample(works, outcome)
+        return late + self._finish(chunks)
 
     def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, TokenChunk]:
-        """Run requests to their end; the whole answer of each, by request id."""
-        pending = deque(requests)
-        tokens: dict[str, tuple[int, ...]] = {}
-        answers: dict[str, TokenChunk] = {}
-        while pending or self._sequences:
-            while pending and self._scheduler.can_enqueue():
-                self.add(pending.popleft())
+        """Run requests to their end; the whole answer of each one's first choice, by request id."""
+        answers = self.generate_all(requests)
+        return {request_id: choices[0] for request_id, choices in answers.items()}
+
+    def generate_all(self, requests: Iterable[GenerateRequest]) -> dict[str, list[TokenChunk]]:
+        """Run requests to their end; the whole answers of all choices, by request id.
+
+        However many there are, only as many as the waiting line holds are taken at a time.
+        """
+        source = iter(requests)
+        waiting = next(source, None)
+        answers: dict[str, list[TokenChunk]] = {}
+        parts: dict[tuple[str, int], list[TokenChunk]] = {}
+        while waiting is not None or self._groups:
+            while waiting is not None and self._has_room_for(waiting):
+                self.add(waiting)
+                answers[waiting.request_id] = []
+                waiting = next(source, None)
             for chunk in self.step():
-                key = chunk.request_id
-                tokens[key] = tokens.get(key, ()) + chunk.token_ids
+                key = (chunk.request_id, chunk.index)
+                parts.setdefault(key, []).append(chunk)
                 if chunk.finish_reason:
-                    answers[key] = TokenChunk(key, tokens[key], chunk.finish_reason)
+                    answers[chunk.request_id].append(_joined(parts.pop(key)))
+        for choices in answers.values():
+            choices.sort(key=lambda choice: choice.index)
         return answers
 
+    def swap(self, model: LanguageModel) -> None:
+        """Go on with other weights of the same shape from the next step on.
+
+        No request is lost: what runs keeps its tokens, and its keys and values are computed anew.
+        """
+        assert model.config == self._runner.model.config, "another shape needs another engine"
+        self._scheduler.read_anew()
+        self._runner.swap(model)
+
     def check_integrity(self) -> None:
-        """Assert the invariants: no slot leaked, nobody lost."""
+        """Assert the invariants: no page or slot leaked, nobody lost."""
         self._scheduler.check_integrity()
-        assert {s.id for s in self._scheduler} == set(self._sequences), "a sequence was lost"
+        unfinished = {
+            (s.request.request_id, s.index)
+            for group in self._groups.values()
+            for s in group.sequences
+            if s.finish_reason is None
+        }
+        found = [(s.request.request_id, s.index) for s in self._scheduler]
+        assert len(found) == len(set(found)), "a sequence stands in two places"
+        assert set(found) == unfinished, "a sequence was lost"
 
-    def _check(self, request: GenerateRequest) -> None:
-        n_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
-        if n_prompt + max_tokens > self.max_seq_len:
-            raise ContextLengthError(
-                f"the prompt has {n_prompt} tokens and {max_tokens} more were asked for,"
-                f" but the model's window is {self.max_seq_len} tokens",
-                hint="shorten the prompt or ask for fewer tokens",
-            )
-        if not n_prompt or max_tokens < 1:
-            raise ConfigError("a request needs at least one prompt token and one new token")
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.vocab_size:
-            raise ConfigError(
-                "the prompt holds a token id outside the vocabulary",
-                hint=f"ids go from 0 to {self.vocab_size - 1}",
-                param="prompt",
-            )
-        if request.request_id in self._sequences:
-            raise ConflictError(f"the request {request.request_id!r} is running already")
+    def _sequence(self, request: GenerateRequest, index: int, seed: int, now_s: float) -> Sequence:
+        sequence = Sequence(request, index, seed, now_s)
+        if request.sampling.stops:
+            if self._tokenizer is None:
+                raise ConfigError("stop strings need the model's tokenizer", param="stop")
+            sequence.stop_text = StopStrings(self._tokenizer, request.sampling.stops)
+        if request.sampling.grammar is not None:
+            if self._make_constraint is None:
+                raise ConfigError("this engine cannot hold answers to a grammar")
+            sequence.constraint = self._make_constraint(request.sampling.grammar)
+        return sequence
 
-    def _generator(self, seed: int | None) -> torch.Generator:
-        if seed is None:
-            seed = int(torch.randint(2**62, (1,), generator=self._seeds))
-        return torch.Generator().manual_seed(seed)
+    def _has_room_for(self, request: GenerateRequest) -> bool:
+        n_sequences = max(request.n, request.best_of)
+        return self._scheduler.can_enqueue(n_sequences, n_sequences * len(request.prompt_ids))
 
     def _expire(self) -> list[TokenChunk]:
-        now_s = self._clock()
-        late = [s for s in self._sequences.values() if s.is_late(now_s)]
-        for sequence in late:
-            sequence.finish_reason = "deadline"
-            self._remove(sequence)
-        return [TokenChunk(s.id, (), s.finish_reason) for s in late]
+        now_s, late = self._clock(), []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, request_id = heapq.heappop(self._deadlines)
+            group = self._groups.get(request_id)
+            if group is None:
+                continue
+            for sequence in [s for s in group.sequences if s.finish_reason is None]:
+                self._scheduler.release(sequence)
+                sequence.finish_reason = "deadline"
+                late += group.tell(TokenChunk(request_id, (), "deadline", sequence.index))
+            del self._groups[request_id]
+        return late
 
-    def _sample(self, ready: list[tuple[Sequence, Tensor]]) -> list[TokenChunk]:
-        if not ready:
-            return []
-        sequences = [sequence for sequence, _ in ready]
-        token_ids = sample(
-            torch.stack([logits_V for _, logits_V in ready]),
-            [s.sampling for s in sequences],
-            [s.generator for s in sequences],
-        )
-        new = [s.append(token_id) for s, token_id in zip(sequences, token_ids, strict=True)]
-        return [
-            TokenChunk(s.id, ids, s.finish_reason) for s, ids in zip(sequences, new, strict=True)
-        ]
+    def _sample(self, works: list[Work], outcome: Outcome) -> list[TokenChunk]:
+        """Draw the tokens of all who have read all of theirs."""
+        complete = [number for number, work in enumerate(works) if work.is_complete]
+        for number, work in enumerate(works):
+            if work.sequence.wants_all_rows and not work.sequence.has_begun:
+                self._look_at_rows(work, outcome.of(number))
+        self._scheduler.advance(works)
+        drawing = [n for n in complete if works[n].sequence.sampling.max_tokens]
+        sampled: dict[int, Sampled] = {}
+        if drawing:
+            logits_RV = self._runner.logits(outcome.last_rows(drawing))
+            rows = [works[number].sequence for number in drawing]
+            sampled = dict(zip(drawing, sample(logits_RV, rows), strict=True))
+        return [self._chunk(works[n].sequence, sampled.get(n)) for n in complete]
 
-    def _finish(self) -> None:
-        for sequence in [s for s in self._sequences.values() if s.finish_reason]:
-            self._remove(sequence)
+    def _chunk(self, sequence: Sequence, sampled: Sampled | None) -> TokenChunk:
+        ids: tuple[int, ...] = ()
+        if sampled is None:
+            sequence.finish_reason = "length"
+        else:
+            ids = sequence.append(sampled.token_id, sampled.logprob)
+            self._generated_tokens += len(ids)
+        logprobs = (sampled.logprob,) if sampled and sampled.logprob and ids else ()
+        reason = sequence.finish_reason
+        request_id = sequence.request.request_id
+        if sequence.has_begun:
+            return TokenChunk(request_id, ids, reason, sequence.index, logprobs)
+        sequence.has_begun = True
+        prompt_logprobs = tuple(sequence.prompt_logprobs)
+        return TokenChunk(
+            request_id, ids, reason, sequence.index, logprobs, prompt_logprobs,
+            sequence.n_found, _mean(sequence),
+        )  # fmt: skip
 
-    def _remove(self, sequence: Sequence) -> None:
-        del self._sequences[sequence.id]
-        self._scheduler.release(sequence)
+    def _look_at_rows(self, work: Work, hidden_RD: torch.Tensor) -> None:
+        """Prompt logprobs and the sum of hidden states, of a piece of a prompt."""
+        sequence = work.sequence
+        if sequence.request.is_embedding:
+            piece_D = hidden_RD.float().sum(dim=0)
+            before_D = sequence.hidden_sum_D
+            sequence.hidden_sum_D = piece_D if before_D is None else before_D + piece_D
+        n_top = sequence.sampling.prompt_logprobs
+        if n_top is None:
+            return
+        found = sequence.prompt_logprobs
+        if not found:
+            found.append(None)
+        begin = sequence.n_cached + 1
+        following = sequence.token_ids[begin : begin + len(hidden_RD)][: sequence.n_prompt - begin]
+        for at in range(0, len(following), _LOGIT_ROWS):
+            ids = following[at : at + _LOGIT_ROWS]
+            logits_RV = self._runner.logits(hidden_RD[at : at + len(ids)].contiguous())
+            found += logprobs_of(logits_RV, ids, n_top)
+
+    def _finish(self, chunks: list[TokenChunk]) -> list[TokenChunk]:
+        told: list[TokenChunk] = []
+        for chunk in chunks:
+            group = self._groups[chunk.request_id]
+            if chunk.finish_reason:
+                self._scheduler.release(group.sequences[chunk.index])
+            told += group.tell(chunk)
+            if group.has_ended:
+                del self._groups[chunk.request_id]
+        return told
+
+    def _release(self, group: Group) -> None:
+        for sequence in group.sequences:
+            if sequence.finish_reason is None:
+                self._scheduler.release(sequence)
 
 
-def _kv_cache(
-    config: Any, n_slots: int, max_seq_len: int, dtype: torch.dtype, device: torch.device
-) -> Any:
-    from mulm.model.kv_cache import KVCache  # fake models bring their own cache
+def _mean(sequence: Sequence) -> tuple[float, ...]:
+    if sequence.hidden_sum_D is None:
+        return ()
+    mean: list[float] = (sequence.hidden_sum_D / sequence.n_prompt).tolist()
+    return tuple(mean)
 
-    return KVCache(config, n_slots, max_seq_len, dtype, device)
 
-
-def _placement(model: Any) -> tuple[torch.device, torch.dtype]:
-    """Where a model computes and in what type, read from its first parameter."""
-    parameters = getattr(model, "parameters", None)
-    first = next(iter(parameters()), None) if parameters else None
-    if first is None:
-        return torch.device("cpu"), torch.float32
-    return first.device, first.dtype
+def _joined(chunks: list[TokenChunk]) -> TokenChunk:
+    """All chunks of one choice as one."""
+    first, last = chunks[0], chunks[-1]
+    ids = tuple(token_id for chunk in chunks for token_id in chunk.token_ids)
+    logprobs: tuple[TokenLogprob, ...] = tuple(x for chunk in chunks for x in chunk.logprobs)
+    return TokenChunk(
+        first.request_id, ids, last.finish_reason, first.index, logprobs,
+        first.prompt_logprobs, first.n_cached_tokens, first.embedding,
+    )  # fmt: skip

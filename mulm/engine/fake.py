@@ -6,11 +6,13 @@ mistake changes the text. The cache keeps the tokens themselves and checks every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+from mulm.model.batch import PAGE_TOKENS, Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,47 +24,73 @@ class FakeConfig:
 
 
 class FakeCache:
-    """The tokens of each slot."""
+    """The tokens of each page, as far as it is written."""
 
-    def __init__(self, n_slots: int) -> None:
-        self.tokens: list[list[int]] = [[] for _ in range(n_slots)]
+    def __init__(self, n_pages: int) -> None:
+        self.pages: list[list[int]] = [[] for _ in range(n_pages)]
 
+    def read(self, pages: list[int], n_tokens: int) -> tuple[int, ...]:
+        """The first tokens that stand in these pages."""
+        tokens = [token for page in pages for token in self.pages[page]]
+        assert len(tokens) >= n_tokens, "a token was skipped"
+        return tuple(tokens[:n_tokens])
 
-def fake_cache(
-    _config: object, n_slots: int, _max_seq_len: int, _dtype: torch.dtype, _device: torch.device
-) -> FakeCache:
-    """What `Engine(make_cache=...)` wants."""
-    return FakeCache(n_slots)
+    def write(self, pages: list[int], position: int, token_id: int) -> None:
+        """Put a token at its place; what stood behind it in the page is gone."""
+        page = self.pages[pages[position // PAGE_TOKENS]]
+        at = position % PAGE_TOKENS
+        assert len(page) >= at, "a sequence has a gap"
+        page[at:] = [token_id]
 
 
 class FakeModel:
-    """Logits are a random row chosen by a hash of the slot's whole text."""
+    """Logits are a random row chosen by a hash of the sequence's whole text and the `salt`.
 
-    def __init__(self, config: FakeConfig | None = None) -> None:
+    A hidden state is that hash in four numbers below 2**16, so that fp32 holds it exactly.
+    """
+
+    def __init__(self, config: FakeConfig | None = None, salt: int = 0) -> None:
         self.config = config or FakeConfig()
-        self.prefill_sizes: list[int] = []
-        self.decode_sizes: list[int] = []
+        self.salt = salt
+        self.batches: list[list[int]] = []
+        """New tokens of each sequence, for every step."""
 
-    def prefill(self, ids_T: Tensor, cache: FakeCache, slot: int, position: int) -> Tensor:
-        """As `LanguageModel.prefill`."""
-        self.prefill_sizes.append(len(ids_T))
-        assert len(cache.tokens[slot]) >= position, "a prompt has a gap"
-        cache.tokens[slot] = cache.tokens[slot][:position] + ids_T.tolist()
-        return self._logits_V(cache.tokens[slot])
+    def make_cache(self, n_pages: int) -> FakeCache:
+        """As `LanguageModel.make_cache`."""
+        return FakeCache(n_pages)
 
-    def decode(
-        self, ids_B: Tensor, cache: FakeCache, slots_B: Tensor, positions_B: Tensor
-    ) -> Tensor:
-        """As `LanguageModel.decode`."""
-        self.decode_sizes.append(len(ids_B))
-        slots = slots_B.tolist()
-        assert len(set(slots)) == len(slots), "two rows share a slot"
-        rows = zip(ids_B.tolist(), slots, positions_B.tolist(), strict=True)
-        for token_id, slot, position in rows:
-            assert len(cache.tokens[slot]) == position, "a token was skipped or read twice"
-            cache.tokens[slot].append(token_id)
-        return torch.stack([self._logits_V(cache.tokens[slot]) for slot in slots])
+    def page_bytes(self) -> int:
+        """As `LanguageModel.page_bytes`."""
+        return PAGE_TOKENS
 
-    def _logits_V(self, tokens: Sequence[int]) -> Tensor:
-        generator = torch.Generator().manual_seed(hash(tuple(tokens)) % 2**31)
-        return torch.randn(self.config.vocab_size, generator=generator) * 2
+    def extend(self, batch: Batch, cache: FakeCache) -> Tensor:
+        """As `LanguageModel.extend`."""
+        begins = batch.begins_S1.tolist()
+        self.batches.append([end - begin for begin, end in pairwise(begins)])
+        hidden: list[list[float]] = []
+        written: set[int] = set()
+        for number, pages in enumerate(batch.pages_SP.tolist()):
+            mine: set[int] = set()
+            adapter = -1 if batch.adapters_S is None else int(batch.adapters_S[number])
+            for row in range(begins[number], begins[number + 1]):
+                position = int(batch.positions_T[row])
+                cache.write(pages, position, int(batch.ids_T[row]))
+                mine.add(pages[position // PAGE_TOKENS])
+                text = cache.read(pages, position + 1)
+                hidden.append(_numbers(hash((text, self.salt, adapter))))
+            assert not mine & written, "two sequences write to one page"
+            written |= mine
+        return torch.tensor(hidden)[batch.wanted_R.long()].reshape(-1, 4)
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """As `LanguageModel.logits`."""
+        rows = []
+        for numbers in hidden_RD.long().tolist():
+            seed = sum(number << (16 * place) for place, number in enumerate(numbers)) % 2**62
+            generator = torch.Generator().manual_seed(seed)
+            rows.append(torch.randn(self.config.vocab_size, generator=generator) * 2)
+        return torch.stack(rows)
+
+
+def _numbers(value: int) -> list[float]:
+    return [float((value >> (16 * place)) & 0xFFFF) for place in range(4)]

@@ -1,16 +1,35 @@
-"""One sequence while it is being generated.
+"""One choice of a request while it is being generated.
 
 Made by the engine from a `GenerateRequest`, moved by the scheduler. Only primary facts are
-stored (tokens, how many of them the cache holds, the slot); everything else is derived.
+stored (tokens, how many of them the cache holds, the pages); everything else is derived.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import torch
+from torch import Tensor
 
-from mulm.messages import FinishReason, GenerateRequest, SamplingParams
+from mulm.messages import FinishReason, GenerateRequest, SamplingParams, TokenLogprob
+
+
+class Constraint(Protocol):
+    """What the next token may be, as a grammar says."""
+
+    def fill_mask(self, mask_W: Tensor) -> None:
+        """Write a bit for each token id, 32 in an int32 word, 1 for allowed."""
+
+    def accept(self, token_id: int) -> None:
+        """Go on with a token, which was allowed."""
+
+
+class StopText(Protocol):
+    """Watches an answer for the texts that end it."""
+
+    def push(self, token_id: int) -> bool:
+        """Whether a stop is whole with this token."""
 
 
 @dataclass(slots=True, eq=False)
@@ -18,24 +37,35 @@ class Sequence:
     """One row of the engine.
 
     `token_ids` are prompt and generated tokens; the first `n_cached` of them have their keys and
-    values in the slot. The newest generated token is never cached until the next decode.
+    values in `pages`, the first `n_kept` pages of which can be found by others. All tokens but the
+    newest are read before one is sampled: a fresh prompt, an answer that lost its pages and a
+    running stream differ only in how many tokens are unread.
     """
 
     request: GenerateRequest
+    index: int
+    seed: int
     arrival_s: float
-    generator: torch.Generator
     token_ids: list[int] = field(default_factory=list)
     n_cached: int = 0
+    pages: list[int] = field(default_factory=list)
+    n_kept: int = 0
+    last_kept: Hashable = None
     slot: int | None = None
     finish_reason: FinishReason | None = None
+    constraint: Constraint | None = None
+    stop_text: StopText | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    hidden_sum_D: Tensor | None = None
+    n_found: int = 0
+    """Tokens whose pages were there when it was first admitted."""
+    has_begun: bool = False
+    counts: dict[int, int] | None = None
+    """How often the answer has each token, once somebody asks."""
 
     def __post_init__(self) -> None:
         self.token_ids.extend(self.request.prompt_ids)
-
-    @property
-    def id(self) -> str:
-        """The request's id."""
-        return self.request.request_id
 
     @property
     def sampling(self) -> SamplingParams:
@@ -53,20 +83,41 @@ class Sequence:
         return len(self.token_ids) - self.n_prompt
 
     @property
-    def is_prefilling(self) -> bool:
-        """Whether part of the prompt is still unread."""
-        return self.n_cached < self.n_prompt
+    def n_unread(self) -> int:
+        """Tokens that the cache does not hold."""
+        return len(self.token_ids) - self.n_cached
 
-    def is_late(self, now_s: float) -> bool:
-        """Whether its deadline has passed."""
-        return now_s >= self.arrival_s + self.request.deadline_s
+    @property
+    def wants_all_rows(self) -> bool:
+        """Whether every row of the prompt is looked at, so that none may be found in pages."""
+        return self.request.is_embedding or self.sampling.prompt_logprobs is not None
 
-    def append(self, token_id: int) -> tuple[int, ...]:
-        """Take a sampled token, note whether it ends the sequence; returns what the client gets."""
-        if token_id in self.sampling.stop_token_ids:
+    @property
+    def root(self) -> Hashable:
+        """What the first page follows: only those of the same adapter are alike."""
+        return ("root", self.request.adapter)
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The generated tokens."""
+        return tuple(self.token_ids[self.n_prompt :])
+
+    def append(self, token_id: int, logprob: TokenLogprob | None) -> tuple[int, ...]:
+        """Take a sampled token, note whether it ends the choice; returns what the client gets."""
+        may_stop = self.n_generated >= self.sampling.min_tokens
+        if may_stop and token_id in self.sampling.stop_token_ids:
             self.finish_reason = "stop"
             return ()
         self.token_ids.append(token_id)
-        if self.n_generated >= self.sampling.max_tokens:
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        if self.counts is not None:
+            self.counts[token_id] = self.counts.get(token_id, 0) + 1
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
+        has_stop = self.stop_text is not None and self.stop_text.push(token_id)
+        if has_stop and self.n_generated >= self.sampling.min_tokens:
+            self.finish_reason = "stop"
+        elif self.n_generated >= self.sampling.max_tokens:
             self.finish_reason = "length"
         return (token_id,)

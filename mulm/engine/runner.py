@@ -1,74 +1,119 @@
-"""Runs the model for a step's plan: reads prompts, one token for each running stream.
+"""Runs the model for a step's plan: one batch of prompts' pieces and running streams.
 
-Called by the engine. Invariant: afterwards `n_cached` of each sequence says exactly what its
-slot holds. Rows of a decode batch do not read each other; their last bits may still depend on the
-batch size, because matrix kernels choose their summation order by shape.
+Called by the engine. Invariant: rows of a batch do not read each other; with the CPU kernels each
+row's numbers are the same bits in any batch, with plain PyTorch the last bits may depend on the
+batch's size, because matrix kernels choose their order of summation by shape.
 
-Shape letters: B batch, T time, V vocabulary.
+Shape letters as in `mulm.model.batch`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mulm.engine.request import Sequence
-from mulm.engine.scheduler import Prefill, StepPlan
+from mulm.engine.scheduler import Work
+from mulm.model.batch import Batch, LanguageModel
 
 
-class LanguageModel(Protocol):
-    """What the engine asks of a model; a tiny fake one serves in tests."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the model said about a plan: wanted hidden states, work after work."""
 
-    config: Any
-    """Has at least `vocab_size` and `max_seq_len`."""
+    hidden_RD: Tensor
+    begins: tuple[int, ...]
 
-    def prefill(self, ids_T: Tensor, cache: Any, slot: int, position: int) -> Tensor:
-        """Append T tokens to a slot that holds `position` tokens; logits_V after the last."""
+    def of(self, number: int) -> Tensor:
+        """The wanted rows of one work."""
+        return self.hidden_RD[self.begins[number] : self.begins[number + 1]]
 
-    def decode(self, ids_B: Tensor, cache: Any, slots_B: Tensor, positions_B: Tensor) -> Tensor:
-        """Append one token to each of B slots; logits_BV."""
+    def last_rows(self, numbers: Items[int]) -> Tensor:
+        """The last wanted row of each of these works, (R, D)."""
+        rows = [self.begins[number + 1] - 1 for number in numbers]
+        if rows == list(range(len(self.hidden_RD))):
+            return self.hidden_RD
+        return self.hidden_RD[rows]
 
 
 class Runner:
-    """The model, its cache and its device."""
+    """The model, its cache, and a table of the pages of each slot.
 
-    def __init__(self, model: LanguageModel, cache: Any, device: torch.device) -> None:
-        self._model = model
-        self._cache = cache
-        self._device = device
+    Args:
+        model: Any `LanguageModel`.
+        n_slots: Rows of the table.
+        n_pages: Pages of the cache.
+        max_pages: Pages of one sequence at most.
+    """
 
-    @torch.inference_mode()
-    def run(self, plan: StepPlan) -> list[tuple[Sequence, Tensor]]:
-        """Carry out a plan; returns (sequence, logits_V) of all that now get a token."""
-        decoded = self._decode(plan.decodes)
-        prefilled = [(p, self._prefill(p)) for p in plan.prefills]
-        return decoded + [
-            (p.sequence, logits_V) for p, logits_V in prefilled if logits_V is not None
-        ]
+    def __init__(self, model: LanguageModel, n_slots: int, n_pages: int, max_pages: int) -> None:
+        self.model = model
+        self._n_pages = n_pages
+        self._cache: Any = model.make_cache(n_pages)
+        self._table_SP = torch.zeros(n_slots, max_pages, dtype=torch.int32)
+        self._n_written: list[tuple[object, int]] = [(None, 0)] * n_slots
 
-    def _prefill(self, prefill: Prefill) -> Tensor | None:
-        """Read a piece of a prompt; logits only when that was its last piece."""
-        sequence, completes = prefill.sequence, prefill.completes_prompt
-        assert sequence.slot is not None
-        start = sequence.n_cached
-        ids_T = self._tensor(sequence.token_ids[start : start + prefill.n_tokens])
-        logits_V = self._model.prefill(ids_T, self._cache, sequence.slot, start)
-        sequence.n_cached += prefill.n_tokens
-        return logits_V if completes else None
+    def run(self, works: Items[Work], adapters: dict[str, int]) -> Outcome:
+        """Carry out a plan."""
+        ids: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        begins, ends = [0], [0]
+        for work in works:
+            sequence, n = work.sequence, work.n_tokens
+            at = sequence.n_cached
+            if n == 1:
+                ids.append(sequence.token_ids[at])
+                positions.append(at)
+            else:
+                ids += sequence.token_ids[at : at + n]
+                positions += range(at, at + n)
+            if sequence.wants_all_rows and not sequence.has_begun:
+                wanted += range(begins[-1], begins[-1] + n)
+            elif work.is_complete:
+                wanted.append(begins[-1] + n - 1)
+            begins.append(begins[-1] + n)
+            ends.append(len(wanted))
+        batch = Batch(
+            _int32(ids), _int32(positions), _int32(begins), self._pages_of(works), _int32(wanted),
+            _adapters(works, adapters),
+        )  # fmt: skip
+        return Outcome(self.model.extend(batch, self._cache), tuple(ends))
 
-    def _decode(self, sequences: Items[Sequence]) -> list[tuple[Sequence, Tensor]]:
-        if not sequences:
-            return []
-        ids_B = self._tensor([s.token_ids[-1] for s in sequences])
-        slots_B = self._tensor([s.slot for s in sequences])
-        positions_B = self._tensor([s.n_cached for s in sequences])
-        logits_BV = self._model.decode(ids_B, self._cache, slots_B, positions_B)
-        for sequence in sequences:
-            sequence.n_cached += 1
-        return list(zip(sequences, logits_BV.unbind(0), strict=True))
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """logits_RV, fp32."""
+        return self.model.logits(hidden_RD).float()
 
-    def _tensor(self, values: Items[int | None]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
+    def swap(self, model: LanguageModel) -> None:
+        """Go on with another model of the same shape; what the cache holds is void."""
+        self.model = model
+        self._cache = None  # freed before the next is made
+        self._cache = model.make_cache(self._n_pages)
+
+    def _pages_of(self, works: Items[Work]) -> Tensor:
+        slots = []
+        for work in works:
+            sequence, slot = work.sequence, work.sequence.slot
+            assert slot is not None
+            owner, n_written = self._n_written[slot]
+            n_pages = len(sequence.pages)
+            if owner is not sequence.pages or n_written != n_pages:
+                begin = n_written if owner is sequence.pages else 0
+                self._table_SP[slot, begin:n_pages] = _int32(sequence.pages[begin:])
+                self._n_written[slot] = (sequence.pages, n_pages)
+            slots.append(slot)
+        return self._table_SP.index_select(0, _int32(slots))
+
+
+def _adapters(works: Items[Work], numbers: dict[str, int]) -> Tensor | None:
+    names = [work.sequence.request.adapter for work in works]
+    if not any(names):
+        return None
+    return _int32([-1 if name is None else numbers[name] for name in names])
+
+
+def _int32(values: Items[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)

@@ -1,8 +1,10 @@
 """Who runs in the next step.
 
-Called by the engine only. Sequences wait in arrival order for one of `n_slots` cache slots; the
-waiting line is bounded. Invariants: a slot belongs to at most one sequence; nobody overtakes;
-every slot is either free or held by a running sequence (`check_integrity`).
+Called by the engine only. Sequences wait in order of arrival for a slot and for pages; the waiting
+line is bounded in requests and in tokens. Running streams go first in every step, then prompts are
+read in pieces, so that a long one stalls nobody. When pages run out, the youngest loses its own and
+waits at the front of the line to be read anew. Invariants: nobody overtakes; pages are held by
+running sequences only (`check_integrity`).
 """
 
 from __future__ import annotations
@@ -12,46 +14,54 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mulm.engine.pages import PagePool, pages_for
 from mulm.engine.request import Sequence
 from mulm.errors import OverloadedError
+from mulm.model.batch import PAGE_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
-class Prefill:
-    """The next `n_tokens` unread prompt tokens of one sequence."""
+class Work:
+    """The next `n_tokens` unread tokens of one sequence."""
 
     sequence: Sequence
     n_tokens: int
 
     @property
-    def completes_prompt(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the sequence can be sampled from afterwards."""
-        return self.sequence.n_cached + self.n_tokens == self.sequence.n_prompt
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """What one step computes."""
-
-    prefills: tuple[Prefill, ...]
-    decodes: tuple[Sequence, ...]
+        return self.n_tokens == self.sequence.n_unread
 
 
 class Scheduler:
-    """Slots, the waiting line, and the plan of each step.
+    """Slots, pages, the waiting line, and the plan of each step.
 
     Args:
         n_slots: Sequences that run at the same time.
+        n_pages: Pages of keys and values.
         max_waiting: Sequences that may wait for a slot.
-        prefill_tokens: Prompt tokens read in one step at most, so that a long prompt does not
-            stall the streams that run beside it.
+        max_waiting_tokens: Prompt tokens that may wait.
+        step_tokens: Tokens read in one step at most, beside one for each running stream.
     """
 
-    def __init__(self, n_slots: int, max_waiting: int, prefill_tokens: int) -> None:
+    def __init__(
+        self,
+        n_slots: int,
+        n_pages: int,
+        max_waiting: int,
+        max_waiting_tokens: int,
+        step_tokens: int,
+    ) -> None:
         self.n_slots = n_slots
+        self.pages = PagePool(n_pages)
+        self.n_preemptions = 0
+        self.n_looked_up = 0
+        self.n_found = 0
+        self.waiting_tokens = 0
         self._max_waiting = max_waiting
-        self._prefill_tokens = prefill_tokens
-        self._free_slots = list(range(n_slots))  # a heap: low slots stay adjacent in the cache
+        self._max_waiting_tokens = max_waiting_tokens
+        self._step_tokens = step_tokens
+        self._free_slots = list(range(n_slots))  # a heap
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
 
@@ -69,66 +79,162 @@ class Scheduler:
         """Sequences in the waiting line."""
         return len(self._waiting)
 
-    def can_enqueue(self) -> bool:
-        """Whether the line has room for one more."""
-        return self.n_waiting < self._max_waiting + len(self._free_slots)
+    def can_enqueue(self, n_sequences: int = 1, n_tokens: int = 0) -> bool:
+        """Whether the line has room for that much more; an empty line takes any one request."""
+        if not self._waiting:
+            return True
+        fits = self.n_waiting + n_sequences <= self._max_waiting + len(self._free_slots)
+        return fits and self.waiting_tokens + n_tokens <= self._max_waiting_tokens
 
-    def enqueue(self, sequence: Sequence) -> None:
-        """Put a sequence at the end of the line.
+    def enqueue(self, sequences: list[Sequence]) -> None:
+        """Put a request's sequences at the end of the line.
 
         Raises:
-            OverloadedError: no free slot and the line is full.
+            OverloadedError: the line is full.
         """
-        if not self.can_enqueue():
+        n_tokens = sum(s.n_unread for s in sequences)
+        if not self.can_enqueue(len(sequences), n_tokens):
             raise OverloadedError(
-                f"{self.n_running} requests are running and {self.n_waiting} are waiting",
+                f"{self.n_running} sequences are running and {self.n_waiting} are waiting"
+                f" with {self.waiting_tokens} tokens",
                 hint="try again in a moment",
             )
-        self._waiting.append(sequence)
+        self._waiting.extend(sequences)
+        self.waiting_tokens += n_tokens
 
-    def can_admit(self) -> bool:
-        """Whether somebody waits and a slot is free."""
-        return bool(self._waiting and self._free_slots)
+    def plan(self) -> list[Work]:
+        """The work of one step: a token of each stream, then as much of prompts as fits."""
+        works = [Work(s, 1) for s in self._streams()]
+        budget = self._step_tokens
+        for sequence in self._running:
+            if budget and sequence.n_unread > 1:
+                works.append(Work(sequence, min(budget, sequence.n_unread)))
+                budget -= works[-1].n_tokens
+        while budget and self._can_admit():
+            sequence = self._admit()
+            works.append(Work(sequence, min(budget, sequence.n_unread)))
+            budget -= works[-1].n_tokens
+        return works
 
-    def admit(self) -> Sequence:
-        """Give the first in line a slot; only after `can_admit`."""
+    def advance(self, works: list[Work]) -> None:
+        """Note that the plan was carried out; full pages can be found from now on."""
+        for work in works:
+            sequence = work.sequence
+            sequence.n_cached += work.n_tokens
+            while (sequence.n_kept + 1) * PAGE_TOKENS <= sequence.n_cached:
+                begin = sequence.n_kept * PAGE_TOKENS
+                tokens = sequence.token_ids[begin : begin + PAGE_TOKENS]
+                page = sequence.pages[sequence.n_kept]
+                sequence.last_kept = self.pages.keep(page, sequence.last_kept, tokens)
+                sequence.n_kept += 1
+
+    def release(self, sequence: Sequence) -> None:
+        """Forget a sequence and free what it holds, wherever it stands."""
+        if sequence.slot is None:
+            self._waiting.remove(sequence)
+            self.waiting_tokens -= sequence.n_unread
+            return
+        self._running.remove(sequence)
+        self._take_back(sequence)
+
+    def read_anew(self) -> None:
+        """Have every running sequence computed again from its tokens, as for new weights."""
+        while self._running:
+            self._preempt(self._running[-1])
+        self.pages.forget()
+
+    def check_integrity(self) -> None:
+        """Assert that slots and pages add up."""
+        held = [s.slot for s in self._running if s.slot is not None]
+        assert len(held) == len(self._running), "a running sequence has no slot"
+        assert sorted(held + self._free_slots) == list(range(self.n_slots)), "slots leaked"
+        for s in self._waiting:
+            assert s.slot is None, "a waiting sequence holds a slot"
+            assert not s.pages, "a waiting sequence holds pages"
+            assert s.n_cached == 0, "a waiting sequence claims to be cached"
+        for s in self._running:
+            assert s.n_cached <= len(s.pages) * PAGE_TOKENS, "tokens without a page"
+        assert self.waiting_tokens == sum(s.n_unread for s in self._waiting), "tokens do not add up"
+        self.pages.check_integrity([page for s in self._running for page in s.pages])
+
+    def _streams(self) -> list[Sequence]:
+        """Running sequences with one token to read, each with room for it."""
+        streams = [
+            s
+            for s in list(self._running)
+            if s.slot is not None and s.n_unread == 1 and self._make_room(s)
+        ]
+        return [s for s in streams if s.slot is not None]
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """A page for the next token; the youngest gives way, perhaps this one itself."""
+        if sequence.n_cached < len(sequence.pages) * PAGE_TOKENS:
+            return True
+        while not self.pages.can_allocate(1):
+            youngest = self._running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        sequence.pages += self.pages.allocate(1)
+        return True
+
+    def _can_admit(self) -> bool:
+        if not (self._waiting and self._free_slots):
+            return False
+        sequence = self._waiting[0]
+        if self._waits_for_sibling(sequence):
+            return False
+        found = self._find(sequence)
+        n_new = pages_for(len(sequence.token_ids) + 1) - len(found)
+        return self.pages.can_allocate(n_new, found)
+
+    def _waits_for_sibling(self, sequence: Sequence) -> bool:
+        """Whether its prompt is being read at this moment for another choice."""
+        if sequence.index == 0 or sequence.n_prompt <= PAGE_TOKENS or sequence.wants_all_rows:
+            return False
+        return any(
+            s.request is sequence.request and s.n_cached + PAGE_TOKENS < s.n_prompt
+            for s in self._running
+        )
+
+    def _find(self, sequence: Sequence) -> list[int]:
+        """Pages to begin with; the last token is always read, since its row is sampled from."""
+        if sequence.wants_all_rows:
+            return []
+        return self.pages.find(sequence.root, sequence.token_ids[:-1])
+
+    def _admit(self) -> Sequence:
+        """Give the first in line a slot and its pages; only after `_can_admit`."""
         sequence = self._waiting.popleft()
+        self.waiting_tokens -= sequence.n_unread
+        found = self._find(sequence)
+        self.pages.hold(found)
+        n_new = pages_for(len(sequence.token_ids) + 1) - len(found)
+        sequence.pages = found + self.pages.allocate(n_new)
+        sequence.n_kept = len(found)
+        sequence.last_kept = self.pages.serial(found[-1]) if found else sequence.root
+        sequence.n_cached = len(found) * PAGE_TOKENS
+        self.n_looked_up += len(sequence.token_ids)
+        self.n_found += sequence.n_cached
+        if not sequence.has_begun:
+            sequence.n_found = sequence.n_cached
         sequence.slot = heapq.heappop(self._free_slots)
         self._running.append(sequence)
         return sequence
 
-    def plan(self) -> StepPlan:
-        """Admit whom we can, then choose the work of one step; running streams always decode."""
-        while self.can_admit():
-            self.admit()
-        decodes = [s for s in self._running if not s.is_prefilling]
-        return StepPlan(tuple(self._prefills()), tuple(sorted(decodes, key=_slot)))
-
-    def release(self, sequence: Sequence) -> None:
-        """Forget a sequence and free its slot, wherever it stands."""
-        if sequence.slot is None:
-            self._waiting.remove(sequence)
-            return
+    def _preempt(self, sequence: Sequence) -> None:
+        self.n_preemptions += 1
         self._running.remove(sequence)
+        self._take_back(sequence)
+        sequence.n_cached = 0
+        sequence.hidden_sum_D = None
+        if sequence.n_generated == 0:
+            sequence.prompt_logprobs.clear()
+        self._waiting.appendleft(sequence)
+        self.waiting_tokens += sequence.n_unread
+
+    def _take_back(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
         heapq.heappush(self._free_slots, sequence.slot)
-        sequence.slot = None
-
-    def check_integrity(self) -> None:
-        """Assert that free and held slots together are all slots, each once."""
-        held = [s.slot for s in self._running if s.slot is not None]
-        assert len(held) == len(self._running), "a running sequence has no slot"
-        assert sorted(held + self._free_slots) == list(range(self.n_slots)), "slots leaked"
-        assert all(s.slot is None for s in self._waiting), "a waiting sequence holds a slot"
-
-    def _prefills(self) -> Iterator[Prefill]:
-        budget = self._prefill_tokens
-        for sequence in self._running:
-            if budget and sequence.is_prefilling:
-                n_tokens = min(budget, sequence.n_prompt - sequence.n_cached)
-                budget -= n_tokens
-                yield Prefill(sequence, n_tokens)
-
-
-def _slot(sequence: Sequence) -> int:
-    assert sequence.slot is not None
-    return sequence.slot
+        self.pages.release(sequence.pages)
+        sequence.slot, sequence.pages, sequence.n_kept = None, [], 0

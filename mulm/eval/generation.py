@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from mulm.data.tokenizer import IncrementalDecoder, Tokenizer
 from mulm.engine.engine import Engine
-from mulm.engine.runner import LanguageModel
 from mulm.messages import GenerateRequest, SamplingParams
+from mulm.model.batch import LanguageModel
 
 _N_SLOTS = 16
 

@@ -9,9 +9,12 @@ rows, P pages of one sequence, D d_model, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 PAGE_TOKENS = 16
@@ -34,6 +37,21 @@ class Batch:
     pages_SP: Tensor
     wanted_R: Tensor
     adapters_S: Tensor | None = None
+
+    @classmethod
+    def of(cls, *parts: tuple[Sequence[int], int, Sequence[int]], wants_all: bool = False) -> Batch:
+        """A batch of (ids, position of the first, pages) of each sequence.
+
+        Wanted are the last row of each, or all.
+        """
+        begins = [0, *accumulate(len(ids) for ids, _, _ in parts)]
+        positions = [at + n for ids, at, _ in parts for n in range(len(ids))]
+        width = max(len(pages) for _, _, pages in parts)
+        table = [[*pages, *[0] * (width - len(pages))] for _, _, pages in parts]
+        wanted = range(begins[-1]) if wants_all else [end - 1 for end in begins[1:]]
+        all_ids = [token_id for ids, _, _ in parts for token_id in ids]
+        values = (all_ids, positions, begins, table, list(wanted))
+        return cls(*(torch.tensor(x, dtype=torch.int32) for x in values))
 
 
 class LanguageModel(Protocol):

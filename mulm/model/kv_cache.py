@@ -1,104 +1,109 @@
-"""Keys and values of the tokens read so far: one contiguous stretch of memory per slot.
+"""Keys and values in pages, and attention over them in plain PyTorch.
 
-Made by the engine host, filled and read by `MicroLM.prefill` and `MicroLM.decode`; who sits
-in which slot is the engine's business. Invariant: what a slot holds beyond a sequence's
-position is never read, so slots need no clearing between sequences.
-Shape letters: L layers, S slots, K kv heads, P positions, H d_head; B, T, N, G as in layers.
+Made by `MicroLM.make_cache`, used by `MicroLM.extend`. Invariant: attention gives what
+`MicroLM.forward` gives for the same tokens, up to rounding. Pages are gathered for each layer; the
+CPU kernels of `mulm.native` read them in place instead.
+Shape letters: L layers, P pages or positions, X tokens of a page, K kv heads, H d_head, T new
+tokens of all sequences, B sequences with one new token, N heads, G heads per kv head.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mulm.model.attention import attention_by_torch
+from mulm.model.batch import PAGE_TOKENS, Batch
 from mulm.model.config import MicroLMConfig
 
 
-class KVCache:
-    """Memory for `n_slots` sequences of up to `max_seq_len` tokens each."""
+class PagedCache:
+    """Memory for the keys and values of `n_pages` pages."""
 
     def __init__(
-        self,
-        config: MicroLMConfig,
-        n_slots: int,
-        max_seq_len: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        self, config: MicroLMConfig, n_pages: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        if max_seq_len > config.max_seq_len:
-            raise ValueError(
-                f"a cache of {max_seq_len} positions exceeds the model's {config.max_seq_len}"
-            )
-        self.n_slots = n_slots
-        self.max_seq_len = max_seq_len
-        shape = (config.n_layers, n_slots, config.n_kv_heads, max_seq_len, config.d_head)
-        self.k_LSKPH = torch.zeros(shape, dtype=dtype, device=device)
-        self.v_LSKPH = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (config.n_layers, n_pages, PAGE_TOKENS, config.n_kv_heads, config.d_head)
+        self.k_LPXKH = torch.zeros(shape, dtype=dtype, device=device)
+        self.v_LPXKH = torch.zeros(shape, dtype=dtype, device=device)
 
 
-class PrefillAttention:
-    """An `Attend` for T new tokens of one sequence, appended at `position` of its slot."""
+def page_bytes(config: MicroLMConfig, dtype: torch.dtype) -> int:
+    """Memory of one page in all layers."""
+    n_numbers = 2 * config.n_layers * PAGE_TOKENS * config.n_kv_heads * config.d_head
+    return n_numbers * dtype.itemsize
 
-    def __init__(self, cache: KVCache, slot: int, position: int, n_tokens: int) -> None:
-        assert 0 <= slot < cache.n_slots
-        assert position >= 0
-        assert position + n_tokens <= cache.max_seq_len
-        self.cache, self.slot = cache, slot
-        self.start, self.end = position, position + n_tokens
+
+class PagedAttention:
+    """An `Attend` for the new tokens of a batch: all streams at once, each prompt by itself."""
+
+    def __init__(self, cache: PagedCache, batch: Batch) -> None:
+        device = cache.k_LPXKH.device
+        begins, positions = batch.begins_S1.tolist(), batch.positions_T.tolist()
+        sizes = [end - begin for begin, end in pairwise(begins)]
+        self.cache = cache
+        owner_T = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        at_T = batch.positions_T.long()
+        page_T = batch.pages_SP.long()[owner_T, at_T // PAGE_TOKENS]
+        self.place_T = (page_T * PAGE_TOKENS + at_T % PAGE_TOKENS).to(device)
+        single = [s for s, size in enumerate(sizes) if size == 1]
+        self.rows_B = torch.tensor([begins[s] for s in single], device=device)
+        if single:
+            last_B = batch.positions_T[[begins[s] for s in single]]
+            n_pages = int(last_B.max()) // PAGE_TOKENS + 1
+            held_BP = torch.arange(n_pages) <= (last_B // PAGE_TOKENS)[:, None]
+            pages_BP = batch.pages_SP[single, :n_pages].long()
+            self.pages_BP = torch.where(held_BP, pages_BP, 0).to(device)
+            seen_P = torch.arange(n_pages * PAGE_TOKENS)
+            self.may_see_B11P = (seen_P <= last_B[:, None])[:, None, None].to(device)
+        self.prompts = [
+            _Prompt(begins[s], sizes[s], positions[begins[s]], batch.pages_SP[s].long().to(device))
+            for s in range(len(sizes))
+            if sizes[s] > 1
+        ]
+
+    def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
+        """Store k and v, attend to all that stands before; B is 1."""
+        k_PXKH, v_PXKH = self.cache.k_LPXKH[layer], self.cache.v_LPXKH[layer]
+        k_PXKH.flatten(0, 1)[self.place_T] = k_BTKH[0]
+        v_PXKH.flatten(0, 1)[self.place_T] = v_BTKH[0]
+        mixed_BTNH = torch.empty_like(q_BTNH)
+        if len(self.rows_B):
+            mixed_BTNH[0, self.rows_B] = self._streams(q_BTNH[0, self.rows_B], k_PXKH, v_PXKH)
+        for prompt in self.prompts:
+            rows = slice(prompt.begin, prompt.begin + prompt.n_tokens)
+            mixed_BTNH[:, rows] = prompt.attend(q_BTNH[:, rows], k_PXKH, v_PXKH)
+        return mixed_BTNH
+
+    def _streams(self, q_BNH: Tensor, k_PXKH: Tensor, v_PXKH: Tensor) -> Tensor:
+        k_BKPH, v_BKPH = (x[self.pages_BP].flatten(1, 2).transpose(1, 2) for x in (k_PXKH, v_PXKH))
+        # The heads of one kv head are folded into its queries: keys are never repeated.
+        q_BKGH = q_BNH.view(len(q_BNH), k_PXKH.shape[2], -1, q_BNH.shape[2])
+        mixed_BKGH = functional.scaled_dot_product_attention(
+            q_BKGH, k_BKPH, v_BKPH, attn_mask=self.may_see_B11P
+        )
+        return mixed_BKGH.flatten(1, 2)
+
+
+class _Prompt:
+    """Several new tokens of one sequence."""
+
+    def __init__(self, begin: int, n_tokens: int, position: int, pages_P: Tensor) -> None:
+        self.begin, self.n_tokens = begin, n_tokens
+        self.end = position + n_tokens
+        self.pages_P = pages_P[: -(-self.end // PAGE_TOKENS)]
         self.may_see_TP: Tensor | None = None
         if position:
-            seen = torch.arange(self.end, device=cache.k_LSKPH.device)
-            self.may_see_TP = seen[None, :] <= seen[position:, None]
+            seen_P = torch.arange(self.end, device=pages_P.device)
+            self.may_see_TP = seen_P <= seen_P[position:, None]
 
-    def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-        """Append k and v, attend to all that stands before."""
-        k_KPH = self.cache.k_LSKPH[layer, self.slot, :, : self.end]
-        v_KPH = self.cache.v_LSKPH[layer, self.slot, :, : self.end]
-        k_KPH[:, self.start :] = k_BTKH[0].transpose(0, 1)
-        v_KPH[:, self.start :] = v_BTKH[0].transpose(0, 1)
-        mixed_BNTH = attention_by_torch(
-            q_BTNH.transpose(1, 2), k_KPH[None], v_KPH[None], self.may_see_TP
+    def attend(self, q_BTNH: Tensor, k_PXKH: Tensor, v_PXKH: Tensor) -> Tensor:
+        k_BKPH, v_BKPH = (
+            x[self.pages_P].flatten(0, 1)[: self.end].transpose(0, 1)[None]
+            for x in (k_PXKH, v_PXKH)
         )
+        mixed_BNTH = attention_by_torch(q_BTNH.transpose(1, 2), k_BKPH, v_BKPH, self.may_see_TP)
         return mixed_BNTH.transpose(1, 2)
-
-
-class DecodeAttention:
-    """An `Attend` for one new token of each of B sequences."""
-
-    def __init__(self, cache: KVCache, slots_B: Tensor, positions_B: Tensor) -> None:
-        self.cache, self.slots_B, self.positions_B = cache, slots_B, positions_B
-        longest = int(positions_B.max()) + 1
-        assert longest <= cache.max_seq_len
-        self.end = longest
-        self.rows = _as_slice(slots_B)
-        seen = torch.arange(longest, device=positions_B.device)
-        self.may_see_B11P = (seen[None, :] <= positions_B[:, None])[:, None, None, :]
-
-    def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-        """Store k and v at each sequence's position, attend up to and including it."""
-        k_SKPH, v_SKPH = self.cache.k_LSKPH[layer], self.cache.v_LSKPH[layer]
-        k_SKPH[self.slots_B, :, self.positions_B] = k_BTKH[:, 0]
-        v_SKPH[self.slots_B, :, self.positions_B] = v_BTKH[:, 0]
-        rows = self.slots_B if self.rows is None else self.rows
-        # The heads of one kv head are folded into its queries: keys are never repeated.
-        q_BKGH = q_BTNH.view(len(q_BTNH), k_BTKH.shape[2], -1, q_BTNH.shape[3])
-        mixed_BKGH = functional.scaled_dot_product_attention(
-            q_BKGH,
-            k_SKPH[rows, :, : self.end],
-            v_SKPH[rows, :, : self.end],
-            attn_mask=self.may_see_B11P,
-        )
-        return mixed_BKGH.flatten(1, 2).unsqueeze(1)
-
-
-def _as_slice(slots_B: Tensor) -> slice | None:
-    """Adjacent slots as a slice, which reads the cache in place instead of copying it."""
-    slots = slots_B.tolist()
-    first = slots[0]
-    return (
-        slice(first, first + len(slots))
-        if slots == list(range(first, first + len(slots)))
-        else None
-    )

@@ -1,8 +1,8 @@
 """MicroLM: the decoder-only µLM in plain PyTorch.
 
 Called by training (`forward`, then a chunked loss on the hidden states), by the engine
-(`prefill`, `decode`) and by evaluation. Invariant: the three ways give the same numbers for
-the same tokens, up to rounding. Shape letters: B batch, T time, D d_model, H d_head,
+(`extend`, over pages of keys and values) and by evaluation. Invariant: both ways give the same
+numbers for the same tokens, up to rounding. Shape letters: B batch, T time, D d_model, H d_head,
 V vocabulary.
 """
 
@@ -14,9 +14,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mulm.model.attention import RowAttention, choose_kernel, document_positions
+from mulm.model.batch import Batch
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
-from mulm.model.kv_cache import DecodeAttention, KVCache, PrefillAttention
+from mulm.model.kv_cache import PagedAttention, PagedCache, page_bytes
 from mulm.model.layers import Attend, Block, RMSNorm, rotary_tables
 
 EMBEDDING_STD = 0.02
@@ -95,28 +96,21 @@ class MicroLM(nn.Module):
         """Logits (..., V) of hidden states (..., D)."""
         return functional.linear(hidden_XD, self.output_weight_VD)
 
-    @torch.inference_mode()
-    def prefill(self, ids_T: Tensor, cache: KVCache, slot: int, position: int) -> Tensor:
-        """Read T tokens of the sequence in `slot`, the first of them at `position`.
+    def make_cache(self, n_pages: int) -> PagedCache:
+        """As `LanguageModel.make_cache`, in the type of the norms."""
+        return PagedCache(self.config, n_pages, self.norm.weight.dtype, self.device)
 
-        Fills the cache; everything before `position` must be there already.
-
-        Returns:
-            The logits (V) that follow the last token.
-        """
-        positions_T = torch.arange(position, position + len(ids_T), device=ids_T.device)
-        attend = PrefillAttention(cache, slot, position, len(ids_T))
-        return self.logits(self._run(ids_T[None], positions_T[None], attend)[0, -1])
+    def page_bytes(self) -> int:
+        """As `LanguageModel.page_bytes`."""
+        return page_bytes(self.config, self.norm.weight.dtype)
 
     @torch.inference_mode()
-    def decode(self, ids_B: Tensor, cache: KVCache, slots_B: Tensor, positions_B: Tensor) -> Tensor:
-        """Read one token of each of B sequences at its position; slots must differ.
-
-        Returns:
-            The logits (B, V) that follow.
-        """
-        attend = DecodeAttention(cache, slots_B, positions_B)
-        return self.logits(self._run(ids_B[:, None], positions_B[:, None], attend)[:, 0])
+    def extend(self, batch: Batch, cache: PagedCache) -> Tensor:
+        """As `LanguageModel.extend`."""
+        ids_BT = batch.ids_T.to(self.device)[None]
+        positions_BT = batch.positions_T.to(self.device)[None]
+        hidden_BTD = self._run(ids_BT, positions_BT, PagedAttention(cache, batch))
+        return hidden_BTD[0, batch.wanted_R.to(self.device)]
 
     def _run(
         self,

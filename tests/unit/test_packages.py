@@ -23,8 +23,8 @@ FORBIDDEN = {
 
 # The light floor of `mulm`: what the command line and the HTTP ingress may import.
 HEAVY_FLOOR = (
-    "mulm.model", "mulm.train", "mulm.engine", "mulm.eval", "mulm.native", "mulm.data.loader", "mulm.data.shards",
-    "mulm.testing",
+    "mulm.model", "mulm.train", "mulm.engine", "mulm.eval", "mulm.native", "mulm.data.loader",
+    "mulm.data.shards", "mulm.testing",
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mulm.engine.engine import Engine
-from mulm.engine.fake import FakeConfig, FakeModel, fake_cache
+from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.errors import ConfigError, ConflictError, ContextLengthError, OverloadedError
 from mulm.messages import GenerateRequest, SamplingParams
 
@@ -16,7 +16,7 @@ class Clock:
 
 
 def engine(model: FakeModel | None = None, **options) -> Engine:
-    return Engine(model or FakeModel(), make_cache=fake_cache, **{"n_slots": 3, **options})
+    return Engine(model or FakeModel(), **{"n_slots": 3, **options})
 
 
 def request(
@@ -57,7 +57,7 @@ def test_a_long_prompt_does_not_stall_running_streams():
     under_test.add(request("long", (1,) * 80))
     for _ in range(10):
         assert next(c.request_id for c in under_test.step()) == "stream"
-    assert max(model.prefill_sizes) == 8
+    assert max(max(sizes, default=0) for sizes in model.batches) == 8
 
 
 def test_stop_tokens_end_the_sequence_and_are_not_returned():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mulm.errors import UnknownNameError
+from mulm.model.batch import Batch
 from mulm.model.config import MicroLMConfig, YarnRope
-from mulm.model.kv_cache import KVCache
 from mulm.model.layers import rotary_factors, rotary_tables
 from mulm.model.microlm import MicroLM
 from mulm.model.presets import PARAMETERS_BY_PRESET, PRESETS, preset
@@ -55,42 +55,40 @@ def test_yarn_keeps_what_turns_fast_and_sharpens_attention() -> None:
 
 
 @pytest.mark.parametrize("pieces", [(20,), (1, 19), (7, 1, 12)])
-def test_prefill_in_pieces_equals_one_forward(pieces: tuple[int, ...]) -> None:
+def test_prompts_in_pieces_equal_one_forward(pieces: tuple[int, ...]) -> None:
     model, ids_T = tiny_model(), ids(20)
-    expected_TV = model.logits(model(ids_T[None]))[0]
-    cache, position = KVCache(TINY, n_slots=3, max_seq_len=32), 0
+    expected_TD = model(ids_T[None])[0]
+    cache, position = model.make_cache(8), 0
     for length in pieces:
-        logits_V = model.prefill(ids_T[position : position + length], cache, 1, position)
+        part = ids_T[position : position + length].tolist()
+        hidden = model.extend(Batch.of((part, position, [5, 2]), wants_all=True), cache)
+        torch.testing.assert_close(hidden, expected_TD[position : position + length])
         position += length
-        torch.testing.assert_close(logits_V, expected_TV[position - 1])
 
 
-@pytest.mark.parametrize("slots", [(0, 1, 2), (2, 0, 3), (3, 2, 1)])
-def test_decode_equals_forward(slots: tuple[int, ...]) -> None:
-    model, ids_BT = tiny_model(), ids(3, 24)
-    expected_BTV = model.logits(model(ids_BT))
-    cache = KVCache(TINY, n_slots=4, max_seq_len=32)
-    starts = (5, 1, 11)
-    for row, (slot, start) in enumerate(zip(slots, starts, strict=True)):
-        model.prefill(ids_BT[row, :start], cache, slot, 0)
-    rows_B, positions_B = torch.arange(3), torch.tensor(starts)
-    for _ in range(12):
-        tokens_B = ids_BT[rows_B, positions_B]
-        logits_BV = model.decode(tokens_B, cache, torch.tensor(slots), positions_B)
-        torch.testing.assert_close(logits_BV, expected_BTV[rows_B, positions_B])
-        positions_B = positions_B + 1
+def test_streams_beside_a_prompt_equal_forward() -> None:
+    model, ids_BT = tiny_model(), ids(4, 24)
+    expected_BTD = model(ids_BT)
+    cache = model.make_cache(9)
+    pages, ends = [[7, 1], [0, 8], [3, 2]], [5, 1, 11]
+    for row, end in enumerate(ends):
+        model.extend(Batch.of((ids_BT[row, :end].tolist(), 0, pages[row])), cache)
+    for step in range(12):
+        parts = [([int(ids_BT[row, ends[row]])], ends[row], pages[row]) for row in (0, 1, 2)]
+        prompt = (ids_BT[3, 2 * step : 2 * step + 2].tolist(), 2 * step, [6, 4])
+        hidden_RD = model.extend(Batch.of(*parts, prompt), cache)
+        wanted_RD = [expected_BTD[row, ends[row]] for row in (0, 1, 2)]
+        wanted_RD.append(expected_BTD[3, 2 * step + 1])
+        torch.testing.assert_close(hidden_RD, torch.stack(wanted_RD))
+        ends = [end + 1 for end in ends]
 
 
-def test_a_slot_forgets_the_sequence_before() -> None:
-    model, first_T, second_T = tiny_model(), ids(30), ids(6)
-    used, unused = (KVCache(TINY, n_slots=1, max_seq_len=32) for _ in range(2))
-    model.prefill(first_T, used, 0, 0)
-    assert torch.equal(model.prefill(second_T, used, 0, 0), model.prefill(second_T, unused, 0, 0))
-
-
-def test_a_cache_longer_than_the_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="exceeds"):
-        KVCache(TINY, n_slots=1, max_seq_len=TINY.max_seq_len + 1)
+def test_a_page_forgets_the_sequence_before() -> None:
+    model, first, second = tiny_model(), ids(30).tolist(), ids(6).tolist()
+    used, unused = model.make_cache(2), model.make_cache(2)
+    model.extend(Batch.of((first, 0, [0, 1])), used)
+    batch = Batch.of((second, 0, [0]))
+    assert torch.equal(model.extend(batch, used), model.extend(batch, unused))
 
 
 def test_fresh_blocks_are_the_identity() -> None:

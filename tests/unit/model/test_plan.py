@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mulm.model.kv_cache import KVCache
+from mulm.model.batch import PAGE_TOKENS
 from mulm.model.plan import sizes
 from mulm.model.presets import PRESETS, preset
 from mulm.model.quantize import Bits
@@ -42,9 +42,11 @@ def test_quantised_bytes_are_those_of_a_real_model(bits: Bits, tie_embeddings: b
 
 
 def test_cache_bytes_are_those_of_a_real_cache() -> None:
-    cache = KVCache(TINY, n_slots=1, max_seq_len=10)
-    n_bytes = (cache.k_LSKPH.nbytes + cache.v_LSKPH.nbytes) // 2  # fp32 there, bf16 here
-    assert sizes(TINY).kv_bytes_per_token * 10 == n_bytes
+    model = tiny_model(config=TINY)
+    n_bytes = model.page_bytes() // 2  # fp32 there, bf16 here
+    assert sizes(TINY).kv_bytes_per_token * PAGE_TOKENS == n_bytes
+    cache = model.make_cache(3)
+    assert cache.k_LPXKH.nbytes + cache.v_LPXKH.nbytes == 3 * model.page_bytes()
 
 
 @pytest.mark.parametrize("name", PRESETS)

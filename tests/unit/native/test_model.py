@@ -38,22 +38,6 @@ def tokens(n: int, seed: int = 1) -> list[int]:
     return torch.randint(0, 101, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def batch(*parts: tuple[list[int], int, list[int]]) -> Batch:
-    """(ids, position of the first, pages) of each sequence; every row is wanted."""
-    ids = [token_id for part, _, _ in parts for token_id in part]
-    positions = [at + i for part, at, _ in parts for i in range(len(part))]
-    begins = [0]
-    for part, _, _ in parts:
-        begins.append(begins[-1] + len(part))
-    width = max(len(pages) for _, _, pages in parts)
-    table = [pages + [-1] * (width - len(pages)) for _, _, pages in parts]
-    return Batch(*(int32(x) for x in (ids, positions, begins, table, list(range(len(ids))))))
-
-
-def int32(values) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int32)
-
-
 def pages_for(n_tokens: int, first: int = 0) -> list[int]:
     """Scattered pages: consecutive ones would hide a wrong table."""
     return [(first + 7 * i) % N_PAGES for i in range(-(-n_tokens // PAGE_TOKENS))]
@@ -62,7 +46,9 @@ def pages_for(n_tokens: int, first: int = 0) -> list[int]:
 def read(model: NativeModel, ids: list[int], chunks: list[int] | None = None) -> torch.Tensor:
     cache, at, parts = model.make_cache(N_PAGES), 0, []
     for n in chunks or [len(ids)]:
-        parts.append(model.extend(batch((ids[at : at + n], at, pages_for(at + n))), cache))
+        parts.append(
+            model.extend(Batch.of((ids[at : at + n], at, pages_for(at + n)), wants_all=True), cache)
+        )
         at += n
     return torch.cat(parts)
 
@@ -123,7 +109,7 @@ def test_a_batch_gives_the_same_bits_as_each_alone(kernels):
         n = -(-len(ids) // PAGE_TOKENS)
         parts.append((ids, 0, list(range(at, at + n))))
         at += n
-    together = native.extend(batch(*parts), native.make_cache(N_PAGES))
+    together = native.extend(Batch.of(*parts, wants_all=True), native.make_cache(N_PAGES))
     assert torch.equal(together, torch.cat(alone))
     assert torch.equal(native.logits(together), torch.cat([native.logits(h) for h in alone]))
 

@@ -10,7 +10,7 @@ import pytest
 
 from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.engine.engine import Engine
-from mulm.engine.fake import FakeConfig, FakeModel, fake_cache
+from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.messages import FinishReason, GenerateRequest, TokenChunk
 from serve_app.auth import KeyRing, digest_of
 from serve_app.engine_thread import EngineThread
@@ -95,7 +95,7 @@ def served(tokenizer) -> Served:
 @pytest.fixture
 def thread():
     config = FakeConfig(vocab_size=320, max_seq_len=200)
-    engine = Engine(FakeModel(config), n_slots=4, make_cache=fake_cache, max_waiting=64)
+    engine = Engine(FakeModel(config), n_slots=4, max_waiting=64)
     under_test = EngineThread(engine)
     yield under_test
     under_test.stop()

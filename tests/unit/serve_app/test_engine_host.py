@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mulm.engine.fake import FakeModel, fake_cache
+from mulm.engine.fake import FakeModel
 from mulm.errors import ConfigError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams
 from serve_app.engine_client import ModelChangingError
@@ -20,7 +20,6 @@ def host():
     return EngineHost(
         lambda args: (f"id of {args.model}", FakeModel()),
         keep_previous_s=KEEP_S,
-        make_cache=fake_cache,
     )
 
 
@@ -65,7 +64,7 @@ def test_the_same_config_again_builds_no_second_engine():
         opened.append(args.model)
         return f"id of {args.model}", FakeModel()
 
-    host = EngineHost(open_model, make_cache=fake_cache)
+    host = EngineHost(open_model)
 
     async def check():
         await host.reconfigure({"model": "m@1"})

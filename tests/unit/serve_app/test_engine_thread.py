@@ -9,7 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from mulm.engine.engine import Engine
-from mulm.engine.fake import FakeConfig, FakeModel, fake_cache
+from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.errors import ContextLengthError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams
 from serve_app.engine_thread import EngineThread
@@ -27,13 +27,14 @@ class SlowModel(FakeModel):
         self.gate.set()
         self.is_inside = threading.Event()
 
-    def decode(self, ids_B, cache, slots_B, positions_B):
-        self.is_inside.set()
-        self.gate.wait(30)
+    def extend(self, batch, cache):
+        if len(batch.ids_T) == len(batch.begins_S1) - 1:  # streams only
+            self.is_inside.set()
+            self.gate.wait(30)
         time.sleep(self.step_s)
         if self.is_broken:
             raise RuntimeError("device lost")
-        return super().decode(ids_B, cache, slots_B, positions_B)
+        return super().extend(batch, cache)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def model():
 
 @pytest.fixture
 def thread(model):
-    under_test = EngineThread(Engine(model, n_slots=2, make_cache=fake_cache))
+    under_test = EngineThread(Engine(model, n_slots=2))
     yield under_test
     under_test.stop()
 
@@ -66,11 +67,11 @@ async def until_idle(thread):
 
 def test_tokens_are_those_of_the_engine_in_few_chunks(model):
     clock = itertools.count(0, 0.01)  # each look at the clock, one a step, finds 10 ms gone
-    engine = Engine(model, n_slots=2, make_cache=fake_cache)
+    engine = Engine(model, n_slots=2)
     thread = EngineThread(engine, flush_interval_s=0.1, clock=lambda: next(clock))
     chunks = asyncio.run(collect(thread, request()))
     thread.stop()
-    alone = Engine(FakeModel(), n_slots=1, make_cache=fake_cache).generate([request()])["a"]
+    alone = Engine(FakeModel(), n_slots=1).generate([request()])["a"]
     assert sum((c.token_ids for c in chunks), ()) == alone.token_ids
     assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1].finish_reason == "length"
@@ -131,7 +132,7 @@ def test_a_stuck_step_is_unhealthy_and_an_idle_engine_is_not(model):
             return self.now_s
 
     clock = Clock()
-    thread = EngineThread(Engine(model, n_slots=1, make_cache=fake_cache), clock=clock)
+    thread = EngineThread(Engine(model, n_slots=1), clock=clock)
     clock.now_s = 1000.0
     thread.check_health()
     model.gate.clear()
