@@ -33,7 +33,7 @@ from mulm.model.batch import LanguageModel
 _LOGIT_ROWS = 64
 """Rows of a prompt whose logits are in memory at once."""
 
-MakeConstraint = Callable[[Grammar], Constraint]
+MakeConstraint = Callable[[Grammar, tuple[int, ...]], Constraint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class Engine:
         n_pages: Pages of keys and values; by default a whole window for each slot.
         seed: Where the seeds of requests without one come from; by default the system.
         tokenizer: The model's; needed for stop strings.
-        make_constraint: Makes what holds an answer to a grammar.
+        make_constraint: Makes what holds an answer to a grammar, as `Grammars.constraint` does,
+            given the tokens that may end it.
     """
 
     def __init__(
@@ -219,10 +220,11 @@ class Engine:
             if self._tokenizer is None:
                 raise ConfigError("stop strings need the model's tokenizer", param="stop")
             sequence.stop_text = StopStrings(self._tokenizer, request.sampling.stops)
-        if request.sampling.grammar is not None:
+        sampling = request.sampling
+        if sampling.grammar is not None:
             if self._make_constraint is None:
-                raise ConfigError("this engine cannot hold answers to a grammar")
-            sequence.constraint = self._make_constraint(request.sampling.grammar)
+                raise ConfigError("this engine cannot hold answers to a grammar", param="grammar")
+            sequence.constraint = self._make_constraint(sampling.grammar, sampling.stop_token_ids)
         return sequence
 
     def _has_room_for(self, request: GenerateRequest) -> bool:

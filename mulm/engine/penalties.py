@@ -45,10 +45,9 @@ def change(logits_V: Tensor, sequence: Sequence) -> None:
     if p.logit_bias:
         ids_U = _ids([token_id for token_id, _ in p.logit_bias], logits_V)
         logits_V.index_add_(0, ids_U, _like([bias for _, bias in p.logit_bias], logits_V))
-    if sequence.n_generated < p.min_tokens and p.stop_token_ids:
+    is_held = sequence.constraint is not None and _forbid(logits_V, sequence)
+    if sequence.n_generated < p.min_tokens and p.stop_token_ids and not is_held:
         logits_V[_ids(p.stop_token_ids, logits_V)] = -torch.inf
-    if sequence.constraint is not None:
-        _forbid(logits_V, sequence)
 
 
 def _subtract(logits_V: Tensor, sequence: Sequence) -> None:
@@ -62,13 +61,15 @@ def _subtract(logits_V: Tensor, sequence: Sequence) -> None:
         logits_V.index_add_(0, _ids(counts, logits_V), -penalty)
 
 
-def _forbid(logits_V: Tensor, sequence: Sequence) -> None:
+def _forbid(logits_V: Tensor, sequence: Sequence) -> bool:
+    """Leave what the grammar allows; whether that is the end alone, which then goes first."""
     assert sequence.constraint is not None
     vocab_size = len(logits_V)
     mask_W = torch.zeros(-(-vocab_size // 32), dtype=torch.int32)
     sequence.constraint.fill_mask(mask_W)
     allowed_V = ((mask_W[:, None] >> _BIT_W) & 1).flatten()[:vocab_size].bool()
     logits_V.masked_fill_(~allowed_V.to(logits_V.device), -torch.inf)
+    return sequence.constraint.is_done
 
 
 def _ids(ids: object, like: Tensor) -> Tensor:

@@ -24,6 +24,17 @@ class Constraint(Protocol):
     def accept(self, token_id: int) -> None:
         """Go on with a token, which was allowed."""
 
+    def rollback(self, n_tokens: int) -> None:
+        """Take back the last tokens."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing can be added."""
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it gave up, at a limit, before the answer was whole."""
+
 
 class StopText(Protocol):
     """Watches an answer for the texts that end it."""
@@ -104,9 +115,10 @@ class Sequence:
 
     def append(self, token_id: int, logprob: TokenLogprob | None) -> tuple[int, ...]:
         """Take a sampled token, note whether it ends the choice; returns what the client gets."""
-        may_stop = self.n_generated >= self.sampling.min_tokens
+        is_at_end = self.constraint is not None and self.constraint.is_done
+        may_stop = is_at_end or self.n_generated >= self.sampling.min_tokens
         if may_stop and token_id in self.sampling.stop_token_ids:
-            self.finish_reason = "stop"
+            self.finish_reason = self._end
             return ()
         self.token_ids.append(token_id)
         if logprob is not None:
@@ -118,6 +130,14 @@ class Sequence:
         has_stop = self.stop_text is not None and self.stop_text.push(token_id)
         if has_stop and self.n_generated >= self.sampling.min_tokens:
             self.finish_reason = "stop"
+        elif self.constraint is not None and self.constraint.is_done:
+            self.finish_reason = self._end
         elif self.n_generated >= self.sampling.max_tokens:
             self.finish_reason = "length"
         return (token_id,)
+
+    @property
+    def _end(self) -> FinishReason:
+        """How an answer ends of itself: cut, where its grammar could not be held to the end."""
+        is_cut = self.constraint is not None and self.constraint.is_broken
+        return "length" if is_cut else "stop"

@@ -161,6 +161,8 @@ def test_logprobs_are_those_of_the_model_alone():
 class OnlyToken:
     """A constraint that allows one token."""
 
+    is_done = is_broken = False
+
     def __init__(self, token_id: int) -> None:
         self.token_id = token_id
 

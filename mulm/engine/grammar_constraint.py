@@ -1,0 +1,97 @@
+"""Holds one answer to a grammar, token by token.
+
+Made by `Grammars` for each sequence, used by the sampler and the speculation in the engine's
+thread. Invariants: a token that ends the answer is allowed exactly where the grammar may end; some
+token is always allowed, and where a limit leaves none the constraint is broken and says so.
+Shape letters: W words of 32 bits, one bit a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mulm.engine.grammar_vocabulary import GrammarVocabulary
+
+
+class GrammarConstraint:
+    """Where in a grammar one answer stands."""
+
+    def __init__(
+        self, matcher: Any, vocabulary: GrammarVocabulary, stop_token_ids: Sequence[int]
+    ) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._stops_W = vocabulary.bits(stop_token_ids)
+        self._text_W = vocabulary.text_W & ~self._stops_W
+        self._is_only_end = False
+
+    @property
+    def may_end(self) -> bool:
+        """Whether what was accepted is a whole answer."""
+        return bool(self._matcher.is_accepting()) and not self.is_broken
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing can be added, be it whole or broken."""
+        return self._is_only_end or bool(self._matcher.is_stopped())
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a limit was met, or a token came that was not allowed."""
+        return bool(self._matcher.is_error()) or (self._is_only_end and not self._can_end())
+
+    @property
+    def error(self) -> str:
+        """Why it is broken, where the library says."""
+        return str(self._matcher.get_error())
+
+    def fill_mask(self, mask_W: Tensor) -> None:
+        """Write a bit for each token id, 1 for allowed.
+
+        `mask_W` are int32 words on the CPU, contiguous, at least as many as the tokenizer needs.
+        """
+        n_words = self._vocabulary.n_words
+        assert mask_W.dtype == torch.int32
+        assert mask_W.is_contiguous()
+        assert len(mask_W) >= n_words
+        mask_W[n_words:] = 0
+        own_W = mask_W[:n_words]
+        if not self._matcher.is_error():
+            self._matcher.unsafe_compute_mask_ptr(own_W.data_ptr(), 4 * n_words)
+        if self._matcher.is_error():
+            own_W.zero_()
+        own_W &= self._text_W
+        self._is_only_end = not bool(own_W.any())
+        if self._is_only_end or self._can_end():
+            own_W |= self._stops_W
+
+    def accept(self, token_id: int) -> None:
+        """Go on with a token that the mask allows; any other breaks the constraint."""
+        self._is_only_end = False
+        self._matcher.consume_token(token_id)
+
+    def count_accepted(self, token_ids: Sequence[int]) -> int:
+        """How many of these could follow, one after the other; nothing changes."""
+        return int(self._matcher.validate_tokens(list(token_ids)))
+
+    def rollback(self, n_tokens: int) -> None:
+        """Take back the last tokens; a broken constraint stays broken."""
+        self._is_only_end = False
+        if n_tokens and not self._matcher.is_error():
+            self._matcher.rollback(n_tokens)
+
+    def copy(self) -> GrammarConstraint:
+        """Another one that stands at the same place."""
+        other = GrammarConstraint.__new__(GrammarConstraint)
+        other._matcher = self._matcher.deep_copy()
+        other._vocabulary = self._vocabulary
+        other._stops_W, other._text_W = self._stops_W, self._text_W
+        other._is_only_end = self._is_only_end
+        return other
+
+    def _can_end(self) -> bool:
+        return bool(self._matcher.is_accepting()) and not self._matcher.is_error()

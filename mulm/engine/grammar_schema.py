@@ -1,0 +1,82 @@
+"""Which JSON schemas can be held, before the grammar library sees them.
+
+Called by `grammar_source`, for schemas alone and within grammars. The library itself names keywords
+that it does not know to hold; here stand the cases that it would hold wrongly or never finish.
+Invariant: a schema that passes is small in depth, references and arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from mulm.errors import ConfigError
+
+MAX_DEPTH = 64
+MAX_REFS = 128
+MAX_MULTIPLE = 10_000
+_MAX_EXPONENT = 12
+
+
+def check_schema(schema: Any) -> dict[str, Any] | bool:
+    """The schema itself, if it can be held.
+
+    Raises:
+        ConfigError: it is too deep, points outside of itself, or nothing holds an answer to it.
+    """
+    if not isinstance(schema, (dict, bool)):
+        raise _refuse("a schema is a JSON object")
+    parts = list(_parts(schema))
+    refs = {part["$ref"] for part in parts if isinstance(part.get("$ref"), str)}
+    outside = sorted(ref for ref in refs if not ref.startswith("#"))
+    if outside:
+        raise _refuse(f"$ref {outside[0][:100]!r} points outside of the schema")
+    if len(refs) > MAX_REFS:
+        raise _refuse(f"the schema has more than {MAX_REFS} different $ref")
+    for part in parts:
+        _check_counts(part)
+    _check_multiples([part["multipleOf"] for part in parts if "multipleOf" in part])
+    return schema
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every object inside, be it a schema or not; without recursion."""
+    level = [schema]
+    for _ in range(MAX_DEPTH):
+        yield from (value for value in level if isinstance(value, dict))
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return
+    raise _refuse(f"the schema is nested more than {MAX_DEPTH} deep")
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list) else []
+
+
+def _check_counts(part: dict[str, Any]) -> None:
+    """The library counts a key twice that is said twice, and JSON counts it once."""
+    least = part.get("minProperties", 0)
+    is_closed = part.get("additionalProperties") is False and "patternProperties" not in part
+    if isinstance(least, (int, float)) and least > 1 and not is_closed:
+        raise _refuse("minProperties above 1 is held only where additionalProperties is false")
+
+
+def _check_multiples(values: list[Any]) -> None:
+    """Multiples are found by an automaton with as many states as their common multiple."""
+    numbers = [Decimal(str(v)) for v in values if isinstance(v, (int, float)) and v > 0]
+    if not numbers:
+        return
+    if any(abs(number.adjusted()) > _MAX_EXPONENT for number in numbers):
+        raise _refuse("multipleOf is too large or too small")
+    finest = min(int(number.normalize().as_tuple().exponent) for number in numbers)
+    if math.lcm(*(int(number.scaleb(-min(finest, 0))) for number in numbers)) > MAX_MULTIPLE:
+        raise _refuse(f"multipleOf has more than {MAX_MULTIPLE} remainders to tell apart")
+
+
+def _refuse(message: str) -> ConfigError:
+    return ConfigError(message, hint="simplify the schema", param="grammar")

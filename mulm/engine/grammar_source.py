@@ -1,0 +1,166 @@
+"""A `Grammar` as text for the grammar library, with what would take too long refused before.
+
+Called by `Grammars`. Invariant: what passes here is compiled within about 100 ms and without deep
+recursion: the limits below are where measured time and stack end (docs/decisions).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from mulm.engine.grammar_schema import check_schema
+from mulm.errors import ConfigError
+from mulm.messages import Grammar
+
+MAX_BYTES = 32 << 10
+MAX_RULES = 200
+MAX_NESTING = 64
+MAX_CHOICES = 2000
+_GUIDANCE = {"whitespace_pattern": r"[ \n\t]{0,20}"}
+"""White space between parts of JSON, bounded so that an answer cannot consist of it."""
+_RULE = re.compile(r"^\s*[?!]?[\w.\-]+\s*(?:\[[^\]\n]*\]|\.\-?\d+)?\s*(?::|\{)", re.MULTILINE)
+
+
+def source_of(grammar: Grammar) -> str:
+    """The library's JSON for a grammar.
+
+    Raises:
+        ConfigError: it is too large, too deep, or not of its kind.
+    """
+    _check_size(grammar)
+    inner = _INNER[grammar.kind](grammar.text)
+    if not grammar.after:
+        return json.dumps({"grammars": [inner]})
+    outer = (
+        f"start: FREE | open @inner\nFREE: /(.|\\n)*/\nopen[lazy]: FREE {_literal(grammar.after)}\n"
+    )
+    grammars = [{"name": "outer", "lark_grammar": outer}, {**inner, "name": "inner"}]
+    return json.dumps({"grammars": grammars})
+
+
+def refuse(message: str, hint: str = "") -> ConfigError:
+    """The error for what is wrong with a grammar."""
+    return ConfigError(message, hint=hint, param="grammar")
+
+
+def _check_size(grammar: Grammar) -> None:
+    try:
+        size_bytes = len(grammar.text.encode()) + len(grammar.after.encode())
+    except UnicodeEncodeError:
+        raise refuse("the grammar holds half a character (a lone surrogate)") from None
+    if size_bytes > MAX_BYTES:
+        raise refuse(
+            f"the grammar has {size_bytes} bytes, more than the {MAX_BYTES} that are compiled",
+            hint="make it smaller",
+        )
+    if "\0" in grammar.text or "\0" in grammar.after:
+        raise refuse("the grammar holds a NUL")
+
+
+def _object(text: str) -> dict[str, Any]:
+    if text.strip():
+        raise refuse("any JSON object has no schema", hint="use the kind json_schema")
+    return {"json_schema": {"type": "object", "x-guidance": _GUIDANCE}}
+
+
+def _schema(text: str) -> dict[str, Any]:
+    schema = check_schema(_from_json(text, "the schema"))
+    return {"json_schema": _guided(schema)}
+
+
+def _guided(schema: dict[str, Any] | bool) -> dict[str, Any]:
+    if isinstance(schema, bool):
+        schema = {} if schema else {"anyOf": []}
+    return {**schema, "x-guidance": _GUIDANCE}
+
+
+def _regex(text: str) -> dict[str, Any]:
+    _check_nesting(text)
+    from llguidance import LLMatcher
+
+    source = json.loads(LLMatcher.grammar_from_regex(text))
+    return {"lark_grammar": source["grammars"][0]["lark_grammar"]}
+
+
+def _choice(text: str) -> dict[str, Any]:
+    choices = _from_json(text, "the list of choices")
+    if not isinstance(choices, list) or not all(isinstance(c, str) and c for c in choices):
+        raise refuse("choices are a list of texts, none of them empty")
+    if not 0 < len(choices) <= MAX_CHOICES:
+        raise refuse(f"{len(choices)} choices: at least one, at most {MAX_CHOICES}")
+    try:
+        alternatives = " | ".join(_literal(choice) for choice in dict.fromkeys(choices))
+    except UnicodeEncodeError:
+        raise refuse("a choice holds half a character (a lone surrogate)") from None
+    return {"lark_grammar": f"start: {alternatives}\n"}
+
+
+def _literal(text: str) -> str:
+    text.encode()
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _ebnf(text: str) -> dict[str, Any]:
+    _check_nesting(text)
+    if len(_RULE.findall(text)) + text.count("::=") > MAX_RULES:
+        raise refuse(f"the grammar has more than {MAX_RULES} rules", hint="make it smaller")
+    _check_inline_schemas(text)
+    return {"lark_grammar": _as_lark(text)}
+
+
+def _as_lark(text: str) -> str:
+    """Lark as it is; the other dialect, of `name ::= ...` from `root` on, by the library."""
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return any_to_lark(text)
+    except Exception as error:  # noqa: BLE001 - a border: its converter raises bare exceptions
+        raise refuse(f"the grammar cannot be read: {str(error)[:200]}") from None
+
+
+def _check_inline_schemas(text: str) -> None:
+    """Schemas within a grammar keep the limits of those by themselves."""
+    for found in re.finditer(r"%json\s*", text):
+        try:
+            schema, _ = json.JSONDecoder().raw_decode(text, found.end())
+        except (ValueError, RecursionError):
+            raise refuse("no JSON stands after %json in the grammar") from None
+        check_schema(schema)
+
+
+def _check_nesting(text: str) -> None:
+    depth = deepest = 0
+    for char in text:
+        if char in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in ")]}" and depth:
+            depth -= 1
+    if deepest > MAX_NESTING:
+        raise refuse(
+            f"brackets are nested {deepest} deep, more than {MAX_NESTING}", hint="make it simpler"
+        )
+
+
+def _from_json(text: str, what: str) -> Any:
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise refuse(f"{what} is no JSON: {str(error)[:100]}") from None
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_INNER = {
+    "json_object": _object,
+    "json_schema": _schema,
+    "regex": _regex,
+    "choice": _choice,
+    "ebnf": _ebnf,
+}
