@@ -10,6 +10,26 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+CALL_BEGIN = "<tool_call>"
+CALL_END = "</tool_call>"
+"""Plain text around a call of a tool, as many models have learned it; no special tokens."""
+
+TOOLS_BEGIN = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>"""
+TOOLS_END = """
+</tools>
+
+For each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call>"""
+"""Around the tools, a line of JSON each, at the end of what the system says."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
@@ -31,8 +51,6 @@ class ChatFormat:
     """Some tokenizers have them; an answer ends there too."""
     pads: tuple[str, ...]
     """The first of these that there is fills rows."""
-    template: str
-    """The same in Jinja, without the document's beginning."""
     in_words: str
     """A turn, for a model card."""
 
@@ -43,9 +61,48 @@ class ChatFormat:
         return tuple(dict.fromkeys(name for name in names if name))
 
     @property
+    def template(self) -> str:
+        """The same in Jinja, without the document's beginning; with `tools` where there are any."""
+        head = _quoted(self.turn_begin) + " + {} + " + _quoted((self.role_end or "") + self.gap)
+        end = _quoted(self.turn_end + self.after)
+        trim = " | trim" if self.is_trimmed else ""
+        return (
+            "{% if tools %}"
+            "{% set begins = messages and messages[0]['role'] == 'system' %}"
+            "{% set said = (messages[0]['content'] or '')" + trim + " if begins else '' %}"
+            "{{ " + head.format("'system'") + " + said + ('\\n\\n' if said else '') + "
+            + _quoted(TOOLS_BEGIN) + " }}"
+            "{% for tool in tools %}{{ '\\n' + (tool | tojson) }}{% endfor %}"
+            "{{ " + _quoted(TOOLS_END) + " + " + end + " }}"
+            "{% endif %}"
+            "{% for message in messages %}"
+            "{% if not (tools and loop.first and message['role'] == 'system') %}"
+            "{% set said = (message['content'] or '')" + trim + " %}"
+            "{{ " + head.format("message['role']") + " + said }}"
+            "{% for call in message['tool_calls'] or [] %}"
+            "{% set call = call['function'] or call %}"
+            "{% set given = call['arguments'] %}"
+            "{{ ('\\n' if said or not loop.first else '') + " + _quoted(CALL_BEGIN)
+            + " + '\\n{\"name\": ' + (call['name'] | tojson) + ', \"arguments\": '"
+            " + (given if given is string else (given | tojson)) + '}\\n' + "
+            + _quoted(CALL_END) + " }}"
+            "{% endfor %}"
+            "{{ " + end + " }}"
+            "{% endif %}"
+            "{% endfor %}"
+            "{% if add_generation_prompt %}{{ " + head.format("'assistant'") + " }}{% endif %}"
+        )  # fmt: skip
+
+    @property
     def text_ends(self) -> tuple[str, ...]:
         """What ends a text that is no conversation: its end, and the beginning of another."""
         return tuple(dict.fromkeys((self.text_end, self.document_begin)))
+
+
+def _quoted(text: str) -> str:
+    """As a Jinja literal."""
+    assert "'" not in text
+    return "'" + text.replace("\n", "\\n") + "'"
 
 
 CHATML = ChatFormat(
@@ -60,12 +117,6 @@ CHATML = ChatFormat(
     after="\n",
     other_ends=(),
     pads=("<|pad|>",),
-    template=(
-        "{% for message in messages %}"
-        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-        "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-    ),
     in_words="`<|im_start|>role`, a line end, the text, `<|im_end|>`",
 )
 LLAMA3 = ChatFormat(
@@ -80,15 +131,6 @@ LLAMA3 = ChatFormat(
     after="",
     other_ends=("<|eom_id|>",),
     pads=("<|pad|>", "<|finetune_right_pad_id|>"),
-    template=(
-        "{% for message in messages %}"
-        "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
-        " + message['content'] | trim + '<|eot_id|>' }}"
-        "{% endfor %}"
-        "{% if add_generation_prompt %}"
-        "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
-        "{% endif %}"
-    ),
     in_words="`<|start_header_id|>role<|end_header_id|>`, two line ends, the text, `<|eot_id|>`",
 )
 FORMATS = (CHATML, LLAMA3)

@@ -31,7 +31,12 @@ SAMPLE = (
 _SYSTEM = Message(role="system", content="Be brief.")
 
 
-def render_template(template: str, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+def render_template(
+    template: str,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[int]:
     """The ids that a program gets which renders `template` and recognises special tokens.
 
     Raises:
@@ -42,6 +47,7 @@ def render_template(template: str, messages: Sequence[Message], tokenizer: Token
         template,
         {
             "messages": [message.model_dump() for message in messages],
+            "tools": list(tools) or None,
             "add_generation_prompt": True,
             "bos_token": names[tokenizer.end_of_text_id],
             "eos_token": names[tokenizer.turn_end_id],

@@ -40,12 +40,30 @@ def answer(template: str, variables: dict[str, Any]) -> dict[str, str]:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    # As others render chat templates: Jinja's own is for web pages.
+    environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = raise_exception
     try:
         text = environment.from_string(template).render(**variables)
     except Exception as error:  # noqa: BLE001 - a border: foreign code of a kind
         return {"error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]}
     return {"text": text} if len(text) <= MAX_CHARACTERS else {"error": "it makes too much text"}
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 if __name__ == "__main__":
