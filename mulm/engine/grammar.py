@@ -30,7 +30,7 @@ _STACK_BYTES = 16 << 20
 """Rules are followed by recursion in native code; other systems give a thread 512 kB."""
 _LIMITS = {
     "max_items_in_row": 10_000,
-    "initial_lexer_fuel": 300_000,
+    "initial_lexer_fuel": 200_000,
     "step_lexer_fuel": 50_000,
     "step_max_items": 25_000,
     "max_lexer_states": 16_384,

@@ -8,6 +8,7 @@ Shape letters: W words of 32 bits, one bit a token.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ import torch
 from torch import Tensor
 
 from mulm.engine.grammar_vocabulary import GrammarVocabulary
+
+_BUDGET_S, _BUDGET_PER_TOKEN_S = 0.25, 0.002
+"""Of the thread's own time. A step is some 10 to 100 us; a grammar that is ambiguous everywhere
+takes longer with each token, and would hold up all other answers."""
 
 
 class GrammarConstraint:
@@ -28,21 +33,22 @@ class GrammarConstraint:
         self._stops_W = vocabulary.bits(stop_token_ids)
         self._text_W = vocabulary.text_W & ~self._stops_W
         self._is_only_end = False
+        self._left_s = _BUDGET_S
 
     @property
     def may_end(self) -> bool:
         """Whether what was accepted is a whole answer."""
-        return bool(self._matcher.is_accepting()) and not self.is_broken
+        return self._can_end()
 
     @property
     def is_done(self) -> bool:
         """Whether nothing can be added, be it whole or broken."""
-        return self._is_only_end or bool(self._matcher.is_stopped())
+        return self._is_only_end or self._has_failed or bool(self._matcher.is_stopped())
 
     @property
     def is_broken(self) -> bool:
         """Whether a limit was met, or a token came that was not allowed."""
-        return bool(self._matcher.is_error()) or (self._is_only_end and not self._can_end())
+        return self._has_failed or (self._is_only_end and not self._can_end())
 
     @property
     def error(self) -> str:
@@ -60,9 +66,11 @@ class GrammarConstraint:
         assert len(mask_W) >= n_words
         mask_W[n_words:] = 0
         own_W = mask_W[:n_words]
-        if not self._matcher.is_error():
+        if not self._has_failed:
+            begin_s = time.thread_time()
             self._matcher.unsafe_compute_mask_ptr(own_W.data_ptr(), 4 * n_words)
-        if self._matcher.is_error():
+            self._left_s -= time.thread_time() - begin_s
+        if self._has_failed:
             own_W.zero_()
         own_W &= self._text_W
         self._is_only_end = not bool(own_W.any())
@@ -72,7 +80,9 @@ class GrammarConstraint:
     def accept(self, token_id: int) -> None:
         """Go on with a token that the mask allows; any other breaks the constraint."""
         self._is_only_end = False
+        begin_s = time.thread_time()
         self._matcher.consume_token(token_id)
+        self._left_s += _BUDGET_PER_TOKEN_S - (time.thread_time() - begin_s)
 
     def count_accepted(self, token_ids: Sequence[int]) -> int:
         """How many of these could follow, one after the other; nothing changes."""
@@ -81,7 +91,7 @@ class GrammarConstraint:
     def rollback(self, n_tokens: int) -> None:
         """Take back the last tokens; a broken constraint stays broken."""
         self._is_only_end = False
-        if n_tokens and not self._matcher.is_error():
+        if n_tokens and not self._has_failed:
             self._matcher.rollback(n_tokens)
 
     def copy(self) -> GrammarConstraint:
@@ -90,8 +100,12 @@ class GrammarConstraint:
         other._matcher = self._matcher.deep_copy()
         other._vocabulary = self._vocabulary
         other._stops_W, other._text_W = self._stops_W, self._text_W
-        other._is_only_end = self._is_only_end
+        other._is_only_end, other._left_s = self._is_only_end, self._left_s
         return other
 
+    @property
+    def _has_failed(self) -> bool:
+        return self._left_s < 0 or bool(self._matcher.is_error())
+
     def _can_end(self) -> bool:
-        return bool(self._matcher.is_accepting()) and not self._matcher.is_error()
+        return bool(self._matcher.is_accepting()) and not self._has_failed

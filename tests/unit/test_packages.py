@@ -126,7 +126,7 @@ def test_command_line_and_ingress_need_no_torch() -> None:
 @pytest.mark.slow
 def test_heavy_floor_needs_no_cluster_and_no_numpy() -> None:
     """A bare GPU machine has torch, tokenizers, pyarrow, safetensors and pydantic."""
-    bare = ("ray", "numpy", "yaml", "fastapi", "click", "psutil", "httpx", "tqdm")
+    bare = ("ray", "numpy", "yaml", "fastapi", "click", "psutil", "httpx", "tqdm", "llguidance")
     heavy = [name for name, _ in modules("mulm") if any(is_below(name, h) for h in HEAVY_FLOOR)]
     assert run_without(bare, heavy) == []
 
