@@ -97,8 +97,8 @@ class ToolUse:
         names = " | ".join(f"call_{number}" for number in range(len(bodies)))
         mark = json.dumps(CALL_BEGIN)
         before = "" if self.mode == "auto" else mark
-        n_more = _MAX_CALLS - 1 if self.is_parallel else 0
-        rules = [f'start: {before} call ("\\n" {mark} call){{0,{n_more}}}', f"call: {names}"]
+        more = f'("\\n" {mark} call){{0,{_MAX_CALLS - 1}}}' if self.is_parallel else ""
+        rules = [f"start: {before} call {more}", f"call: {names}"]
         rules += [f"call_{number}: {body}" for number, body in enumerate(bodies)]
         after = CALL_BEGIN if self.mode == "auto" else ""
         return Grammar("ebnf", "\n".join(rules) + "\n", after=after)

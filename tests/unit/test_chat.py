@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import jinja2
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mulm.chat import Message, exported_template, render, render_training
+from mulm.chat import Message, ToolCall, exported_template, render, render_training
 from mulm.chat_format import CHATML, FORMATS, ChatFormat
 from mulm.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from mulm.testing import tiny_llama3_tokenizer, tiny_tokenizer
@@ -33,11 +36,33 @@ def encode_with_specials(text: str, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
-def render_jinja(messages: Sequence[Message], prompt: bool, form: ChatFormat) -> str:
-    template = jinja2.Environment(keep_trailing_newline=True).from_string(form.template)
-    return template.render(
-        messages=[m.model_dump() for m in messages], add_generation_prompt=prompt
+def render_jinja(
+    messages: Sequence[Message],
+    prompt: bool,
+    form: ChatFormat,
+    tools: Sequence[dict[str, Any]] | None = None,
+    dump: Callable[[Message], dict[str, Any]] = Message.model_dump,
+) -> str:
+    return _compiled(form.template).render(
+        messages=[dump(m) for m in messages], add_generation_prompt=prompt, tools=tools
     )
+
+
+@cache
+def _compiled(template: str) -> jinja2.Template:
+    environment = jinja2.Environment(keep_trailing_newline=True)
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment.from_string(template)
+
+
+def as_others_write(message: Message) -> dict[str, Any]:
+    """A message as OpenAI's clients have it."""
+    calls = [
+        {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+        for c in message.tool_calls
+    ]
+    shown = {"role": message.role, "content": message.content or None}
+    return shown | ({"tool_calls": calls} if calls else {})
 
 
 def test_template_text() -> None:
@@ -65,6 +90,57 @@ def test_ids_equal_those_of_the_template(
 ) -> None:
     text = render_jinja(messages, prompt, tokenizer.chat_format)
     assert render(messages, tokenizer, prompt) == encode_with_specials(text, tokenizer)
+
+
+calls = st.builds(
+    ToolCall,
+    name=st.sampled_from(["f", "get_weather"]),
+    arguments=st.dictionaries(contents, contents | st.integers(), max_size=2).map(json.dumps),
+)
+calling = st.builds(
+    Message, role=st.just("assistant"), content=contents,
+    tool_calls=st.lists(calls, max_size=3).map(tuple),
+)  # fmt: skip
+plain = st.builds(Message, role=st.sampled_from(ROLES), content=contents)
+tools_lists = st.lists(
+    st.fixed_dictionaries({
+        "type": st.just("function"),
+        "function": st.fixed_dictionaries({"name": st.just("f"), "description": contents}),
+    }), max_size=2,
+)  # fmt: skip
+
+
+@given(st.lists(plain | calling, max_size=4), tools_lists, st.booleans(), tokenizers)
+def test_tools_and_calls_equal_those_of_the_template(
+    messages: list[Message], tools: list[dict[str, Any]], prompt: bool, tokenizer: Tokenizer
+) -> None:
+    ids = render(messages, tokenizer, prompt, tools)
+    for dump in (Message.model_dump, as_others_write):
+        text = render_jinja(messages, prompt, tokenizer.chat_format, tools, dump)
+        assert ids == encode_with_specials(text, tokenizer)
+
+
+def test_tools_stand_in_the_systems_turn() -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "<é>"}}
+    asked = Message(role="user", content="hi")
+    for before in ([], [Message(role="system", content="Be brief.")]):
+        text = TOKENIZER.decode(render([*before, asked], TOKENIZER, True, [tool]))
+        head, _, rest = text.partition("# Tools")
+        assert head == "system\n" + "Be brief.\n\n" * len(before)
+        assert f"<tools>\n{json.dumps(tool, ensure_ascii=False)}\n</tools>" in rest
+        assert rest.endswith("</tool_call>\nuser\nhi\nassistant\n")
+
+
+def test_a_call_is_what_the_assistant_learns() -> None:
+    message = Message(role="assistant", content="", tool_calls=(ToolCall(name="f"),))
+    ids, mask = render_training([message], TOKENIZER)
+    learned = TOKENIZER.decode(i for i, m in zip(ids, mask, strict=True) if m)
+    assert learned == '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+
+
+def test_messages_without_calls_are_written_as_ever() -> None:
+    assert Message(role="user", content="").model_dump() == {"role": "user", "content": ""}
+    assert Message(role="user", content="x").model_dump_json() == '{"role":"user","content":"x"}'
 
 
 @given(messages_lists, tokenizers)
