@@ -9,11 +9,11 @@ are in the body of a chat completion or of a response, and gives a `ToolUse`:
     parser = use.parser()                                       # None: all of it is content
     for text in stream: deltas = parser.push(text)              # mulm.toolcall_parser
     deltas = parser.finish(); finish_reason = "tool_calls" if parser.n_calls else ...
-    messages = check_turns(messages)                            # calls and results fit together
+    messages = check_turns(messages)                            # mulm.tool_turns
 
-All raise `ConfigError` with `param` "tools", "tool_choice" or "messages"; an engine that cannot
-hold the grammar raises one with `param` "grammar", which a route tells as "tools". Invariants: a
-name is of 64 plain characters; nothing that a client says of a tool spells the marks around it.
+It raises `ConfigError` with `param` "tools" or "tool_choice"; an engine that cannot hold the
+grammar raises one with `param` "grammar", which a route tells as "tools". Invariants: a name is of
+64 plain characters; nothing that a client says of a tool spells the marks around it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
 
-from mulm.chat import Message, ToolCall
 from mulm.chat_format import CALL_BEGIN, CALL_END
 from mulm.errors import ConfigError, nearest
 from mulm.messages import Grammar
@@ -40,8 +39,8 @@ _MAX_DEPTH = 64
 _MAX_CALLS = 32
 _PLAIN = (str, int, float, type(None))
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MARKS = (CALL_BEGIN, CALL_END, "<tools>", "</tools>")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MARKS = (CALL_BEGIN, CALL_END, "<tools>", "</tools>")
 _NO_PARAMETERS: Mapping[str, Any] = {
     "type": "object",
     "properties": {},
@@ -130,70 +129,6 @@ def read_tools(tools: Any, tool_choice: Any = None, parallel: bool | None = None
     return ToolUse(found, mode, allowed, parallel is not False)
 
 
-def check_turns(messages: Sequence[Message]) -> list[Message]:
-    """The same turns, results in the order of their calls.
-
-    Raises:
-        ConfigError: a result without its call, a call without its result, or arguments that are no
-            JSON object.
-    """
-    turns: list[Message] = []
-    at = 0
-    while at < len(messages):
-        message = messages[at]
-        at += 1
-        if message.role == "tool" and message.tool_call_id is not None:
-            raise _wrong_turn(f"no call {message.tool_call_id[:64]!r} stands before its result")
-        if message.tool_calls and message.role != "assistant":
-            raise _wrong_turn(f"{message.role} calls a tool; only the assistant does")
-        if not message.tool_calls:
-            turns.append(message)
-            continue
-        calls = [_checked(call) for call in message.tool_calls]
-        turns.append(message.model_copy(update={"tool_calls": tuple(calls)}))
-        end = at
-        while end < len(messages) and messages[end].role == "tool":
-            end += 1
-        turns += _in_order(calls, messages[at:end])
-        at = end
-    return turns
-
-
-def _in_order(calls: Sequence[ToolCall], results: Sequence[Message]) -> list[Message]:
-    by_id = {result.tool_call_id: result for result in results}
-    ids = [call.id for call in calls]
-    if len(by_id) != len(results) or len(set(ids)) != len(ids):
-        raise _wrong_turn("two calls or two results have one id")
-    strange = [key for key in by_id if key not in ids]
-    if strange:
-        raise _wrong_turn(f"no call {str(strange[0])[:64]!r} stands before its result")
-    missing = [key for key in ids if key not in by_id]
-    if missing:
-        raise _wrong_turn(f"the call {missing[0][:64]!r} has no result")
-    return [by_id[key] for key in ids]
-
-
-def _checked(call: ToolCall) -> ToolCall:
-    """Arguments on one line, as the model would have written them."""
-    if not _NAME.fullmatch(call.name):
-        raise _wrong_turn("the name of a call has other characters than a-z, A-Z, 0-9, _ and -")
-    value = _json_object(call.arguments or "{}")
-    if value is None:
-        raise _wrong_turn(f"the arguments of the call of {call.name} are no JSON object")
-    text = json.dumps(value, ensure_ascii=False)
-    if any(mark in text for mark in _MARKS):
-        text = text.replace("<", "\\u003c")
-    return call.model_copy(update={"arguments": text})
-
-
-def _json_object(text: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _list_of_tools(tools: Any) -> list[Any]:
     if tools is None:
         return []
@@ -234,7 +169,7 @@ def _tool(value: Any, at: int) -> Tool:
     if unknown is not None:
         raise _wrong(f"tools[{at}] has an unknown field {unknown[:64]!r}", nearest(unknown, known))
     name, description = function.get("name"), function.get("description") or ""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise _wrong(f"the name of tools[{at}] is not 1 to 64 of a-z, A-Z, 0-9, _ and -")
     if not isinstance(description, str):
         raise _wrong(f"the description of {name} is no text")
@@ -243,7 +178,7 @@ def _tool(value: Any, at: int) -> Tool:
         raise _wrong(f"strict of {name} is true or false")
     tool = Tool(name, description, _parameters(name, function.get("parameters")), bool(strict))
     text = json.dumps(tool.described, ensure_ascii=False)
-    mark = next((mark for mark in _MARKS if mark in text), None)
+    mark = next((mark for mark in MARKS if mark in text), None)
     if mark is not None:
         raise _wrong(f"the tool {name} spells {mark}, which stands around tools and calls")
     return tool
@@ -327,7 +262,3 @@ def _wrong(message: str, hint: str = "") -> ConfigError:
 
 def _wrong_choice(message: str, hint: str = "") -> ConfigError:
     return ConfigError(message, hint=hint, param="tool_choice")
-
-
-def _wrong_turn(message: str) -> ConfigError:
-    return ConfigError(message, param="messages")

@@ -223,7 +223,11 @@ class Engine:
         sampling = request.sampling
         if sampling.grammar is not None:
             if self._make_constraint is None:
-                raise ConfigError("this engine cannot hold answers to a grammar", param="grammar")
+                raise ConfigError(
+                    "this engine cannot hold answers to a grammar",
+                    hint="pip install llguidance where it runs",
+                    param="grammar",
+                )
             sequence.constraint = self._make_constraint(sampling.grammar, sampling.stop_token_ids)
         return sequence
 

@@ -99,7 +99,7 @@ def _choice(text: str) -> dict[str, Any]:
 
 def _literal(text: str) -> str:
     text.encode()
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _ebnf(text: str) -> dict[str, Any]:

@@ -87,3 +87,24 @@ def test_what_a_template_raises_is_clipped(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match="TemplateError: xxx") as error:
         render_template("{{ raise_exception('x' * 20000000) }}", SAMPLE, tokenizer)
     assert len(error.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ cycler.__init__.__globals__.os.popen('touch MARK') }}",
+        "{{ lipsum.__globals__['os'].system('touch MARK') }}",
+        "{{ messages.append.__self__.__class__.__base__.__subclasses__() }}",
+        "{% import 'os' as os %}{{ os.system('touch MARK') }}",
+        "{% include '/etc/passwd' %}",
+        "{{ ('%(x)s' | attr('format'))(x=messages.__class__) }}",
+        "{{ messages.append(1) }}",
+        "{{ self._TemplateReference__context.environment }}",
+    ],
+)
+def test_a_template_that_tries_to_execute_is_harmless(
+    tokenizer: Tokenizer, tmp_path: Path, template: str
+) -> None:
+    mark = tmp_path / "mark"
+    assert judge_template(template.replace("MARK", str(mark)), tokenizer) in ("broken", "other")
+    assert not mark.exists()

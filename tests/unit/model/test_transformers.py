@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from mulm.chat import Message, render
+from mulm.chat import Message, ToolCall, exported_template, render
 from mulm.data.tokenizer import Tokenizer
 from mulm.engine.engine import Engine
 from mulm.messages import GenerateRequest, SamplingParams
-from mulm.model.chat_template import encode_with_special
+from mulm.model.chat_template import encode_with_special, render_template
 from mulm.model.hf_folder import write_hf_folder
 from mulm.model.hf_import import describe_hf_folder, open_hf_weights
 from mulm.model.jinja_child import answer
@@ -123,6 +123,27 @@ def conversations() -> list[list[Message]]:
             [Message(role=role, content="".join(rng.choices(pieces, k=4))) for role in roles]  # type: ignore[arg-type]
         )
     return made
+
+
+def test_tools_render_alike(folder: Path, speaker: Tokenizer) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    tool = {"type": "function", "function": {"name": "f", "description": "<é> & 'x'"}}
+    call = ToolCall(id="1", name="f", arguments='{"a": "é"}')
+    messages = [
+        Message(role="user", content="Call it."),
+        Message(role="assistant", content="Yes.", tool_calls=(call, call)),
+        Message(role="tool", content="done", tool_call_id="1"),
+    ]
+    for turns in (messages, [Message(role="system", content=" Be brief.\n"), *messages]):
+        expected = [speaker.end_of_text_id, *render(turns, speaker, tools=[tool])]
+        assert theirs.apply_chat_template(
+            [m.model_dump() for m in turns],
+            tools=[tool],
+            add_generation_prompt=True,
+            return_dict=False,
+        ) == expected  # fmt: skip
+        template = exported_template(speaker)
+        assert render_template(template, turns, speaker, [tool]) == expected
 
 
 def test_twenty_conversations_render_alike(folder: Path, speaker: Tokenizer) -> None:
