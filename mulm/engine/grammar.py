@@ -25,8 +25,8 @@ _N_CACHED = 16
 _MAX_USES = 256
 """A compiled grammar's lexer grows with the answers that it has seen: then a fresh one is made."""
 _N_THREADS = 2
-_DEADLINE_S = 5.0
-_STACK_BYTES = 16 << 20
+_DEADLINE_S = 2.0
+_STACK_BYTES = 64 << 20
 """Rules are followed by recursion in native code; other systems give a thread 512 kB."""
 _LIMITS = {
     "max_items_in_row": 10_000,

@@ -17,6 +17,17 @@ from mulm.errors import ConfigError
 MAX_DEPTH = 64
 MAX_REFS = 128
 MAX_MULTIPLE = 10_000
+MAX_FIELDS = 1000
+MAX_JOINED_PATTERNS = 8
+_PATTERNS = ("pattern", "format")
+_OTHERS = frozenset({"$ref", "anyOf", "oneOf"})
+_OWN = (
+    frozenset(
+        {"pattern", "format", "properties", "patternProperties", "additionalProperties", "items"}
+        | {"prefixItems", "additionalItems"}
+    )
+    | _OTHERS
+)
 _MAX_EXPONENT = 12
 
 
@@ -37,6 +48,7 @@ def check_schema(schema: Any) -> dict[str, Any] | bool:
         raise _refuse(f"the schema has more than {MAX_REFS} different $ref")
     for part in parts:
         _check_counts(part)
+    _check_sizes(parts)
     _check_multiples([part["multipleOf"] for part in parts if "multipleOf" in part])
     return schema
 
@@ -56,6 +68,23 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, list) else []
+
+
+def _check_sizes(parts: list[dict[str, Any]]) -> None:
+    fields = [part["properties"] for part in parts if isinstance(part.get("properties"), dict)]
+    if sum(map(len, fields)) > MAX_FIELDS:
+        raise _refuse(f"the schema has more than {MAX_FIELDS} properties")
+    n_patterns = sum(isinstance(part.get(key), str) for part in parts for key in _PATTERNS)
+    if n_patterns > MAX_JOINED_PATTERNS and any(map(_is_joined, parts)):
+        raise _refuse(
+            "a schema that joins others (allOf, or beside $ref and anyOf) has at most"
+            f" {MAX_JOINED_PATTERNS} pattern and format"
+        )
+
+
+def _is_joined(part: dict[str, Any]) -> bool:
+    """Whether a value has to satisfy several schemas at once: expressions are intersected then."""
+    return "allOf" in part or (len(_OTHERS & part.keys()) > 0 and len(_OWN & part.keys()) > 1)
 
 
 def _check_counts(part: dict[str, Any]) -> None:

@@ -20,7 +20,9 @@ MAX_NESTING = 64
 MAX_CHOICES = 2000
 _GUIDANCE = {"whitespace_pattern": r"[ \n\t]{0,20}"}
 """White space between parts of JSON, bounded so that an answer cannot consist of it."""
-_RULE = re.compile(r"^\s*[?!]?[\w.\-]+\s*(?:\[[^\]\n]*\]|\.\-?\d+)?\s*(?::|\{)", re.MULTILINE)
+_MAX_OTHER = 16 << 10
+_IS_LARK = re.compile(r"%llguidance\b|start\s*:")
+_RULE_NAME = re.compile(r"[?!]?[\w.\-]+")
 
 
 def source_of(grammar: Grammar) -> str:
@@ -104,19 +106,33 @@ def _literal(text: str) -> str:
 
 def _ebnf(text: str) -> dict[str, Any]:
     _check_nesting(text)
-    if len(_RULE.findall(text)) + text.count("::=") > MAX_RULES:
+    if sum(map(_is_rule, text.split("\n"))) + text.count("::=") > MAX_RULES:
         raise refuse(f"the grammar has more than {MAX_RULES} rules", hint="make it smaller")
     _check_inline_schemas(text)
     return {"lark_grammar": _as_lark(text)}
 
 
+def _is_rule(line: str) -> bool:
+    """Whether a line of Lark begins one: a name, perhaps attributes, a colon."""
+    line = line.strip()
+    name = _RULE_NAME.match(line)
+    rest = line[name.end() :].lstrip() if name else ""
+    if rest.startswith("["):
+        rest = rest[rest.find("]") + 1 :].lstrip()
+    return rest.startswith((":", "{"))
+
+
 def _as_lark(text: str) -> str:
     """Lark as it is; the other dialect, of `name ::= ...` from `root` on, by the library."""
-    from llguidance.gbnf_to_lark import any_to_lark
+    if any(_IS_LARK.match(line.strip()) for line in text.split("\n")):
+        return text
+    if len(text) > _MAX_OTHER:
+        raise refuse(f"a grammar of this dialect has at most {_MAX_OTHER} characters", "use Lark")
+    from llguidance.gbnf_to_lark import gbnf_to_lark
 
     try:
-        return any_to_lark(text)
-    except Exception as error:  # noqa: BLE001 - a border: its converter raises bare exceptions
+        return gbnf_to_lark(text)
+    except Exception as error:  # noqa: BLE001 - a border: the converter raises bare exceptions
         raise refuse(f"the grammar cannot be read: {str(error)[:200]}") from None
 
 

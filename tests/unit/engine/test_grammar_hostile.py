@@ -86,6 +86,20 @@ REFUSED = {
     "no grammar": (Grammar("ebnf", ""), "root"),
     "unknown rule": (Grammar("ebnf", "root ::= a"), "a"),
     "doubled keys": (schema(type="object", minProperties=2), "minProperties"),
+    "intersected": (
+        schema(type="string", allOf=[{"pattern": f"a{i}.*b"} for i in range(30)]), "pattern"
+    ),
+    "intersected by references": (
+        schema(**{
+            "$defs": {"a30": {"type": "string"}} | {
+                f"a{i}": {"$ref": f"#/$defs/a{i + 1}", "pattern": f"a{i}.*b"} for i in range(30)
+            }, "$ref": "#/$defs/a0",
+        }), "pattern"
+    ),
+    "empty lines": (Grammar("ebnf", "\n" * 32_000), "cannot be read|characters"),
+    "many fields": (
+        schema(type="object", properties={f"p{i}": {} for i in range(1500)}), "properties"
+    ),
     "cross product": (
         schema(allOf=[
             {"anyOf": [{"type": "object", "properties": {f"k{j}_{i}": {"type": "integer"}}}
