@@ -48,7 +48,6 @@ _NO_PARAMETERS: Mapping[str, Any] = {
 }
 _ANNOTATIONS = frozenset({"title", "description", "$comment", "examples", "default", "$schema"})
 _VALUES = frozenset({"const", "enum"})
-_WHITE = r"[ \n\t]{0,20}"
 
 Mode = Literal["auto", "none", "required"]
 
@@ -232,8 +231,7 @@ def _named(value: Any, names: Sequence[str]) -> str:
 def _call_rule(tool: Tool) -> str:
     begin = json.dumps(f'\n{{"name": {json.dumps(tool.name)}, "arguments": ')
     end = json.dumps(f"}}\n{CALL_END}")
-    lenient = {} if tool.is_strict else {"lenient": True, "coerce_one_of": True}
-    guidance = {"whitespace_pattern": _WHITE, **lenient}
+    guidance = {} if tool.is_strict else {"lenient": True, "coerce_one_of": True}
     schema = {"type": "object", **_bare(tool.parameters), "x-guidance": guidance}
     return f"{begin} %json {json.dumps(schema)} {end}"
 

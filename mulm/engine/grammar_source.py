@@ -18,8 +18,10 @@ MAX_BYTES = 32 << 10
 MAX_RULES = 200
 MAX_NESTING = 64
 MAX_CHOICES = 2000
-_GUIDANCE = {"whitespace_pattern": r"[ \n\t]{0,20}"}
-"""White space between parts of JSON, bounded so that an answer cannot consist of it."""
+_GUIDANCE = {"whitespace_pattern": r"[ \n\t]{0,20}", "json_allowed_escapes": '"\\bfnrt'}
+"""White space between parts of JSON is bounded, so that an answer cannot consist of it. Characters
+are not spelled by number: a key that is said twice, once so, would not be seen as the same."""
+_INLINE = "%json"
 _MAX_OTHER = 16 << 10
 _IS_LARK = re.compile(r"%llguidance\b|start\s*:")
 _RULE_NAME = re.compile(r"[?!]?[\w.\-]+")
@@ -72,10 +74,10 @@ def _schema(text: str) -> dict[str, Any]:
     return {"json_schema": _guided(schema)}
 
 
-def _guided(schema: dict[str, Any] | bool) -> dict[str, Any]:
+def _guided(schema: dict[str, Any] | bool, options: Any = None) -> dict[str, Any]:
     if isinstance(schema, bool):
         schema = {} if schema else {"anyOf": []}
-    return {**schema, "x-guidance": _GUIDANCE}
+    return {**schema, "x-guidance": {**(options or {}), **_GUIDANCE}}
 
 
 def _regex(text: str) -> dict[str, Any]:
@@ -108,8 +110,7 @@ def _ebnf(text: str) -> dict[str, Any]:
     _check_nesting(text)
     if sum(map(_is_rule, text.split("\n"))) + text.count("::=") > MAX_RULES:
         raise refuse(f"the grammar has more than {MAX_RULES} rules", hint="make it smaller")
-    _check_inline_schemas(text)
-    return {"lark_grammar": _as_lark(text)}
+    return {"lark_grammar": _with_checked_schemas(_as_lark(text))}
 
 
 def _is_rule(line: str) -> bool:
@@ -136,14 +137,24 @@ def _as_lark(text: str) -> str:
         raise refuse(f"the grammar cannot be read: {str(error)[:200]}") from None
 
 
-def _check_inline_schemas(text: str) -> None:
-    """Schemas within a grammar keep the limits of those by themselves."""
-    for found in re.finditer(r"%json\s*", text):
+def _with_checked_schemas(text: str) -> str:
+    """Schemas within a grammar keep the limits of those by themselves, and are guided as they are.
+
+    They may ask for `x-guidance` of their own, as tools that are not strict do.
+    """
+    pieces, at = [], 0
+    while (found := text.find(_INLINE, at)) >= 0:
+        begin = found + len(_INLINE)
+        begin += len(text[begin:]) - len(text[begin:].lstrip())
         try:
-            schema, _ = json.JSONDecoder().raw_decode(text, found.end())
+            schema, end = json.JSONDecoder().raw_decode(text, begin)
         except (ValueError, RecursionError):
-            raise refuse("no JSON stands after %json in the grammar") from None
-        check_schema(schema)
+            raise refuse(f"no JSON stands after {_INLINE} in the grammar") from None
+        options = schema.get("x-guidance") if isinstance(schema, dict) else None
+        guided = _guided(check_schema(schema), options if isinstance(options, dict) else None)
+        pieces += [text[at:found], _INLINE, " ", json.dumps(guided)]
+        at = end
+    return "".join([*pieces, text[at:]])
 
 
 def _check_nesting(text: str) -> None:

@@ -129,6 +129,19 @@ def test_an_answer_is_in_the_language(text: str) -> None:
         assert re.fullmatch(r"a([0-9]|é🙂)*\.", answer), answer
 
 
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_key_cannot_be_said_twice_by_numbers(inline: bool) -> None:
+    """The second "a" would count, and need be no integer."""
+    text = '{"type":"object","properties":{"a":{"type":"integer"}}}'
+    grammar = Grammar("ebnf", f"start: %json {text}\n") if inline else Grammar("json_schema", text)
+    constraint = GRAMMARS.constraint(grammar, STOPS)
+    for again in ('"a"', '"\\u0061"'):
+        ids = TOKENIZER.encode('{"a":1,' + again + ':"x"}')
+        assert constraint.count_accepted(ids) < len(ids)
+    ids = TOKENIZER.encode('{"a":1,"b\\n\\"":"x\\\\"}')
+    assert constraint.count_accepted(ids) == len(ids)
+
+
 def test_free_until_the_trigger() -> None:
     grammar = Grammar("choice", '["yes","no"]', after="<?>")
     constraint = GRAMMARS.constraint(grammar, STOPS)
