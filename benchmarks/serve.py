@@ -142,16 +142,14 @@ def begin(
 def run_cell(cell: Cell, contenders: list[Contender], rounds: int, results: Results) -> None:
     """Some rounds, each with prompts that nobody has seen; one more, short and unseen, to warm."""
     for contender in contenders:
-        contender.ask(prompts(cell.rows, cell.n_prompt, 0), min(WARM_NEW_TOKENS, cell.n_new))
+        contender.ask(prompts(cell, 0), min(WARM_NEW_TOKENS, cell.n_new))
         results.forget(cell.name, contender.name)
     for number in range(1, rounds + 1):
         for contender in contenders:
-            asked = prompts(cell.rows, cell.n_prompt, number)
-            first_s = contender.ask(asked, 1)["seconds"]
+            first_s = contender.ask(prompts(cell, number), 1)["seconds"]
             whole_s = first_s
             if cell.n_new > 1:
-                asked = prompts(cell.rows, cell.n_prompt, -number)
-                whole_s = contender.ask(asked, cell.n_new)["seconds"]
+                whole_s = contender.ask(prompts(cell, -number), cell.n_new)["seconds"]
             results.note(cell.name, contender.name, first_s, whole_s)
             speed = cell.speed(first_s, whole_s)
             print(f"{cell.name} {contender.name}: {speed:,.0f}", file=sys.stderr, flush=True)
@@ -159,18 +157,16 @@ def run_cell(cell: Cell, contenders: list[Contender], rounds: int, results: Resu
 
 def first_tokens(contender: Contender) -> list[int]:
     """The greedy first tokens of many short prompts."""
-    found = []
-    for seed in (1001, 1002):
-        found += [ids[0] for ids in contender.ask(prompts(32, 24, seed), 1)["ids"]]
-    return found
+    asked = prompts(CELLS["agree"], 0)
+    answers = contender.ask(asked[:32], 1)["ids"] + contender.ask(asked[32:], 1)["ids"]
+    return [ids[0] for ids in answers]
 
 
-def prompts(n_rows: int, n_tokens: int, seed: int) -> list[list[int]]:
-    """Random ids."""
-    generator = torch.Generator().manual_seed(seed + 10_000)
-    rows: list[list[int]] = torch.randint(
-        FIRST_ID, LAST_ID, (n_rows, n_tokens), generator=generator
-    ).tolist()
+def prompts(cell: Cell, number: int) -> list[list[int]]:
+    """Random ids, others for each cell and number: no engine has read their beginnings."""
+    generator = torch.Generator().manual_seed(1000 * list(CELLS).index(cell.name) + number + 500)
+    size = (cell.rows, cell.n_prompt)
+    rows: list[list[int]] = torch.randint(FIRST_ID, LAST_ID, size, generator=generator).tolist()
     return rows
 
 
