@@ -145,6 +145,7 @@ def run_cell(cell: Cell, contenders: list[Contender], rounds: int, results: Resu
         contender.ask(prompts(cell, 0), min(WARM_NEW_TOKENS, cell.n_new))
         results.forget(cell.name, contender.name)
     for number in range(1, rounds + 1):
+        results.note_machine(read_bandwidth(), peak_flops())
         for contender in contenders:
             first_s = contender.ask(prompts(cell, number), 1)["seconds"]
             whole_s = first_s
@@ -172,7 +173,7 @@ def prompts(cell: Cell, number: int) -> list[list[int]]:
 
 def read_bandwidth() -> float:
     """Bytes a second that all threads read from memory, the best of some sums."""
-    numbers = torch.ones(128 << 20)
+    numbers = torch.ones(64 << 20)
     best_s = min(_seconds_of_sum(numbers) for _ in range(8))
     return numbers.nbytes / best_s
 

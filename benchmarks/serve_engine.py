@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.serve_shapes import load_exported
 from mulm.engine.engine import Engine
 from mulm.model.microlm import MicroLM
@@ -24,7 +26,9 @@ def make_model(folder: Path, bits: str = "bf16", is_native: bool = True) -> Any:
         model = QuantizedMicroLM.of(model, form)
     if not is_native:
         return model
-    return NativeModel(model, KERNELS)
+    native = NativeModel(model, KERNELS)
+    torch.set_num_threads(1)  # OpenMP's waiting threads would take the cores from the kernels'
+    return native
 
 
 def make_engine(

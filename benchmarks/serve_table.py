@@ -128,9 +128,13 @@ class Results:
 
 def print_tables(results: Results, shape: MicroLMConfig) -> None:
     """Speeds, then shares and ratios."""
-    bandwidth, peak = max(results.bandwidths), max(results.peaks)
-    print(f"{results.shape}: {shape.n_parameters:,} parameters; memory is read at")
-    print(f"{bandwidth / 1e9:.1f} GB/s, bf16 products reach {peak / 1e12:.3f} TFLOP/s")
+    bandwidth = statistics.median(results.bandwidths)
+    about = (
+        f"{results.shape}: {shape.n_parameters:,} parameters; memory is read at"
+        f" {_range(results.bandwidths, 1e9)} GB/s, bf16 products reach"
+        f" {_range(results.peaks, 1e12)} TFLOP/s (median, least to most)"
+    )
+    print(about)
     print()
     print("| | decode 1 | 8 | 32 | whole 1 | 8 | 32 | prefill | first ms |", end="")
     print(" of bandwidth | 4,096 / empty | peak GB | start s | same token |")
@@ -197,6 +201,11 @@ def _agreement(results: Results, name: str) -> str:
     if not ours or not theirs:
         return ""
     return f"{sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours):.0%}"
+
+
+def _range(values: list[float], unit: float) -> str:
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle / unit:.2f} ({least / unit:.2f} to {most / unit:.2f})"
 
 
 def _number(value: float | None) -> str:
