@@ -1,9 +1,9 @@
-"""Streaming clients in a process of their own, as cheap as they can be: one socket, one search a read.
+"""Streaming clients in a process of their own, as cheap as can be: one socket, one search a read.
 
     python benchmarks/http_load.py < plan.json
 
-The plan is one JSON object: host, port, key, path, and requests, each with `at_s` (seconds after the
-start) and a `body`. Says for each: the status, when it was sent, when events came (seconds after
+The plan is one JSON object: host, port, key, path, and requests, each with `at_s` (seconds after
+the start) and a `body`. Says for each: the status, when it was sent, when events came (seconds after
 the start) and how many tokens its usage counts; and what CPU time this process took, since it
 shares the cores with what it measures. Needs the standard library alone.
 """
@@ -98,7 +98,7 @@ async def _one(plan: dict[str, Any], item: dict[str, Any], begun_s: float) -> Se
     try:
         await asyncio.wait_for(client.ended, plan.get("timeout_s", TIMEOUT_S))
     except TimeoutError:
-        client._finish()  # noqa: SLF001 - of this file
+        client._finish()
     return client.seen
 
 

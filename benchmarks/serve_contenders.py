@@ -59,7 +59,7 @@ def by_transformers(folder: Path, threads: int) -> Generate:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.bfloat16).eval()  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def generate(prompts: Ids, n_new: int) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def by_llama_cpp(folder: Path, threads: int, quant: str) -> Generate:
 
 
 def by_vllm(folder: Path, threads: int) -> Generate:
-    """vLLM in this process, as it comes, its prefix cache off."""
+    """VLLM in this process, as it comes, its prefix cache off."""
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -31,8 +31,6 @@ def make_model(folder: Path, bits: str = "bf16", is_native: bool = True) -> Any:
     return native
 
 
-def make_engine(
-    folder: Path, bits: str = "bf16", is_native: bool = True, **options: Any
-) -> Engine:
+def make_engine(folder: Path, bits: str = "bf16", is_native: bool = True, **options: Any) -> Engine:
     """An engine of an exported shape."""
     return Engine(make_model(folder, bits, is_native), **options)

@@ -135,7 +135,7 @@ def first_token(target: Target, engine: dict[str, float], _options: Any) -> dict
 
 def gaps(target: Target, _engine: dict[str, float], _options: Any) -> dict[str, float]:
     """8 streams, alone and while prompts of 4,000 tokens come in one after the other."""
-    found = {}
+    found: dict[str, float] = {}
     for name, n_long in (("alone", 0), ("with long prompts", 4)):
         asked = prompts(CELLS["decode-8"], -200 - n_long)
         long = [prompts(CELLS["context-4096"], -200 - n)[0][:4000] for n in range(n_long)]

@@ -102,7 +102,7 @@ def stall(folder: Path) -> dict[str, float]:
     for name, n_long in (("alone", 0), ("long prompts", 3)):
         for row in range(8):
             engine.add(GenerateRequest(f"stream-{row}", _ids(32, row), params))
-        while any(s.n_unread > 1 for s in engine._scheduler):  # noqa: SLF001 - a look inside
+        while any(s.n_unread > 1 for s in engine._scheduler):
             engine.step()
         for row in range(n_long):
             engine.add(GenerateRequest(f"long-{row}", _ids(4000, 100 + row), GREEDY))
@@ -133,8 +133,8 @@ def _crowded(engine: Engine, n_waiting: int) -> dict[str, float]:
         engine.add(GenerateRequest(f"wait-{number}", _ids(16, number), params))
     steps = [_seconds(engine.step) for _ in range(60)]
     more = [GenerateRequest(f"more-{n}", _ids(16, n), params) for n in range(60)]
-    adds = [_seconds(lambda request=request: engine.add(request)) for request in more]
-    cancels = [_seconds(lambda r=r: engine.cancel(r.request_id)) for r in reversed(more)]
+    adds = [_seconds(lambda request=request: engine.add(request)) for request in more]  # type: ignore[misc]
+    cancels = [_seconds(lambda r=r: engine.cancel(r.request_id)) for r in reversed(more)]  # type: ignore[misc]
     for number in range(n_waiting):
         engine.cancel(f"wait-{number}")
     for row in range(8):
@@ -165,7 +165,7 @@ def _step_s(engine: Engine, params: SamplingParams) -> float:
     """The median, of steps that only decode."""
     for row in range(32):
         engine.add(GenerateRequest(str(row), _ids(32, row), params))
-    while any(s.n_unread > 1 for s in engine._scheduler):  # noqa: SLF001 - a look inside
+    while any(s.n_unread > 1 for s in engine._scheduler):
         engine.step()
     steps = []
     while engine.n_unfinished:

@@ -6,11 +6,12 @@ window and no more pages than there are, so it cannot wait for ever.
 
 from __future__ import annotations
 
-import math
-
 from mulm.engine.pages import pages_for
 from mulm.errors import ConfigError, ContextLengthError
 from mulm.messages import GenerateRequest
+
+_LARGEST = 1e6
+"""What a number may be so that fp32 logits stay finite; NaN is not."""
 
 
 def check_request(
@@ -53,14 +54,14 @@ def _check_length(request: GenerateRequest, max_seq_len: int, n_pages: int) -> N
 def _check_sampling(request: GenerateRequest) -> None:
     p = request.sampling
     wrong = {
-        "temperature": not 0 <= p.temperature < math.inf,
+        "temperature": not 0 <= p.temperature <= _LARGEST,
         "top_p": not 0 < p.top_p <= 1,
         "top_k": p.top_k < 0,
         "min_p": not 0 <= p.min_p <= 1,
-        "repetition_penalty": not 0 < p.repetition_penalty < math.inf,
-        "presence_penalty": not math.isfinite(p.presence_penalty),
-        "frequency_penalty": not math.isfinite(p.frequency_penalty),
-        "logit_bias": not all(math.isfinite(bias) for _, bias in p.logit_bias),
+        "repetition_penalty": not 1 / _LARGEST <= p.repetition_penalty <= _LARGEST,
+        "presence_penalty": not abs(p.presence_penalty) <= _LARGEST,
+        "frequency_penalty": not abs(p.frequency_penalty) <= _LARGEST,
+        "logit_bias": not all(abs(bias) <= _LARGEST for _, bias in p.logit_bias),
         "min_tokens": not 0 <= p.min_tokens <= max(p.max_tokens, 0),
         "n": request.n < 1,
         "best_of": request.best_of > 1 and request.best_of < request.n,

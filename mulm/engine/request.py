@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mulm.engine.tally import Tally
 from mulm.messages import FinishReason, GenerateRequest, SamplingParams, TokenLogprob
 
 
@@ -72,7 +73,7 @@ class Sequence:
     n_found: int = 0
     """Tokens whose pages were there when it was first admitted."""
     has_begun: bool = False
-    counts: dict[int, int] | None = None
+    tally: Tally | None = None
     """How often the answer has each token, once somebody asks."""
 
     def __post_init__(self) -> None:
@@ -104,6 +105,11 @@ class Sequence:
         return self.request.is_embedding or self.sampling.prompt_logprobs is not None
 
     @property
+    def wants_logprobs(self) -> bool:
+        """Whether its tokens' log-probabilities are told, or choose among its choices."""
+        return self.sampling.logprobs is not None or self.request.best_of > self.request.n
+
+    @property
     def root(self) -> Hashable:
         """What the first page follows: only those of the same adapter are alike."""
         return ("root", self.request.adapter)
@@ -123,8 +129,6 @@ class Sequence:
         self.token_ids.append(token_id)
         if logprob is not None:
             self.logprobs.append(logprob)
-        if self.counts is not None:
-            self.counts[token_id] = self.counts.get(token_id, 0) + 1
         if self.constraint is not None:
             self.constraint.accept(token_id)
         has_stop = self.stop_text is not None and self.stop_text.push(token_id)
