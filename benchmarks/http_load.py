@@ -3,8 +3,8 @@
     python benchmarks/http_load.py < plan.json
 
 The plan is one JSON object: host, port, key, path, and requests, each with `at_s` (seconds after
-the start) and a `body`. Says for each: the status, when it was sent, when events came (seconds after
-the start) and how many tokens its usage counts; and what CPU time this process took, since it
+the start) and a `body`. Says for each: the status, when it was sent, when events came (seconds
+after the start) and how many tokens its usage counts; and what CPU time this process took, since it
 shares the cores with what it measures. Needs the standard library alone.
 """
 
