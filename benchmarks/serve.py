@@ -8,7 +8,7 @@ Every engine is a process of its own (`benchmarks.serve_contenders`), in the env
 `--python` names by the first word of its name, else in this one; they take their orders in turn, so
 that a change of the machine's speed meets all alike. The bandwidth of memory and the peak of bf16
 products are measured beside them. With `--json` what was measured is kept and joined by the next
-call, so that a long run can be cut into short ones. docs/serving-speed.md has the tables.
+call, so that a long run can be cut into short ones.
 """
 
 from __future__ import annotations

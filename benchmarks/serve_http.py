@@ -5,7 +5,7 @@
 
 The clients (`benchmarks.http_load`) are one process; it shares the cores with what it measures, and
 its CPU time is told. The engine's own numbers come from the same prompts in the same run. Each part
-prints one JSON object. docs/serving-speed.md has the table.
+prints one JSON object.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m benchmarks.serve_own 135M --only cold prefix
     python -m benchmarks.serve_own 20M
 
-Prints one JSON object a question. docs/serving-speed.md has the tables.
+Prints one JSON object a question.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The HTTP application and an engine host in one process, without Ray: for `serve_http` and `soak`.
+"""The HTTP application and an engine host in one process, without Ray: for `serve_http`.
 
     python -m benchmarks.serving_app FOLDER --slots 32     exported weights of `serve_shapes`
     python -m benchmarks.serving_app --idle                streams that say one token, then nothing

@@ -77,8 +77,6 @@ class GenerateRequest:
     adapter: str | None = None
     """The name of a LoRA adapter that the engine holds; None is the model alone."""
     is_embedding: bool = False
-    session: str = ""
-    """Requests of one session are sent to the replica that has their beginning cached."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,11 +139,11 @@ class Engine:
         if seed is None:
             seed = int(torch.randint(2**62, (1,), generator=self._seeds))
         n_sequences = max(request.n, request.best_of)
-        now_s = self._clock()
-        sequences = [self._sequence(request, index, seed, now_s) for index in range(n_sequences)]
+        sequences = [self._sequence(request, index, seed) for index in range(n_sequences)]
         self._scheduler.enqueue(sequences)
         self._groups[request.request_id] = Group(request, sequences)
-        heapq.heappush(self._deadlines, (now_s + request.deadline_s, request.request_id))
+        due_s = self._clock() + request.deadline_s
+        heapq.heappush(self._deadlines, (due_s, request.request_id))
         self._prompt_tokens += len(request.prompt_ids)
 
     def cancel(self, request_id: str) -> bool:
@@ -214,13 +214,12 @@ class Engine:
         assert len(found) == len(set(found)), "a sequence stands in two places"
         assert set(found) == unfinished, "a sequence was lost"
 
-    def _sequence(self, request: GenerateRequest, index: int, seed: int, now_s: float) -> Sequence:
-        sequence = Sequence(request, index, seed, now_s)
-        if request.sampling.stops:
+    def _sequence(self, request: GenerateRequest, index: int, seed: int) -> Sequence:
+        sequence, sampling = Sequence(request, index, seed), request.sampling
+        if sampling.stops:
             if self._tokenizer is None:
                 raise ConfigError("stop strings need the model's tokenizer", param="stop")
-            sequence.stop_text = StopStrings(self._tokenizer, request.sampling.stops)
-        sampling = request.sampling
+            sequence.stop_text = StopStrings(self._tokenizer, sampling.stops)
         if sampling.grammar is not None:
             if self._make_constraint is None:
                 raise ConfigError(

@@ -6,6 +6,7 @@ with a finish reason; with `best_of` nothing is told before all have ended.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from mulm.engine.request import Sequence
@@ -46,5 +47,6 @@ class Group:
 
 
 def _mean_logprob(sequence: Sequence) -> float:
+    """Of an answer's tokens; one that says nothing is the last to be chosen."""
     found = [item.logprob for item in sequence.logprobs]
-    return sum(found) / len(found) if found else 0.0
+    return sum(found) / len(found) if found else -math.inf

@@ -41,11 +41,6 @@ class PagePool:
         """Pages that can be allocated, those that are only kept among them."""
         return len(self._free) + len(self._unused)
 
-    @property
-    def n_kept(self) -> int:
-        """Pages that a prompt may find again."""
-        return len(self._by_key)
-
     def find(self, root: Hashable, token_ids: Sequence[int]) -> list[int]:
         """The kept pages that hold a beginning of these tokens, in order."""
         found: list[int] = []

@@ -57,7 +57,6 @@ class Sequence:
     request: GenerateRequest
     index: int
     seed: int
-    arrival_s: float
     token_ids: list[int] = field(default_factory=list)
     n_cached: int = 0
     pages: list[int] = field(default_factory=list)
@@ -113,11 +112,6 @@ class Sequence:
     def root(self) -> Hashable:
         """What the first page follows: only those of the same adapter are alike."""
         return ("root", self.request.adapter)
-
-    @property
-    def answer_ids(self) -> tuple[int, ...]:
-        """The generated tokens."""
-        return tuple(self.token_ids[self.n_prompt :])
 
     def append(self, token_id: int, logprob: TokenLogprob | None) -> tuple[int, ...]:
         """Take a sampled token, note whether it ends the choice; returns what the client gets."""

@@ -110,8 +110,8 @@ class Scheduler:
             if budget and sequence.n_unread > 1:
                 works.append(Work(sequence, min(budget, sequence.n_unread)))
                 budget -= works[-1].n_tokens
-        while budget and self._can_admit():
-            sequence = self._admit()
+        while budget and (found := self._room_for_first()) is not None:
+            sequence = self._admit(found)
             works.append(Work(sequence, min(budget, sequence.n_unread)))
             budget -= works[-1].n_tokens
         return works
@@ -178,15 +178,16 @@ class Scheduler:
         sequence.pages += self.pages.allocate(1)
         return True
 
-    def _can_admit(self) -> bool:
+    def _room_for_first(self) -> list[int] | None:
+        """The pages that the first in line begins with, where it can be admitted now."""
         if not (self._waiting and self._free_slots):
-            return False
+            return None
         sequence = self._waiting[0]
         if self._waits_for_sibling(sequence):
-            return False
+            return None
         found = self._find(sequence)
         n_new = pages_for(len(sequence.token_ids) + 1) - len(found)
-        return self.pages.can_allocate(n_new, found)
+        return found if self.pages.can_allocate(n_new, found) else None
 
     def _waits_for_sibling(self, sequence: Sequence) -> bool:
         """Whether its prompt is being read at this moment for another choice."""
@@ -203,11 +204,10 @@ class Scheduler:
             return []
         return self.pages.find(sequence.root, sequence.token_ids[:-1])
 
-    def _admit(self) -> Sequence:
-        """Give the first in line a slot and its pages; only after `_can_admit`."""
+    def _admit(self, found: list[int]) -> Sequence:
+        """Give the first in line a slot and its pages, after those that `_room_for_first` found."""
         sequence = self._waiting.popleft()
         self.waiting_tokens -= sequence.n_unread
-        found = self._find(sequence)
         self.pages.hold(found)
         n_new = pages_for(len(sequence.token_ids) + 1) - len(found)
         sequence.pages = found + self.pages.allocate(n_new)

@@ -102,7 +102,7 @@ struct Queries {
     int last_of_all;
 };
 
-// Sixteen weights of a row in the type of the values, e to the score minus the row's largest.
+// Let the rows see one block of tokens: scores, weights by the largest score so far, mixed values.
 template <class F, int kM>
 void see_block(const Queries& q, const char* const* keys, int n_pages, int first, size_t part_bytes,
                int H, Seen& seen, Floats (&weight)[kRows]) {

@@ -1,5 +1,5 @@
 // The C interface of the kernels, called by mulm/native/library.py. Pointers are to contiguous memory
-// that outlives the call. Nothing here throws: what can fail returns null or a number below zero.
+// that outlives the call. What cannot be made is null; a step that finds no memory ends the process.
 
 #include "step.h"
 
@@ -14,10 +14,9 @@ float number(const void* from, int64_t type, size_t i) {
 }
 
 void pack_rows(Matrix& matrix, const void* from, int64_t type, size_t n_rows, size_t first,
-               size_t unit_stride, size_t unit_shift, int n_threads) {
-    Pool pool(n_threads);
+               size_t unit_stride, size_t unit_shift, Pool& pool) {
     pool.run([&](int thread) {
-        const Range mine = part_of(n_rows, thread, n_threads, kLanes);
+        const Range mine = part_of(n_rows, thread, pool.n_threads(), kLanes);
         for (size_t r = mine.begin; r < mine.end; ++r) {
             const size_t row = first + r;
             const size_t output = (row / kLanes * unit_stride + unit_shift) * kLanes + row % kLanes;
@@ -87,7 +86,7 @@ void mulm_set_matrix(void* model, int64_t layer, int64_t name, const void* from,
         if (name == 2) first = q + k;
         if (name == 4 || name == 5) stride = 2, shift = name - 4;
     }
-    pack_rows(*matrix, from, type, n_rows, first, stride, shift, m.pool.n_threads());
+    pack_rows(*matrix, from, type, n_rows, first, stride, shift, m.pool);
     if (!scale) return;
     for (size_t r = 0; r < n_rows; ++r) {
         const size_t row = first + r;

@@ -4,8 +4,7 @@
 
 #include <sys/mman.h>
 
-#include <memory>
-#include <stdexcept>
+#include <new>
 
 #include "attention.h"
 #include "pool.h"

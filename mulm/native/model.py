@@ -36,7 +36,6 @@ class NativeCache:
         self.handle = self._library.mulm_cache_new(model.handle, n_pages)
         if not self.handle:
             raise MemoryError(f"no memory for {n_pages} pages of keys and values")
-        self.n_pages = n_pages
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):

@@ -127,7 +127,7 @@ class Step {
         place_heads(layer, number, thread);
         if (thread == 0) next_task_ = 0;
         m_.pool.wait();
-        attend(number, thread);
+        attend(number);
         m_.pool.wait();
         if (n_stretches_) {
             join_stretches(thread);
@@ -288,7 +288,7 @@ class Step {
 
     size_t part_floats() const { return kRows * (m_.H + 2); }
 
-    void attend(size_t number, int) {
+    void attend(size_t number) {
         Seen all(m_.H), stretch(m_.H);
         const size_t n_tasks = tasks_.size() * std::max(1, n_stretches_);
         for (size_t i; (i = next_task_.fetch_add(1)) < n_tasks;) {

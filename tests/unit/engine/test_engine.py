@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from mulm.data.tokenizer import train_tokenizer
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.errors import ConfigError, ConflictError, ContextLengthError, OverloadedError
-from mulm.messages import GenerateRequest, SamplingParams
+from mulm.messages import GenerateRequest, Grammar, SamplingParams
+from mulm.model.batch import Batch
 
 
 class Clock:
@@ -169,3 +173,128 @@ def test_requests_without_a_seed_differ_and_follow_the_engines_seed():
 
 def test_an_empty_step_is_harmless():
     assert engine().step() == []
+
+
+LONG = tuple(n % 50 for n in range(40))
+
+
+def test_a_beginning_that_was_computed_is_not_computed_again():
+    model = FakeModel()
+    under_test = engine(model)
+    first = under_test.generate([request("a", LONG)])["a"]
+    n_computed = sum(map(sum, model.batches))
+    again = under_test.generate([request("b", LONG)])["b"]
+    assert again.token_ids == first.token_ids
+    assert (first.n_cached_tokens, again.n_cached_tokens) == (0, 32)
+    assert sum(map(sum, model.batches)) - n_computed == 8 + 5
+    assert (under_test.stats().prefix_tokens, under_test.stats().prefix_hits) == (80, 32)
+
+
+def test_answers_survive_the_loss_of_their_pages():
+    requests = [request(f"r{n}", (n,) * 10, 40, temperature=1.0, seed=n) for n in range(3)]
+    small = engine(n_pages=5)
+    assert small.generate(requests) == engine().generate(requests)
+    assert small.stats().n_preemptions > 0
+
+
+def test_new_weights_write_the_rest_of_an_answer():
+    one = request("a", LONG[:20], max_tokens=12)
+    under_test = engine(FakeModel(salt=1))
+    under_test.add(one)
+    before = tuple(t for _ in range(5) for chunk in under_test.step() for t in chunk.token_ids)
+    under_test.swap(FakeModel(salt=2))
+    after = []
+    while under_test.n_unfinished:
+        after += [t for chunk in under_test.step() for t in chunk.token_ids]
+    wanted = engine(FakeModel(salt=2)).generate([request("x", (*one.prompt_ids, *before), 7)])["x"]
+    assert tuple(after) == wanted.token_ids
+    assert tuple(after) != alone(one, model=FakeModel(salt=1)).token_ids[5:]
+
+
+def test_new_weights_find_nothing_of_the_old():
+    under_test = engine(FakeModel(salt=1))
+    under_test.generate([request("a", LONG)])
+    under_test.swap(FakeModel(salt=2))
+    answer = under_test.generate([request("b", LONG)])["b"]
+    assert answer.n_cached_tokens == 0
+    assert answer.token_ids == alone(request("b", LONG), model=FakeModel(salt=2)).token_ids
+
+
+@pytest.mark.parametrize("prefill_tokens", [7, 256])
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_prompt_logprobs_are_those_of_the_rows_before(prefill_tokens, max_tokens):
+    one = request("a", LONG, max_tokens, prompt_logprobs=2)
+    under_test = engine(prefill_tokens=prefill_tokens)
+    under_test.generate([request("same beginning", LONG)])
+    answer = under_test.generate([one])["a"]
+    model = FakeModel()
+    batch = Batch.of((LONG, 0, [0, 1, 2]), wants_all=True)
+    wanted = model.logits(model.extend(batch, model.make_cache(3))).log_softmax(-1)
+    assert answer.prompt_logprobs[0] is None
+    assert len(answer.prompt_logprobs) == len(LONG)
+    for place, item in enumerate(answer.prompt_logprobs[1:]):
+        assert item.token_id == LONG[place + 1]
+        assert item.logprob == pytest.approx(float(wanted[place, item.token_id]), abs=1e-5)
+        assert item.top[0][0] == int(wanted[place].argmax())
+        assert len(item.top) == 2
+    assert len(answer.token_ids) == max_tokens
+    assert answer.finish_reason == "length"
+
+
+@pytest.mark.parametrize("prefill_tokens", [7, 256])
+def test_an_embedding_is_the_mean_hidden_state(prefill_tokens):
+    one = replace(request("a", LONG, max_tokens=0), is_embedding=True)
+    answer = engine(prefill_tokens=prefill_tokens).generate([one])["a"]
+    model = FakeModel()
+    batch = Batch.of((LONG, 0, [0, 1, 2]), wants_all=True)
+    wanted = model.extend(batch, model.make_cache(3)).double().mean(dim=0)
+    assert answer.embedding == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert answer.token_ids == ()
+
+
+def test_a_stop_string_ends_an_answer_with_the_token_that_completes_it():
+    tokenizer = train_tokenizer([], 288)
+    model = FakeModel(FakeConfig(vocab_size=288))
+    whole = engine(model).generate([request("a", max_tokens=30)])["a"].token_ids
+    stop = next(c for c in tokenizer.decode(whole[4:]) if c.isascii() and c.isprintable())
+    one = request("a", max_tokens=30, stops=("never", stop))
+    under_test = engine(FakeModel(model.config), tokenizer=tokenizer)
+    answer = under_test.generate([one])["a"]
+    assert answer.finish_reason == "stop"
+    assert answer.token_ids == whole[: len(answer.token_ids)]
+    assert stop in tokenizer.decode(answer.token_ids)
+    assert stop not in tokenizer.decode(answer.token_ids[:-1])
+    under_test.check_integrity()
+
+
+def test_min_tokens_come_first():
+    whole = alone(request("a", max_tokens=8)).token_ids
+    early = request("a", max_tokens=8, stop_token_ids=(whole[1],), min_tokens=5)
+    assert len(alone(early).token_ids) >= 5
+
+
+def test_the_waiting_line_is_bounded_in_tokens():
+    under_test = engine(n_slots=1, max_waiting=9, max_waiting_tokens=50)
+    under_test.add(request("running"))
+    under_test.step()
+    under_test.add(request("first", LONG))
+    with pytest.raises(OverloadedError, match="40 tokens"):
+        under_test.add(request("second", LONG))
+    under_test.check_integrity()
+
+
+@pytest.mark.parametrize(
+    ("bad", "param"),
+    [
+        (request("x", stops=("a",)), "stop"),
+        (request("x", grammar=Grammar("json_object")), "grammar"),
+        (replace(request("x"), adapter="poet"), "model"),
+        (request("x", temperature=float("nan")), "temperature"),
+        (request("x", logit_bias=((50, 1.0),)), "logit_bias"),
+        (replace(request("x"), n=3, best_of=2), "best_of"),
+    ],
+)
+def test_what_is_impossible_is_named(bad, param):
+    with pytest.raises(ConfigError) as caught:
+        engine().add(bad)
+    assert caught.value.details["param"] == param

@@ -19,7 +19,7 @@ LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
 
 
 def row(params: SamplingParams, seed: int = 0, prompt=(0,), answer=(), index: int = 0) -> Sequence:
-    sequence = Sequence(GenerateRequest("r", tuple(prompt), params), index, seed, 0.0)
+    sequence = Sequence(GenerateRequest("r", tuple(prompt), params), index, seed)
     sequence.token_ids += answer
     return sequence
 
@@ -254,7 +254,7 @@ def slow_change(logits: list[float], sequence: Sequence) -> list[float]:
     for token_id in set(sequence.token_ids):
         factor = p.repetition_penalty
         changed[token_id] *= 1 / factor if changed[token_id] > 0 else factor
-    for token_id, count in Counter(sequence.answer_ids).items():
+    for token_id, count in Counter(sequence.token_ids[sequence.n_prompt :]).items():
         changed[token_id] -= p.presence_penalty + count * p.frequency_penalty
     for token_id, bias in p.logit_bias:
         changed[token_id] += bias

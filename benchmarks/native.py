@@ -1,0 +1,139 @@
+"""The CPU kernels alone: a step's time by shape, format and batch, beside what the machine can do.
+
+    python -m benchmarks.native 20M 135M --formats bf16 int8
+    python -m benchmarks.native 135M --formats bf16 --contexts 0 4096
+
+Decoding is measured against the bandwidth of memory, prompts against the peak of bf16 products;
+both are measured here, before and after, since they change with the machine's other guests. Each
+number is the median of its repeats. Nothing else may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.serve_engine import KERNELS
+from benchmarks.serve_shapes import SHAPES, matrix_bytes, random_model
+from mulm.model.batch import PAGE_TOKENS, Batch
+from mulm.model.config import MicroLMConfig
+from mulm.model.microlm import MicroLM
+from mulm.model.quantized import Quantization, QuantizedMicroLM
+from mulm.native.model import NativeModel
+
+FORMATS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}
+"""Bytes a weight."""
+BATCHES = (1, 8, 32)
+CONTEXT = 192
+PROMPT = 1024
+SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What two measurements of the machine gave."""
+
+    gb_per_s: float
+    tflop_per_s: float
+
+    @classmethod
+    def measured(cls) -> Machine:
+        """Read 1 GB, and multiply large bf16 matrices."""
+        large, square = torch.ones(1 << 28), torch.randn(2048, 2048).bfloat16()
+        read_s = median_s(large.sum)
+        product_s = median_s(lambda: square @ square)
+        return cls(4 * len(large) / read_s / 1e9, 2 * 2048**3 / product_s / 1e12)
+
+
+def main() -> None:
+    """Print a line for each cell."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("shapes", nargs="+", choices=SHAPES)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--contexts", nargs="+", type=int, default=[CONTEXT])
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"machine before: {Machine.measured()}")
+    for shape in options.shapes:
+        for name in options.formats:
+            measure(SHAPES[shape], f"{shape} {name}", name, options)
+    torch.set_num_threads(options.threads)
+    print(f"machine after: {Machine.measured()}")
+
+
+def measure(config: MicroLMConfig, title: str, name: str, options: argparse.Namespace) -> None:
+    """All cells of one shape and format."""
+    torch.set_num_threads(options.threads)
+    native, load_s = make_native(config, name, options.threads)
+    print(f"{title} packed in {load_s:.2f} s")
+    torch.set_num_threads(1)  # OpenMP's waiting threads would take the cores from the kernels'
+    for context in options.contexts:
+        for n in BATCHES:
+            step_s = median_s(decoding(native, n, context))
+            rate = matrix_bytes(config, FORMATS[name]) / step_s / 1e9
+            speeds = f"{n / step_s:,.0f} tokens/s {rate:.1f} GB/s of weights"
+            print(
+                f"{title} context {context} batch {n}: {1e3 * step_s:.3f} ms {speeds}", flush=True
+            )
+    prompt_s = median_s(reading(native, PROMPT))
+    n_inner = config.n_parameters - config.vocab_size * config.d_model
+    peak = 2 * n_inner * PROMPT / prompt_s / 1e12
+    speeds = f"{PROMPT / prompt_s:,.0f} tokens/s {peak:.3f} TFLOP/s in matrices"
+    print(f"{title} prompt {PROMPT}: {1e3 * prompt_s:.1f} ms {speeds}", flush=True)
+
+
+def make_native(config: MicroLMConfig, name: str, n_threads: int) -> tuple[NativeModel, float]:
+    """Random weights in a format, and the seconds of packing them anew."""
+    model: MicroLM = random_model(config)
+    if name == "fp32":
+        model = model.float()
+    elif name != "bf16":
+        form = Quantization.model_validate({"linear": name, "embedding": name})
+        model = QuantizedMicroLM.of(model, form)
+    native = NativeModel(model, KERNELS, n_threads)
+    begin_s = time.perf_counter()
+    native.load(model)
+    return native, time.perf_counter() - begin_s
+
+
+def decoding(native: NativeModel, n: int, context: int) -> Callable[[], object]:
+    """One token more for each of `n` streams after `context` tokens, and its logits."""
+    n_pages = context // PAGE_TOKENS + 1
+    cache = native.make_cache(n * n_pages)
+    batch = Batch.of(*(([7 + row], context, range(row * n_pages, (row + 1) * n_pages))
+                       for row in range(n)))  # fmt: skip
+    for row in range(n):
+        if context:
+            pages = range(row * n_pages, (row + 1) * n_pages)
+            native.extend(Batch.of((range(context), 0, pages)), cache)
+    return lambda: native.logits(native.extend(batch, cache))
+
+
+def reading(native: NativeModel, n_tokens: int) -> Callable[[], object]:
+    """A prompt, and the logits of its last token."""
+    n_pages = -(-n_tokens // PAGE_TOKENS)
+    cache = native.make_cache(n_pages)
+    batch = Batch.of((range(n_tokens), 0, range(n_pages)))
+    return lambda: native.logits(native.extend(batch, cache))
+
+
+def median_s(act: Callable[[], object]) -> float:
+    """Of at least five repeats and as many as fit into a second."""
+    act()
+    times: list[float] = []
+    ends_s = time.perf_counter() + SECONDS
+    while len(times) < 5 or time.perf_counter() < ends_s:
+        begin_s = time.perf_counter()
+        act()
+        times.append(time.perf_counter() - begin_s)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
