@@ -6,7 +6,8 @@ request's choices has one that carries a `finish_reason`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "deadline"]
@@ -108,3 +109,16 @@ class TokenChunk:
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     n_cached_tokens: int = 0
     embedding: tuple[float, ...] = ()
+
+
+def join_chunks(chunks: Sequence[TokenChunk]) -> TokenChunk:
+    """Chunks of one choice, in order and at least one, as if they had come at once."""
+    if len(chunks) == 1:
+        return chunks[0]
+    first = chunks[0]
+    return replace(
+        first,
+        token_ids=tuple(token_id for chunk in chunks for token_id in chunk.token_ids),
+        finish_reason=chunks[-1].finish_reason,
+        logprobs=tuple(item for chunk in chunks for item in chunk.logprobs),
+    )

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from mulm.engine.engine import Engine
 from mulm.errors import MulmError, NotRunningError
-from mulm.messages import GenerateRequest, TokenChunk
+from mulm.messages import GenerateRequest, TokenChunk, join_chunks
 from serve_app.settings import FLUSH_INTERVAL_S
 
 _log = logging.getLogger(__name__)
@@ -31,8 +31,22 @@ class _Stream:
     request: GenerateRequest
     loop: asyncio.AbstractEventLoop
     queue: asyncio.Queue[TokenChunk | Exception]
-    pending: list[int] = field(default_factory=list)
-    has_started: bool = False
+    pending: dict[int, list[TokenChunk]] = field(default_factory=dict)
+    started: set[int] = field(default_factory=set)
+    n_ended: int = 0
+
+    def take(self, chunk: TokenChunk) -> bool:
+        """Keep it for the next flush; whether that is now, since a choice begins or ends."""
+        self.pending.setdefault(chunk.index, []).append(chunk)
+        self.n_ended += chunk.finish_reason is not None
+        is_first = chunk.index not in self.started
+        self.started.add(chunk.index)
+        return is_first or chunk.finish_reason is not None
+
+    def flush(self) -> list[TokenChunk]:
+        """What has not been sent yet, a chunk for each choice."""
+        pending, self.pending = self.pending, {}
+        return [join_chunks(chunks) for chunks in pending.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +105,17 @@ class EngineThread:
         """
         stream = _Stream(request, asyncio.get_running_loop(), asyncio.Queue())
         self._enter(_Add(stream))
-        has_ended = False
+        n_open = request.n
         try:
-            while not has_ended:
+            while n_open:
                 item = await stream.queue.get()
                 if isinstance(item, Exception):
-                    has_ended = True
+                    n_open = 0
                     raise item
-                has_ended = item.finish_reason is not None
+                n_open -= item.finish_reason is not None
                 yield item
         finally:
-            if not has_ended:
+            if n_open:
                 self._inbox.put(_Cancel(request.request_id))
 
     def check_health(self) -> None:
@@ -189,20 +203,19 @@ class EngineThread:
         """Send first tokens and ends at once, the rest when the interval has passed."""
         now_s = self._clock()
         is_due = now_s - self._flushed_s >= self._flush_interval_s
-        out: list[tuple[_Stream, TokenChunk | Exception]] = []
+        urgent: dict[str, _Stream] = {}
         for chunk in chunks:
             stream = self._streams[chunk.request_id]
-            stream.pending.extend(chunk.token_ids)
-            if chunk.finish_reason:
+            if stream.take(chunk):
+                urgent[chunk.request_id] = stream
+            if stream.n_ended == stream.request.n:
                 del self._streams[chunk.request_id]
-            if chunk.finish_reason or not stream.has_started:
-                out.append((stream, _take(stream, chunk)))
         if is_due:
             self._flushed_s = now_s
-            out += [(s, _take(s, None)) for s in self._streams.values() if s.pending]
-        self._send(out)
+            urgent |= {name: s for name, s in self._streams.items() if s.pending}
+        self._send([(stream, chunk) for stream in urgent.values() for chunk in stream.flush()])
 
-    def _send(self, items: list[tuple[_Stream, TokenChunk | Exception]]) -> None:
+    def _send(self, items: Sequence[tuple[_Stream, TokenChunk | Exception]]) -> None:
         """Wake each event loop once with all that is for it."""
         for loop in {stream.loop for stream, _ in items}:
             mine = [(s.queue, item) for s, item in items if s.loop is loop]
@@ -221,13 +234,6 @@ class EngineThread:
         for stream in streams:
             self._engine.cancel(stream.request.request_id)
         self._send([(stream, error) for stream in streams])
-
-
-def _take(stream: _Stream, chunk: TokenChunk | None) -> TokenChunk:
-    token_ids, stream.pending = tuple(stream.pending), []
-    stream.has_started = True
-    reason = chunk.finish_reason if chunk else None
-    return TokenChunk(stream.request.request_id, token_ids, reason)
 
 
 def _put_all(

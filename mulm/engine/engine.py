@@ -27,7 +27,7 @@ from mulm.engine.sampler import Sampled, sample
 from mulm.engine.scheduler import Scheduler, Work
 from mulm.engine.stops import StopStrings
 from mulm.errors import ConfigError, ConflictError
-from mulm.messages import GenerateRequest, Grammar, TokenChunk, TokenLogprob
+from mulm.messages import GenerateRequest, Grammar, TokenChunk, join_chunks
 from mulm.model.batch import LanguageModel
 
 _LOGIT_ROWS = 64
@@ -187,7 +187,7 @@ class Engine:
                 key = (chunk.request_id, chunk.index)
                 parts.setdefault(key, []).append(chunk)
                 if chunk.finish_reason:
-                    answers[chunk.request_id].append(_joined(parts.pop(key)))
+                    answers[chunk.request_id].append(join_chunks(parts.pop(key)))
         for choices in answers.values():
             choices.sort(key=lambda choice: choice.index)
         return answers
@@ -324,14 +324,3 @@ def _mean(sequence: Sequence) -> tuple[float, ...]:
         return ()
     mean: list[float] = (sequence.hidden_sum_D / sequence.n_prompt).tolist()
     return tuple(mean)
-
-
-def _joined(chunks: list[TokenChunk]) -> TokenChunk:
-    """All chunks of one choice as one."""
-    first, last = chunks[0], chunks[-1]
-    ids = tuple(token_id for chunk in chunks for token_id in chunk.token_ids)
-    logprobs: tuple[TokenLogprob, ...] = tuple(x for chunk in chunks for x in chunk.logprobs)
-    return TokenChunk(
-        first.request_id, ids, last.finish_reason, first.index, logprobs,
-        first.prompt_logprobs, first.n_cached_tokens, first.embedding,
-    )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.errors import ContextLengthError, NotRunningError
-from mulm.messages import GenerateRequest, SamplingParams
+from mulm.messages import GenerateRequest, SamplingParams, join_chunks
 from serve_app.engine_thread import EngineThread
 
 
@@ -77,6 +77,16 @@ def test_tokens_are_those_of_the_engine_in_few_chunks(model):
     assert chunks[-1].finish_reason == "length"
     assert len(chunks[0].token_ids) == 1, "the first token goes at once"
     assert len(chunks) <= 2 + 50 * 2 // 10, "the others go in groups"
+
+
+def test_all_choices_of_a_request_come_with_all_that_belongs_to_them(thread):
+    sampling = SamplingParams(max_tokens=20, seed=1, logprobs=2, prompt_logprobs=1)
+    one = GenerateRequest("a", (1, 2, 3), sampling, n=3)
+    found = asyncio.run(collect(thread, one))
+    wanted = Engine(FakeModel(), n_slots=2).generate_all([one])["a"]
+    joined = [join_chunks([c for c in found if c.index == index]) for index in range(3)]
+    assert joined == wanted
+    assert len(wanted[0].logprobs) == len(wanted[0].token_ids)
 
 
 def test_a_consumer_that_leaves_frees_its_slot(thread):
