@@ -107,14 +107,19 @@ def placeable_replicas(args: AppArgs, resources: Mapping[str, float]) -> tuple[i
     """
     n_gpus, n_cpus = (int(resources.get(name, 0)) for name in ("GPU", "CPU"))
     if args.device == "cuda" or (args.device == "auto" and n_gpus):
-        if n_gpus < args.min_replicas:
+        room, what = int(n_gpus / args.gpus_per_replica), f"{n_gpus} GPUs"
+        if room < max(args.min_replicas, 1):
             raise DeviceError(
-                f"{args.min_replicas} engines need a GPU each and there are {n_gpus}",
+                f"{args.min_replicas} engines need {args.gpus_per_replica:g} GPU each"
+                f" and there are {n_gpus}",
                 hint="lower min_replicas, or set device to cpu",
             )
-        room, what = n_gpus, f"{n_gpus} GPUs"
+    elif args.n_threads is None:
+        n_machines = sum(name.startswith("node:") and "__" not in name for name in resources)
+        room = max(n_machines, args.min_replicas, 1)
+        what = f"{n_machines} machines, all of whose cores an engine takes"
     else:
-        room = max(n_cpus // args.n_threads, args.min_replicas)
+        room = max(n_cpus // args.n_threads, args.min_replicas, 1)
         what = f"{n_cpus} CPUs for {args.n_threads} threads each"
     return (room, what) if room < args.max_replicas else (args.max_replicas, "as asked for")
 
@@ -122,8 +127,4 @@ def placeable_replicas(args: AppArgs, resources: Mapping[str, float]) -> tuple[i
 def engine_resources(args: AppArgs, has_gpu: bool) -> dict[str, Any]:
     """What Ray reserves for each engine replica, and the environment of its process."""
     is_on_gpu = args.device == "cuda" or (args.device == "auto" and has_gpu)
-    return {
-        "num_cpus": _RESERVED_CPUS,
-        "num_gpus": 1 if is_on_gpu else 0,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(args.n_threads)}},
-    }
+    return {"num_cpus": _RESERVED_CPUS, "num_gpus": args.gpus_per_replica if is_on_gpu else 0}

@@ -16,10 +16,13 @@ from typing import Any
 
 from mulm.config import parse_config
 from mulm.engine.engine import Engine
+from mulm.engine.pages import pages_for
 from mulm.errors import NotRunningError
-from mulm.messages import GenerateRequest, TokenChunk
+from mulm.messages import GenerateRequest, Grammar, TokenChunk
+from mulm.native.build import NoKernelsError
 from serve_app.engine_client import ModelChangingError
 from serve_app.engine_thread import EngineThread
+from serve_app.opened_model import MakeModel, OpenedModel, open_from_store
 from serve_app.settings import AppArgs
 
 _log = logging.getLogger(__name__)
@@ -27,8 +30,7 @@ _log = logging.getLogger(__name__)
 KEEP_PREVIOUS_S = 30.0
 """How long a replaced model takes new requests: until each ingress has noticed, by far."""
 
-OpenModel = Callable[[AppArgs], tuple[str, Any]]
-"""Gives the manifest id and the model, ready to compute."""
+OpenModel = Callable[[AppArgs], OpenedModel]
 
 
 class EngineHost:
@@ -36,17 +38,17 @@ class EngineHost:
 
     def __init__(
         self,
-        open_model: OpenModel | None = None,
+        open_model: OpenModel = open_from_store,
         keep_previous_s: float = KEEP_PREVIOUS_S,
-        **engine_options: Any,
     ) -> None:
-        self._open_model = open_model or open_from_store
+        self._open_model = open_model
         self._keep_previous_s = keep_previous_s
-        self._engine_options = engine_options
         self._args: AppArgs | None = None
         self._model_id = ""
         self._threads: dict[str, EngineThread] = {}
+        self._prepares: dict[str, Callable[[Grammar], None]] = {}
         self._retirements: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loading = asyncio.Lock()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
@@ -58,10 +60,11 @@ class EngineHost:
         async with self._loading:
             if self._args is not None and _makes_same_engine(args, self._args):
                 return
-            model_id, engine = await asyncio.to_thread(self._open_engine, args)
+            opened = await asyncio.to_thread(self._open_model, args)
+            model_id = opened.id
             previous, self._model_id, self._args = self._model_id, model_id, args
             if model_id not in self._threads:
-                self._threads[model_id] = EngineThread(engine)
+                self._start(opened, args)
         if model_id in self._retirements:
             self._retirements.pop(model_id).cancel()
         if previous not in ("", model_id):
@@ -82,6 +85,9 @@ class EngineHost:
             raise NotRunningError("no model is loaded yet", hint="try again in a moment")
         if model_id not in self._threads:
             raise ModelChangingError("the model is being changed", hint="try again in a moment")
+        grammar, prepare = request.sampling.grammar, self._prepares.get(model_id)
+        if grammar is not None and prepare is not None:
+            await asyncio.to_thread(prepare, grammar)
         async with aclosing(self._threads[model_id].generate(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -102,47 +108,52 @@ class EngineHost:
 
     def _retire(self, model_id: str) -> None:
         del self._retirements[model_id]
+        self._prepares.pop(model_id, None)
         self._threads.pop(model_id).retire()
 
-    def _open_engine(self, args: AppArgs) -> tuple[str, Engine]:
-        model_id, model = self._open_model(args)
+    def _start(self, opened: OpenedModel, args: AppArgs) -> None:
+        thread = EngineThread(make_engine(opened, args))
+        self._threads[opened.id] = thread
+        if opened.prepare is not None:
+            self._prepares[opened.id] = opened.prepare
+        if opened.make_faster is not None:
+            task = asyncio.create_task(_speed_up(thread, opened.make_faster))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+async def _speed_up(thread: EngineThread, make_faster: MakeModel) -> None:
+    """Have the kernels take over when they are compiled; without them it goes on as it is."""
+    try:
+        faster = await asyncio.to_thread(make_faster)
+    except NoKernelsError as error:
+        _log.warning("kernels failed, plain torch goes on reason=%s", error.message)
+    else:
+        await asyncio.to_thread(thread.swap, faster)
+
+
+def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
+    """An engine with as many slots and pages as `args` say."""
+    window = min(
+        args.max_seq_len or opened.model.config.max_seq_len, opened.model.config.max_seq_len
+    )
+    return Engine(
+        opened.model,
+        args.n_slots,
+        args.max_seq_len,
         # Serve's queue holds back what exceeds twice the slots; the line here is never longer.
-        engine = Engine(
-            model,
-            args.n_slots,
-            args.max_seq_len,
-            max_waiting=2 * args.n_slots,
-            **self._engine_options,
-        )
-        return model_id, engine
+        max_waiting=2 * args.n_slots,
+        n_pages=n_pages(args, pages_for(window + 1), opened.model.page_bytes()),
+        tokenizer=opened.tokenizer,
+        make_constraint=opened.make_constraint,
+    )
+
+
+def n_pages(args: AppArgs, per_window: int, page_bytes: int) -> int:
+    """Pages of keys and values: what the memory given holds, a whole window at least."""
+    affordable = args.kv_cache_bytes // page_bytes
+    return max(per_window, min(args.n_slots * per_window, affordable))
 
 
 def _makes_same_engine(one: AppArgs, other: AppArgs) -> bool:
     return (one.model, one.fixed()) == (other.model, other.fixed())
-
-
-def open_from_store(args: AppArgs) -> tuple[str, Any]:
-    """Load the model that `args` names onto its device."""
-    import torch
-
-    from actors.ledger_host import connect_facts
-    from actors.store_host import cluster_store
-    from mulm.home import Home
-    from mulm.model.stored import load_ready_model
-
-    torch.set_num_threads(args.n_threads)
-    store = cluster_store(Home.from_env())
-    manifest = store.load(connect_facts().resolve("model", args.ref).manifest_id)
-    device = torch.device(_device(args.device, torch.cuda.is_available()))
-    model = load_ready_model(
-        store, manifest, device, getattr(torch, _dtype(args.dtype, device.type))
-    )
-    return manifest.id, model
-
-
-def _device(asked: str, has_cuda: bool) -> str:
-    return ("cuda" if has_cuda else "cpu") if asked == "auto" else asked
-
-
-def _dtype(asked: str, device: str) -> str:
-    return ("bfloat16" if device == "cuda" else "float32") if asked == "auto" else asked

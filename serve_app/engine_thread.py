@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from mulm.engine.engine import Engine
 from mulm.errors import MulmError, NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk, join_chunks
+from mulm.model.batch import LanguageModel
 from serve_app.settings import FLUSH_INTERVAL_S
 
 _log = logging.getLogger(__name__)
@@ -60,8 +61,16 @@ class _Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class _Swap:
+    model: LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     when_idle: bool
+
+
+_Command = _Add | _Cancel | _Swap | _Stop
 
 
 class EngineThread:
@@ -82,7 +91,7 @@ class EngineThread:
         self._engine = engine
         self._flush_interval_s = flush_interval_s
         self._clock = clock
-        self._inbox: SimpleQueue[_Add | _Cancel | _Stop] = SimpleQueue()
+        self._inbox: SimpleQueue[_Command] = SimpleQueue()
         self._streams: dict[str, _Stream] = {}
         self._flushed_s = self._progressed_s = clock()
         self._stop: _Stop | None = None
@@ -117,6 +126,10 @@ class EngineThread:
         finally:
             if n_open:
                 self._inbox.put(_Cancel(request.request_id))
+
+    def swap(self, model: LanguageModel) -> None:
+        """Go on with this model, of the same shape, from the next step on; no request is lost."""
+        self._inbox.put(_Swap(model))
 
     def check_health(self) -> None:
         """Raise NotRunningError unless the engine is idle or finished a step lately."""
@@ -179,13 +192,16 @@ class EngineThread:
             is_waiting = False
             self._obey(command)
 
-    def _obey(self, command: _Add | _Cancel | _Stop) -> None:
+    def _obey(self, command: _Command) -> None:
         match command:
             case _Add(stream):
                 self._add(stream)
             case _Cancel(request_id):
                 if self._streams.pop(request_id, None):
                     self._engine.cancel(request_id)
+            case _Swap(model):
+                self._engine.swap(model)
+                _log.info("engine goes on with another form of its model")
             case _Stop():
                 self._stop = command
 

@@ -33,21 +33,26 @@ class AppArgs(Frozen):
     """The name that clients use; by default the name in the reference."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    n_slots: Annotated[int, Field(ge=1, le=1024)] = 8
+    n_slots: Annotated[int, Field(ge=1, le=1024)] = 32
     """Sequences that one replica generates at the same time."""
+    kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+    """Memory for keys and values at most; one whole window is held in any case."""
     max_seq_len: Annotated[int, Field(ge=2)] | None = None
     """A smaller window than the model's, to save memory."""
     max_queued: Annotated[int, Field(ge=1)] = 64
     """Requests that may wait for a replica; beyond it clients are told to come back."""
-    min_replicas: Annotated[int, Field(ge=1)] = 1
+    gpus_per_replica: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of a GPU that a replica on one reserves; several share it below 1."""
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    """Engines kept running; with 0 the first request after a quiet time waits for one to start."""
     max_replicas: Annotated[int, Field(ge=1)] = 2
     """Engines at most, under load; fewer where the machine cannot place that many."""
     upscale_delay_s: Annotated[float, Field(ge=0)] = 2.0
     """How long more streams than slots must last before another engine starts."""
     downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
     """How long there must be too little to do before one ends."""
-    n_threads: Annotated[int, Field(ge=1)] = 1
-    """CPU threads of each replica's matrix products."""
+    n_threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of a replica's steps; by default all cores of its machine."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """From a request's arrival to its last token, and how long an engine that ends may drain."""
 

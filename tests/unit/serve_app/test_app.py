@@ -17,12 +17,16 @@ with warnings.catch_warnings():  # Serve's own, at import
 @pytest.mark.parametrize(
     ("given", "resources", "expected"),
     [
-        ({"max_replicas": 4}, {"CPU": 8}, 4),
-        ({"max_replicas": 4}, {"CPU": 2}, 2),
+        ({"max_replicas": 4, "n_threads": 1}, {"CPU": 8}, 4),
+        ({"max_replicas": 4, "n_threads": 1}, {"CPU": 2}, 2),
+        ({"max_replicas": 4}, {"CPU": 8, "node:10.0.0.1": 1, "node:__internal_head__": 1}, 1),
+        ({"max_replicas": 4}, {"CPU": 8, "node:10.0.0.1": 1, "node:fd00::2": 1}, 2),
+        ({"min_replicas": 0}, {"CPU": 8, "node:10.0.0.1": 1}, 1),
         ({"max_replicas": 4, "n_threads": 4}, {"CPU": 8}, 2),
         ({"max_replicas": 4, "min_replicas": 3}, {"CPU": 2}, 3),
         ({"max_replicas": 4}, {"CPU": 8, "GPU": 1}, 1),
-        ({"max_replicas": 4, "device": "cpu"}, {"CPU": 8, "GPU": 1}, 4),
+        ({"max_replicas": 4, "gpus_per_replica": 0.5}, {"CPU": 8, "GPU": 1}, 2),
+        ({"max_replicas": 4, "device": "cpu", "n_threads": 1}, {"CPU": 8, "GPU": 1}, 4),
     ],
 )
 def test_no_more_engines_than_the_machine_can_place(given, resources, expected):
@@ -40,6 +44,7 @@ def test_more_gpus_than_there_are_is_an_error_and_not_a_wait():
 
 def test_a_gpu_is_reserved_where_one_is_used():
     assert engine_resources(AppArgs(), has_gpu=True)["num_gpus"] == 1
+    assert engine_resources(AppArgs(gpus_per_replica=0.25), has_gpu=True)["num_gpus"] == 0.25
     assert engine_resources(AppArgs(device="cpu"), has_gpu=True)["num_gpus"] == 0
 
 

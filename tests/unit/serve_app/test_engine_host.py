@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
-from mulm.engine.fake import FakeModel
+from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.errors import ConfigError, NotRunningError
-from mulm.messages import GenerateRequest, SamplingParams
+from mulm.messages import GenerateRequest, Grammar, SamplingParams
+from mulm.native.build import NoKernelsError
 from serve_app.engine_client import ModelChangingError
-from serve_app.engine_host import EngineHost
+from serve_app.engine_host import EngineHost, n_pages
+from serve_app.opened_model import OpenedModel
+from serve_app.settings import AppArgs
 
 KEEP_S = 0.3
 
@@ -18,7 +24,7 @@ REQUEST = GenerateRequest("a", (1, 2), SamplingParams(max_tokens=40, temperature
 @pytest.fixture
 def host():
     return EngineHost(
-        lambda args: (f"id of {args.model}", FakeModel()),
+        lambda args: OpenedModel(f"id of {args.model}", FakeModel()),
         keep_previous_s=KEEP_S,
     )
 
@@ -62,7 +68,7 @@ def test_the_same_config_again_builds_no_second_engine():
 
     def open_model(args):
         opened.append(args.model)
-        return f"id of {args.model}", FakeModel()
+        return OpenedModel(f"id of {args.model}", FakeModel())
 
     host = EngineHost(open_model)
 
@@ -96,3 +102,74 @@ def test_a_wrong_config_keeps_the_old_model(host):
         assert await collect(host, "id of m@1")
 
     asyncio.run(check())
+
+
+def test_the_faster_form_takes_over_under_a_running_request():
+    is_compiled = threading.Event()
+
+    config = FakeConfig(max_seq_len=60_000)
+    slow = FakeModel(config)
+
+    def make():
+        assert is_compiled.wait(10)
+        return FakeModel(config, salt=1)
+
+    host = EngineHost(lambda _args: OpenedModel("m", slow, make))
+
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        one = replace(REQUEST, sampling=SamplingParams(max_tokens=50_000, temperature=0))
+        async with aclosing(host.generate("m", one)) as chunks:
+            async for chunk in chunks:
+                assert chunk.finish_reason is None, "it ended before the faster form came"
+                is_compiled.set()
+                if not host._tasks:
+                    break
+            n_before = len(slow.batches)
+            await anext(chunks)
+        assert len(slow.batches) <= n_before + 1, "the slow form is still at work"
+
+    asyncio.run(check())
+
+
+def test_without_a_compiler_it_goes_on_as_it_is():
+    def make():
+        raise NoKernelsError("no C++ compiler is here")
+
+    host = EngineHost(lambda _args: OpenedModel("m", FakeModel(), make))
+
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        await asyncio.gather(*host._tasks)
+        assert (await collect(host, "m"))[-1].finish_reason == "length"
+        host.check_health()
+
+    asyncio.run(check())
+
+
+def test_a_grammar_is_prepared_off_the_loop_and_refused_before_the_engine_has_it():
+    seen = []
+
+    def prepare(grammar):
+        seen.append((grammar.text, threading.current_thread() is threading.main_thread()))
+        raise ConfigError("no grammar", param="grammar")
+
+    host = EngineHost(lambda _args: OpenedModel("m", FakeModel(), prepare=prepare))
+    sampling = SamplingParams(grammar=Grammar("regex", "a+"))
+
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        with pytest.raises(ConfigError, match="no grammar"):
+            await collect(host, "m", replace(REQUEST, sampling=sampling))
+        assert (await host.load())["n_unfinished"] == 0
+
+    asyncio.run(check())
+    assert seen == [("a+", False)]
+
+
+@pytest.mark.parametrize(
+    ("kv_cache_bytes", "expected"), [(1 << 30, 8 * 10), (50 << 20, 50), (1 << 20, 10)]
+)
+def test_pages_fit_the_memory_and_hold_a_window(kv_cache_bytes, expected):
+    args = AppArgs(n_slots=8, kv_cache_bytes=kv_cache_bytes)
+    assert n_pages(args, 10, 1 << 20) == expected

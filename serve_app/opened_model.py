@@ -1,0 +1,130 @@
+"""Opens a model for an engine: what answers at once, and what answers faster later.
+
+Called by the engine host. On CPUs the kernels run the model. Where they are not compiled yet, plain
+PyTorch answers while the compiler works; where there is no compiler, for ever. Invariant: what is
+opened is ready to compute when it is returned.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mulm.data.tokenizer import Tokenizer
+from mulm.engine.engine import MakeConstraint
+from mulm.engine.grammar import Grammars, is_installed
+from mulm.manifest import Manifest
+from mulm.messages import Grammar
+from mulm.model.batch import LanguageModel
+from mulm.model.microlm import MicroLM
+from mulm.model.quantized import QuantizedMicroLM
+from mulm.model.stored import load_model
+from mulm.native.build import NoKernelsError, find_compiler, library_path
+from mulm.native.model import NativeModel
+from mulm.store import Store
+from serve_app.settings import AppArgs
+
+_log = logging.getLogger(__name__)
+
+MakeModel = Callable[[], LanguageModel]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """What an engine needs of one model."""
+
+    id: str
+    model: LanguageModel
+    """Answers at once."""
+    make_faster: MakeModel | None = None
+    """Makes the same model in a faster form, in a while; None where there is none."""
+    tokenizer: Tokenizer | None = None
+    make_constraint: MakeConstraint | None = None
+    """Holds answers to grammars; None where llguidance is not installed."""
+    prepare: Callable[[Grammar], None] | None = None
+    """Compiles a grammar, so that making its constraints is quick."""
+
+
+def open_from_store(args: AppArgs) -> OpenedModel:
+    """Load the model that `args` names onto its device, with its tokenizer.
+
+    Raises:
+        NotFoundError: no such model.
+        CorruptError: a file does not match its checksum.
+    """
+    from actors.ledger_host import connect_facts
+    from actors.store_host import cluster_store
+    from mulm.home import Home
+
+    home = Home.from_env()
+    store = cluster_store(home)
+    manifest = store.load(connect_facts().resolve("model", args.ref).manifest_id)
+    tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
+    grammars = Grammars(tokenizer) if is_installed() else None
+    model, make_faster = open_weights(store, manifest, args, home.compiled)
+    return OpenedModel(
+        manifest.id,
+        model,
+        make_faster,
+        tokenizer,
+        None if grammars is None else grammars.constraint,
+        None if grammars is None else grammars.prepare,
+    )
+
+
+def open_weights(
+    store: Store, manifest: Manifest, args: AppArgs, folder: Path
+) -> tuple[LanguageModel, MakeModel | None]:
+    """The model, and how to make its faster form where that is not there yet.
+
+    Args:
+        store: Where the weights lie.
+        manifest: The model's version.
+        args: Device, type and threads.
+        folder: Where compiled kernels are kept.
+    """
+    device = _device(args.device, torch.cuda.is_available())
+    n_threads = args.n_threads or len(os.sched_getaffinity(0))
+    kernels = _kernels(folder) if device == "cpu" else None
+    dtype = _dtype(args.dtype, device, has_kernels=kernels is not None)
+    model = load_model(store, manifest, device, dtype)
+    if kernels is not None and kernels.exists():
+        return _native(model, folder, n_threads), None
+    torch.set_num_threads(n_threads)
+    if kernels is None:
+        if isinstance(model, QuantizedMicroLM):
+            model.pack()
+        return model, None
+    return model, lambda: _native(model, folder, n_threads)
+
+
+def _native(model: MicroLM, folder: Path, n_threads: int) -> NativeModel:
+    native = NativeModel(model, folder, n_threads)
+    # Those of OpenMP, which wait by spinning, would take the cores from the kernels' own.
+    torch.set_num_threads(1)
+    return native
+
+
+def _kernels(folder: Path) -> Path | None:
+    """Where the compiled kernels lie, or will; None where they cannot be made."""
+    try:
+        return library_path(folder, find_compiler())
+    except NoKernelsError as error:
+        _log.warning("no kernels, plain torch instead reason=%s", error.message)
+        return None
+
+
+def _device(asked: str, has_cuda: bool) -> str:
+    return ("cuda" if has_cuda else "cpu") if asked == "auto" else asked
+
+
+def _dtype(asked: str, device: str, *, has_kernels: bool) -> torch.dtype:
+    """Half the memory is twice the speed where each token reads all weights."""
+    if asked != "auto":
+        return torch.float32 if asked == "float32" else torch.bfloat16
+    return torch.bfloat16 if device == "cuda" or has_kernels else torch.float32

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mulm.config import parse_config
+from mulm.manifest import Manifest
+from mulm.model.batch import Batch
+from mulm.model.config import MicroLMConfig
+from mulm.model.microlm import MicroLM
+from mulm.model.quantized import Quantization, QuantizedMicroLM
+from mulm.model.stored import store_model
+from mulm.native.build import NoKernelsError, build
+from mulm.native.model import NativeModel
+from mulm.store import Store
+from serve_app.opened_model import open_weights
+from serve_app.settings import AppArgs
+
+SHAPE = {"vocab_size": 300, "d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_head": 16,
+         "d_ff": 64, "max_seq_len": 64}  # fmt: skip
+IDS = [3, 1, 4, 1, 5]
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def model() -> MicroLM:
+    torch.manual_seed(0)
+    return MicroLM(parse_config(MicroLMConfig, SHAPE)).eval()
+
+
+def stored(store: Store, model: MicroLM) -> Manifest:
+    return store_model(store, model, b"{}", "fingerprint", config={}, parents={})
+
+
+def hidden(model) -> torch.Tensor:
+    return model.extend(Batch.of((IDS, 0, [0])), model.make_cache(1)).float()
+
+
+@pytest.fixture
+def compiled(request):
+    folder = request.config.cache.mkdir("kernels")
+    try:
+        build(folder)
+    except NoKernelsError as error:
+        pytest.skip(f"no kernels: {error.message}")
+    return folder
+
+
+def test_plain_torch_answers_while_the_compiler_works(store, model, tmp_path, compiled):
+    opened, make_faster = open_weights(store, stored(store, model), AppArgs(), tmp_path)
+    assert isinstance(opened, MicroLM)
+    assert opened.norm.weight.dtype == torch.bfloat16
+    assert make_faster is not None
+    torch.testing.assert_close(hidden(opened), hidden(model), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("bits", [None, "int8", "int4"])
+def test_compiled_kernels_answer_at_once(store, model, compiled, bits):
+    if bits:
+        form = Quantization.model_validate({"linear": bits, "embedding": "int8"})
+        model = QuantizedMicroLM.of(model, form)
+    args = AppArgs(dtype="float32", n_threads=1)
+    opened, make_faster = open_weights(store, stored(store, model), args, compiled)
+    assert isinstance(opened, NativeModel)
+    assert make_faster is None
+    assert torch.get_num_threads() == 1
+    torch.testing.assert_close(hidden(opened), hidden(model), rtol=0.02, atol=0.02)
+
+
+def test_the_faster_form_computes_the_same(store, model, tmp_path, compiled):
+    library = build(compiled)
+    args = AppArgs(dtype="float32", n_threads=1)
+    opened, make_faster = open_weights(store, stored(store, model), args, tmp_path)
+    (tmp_path / library.name).write_bytes(library.read_bytes())
+    torch.testing.assert_close(hidden(make_faster()), hidden(opened), rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_compiler_it_is_plain_torch_in_fp32(store, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "not-a-compiler")
+    args = AppArgs(n_threads=2)
+    opened, make_faster = open_weights(store, stored(store, model), args, tmp_path)
+    assert make_faster is None
+    assert opened.norm.weight.dtype == torch.float32
+    assert torch.get_num_threads() == 2
+    assert torch.equal(hidden(opened), hidden(model))
