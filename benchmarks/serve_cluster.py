@@ -18,6 +18,7 @@ from actors.processes import Pack
 from benchmarks.serve_shapes import open_exported
 from jobs.up import start, stop
 from mulm.home import Home
+from mulm.native.build import build
 from mulm.settings import Settings
 from mulm.store import Store
 from serve_app.deploy import deploy
@@ -50,6 +51,7 @@ def cluster_with(
             env = os.environ | ray_env(home) | ENV_VARIABLES_OF_RAY
             env["PYTHONPATH"] = str(Path(__file__).parents[1])
             model_id = _copy(folder, home)
+            build(home.compiled)  # else plain torch answers first
             command = [sys.executable, "-c", _PUBLISH, info.gcs_address, model_id]
             done = subprocess.run(  # noqa: S603 - the lines above
                 command, env=env, check=True, stdout=subprocess.PIPE, text=True

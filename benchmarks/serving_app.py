@@ -32,6 +32,7 @@ from mulm.testing import tiny_tokenizer
 from serve_app.auth import KeyRing, digest_of
 from serve_app.engine_host import EngineHost
 from serve_app.ingress import make_app
+from serve_app.opened_model import OpenedModel
 from serve_app.service import Served, Service
 from serve_app.settings import AppArgs
 
@@ -147,7 +148,7 @@ def main() -> None:
         tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
 
     async def make() -> Any:
-        host = EngineHost(lambda _args: ("m", model))
+        host = EngineHost(lambda _args: OpenedModel("m", model, tokenizer=tokenizer))
         args = AppArgs(model="a@1", n_slots=options.slots, n_threads=options.threads)
         await host.reconfigure(args.model_dump(mode="json"))
         return make_service_app(host, served(tokenizer, "m", model.config.max_seq_len))[1]

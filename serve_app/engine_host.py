@@ -24,6 +24,7 @@ from serve_app.engine_client import ModelChangingError
 from serve_app.engine_thread import EngineThread
 from serve_app.opened_model import MakeModel, OpenedModel, open_from_store
 from serve_app.settings import AppArgs
+from serve_app.token_channel import ReplyTo, TokenSender
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class EngineHost:
         self._prepares: dict[str, Callable[[Grammar], None]] = {}
         self._retirements: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sender = TokenSender()
         self._loading = asyncio.Lock()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
@@ -91,6 +93,24 @@ class EngineHost:
         async with aclosing(self._threads[model_id].generate(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def send(self, model_id: str, request: GenerateRequest, reply_to: ReplyTo) -> int:
+        """As `generate`, but the tokens go where they are wanted; cancelling it frees its slot.
+
+        Returns:
+            How many chunks were sent.
+
+        Raises:
+            UnreachableError: they cannot go there; nothing was generated.
+            ModelChangingError, MulmError: as `generate`.
+        """
+        connection = await self._sender.connect(reply_to)
+        n_sent = 0
+        async with aclosing(self.generate(model_id, request)) as chunks:
+            async for chunk in chunks:
+                await self._sender.send(connection, chunk)
+                n_sent += 1
+        return n_sent
 
     async def load(self) -> dict[str, Any]:
         """What this replica does right now."""

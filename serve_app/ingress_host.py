@@ -20,16 +20,20 @@ from serve_app.ingress import make_app
 from serve_app.serve_client import ServeEngineClient
 from serve_app.service import Service, open_served
 from serve_app.settings import AppArgs
+from serve_app.token_channel import TokenReceiver
 
 
 class IngressHost:
     """One replica: the application, and the model's light half, swapped by `reconfigure`."""
 
     def __init__(self, engine: Any) -> None:
+        import ray
+
         from actors.ledger_host import connect_facts
 
         self._facts: Facts = connect_facts()
-        self._service = Service(ServeEngineClient(engine))
+        receiver = TokenReceiver(ray.util.get_node_ip_address())
+        self._service = Service(ServeEngineClient(engine, receiver))
         self._change: asyncio.Task[None] | None = None
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:

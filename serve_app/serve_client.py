@@ -20,6 +20,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from mulm.errors import MulmError, NotRunningError, OverloadedError
 from mulm.messages import GenerateRequest, TokenChunk
 from serve_app.engine_client import ModelChangingError
+from serve_app.token_channel import Mailbox, TokenReceiver, UnreachableError
 
 _log = logging.getLogger(__name__)
 
@@ -30,16 +31,31 @@ _CHANGE_TIMEOUT_S = 60.0
 """How long a request looks for a replica that holds its model while models change."""
 
 _CHANGE_POLL_S = 0.1
+_ON_THE_WAY_S = 10.0
+"""How much later than the end of its call a request's last token may come."""
 
 
 class ServeEngineClient:
-    """An `EngineClient` over a Serve handle."""
+    """An `EngineClient` over a Serve handle.
 
-    def __init__(self, handle: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        handle: Of the engine's deployment.
+        receiver: Hears the tokens; without one they come over the handle, at a cost.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        handle: Any,
+        receiver: TokenReceiver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._handle = handle
+        self._receiver = receiver
         self._clock = clock
         self._heard_s = -_HEARD_LATELY_S
         self._streaming = handle.options(stream=True)
+        self._calls: set[asyncio.Task[None]] = set()
 
     async def generate(
         self, model_id: str, request: GenerateRequest
@@ -63,18 +79,67 @@ class ServeEngineClient:
     async def _generate_once(
         self, model_id: str, request: GenerateRequest
     ) -> AsyncGenerator[TokenChunk, None]:
+        has_begun = False
+        if self._receiver is not None:
+            try:
+                async with aclosing(self._receive(self._receiver, model_id, request)) as chunks:
+                    async for chunk in chunks:
+                        has_begun = True
+                        yield chunk
+            except UnreachableError as error:
+                if has_begun:
+                    raise
+                _log.warning("tokens come over the handle reason=%s", error.message)
+                self._receiver = None
+            else:
+                return
+        async with aclosing(self._stream(model_id, request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _receive(
+        self, receiver: TokenReceiver, model_id: str, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """The call over the handle, the tokens over the channel."""
+        reply_to = await receiver.reply_to()
+        with receiver.mailbox(request.request_id) as mailbox:
+            response = self._handle.send.remote(model_id, request, reply_to)
+            call = asyncio.create_task(_watch(response, mailbox))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            n_open = request.n
+            try:
+                while n_open:
+                    item = await mailbox.get()
+                    if item is None:
+                        item = await _last(mailbox)
+                    if isinstance(item, Exception):
+                        n_open = 0
+                        raise item
+                    self._heard_s = self._clock()
+                    n_open -= item.finish_reason is not None
+                    yield item
+            finally:
+                if n_open:
+                    response.cancel()
+                    call.cancel()
+
+    async def _stream(
+        self, model_id: str, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """Call and tokens over the handle."""
         response = self._streaming.generate.remote(model_id, request)
-        has_ended = False
+        n_open = request.n
         try:
             async for chunk in response:
                 self._heard_s = self._clock()
-                has_ended = chunk.finish_reason is not None
+                n_open -= chunk.finish_reason is not None
                 yield chunk
         except (RayError, RayServeException) as error:
-            has_ended = True
+            n_open = 0
             raise translate(error) from None
         finally:
-            if not has_ended:
+            if n_open:
                 response.cancel()
 
     async def is_ready(self) -> bool:
@@ -97,6 +162,26 @@ class ServeEngineClient:
         except (TimeoutError, RayError, RayServeException):
             return False
         return bool(load["model_id"] == model_id)
+
+
+async def _watch(response: Any, mailbox: Mailbox) -> None:
+    """Tell the reader of a request's tokens how its call ended: an error, or None."""
+    try:
+        await response
+    except (RayError, RayServeException) as error:
+        mailbox.put_nowait(translate(error))
+    else:
+        mailbox.put_nowait(None)
+
+
+async def _last(mailbox: Mailbox) -> TokenChunk | Exception:
+    """What is still on its way after the end of the call."""
+    try:
+        async with asyncio.timeout(_ON_THE_WAY_S):
+            item = await mailbox.get()
+    except TimeoutError:
+        item = None
+    return item or NotRunningError("tokens were lost on their way", hint=_RETRY)
 
 
 def translate(error: Exception) -> MulmError:

@@ -16,8 +16,8 @@ from mulm.store import Store
 from serve_app.opened_model import open_weights
 from serve_app.settings import AppArgs
 
-SHAPE = {"vocab_size": 300, "d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_head": 16,
-         "d_ff": 64, "max_seq_len": 64}  # fmt: skip
+SHAPE = {"vocab_size": 300, "d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1,
+         "d_head": 16, "d_ff": 64, "max_seq_len": 64}  # fmt: skip
 IDS = [3, 1, 4, 1, 5]
 
 
