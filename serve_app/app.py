@@ -27,6 +27,9 @@ INGRESS = "ingress"
 # Serving takes CPUs as it needs them. Reserved, they would keep a training run on the same PC,
 # whose workers want a CPU each, waiting for as long as a model is served.
 _RESERVED_CPUS = 0
+_ON_THE_HEAD = {"node:__internal_head__": 0.001}
+"""The ingress listens at an address that clients know."""
+
 _INGRESS_MAX_ONGOING = 1000
 _INGRESS_MAX_QUEUED = 200
 _OWN_QUESTIONS = 2
@@ -56,6 +59,10 @@ class IngressReplica(IngressHost):
     def __init__(self, engine: Any) -> None:
         bind_to_node()
         super().__init__(engine)
+
+    async def __del__(self) -> None:
+        """Serve's hook before a replica ends."""
+        await self.stop()
 
 
 def build(args: AppArgs) -> Application:
@@ -87,8 +94,10 @@ def build(args: AppArgs) -> Application:
         serve.ingress()(IngressReplica),
         name=INGRESS,
         user_config=config,
+        health_check_period_s=_HEALTH_PERIOD_S,
         ray_actor_options={
             "num_cpus": _RESERVED_CPUS,
+            "resources": _ON_THE_HEAD,
             "runtime_env": {"env_vars": _METRICS_ENV},
         },
         max_ongoing_requests=_INGRESS_MAX_ONGOING,

@@ -64,9 +64,10 @@ def deploy(
     """
     deadline_s = time.monotonic() + timeout_s
     key = read_first_key(home or Home.from_env())
-    config = deploy_config(info, args)
+    args = args.model_copy(update={"http_host": info.http_host, "http_port": info.http_port})
+    config = deploy_config(args)
     dashboard = Dashboard(info.dashboard_url, token)
-    if not has_proxy(dashboard.request("GET", _PATH)):
+    if not is_deployed(dashboard.request("GET", _PATH)):
         choose_port(info.http_host, info.http_port, variable_of("http_port"))
     _put(dashboard, config)
     _wait(lambda: _is_running(dashboard, config, report), deadline_s, "the deployment")
@@ -74,17 +75,16 @@ def deploy(
     _wait(lambda: _serves(info, key, args), deadline_s, "the HTTP API")
 
 
-def has_proxy(details: dict[str, Any]) -> bool:
-    """Whether Serve has bound the HTTP port, so that it is busy because of us."""
-    return bool(details.get("proxies"))
+def is_deployed(details: dict[str, Any]) -> bool:
+    """Whether the application is there, so that its port is busy because of us."""
+    return APPLICATION in details.get("applications", {})
 
 
-def deploy_config(info: ClusterInfo, args: AppArgs) -> dict[str, Any]:
+def deploy_config(args: AppArgs) -> dict[str, Any]:
     """The body of the config deploy: what may change in place is `user_config`."""
     assert args.ref
     return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": info.http_host, "port": info.http_port},
+        "proxy_location": "Disabled",  # the ingress listens itself
         "applications": [
             {
                 "name": APPLICATION,

@@ -16,7 +16,7 @@ from mulm.errors import MulmError
 from mulm.refs import new_id
 from serve_app import errors, health
 from serve_app.auth import AuthMiddleware, KeyRing
-from serve_app.middleware import BodyLimitMiddleware, ErrorMiddleware, RequestIdMiddleware
+from serve_app.middleware import BodyMiddleware, ErrorMiddleware, RequestIdMiddleware
 from serve_app.openai_api import chat, completions, models
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES
@@ -34,7 +34,7 @@ def make_app(service: Service, keys: KeyRing) -> FastAPI:
             Middleware(RequestIdMiddleware, new_id=lambda: new_id("req")),
             Middleware(ErrorMiddleware),
             Middleware(AuthMiddleware, keys=keys),
-            Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES),
+            Middleware(BodyMiddleware, max_bytes=MAX_BODY_BYTES),
         ],
         exception_handlers={
             MulmError: errors.on_mulm_error,

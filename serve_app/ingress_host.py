@@ -16,6 +16,7 @@ from mulm.config import parse_config
 from mulm.facts import Facts
 from mulm.home import Home
 from serve_app.auth import KeyRing
+from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
 from serve_app.serve_client import ServeEngineClient
 from serve_app.service import Service, open_served
@@ -34,7 +35,9 @@ class IngressHost:
         self._facts: Facts = connect_facts()
         receiver = TokenReceiver(ray.util.get_node_ip_address())
         self._service = Service(ServeEngineClient(engine, receiver))
+        self._keys = KeyRing(self._facts.key_digests)
         self._change: asyncio.Task[None] | None = None
+        self._server: HttpServer | None = None
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Serve's hook for `user_config`; the old model is served until an engine has the new."""
@@ -43,10 +46,29 @@ class IngressHost:
         args = parse_config(AppArgs, config)
         store = cluster_store(Home.from_env())
         served = await asyncio.to_thread(open_served, args, store, self._facts)
+        await self._listen(args)
         if self._change is not None:
             self._change.cancel()
         self._change = asyncio.create_task(self._service.take_over(served))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""
-        return make_app(self._service, KeyRing(self._facts.key_digests))
+        return make_app(self._service, self._keys)
+
+    def check_health(self) -> None:
+        """Serve's hook: raising has the replica replaced."""
+        if self._server is not None:
+            self._server.check_health()
+
+    async def stop(self) -> None:
+        """Take no more requests; the running ones come to their end."""
+        if self._server is not None:
+            await self._server.stop()
+
+    async def _listen(self, args: AppArgs) -> None:
+        """Answer on the port that `args` name; it stays for the life of the replica."""
+        if self._server is None and args.http_port is not None:
+            app = make_app(self._service, self._keys)
+            server = HttpServer(app, args.http_host, args.http_port, args.request_timeout_s)
+            await server.start()
+            self._server = server

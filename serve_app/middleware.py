@@ -6,6 +6,7 @@ a failure of whatever kind before the first byte is answered with the error obje
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -64,8 +65,11 @@ class ErrorMiddleware:
             await _answer(error, scope)(scope, receive, send)
 
 
-class BodyLimitMiddleware:
-    """Takes in the whole body, or refuses it with 413 as soon as it exceeds `max_bytes`."""
+class BodyMiddleware:
+    """Takes in the whole body, or refuses it with 413 as soon as it exceeds `max_bytes`.
+
+    Whatever the client says after it is that it leaves: then the work for it is cancelled.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -81,11 +85,24 @@ class BodyLimitMiddleware:
             await too_large_response(self._max_bytes)(scope, receive, send)
             return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        is_gone = asyncio.Event()
 
         async def replay() -> Message:
-            return messages.pop() if messages else await receive()
+            if messages:
+                return messages.pop()
+            await is_gone.wait()
+            return {"type": "http.disconnect"}
 
-        await self._app(scope, replay, send)
+        work = asyncio.ensure_future(self._app(scope, replay, send))
+        watching = asyncio.create_task(_watch(receive, is_gone, work))
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not is_gone.is_set():
+                work.cancel()
+                raise
+        finally:
+            watching.cancel()
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The body, or None when it is too large. A client that left has an empty one."""
@@ -101,6 +118,14 @@ class BodyLimitMiddleware:
             if len(body) > self._max_bytes:
                 return None
         return bytes(body)
+
+
+async def _watch(receive: Receive, is_gone: asyncio.Event, work: asyncio.Future[None]) -> None:
+    """End the work for a client that leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    is_gone.set()
+    work.cancel()
 
 
 def _answer(error: Exception, scope: Scope) -> Response:

@@ -110,9 +110,7 @@ class ServeEngineClient:
             n_open = request.n
             try:
                 while n_open:
-                    item = await mailbox.get()
-                    if item is None:
-                        item = await _last(mailbox)
+                    item = await _next(mailbox, call)
                     if isinstance(item, Exception):
                         n_open = 0
                         raise item
@@ -174,14 +172,18 @@ async def _watch(response: Any, mailbox: Mailbox) -> None:
         mailbox.put_nowait(None)
 
 
-async def _last(mailbox: Mailbox) -> TokenChunk | Exception:
-    """What is still on its way after the end of the call."""
+async def _next(mailbox: Mailbox, call: asyncio.Task[None]) -> TokenChunk | Exception:
+    """The next item; after the end of the call, what is still on its way has its time."""
+    item = None
+    if not call.done():
+        item = await mailbox.get()
     try:
         async with asyncio.timeout(_ON_THE_WAY_S):
-            item = await mailbox.get()
+            while item is None:
+                item = await mailbox.get()
     except TimeoutError:
-        item = None
-    return item or NotRunningError("tokens were lost on their way", hint=_RETRY)
+        return NotRunningError("tokens were lost on their way", hint=_RETRY)
+    return item
 
 
 def translate(error: Exception) -> MulmError:

@@ -31,6 +31,9 @@ class AppArgs(Frozen):
     application waits for the `user_config` that names it, as a config deploy gives it."""
     served_name: str | None = None
     """The name that clients use; by default the name in the reference."""
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Where the ingress itself listens; without a port HTTP comes through Serve's proxy only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     n_slots: Annotated[int, Field(ge=1, le=1024)] = 32

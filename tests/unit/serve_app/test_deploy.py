@@ -6,13 +6,13 @@ import httpx
 import pytest
 
 from actors.cluster_info import ClusterInfo
-from mulm.errors import ConfigError, NotFoundError, PortBusyError
+from mulm.errors import ConfigError, JobFailedError, NotFoundError, PortBusyError
 from mulm.home import Home
 from serve_app.deploy import (
     DEPLOYMENTS,
     deploy,
     deploy_config,
-    has_proxy,
+    is_deployed,
     last_line,
     names_model,
     state_of,
@@ -24,7 +24,7 @@ INFO = ClusterInfo(
     id="c", gcs_address="127.0.0.1:1", dashboard_url="http://127.0.0.1:2", http_host="127.0.0.1",
     http_port=3, pid=4, temp_dir="x",
 )  # fmt: skip
-CONFIG = deploy_config(INFO, AppArgs(model="m@1"))
+CONFIG = deploy_config(AppArgs(model="m@1"))
 
 
 def details(status="RUNNING", message="", deployment="HEALTHY", model="m@1"):
@@ -34,13 +34,26 @@ def details(status="RUNNING", message="", deployment="HEALTHY", model="m@1"):
     return {"applications": {"mulm": app}}
 
 
-def test_http_listens_where_the_cluster_says():
-    assert CONFIG["http_options"] == {"host": "127.0.0.1", "port": 3}
-    assert CONFIG["proxy_location"] == "HeadOnly"
+def test_http_listens_where_the_cluster_says(home, monkeypatch):
+    put = []
+
+    class Dashboard(SilentDashboard):
+        def request(self, method, _path, body=None, **_options):
+            if method == "GET":
+                return {"applications": {"mulm": {}}}
+            put.append(body)
+            raise JobFailedError("enough")
+
+    monkeypatch.setattr("serve_app.deploy.Dashboard", Dashboard)
+    with pytest.raises(JobFailedError, match="enough"):
+        deploy(INFO, "token", AppArgs(model="m@1"), home=home)
+    args = put[0]["applications"][0]["args"]
+    assert (args["http_host"], args["http_port"]) == ("127.0.0.1", 3)
+    assert put[0]["proxy_location"] == "Disabled"
 
 
 def test_another_model_changes_only_what_is_taken_over_in_place():
-    one, two = (deploy_config(INFO, AppArgs(model=m))["applications"][0] for m in ("m@1", "m@2"))
+    one, two = (deploy_config(AppArgs(model=m))["applications"][0] for m in ("m@1", "m@2"))
     assert one["args"] == two["args"]
     assert one["deployments"] != two["deployments"]
     assert not IN_PLACE & set(one["args"])
@@ -70,7 +83,7 @@ def test_the_last_line_of_a_traceback_names_the_error():
 
 
 def test_running_streams_of_a_replica_that_ends_have_their_time():
-    config = deploy_config(INFO, AppArgs(model="m@1", request_timeout_s=7.0))
+    config = deploy_config(AppArgs(model="m@1", request_timeout_s=7.0))
     for deployment in config["applications"][0]["deployments"]:
         assert deployment["graceful_shutdown_timeout_s"] == 7.0
 
@@ -106,7 +119,7 @@ class SilentDashboard:
 
     def request(self, method, _path, _body=None, **_options):
         assert method == "GET"
-        return {"applications": {}, "proxies": {}}
+        return {"applications": {}}
 
 
 def test_a_port_that_was_taken_since_up_is_named(home, monkeypatch):
@@ -115,7 +128,7 @@ def test_a_port_that_was_taken_since_up_is_named(home, monkeypatch):
         info = INFO.model_copy(update={"http_port": stranger.getsockname()[1]})
         with pytest.raises(PortBusyError, match="is taken by"):
             deploy(info, "token", AppArgs(model="m@1"), home=home)
-    assert has_proxy({"proxies": {"node": {"status": "HEALTHY"}}})
+    assert is_deployed({"applications": {"mulm": {"status": "RUNNING"}}})
 
 
 def test_a_key_that_is_gone_is_named_before_anything_is_deployed(home):
@@ -126,7 +139,7 @@ def test_a_key_that_is_gone_is_named_before_anything_is_deployed(home):
 
 def test_a_deployment_needs_a_model():
     with pytest.raises(ConfigError):
-        deploy_config(INFO, AppArgs())
+        deploy_config(AppArgs())
 
 
 @pytest.mark.parametrize("bad", [{"model": "not a ref!"}, {"min_replicas": 3}, {"n_slots": 0}])

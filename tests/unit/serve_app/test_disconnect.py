@@ -17,12 +17,12 @@ class GoneError(Exception):
 class Client:
     """One POST; leaves when told, or cannot be sent anything at all."""
 
-    def __init__(self, key: str, is_deaf: bool = False) -> None:
+    def __init__(self, key: str, is_deaf: bool = False, is_streamed: bool = True) -> None:
         self._key = key
         self.has_left = asyncio.Event()
         self.has_text = asyncio.Event()
         self.is_deaf = is_deaf
-        self._body = [json.dumps(CHAT).encode()]
+        self._body = [json.dumps(CHAT | {"stream": is_streamed}).encode()]
 
     async def receive(self):
         if self._body:
@@ -78,5 +78,23 @@ def test_a_client_that_is_gone_before_the_first_byte_frees_its_slot(scripted, sc
             await asyncio.wait_for(Client(key, is_deaf=True).run(scripted_app), 5)
         assert not isinstance(caught.value, TimeoutError)
         assert scripted.n_closed_early == 1
+
+    asyncio.run(check())
+
+
+def test_a_client_that_waits_for_the_whole_answer_and_leaves_frees_its_slot(
+    scripted, scripted_app, key
+):
+    scripted.groups, scripted.never_ends = [[300]], True
+
+    async def check():
+        client = Client(key, is_streamed=False)
+        answering = asyncio.create_task(client.run(scripted_app))
+        while not scripted.requests:
+            await asyncio.sleep(0.01)
+        client.has_left.set()
+        await asyncio.wait_for(answering, 5)
+        assert scripted.n_closed_early == 1
+        assert not client.has_text.is_set()
 
     asyncio.run(check())

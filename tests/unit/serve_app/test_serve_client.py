@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from contextlib import aclosing
 
 import pytest
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from mulm.errors import MulmError, NotRunningError, OverloadedError
 from mulm.messages import GenerateRequest, TokenChunk
 from serve_app.engine_client import ModelChangingError
+from serve_app.token_channel import TokenReceiver, TokenSender, UnreachableError
 
 with warnings.catch_warnings():  # Serve's own, at import
     warnings.simplefilter("ignore")
@@ -119,3 +127,108 @@ class WrappedChangingError(RayError):
     """As Serve delivers it: Ray's error with ours as its cause."""
 
     cause = ModelChangingError("another model")
+
+
+class Engine:
+    """A handle whose engine sends chunks over the channel, then ends its call with an outcome."""
+
+    def __init__(self, chunks, outcome=1, is_behind_a_firewall=False):
+        self.chunks, self.outcome = chunks, outcome
+        self.is_behind_a_firewall = is_behind_a_firewall
+        self.n_streamed = self.n_cancelled = 0
+        self.send, self.generate = Call(self._send), Call(self._generate)
+        self.sender = TokenSender()
+
+    def options(self, **_options):
+        return self
+
+    def _send(self, _model_id, _request, reply_to):
+        return Running(self, self._work(reply_to))
+
+    def _generate(self, _model_id, _request):
+        self.n_streamed += 1
+        return Response(self.chunks)
+
+    async def _work(self, reply_to):
+        if self.is_behind_a_firewall:
+            raise RayTaskError("send", "trace", UnreachableError("no way"))
+        connection = await self.sender.connect(reply_to)
+        for chunk in self.chunks:
+            await self.sender.send(connection, chunk)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        if self.outcome is None:
+            await asyncio.Event().wait()
+        return self.outcome
+
+
+class Call:
+    def __init__(self, remote):
+        self.remote = remote
+
+
+class Running:
+    """A call that is under way."""
+
+    def __init__(self, engine, work):
+        self._engine, self._task = engine, asyncio.ensure_future(work)
+
+    def __await__(self):
+        return self._task.__await__()
+
+    def cancel(self):
+        self._engine.n_cancelled += 1
+        self._task.cancel()
+
+
+async def over_channel(engine, n_wanted=None, **options) -> list[TokenChunk]:
+    receiver = TokenReceiver("127.0.0.1")
+    client = ServeEngineClient(engine, receiver)
+    found = []
+    try:
+        async with aclosing(client.generate("m", GenerateRequest("a", (1,), **options))) as chunks:
+            async for chunk in chunks:
+                found.append(chunk)
+                if len(found) == n_wanted:
+                    break
+        await asyncio.sleep(0.05)
+    finally:
+        await engine.sender.close()
+        await receiver.close()
+    return found
+
+
+def test_tokens_come_over_the_channel():
+    chunks = [
+        TokenChunk("a", (1,)),
+        TokenChunk("a", (2,), "stop", 1),
+        TokenChunk("a", (3,), "stop"),
+    ]
+    engine = Engine(chunks)
+    assert asyncio.run(over_channel(engine, n=2)) == chunks
+    assert (engine.n_streamed, engine.n_cancelled) == (0, 0)
+
+
+def test_a_reader_that_leaves_cancels_the_call():
+    engine = Engine([TokenChunk("a", (1,))], outcome=None)
+    assert len(asyncio.run(over_channel(engine, n_wanted=1))) == 1
+    assert engine.n_cancelled == 1
+
+
+def test_a_call_that_fails_ends_the_tokens():
+    engine = Engine([TokenChunk("a", (1,))], outcome=RayActorError())
+    with pytest.raises(NotRunningError, match="went away"):
+        asyncio.run(over_channel(engine))
+
+
+def test_tokens_that_never_come_are_an_error_and_no_wait(monkeypatch):
+    monkeypatch.setattr("serve_app.serve_client._ON_THE_WAY_S", 0.1)
+    engine = Engine([TokenChunk("a", (1,))])
+    with pytest.raises(NotRunningError, match="lost"):
+        asyncio.run(over_channel(engine))
+
+
+def test_where_engines_cannot_connect_tokens_come_over_the_handle():
+    engine = Engine([TokenChunk("a", (1,)), END], is_behind_a_firewall=True)
+    assert asyncio.run(over_channel(engine)) == [TokenChunk("a", (1,)), END]
+    assert engine.n_streamed == 1
