@@ -14,45 +14,59 @@ from typing import Literal
 
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import DeadlineError, NotRunningError
-from mulm.messages import GenerateRequest, TokenChunk
+from mulm.messages import GenerateRequest, TokenChunk, TokenLogprob
 from serve_app.engine_client import EngineClient
 from serve_app.openai_api.text import TextStream
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """News of one choice: text (may be empty), new tokens, and how it ended if it did."""
+    """News of one choice: text (may be empty), new tokens, and how it ended if it did.
+
+    What belongs to the prompt comes with the first: its log-probabilities, and how many of its
+    tokens were not computed anew.
+    """
 
     index: int
     text: str
-    n_tokens: int
+    token_ids: tuple[int, ...]
     finish_reason: Literal["stop", "length"] | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    n_cached_tokens: int = 0
 
 
 Deltas = AsyncGenerator[Delta, None]
 
 
-async def read_choice(
+async def read_choices(
     engine: EngineClient,
     model_id: str,
     request: GenerateRequest,
     tokenizer: Tokenizer,
-    stops: Sequence[str],
-    index: int,
+    first_index: int,
 ) -> Deltas:
-    """One choice until it ends; at a stop string the request is cancelled.
+    """All choices of a request until they end; when every one is at a stop it is cancelled.
 
     Raises:
         DeadlineError: it took too long, here or in the engine.
         NotRunningError: the engine gave it up.
     """
-    text = TextStream(tokenizer, stops)
+    sampling = request.sampling
+    texts = {
+        index: TextStream(tokenizer, sampling.stops, sampling.min_tokens)
+        for index in range(request.n)
+    }
     end_s = asyncio.get_running_loop().time() + request.deadline_s
     async with aclosing(engine.generate(model_id, request)) as chunks:
         while (chunk := await _next(chunks, end_s)) is not None:
-            delta = _read_chunk(text, chunk, index)
-            yield delta
+            if chunk.index not in texts:
+                continue
+            delta = _read_chunk(texts[chunk.index], chunk, first_index + chunk.index)
             if delta.finish_reason:
+                del texts[chunk.index]
+            yield delta
+            if not texts:
                 return
     raise NotRunningError("the engine ended the stream early", hint="try again in a moment")
 
@@ -66,8 +80,12 @@ async def _next(chunks: AsyncGenerator[TokenChunk, None], end_s: float) -> Token
         raise _late() from None
 
 
-async def merge(sources: Sequence[Deltas]) -> Deltas:
-    """All deltas of several choices, as they come."""
+def merge(sources: Sequence[Deltas]) -> Deltas:
+    """All deltas of several requests, as they come."""
+    return sources[0] if len(sources) == 1 else _merge(sources)
+
+
+async def _merge(sources: Sequence[Deltas]) -> Deltas:
     queue: asyncio.Queue[Delta | Exception | None] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(source, queue)) for source in sources]
     n_open = len(pumps)
@@ -127,18 +145,22 @@ async def _pump(source: Deltas, queue: asyncio.Queue[Delta | Exception | None]) 
 def _read_chunk(text: TextStream, chunk: TokenChunk, index: int) -> Delta:
     pieces: list[str] = []
     n_tokens = 0
+    reason = chunk.finish_reason
+    if reason == "deadline":
+        raise _late()
     for token_id in chunk.token_ids:
         n_tokens += 1
         pieces.append(text.push(token_id))
         if text.is_stopped:
-            return Delta(index, "".join(pieces), n_tokens, "stop")
-    match chunk.finish_reason:
-        case "deadline":
-            raise _late()
-        case "stop" | "length" as reason:
-            pieces.append(text.finish())
-            return Delta(index, "".join(pieces), n_tokens, "stop" if text.is_stopped else reason)
-    return Delta(index, "".join(pieces), n_tokens)
+            reason = "stop"
+            break
+    if reason and not text.is_stopped:
+        pieces.append(text.finish())
+        reason = "stop" if text.is_stopped else reason
+    return Delta(
+        index, "".join(pieces), chunk.token_ids[:n_tokens], reason, chunk.logprobs[:n_tokens],
+        chunk.prompt_logprobs, chunk.n_cached_tokens,
+    )  # fmt: skip
 
 
 def _late() -> DeadlineError:

@@ -2,37 +2,88 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from mulm.data.tokenizer import Tokenizer
+from mulm.messages import TokenLogprob
 from serve_app.openai_api.answer import answer
+from serve_app.openai_api.asked import Asked, cut
 from serve_app.openai_api.choices import Delta
+from serve_app.openai_api.finished import Finished
+from serve_app.openai_api.logprobs import LegacyLogprobs, TokenNames, joined
 from serve_app.openai_api.schemas import CompletionBody
 from serve_app.service import RequestIdDependency, ServiceDependency
 
 router = APIRouter()
 
+_DEFAULT_MAX_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a client gave, and how many tokens stand before it that he did not."""
+
+    ids: Sequence[int]
+    text: str
+    n_added: int
+
 
 class CompletionFormat:
-    """Choices that hold `text`."""
+    """Choices that hold `text`, after an echo of the prompt if that was asked for."""
 
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
-    prompt_param = "prompt"
-    default_max_tokens: int | None = 16
 
-    def choice(self, index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
+    def __init__(self, body: CompletionBody, prompts: Sequence[Prompt], tokenizer: Tokenizer):
+        self._body, self._prompts, self._tokenizer = body, prompts, tokenizer
+        self._names = TokenNames(tokenizer)
+        self._logprobs: dict[int, LegacyLogprobs] = {}
+
+    def choice(self, finished: Finished) -> dict[str, Any]:
         """As `Format.choice`."""
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+        whole = Delta(
+            finished.index, finished.text, tuple(finished.token_ids), None,
+            tuple(finished.logprobs), finished.prompt_logprobs,
+        )  # fmt: skip
+        return self._write(whole, finished.finish_reason)
 
-    def chunk_choices(self, delta: Delta, is_first: bool) -> list[dict[str, Any]]:
+    def chunk_choices(self, delta: Delta) -> list[dict[str, Any]]:
         """As `Format.chunk_choices`."""
-        if not (delta.text or delta.finish_reason or is_first):
+        is_first = delta.index not in self._logprobs
+        if not (delta.text or delta.finish_reason or delta.token_ids or is_first):
             return []
-        return [self.choice(delta.index, delta.text, delta.finish_reason)]
+        return [self._write(delta, delta.finish_reason)]
+
+    def _write(self, delta: Delta, reason: str | None) -> dict[str, Any]:
+        prompt = self._prompts[delta.index // self._body.n_choices]
+        is_first = delta.index not in self._logprobs
+        writer = self._logprobs.setdefault(
+            delta.index, LegacyLogprobs(self._tokenizer, self._names)
+        )
+        echo = prompt.text if is_first and self._body.echo else ""
+        logprobs = None
+        if self._body.logprobs is not None:
+            pieces = []
+            if is_first and self._body.echo:
+                known = delta.prompt_logprobs[prompt.n_added :]
+                pieces.append(self._piece(writer, known, prompt.ids[prompt.n_added :]))
+            pieces.append(self._piece(writer, delta.logprobs, delta.token_ids))
+            logprobs = joined(pieces)
+        return {
+            "index": delta.index,
+            "text": echo + delta.text,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+
+    def _piece(
+        self, writer: LegacyLogprobs, items: Sequence[TokenLogprob | None], ids: Sequence[int]
+    ) -> dict[str, Any]:
+        return writer.piece(items, ids, bool(self._body.logprobs))
 
 
 @router.post("/v1/completions", response_model=None)
@@ -42,30 +93,48 @@ async def create_completion(
     """Complete one or more prompts."""
     served = service.model(body.model)
     tokenizer = served.tokenizer
-    prompts = await asyncio.to_thread(encode_prompts, body.prompt, tokenizer)
-    stop_ids = tokenizer.text_stop_ids
-    return await answer(service, served, prompts, body, stop_ids, CompletionFormat(), request_id)
+    prompts = await asyncio.to_thread(encode_prompts, body, tokenizer)
+    grammar, grammar_param = body.held
+    asked = Asked(
+        body,
+        [prompt.ids for prompt in prompts],
+        tokenizer.text_stop_ids,
+        "prompt",
+        grammar,
+        grammar_param,
+        wants_prompt_logprobs=bool(body.echo),
+        default_max_tokens=_DEFAULT_MAX_TOKENS,
+    )
+    form = CompletionFormat(body, prompts, tokenizer)
+    return await answer(service, served, asked, form, request_id)
 
 
-def encode_prompts(
-    prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], tokenizer: Tokenizer
-) -> list[list[int]]:
+def encode_prompts(body: CompletionBody, tokenizer: Tokenizer) -> list[Prompt]:
     """Token ids of each prompt.
 
     Texts begin a document, as in training: `<|endoftext|>` stands before them. Ids are taken as
     they are.
     """
-    if isinstance(prompt, str):
-        return [_encode(prompt, tokenizer)]
-    ids = [item for item in prompt if isinstance(item, int)]
+    given = body.prompt
+    if isinstance(given, str):
+        return [_of_text(given, body, tokenizer)]
+    ids = [item for item in given if isinstance(item, int)]
     if ids:
-        return [ids]
+        return [_of_ids(ids, body, tokenizer)]
     return [
-        _encode(item, tokenizer) if isinstance(item, str) else list(item)
-        for item in prompt
+        _of_text(item, body, tokenizer) if isinstance(item, str) else _of_ids(item, body, tokenizer)
+        for item in given
         if not isinstance(item, int)
     ]
 
 
-def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
-    return [tokenizer.end_of_text_id, *tokenizer.encode(text)]
+def _of_text(text: str, body: CompletionBody, tokenizer: Tokenizer) -> Prompt:
+    ids = [tokenizer.end_of_text_id, *tokenizer.encode(text)]
+    if len(cut(ids, body)) < len(ids):
+        return _of_ids(ids, body, tokenizer)
+    return Prompt(ids, text, 1)
+
+
+def _of_ids(ids: Sequence[int], body: CompletionBody, tokenizer: Tokenizer) -> Prompt:
+    kept = cut(ids, body)
+    return Prompt(kept, tokenizer.decode(kept) if body.echo else "", 0)

@@ -2,22 +2,28 @@
 
 Read by the routes. Invariant: every documented parameter either works or is refused by name;
 one that we do not support is accepted at its neutral value, so that clients which spell out
-defaults work. `top_k` is the one addition.
+defaults work. The additions to OpenAI's are those that vLLM's clients know.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from mulm.config import Frozen
 from mulm.errors import nearest
+from mulm.messages import Grammar
 
-MAX_CHOICES = 8
-MAX_SEQUENCES = 32
+MAX_CHOICES = 16
+MAX_SEQUENCES = 64
 """Prompts times choices of one request."""
+
+MAX_LOGPROBS = 20
+MAX_BIASES = 1024
+MAX_STOP_IDS = 64
 
 MAX_STOPS = 4
 
@@ -37,11 +43,14 @@ Number = float | int | None
 Unsupported = Annotated[Any, only(None)]
 NeutralZero = Annotated[Any, only(None, 0, 0.0)]
 NeutralFalse = Annotated[Any, only(None, False)]
-NeutralOne = Annotated[Any, only(None, 1)]
 NeutralList = Annotated[Any, only(None, [])]
 NeutralMapping = Annotated[Any, only(None, {})]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
-TokenIds = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1)]
+TokenId = Annotated[int, Field(strict=True, ge=0)]
+TokenKey = Annotated[int, Field(ge=0)]
+"""A token id as a key of an object, which JSON makes a text."""
+
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1)]
 TokenIdLists = Annotated[list[TokenIds], Field(min_length=1)]
 
@@ -52,9 +61,10 @@ class Body(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _knows_all(cls, values: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in values if isinstance(values, dict) else ():
-            if key not in cls.model_fields:
-                hint = nearest(key, cls.model_fields)
+            if key not in known:
+                hint = nearest(key, known)
                 facts = {"hint": hint, "param": (key,)}
                 raise PydanticCustomError("unknown_parameter", "is unknown here: {hint}", facts)
         return values
@@ -67,6 +77,41 @@ class StreamOptions(Body):
     include_obfuscation: NeutralFalse = None
 
 
+class StructuredOutputs(Body):
+    """What an answer must match; exactly one of them."""
+
+    json_: Annotated[dict[str, Any] | bool | str | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    grammar: str | None = None
+    """In the EBNF of Lark."""
+    json_object: bool | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> StructuredOutputs:
+        if len(self._given()) != 1:
+            raise PydanticCustomError(
+                "invalid_value", "give exactly one of json, regex, choice, grammar, json_object"
+            )
+        return self
+
+    def _given(self) -> list[Grammar]:
+        schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_)
+        found = [
+            None if self.json_ is None else Grammar("json_schema", schema),
+            None if self.regex is None else Grammar("regex", self.regex),
+            None if self.choice is None else Grammar("choice", json.dumps(self.choice)),
+            None if self.grammar is None else Grammar("ebnf", self.grammar),
+            Grammar("json_object") if self.json_object else None,
+        ]
+        return [grammar for grammar in found if grammar is not None]
+
+    @property
+    def held(self) -> Grammar:
+        """What the engine holds the answer to."""
+        return self._given()[0]
+
+
 class Generation(Body):
     """What both endpoints share."""
 
@@ -74,15 +119,28 @@ class Generation(Body):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    """0 and -1 keep all tokens."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    logit_bias: (
+        Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]],
+                  Field(max_length=MAX_BIASES)] | None
+    ) = None  # fmt: skip
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS)] | None = None
+    ignore_eos: bool | None = None
+    """Go on after the token that ends a text or a turn, to `max_tokens`."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Cut a longer prompt to its last tokens."""
+    structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    frequency_penalty: NeutralZero = None
-    presence_penalty: NeutralZero = None
-    logit_bias: NeutralMapping = None
     user: str | None = None
     """Noted by nobody: it changes no answer, at OpenAI either."""
 
@@ -114,96 +172,57 @@ class Generation(Body):
         """Whether a stream ends with the token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def n_choices(self) -> int:
+        """Choices for each prompt."""
+        return self.n or 1
+
+    @property
+    def n_best_of(self) -> int:
+        """Choices that are generated, of which the best are returned."""
+        return self.n_choices
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """Alternatives that are told with each token; None for no log-probabilities at all."""
+        return None
+
+    @property
+    def held(self) -> tuple[Grammar | None, str]:
+        """What answers are held to, and the parameter that says so."""
+        found = self.structured_outputs.held if self.structured_outputs else None
+        return found, "structured_outputs"
+
 
 class CompletionBody(Generation):
     """`POST /v1/completions`."""
 
     prompt: str | TokenIds | Texts | TokenIdLists = ""
-    best_of: NeutralOne = None
-    echo: NeutralFalse = None
-    logprobs: Unsupported = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """0 generates nothing, as for the log-probabilities of a prompt with `echo`."""
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(strict=True, ge=0, le=MAX_LOGPROBS)] | None = None
     suffix: Annotated[Any, only(None, "")] = None
 
-
-class TextPart(Frozen):
-    """A part of a message; only text is read."""
-
-    type: Annotated[str, only("text")]
-    text: str
-
-
-class ChatMessage(Body):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
-    name: Unsupported = None
-    refusal: Unsupported = None
-    annotations: NeutralList = None
-    audio: Unsupported = None
-    function_call: Unsupported = None
-    tool_calls: NeutralList = None
-
     @model_validator(mode="after")
-    def _says_something(self) -> ChatMessage:
-        if self.content is None and self.role != "assistant":
-            raise PydanticCustomError("invalid_value", "is required", {"param": ("content",)})
-        return self
-
-    @property
-    def text(self) -> str:
-        """The content in one piece."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
-
-
-class ChatBody(Generation):
-    """`POST /v1/chat/completions`."""
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    audio: Unsupported = None
-    function_call: Annotated[Any, only(None, "none")] = None
-    functions: NeutralList = None
-    logprobs: NeutralFalse = None
-    metadata: dict[str, str] | None = None
-    """Belongs to stored completions; nothing is stored here."""
-    modalities: Annotated[Any, only(None, ["text"])] = None
-    moderation: Unsupported = None
-    parallel_tool_calls: bool | None = None
-    """Means nothing without tools."""
-    prediction: Unsupported = None
-    prompt_cache_key: str | None = None
-    """A hint for routing; it changes no answer."""
-    prompt_cache_options: Unsupported = None
-    prompt_cache_retention: Unsupported = None
-    reasoning_effort: Annotated[Any, only(None, "none")] = None
-    response_format: Annotated[Any, only(None, {"type": "text"})] = None
-    safety_identifier: str | None = None
-    """Like `user`."""
-    service_tier: Annotated[Any, only(None, "auto", "default")] = None
-    store: NeutralFalse = None
-    tool_choice: Annotated[Any, only(None, "none", "auto")] = None
-    tools: NeutralList = None
-    top_logprobs: NeutralZero = None
-    verbosity: Annotated[Any, only(None, "medium")] = None
-    web_search_options: Unsupported = None
-
-    @property
-    def limit(self) -> int | None:
-        """New tokens at most, under whichever of its two names."""
-        return self.max_completion_tokens or self.max_tokens
-
-    @property
-    def limit_param(self) -> str:
-        """As `Generation.limit_param`."""
-        return "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
-
-    @model_validator(mode="after")
-    def _has_one_limit(self) -> ChatBody:
-        if self.max_tokens and self.max_completion_tokens:
+    def _best_are_among_all(self) -> CompletionBody:
+        if self.best_of is not None and self.best_of < self.n_choices:
             raise PydanticCustomError(
-                "invalid_value", "give max_completion_tokens or this", {"param": ("max_tokens",)}
+                "invalid_value", "must not be smaller than n", {"param": ("best_of",)}
+            )
+        if self.stream and self.n_best_of > self.n_choices:
+            raise PydanticCustomError(
+                "invalid_value", "larger than n cannot be streamed", {"param": ("best_of",)}
             )
         return self
+
+    @property
+    def n_best_of(self) -> int:
+        """As `Generation.n_best_of`."""
+        return self.best_of or self.n_choices
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """As `Generation.n_logprobs`."""
+        return self.logprobs

@@ -1,18 +1,20 @@
 """Server-sent events as OpenAI's clients read them.
 
 Made by `answer`. Invariants: a stream ends with `[DONE]` or with an error event, never silently;
-a client that goes away closes what the stream reads from.
+a client that goes away, or reads nothing for a while, closes what the stream reads from; while
+there is nothing to say a comment shows that the connection lives.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from mulm.errors import MulmError
 from serve_app.errors import error_body
@@ -20,6 +22,15 @@ from serve_app.errors import error_body
 _log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+HEARTBEAT = b": still at work\n\n"
+"""A comment, which clients pass over."""
+
+HEARTBEAT_S = 15.0
+WRITE_TIMEOUT_S = 60.0
+"""How long a client may read nothing while its stream has something to say."""
+
+
+Encode = Callable[[AsyncGenerator[dict[str, Any], None]], AsyncGenerator[bytes, None]]
 
 
 class Closable(Protocol):
@@ -35,11 +46,23 @@ class EventStream(StreamingResponse):
     Args:
         objects: The events' content.
         source: What they are made from; it is closed even if nobody ever asked for an event.
+        heartbeat_s: Seconds of silence after which a comment is sent.
+        write_timeout_s: Seconds in which a client has to read what it is sent.
+        encode: Writes objects as events.
     """
 
-    def __init__(self, objects: AsyncGenerator[dict[str, Any], None], source: Closable) -> None:
-        self._events = encode(objects)
+    def __init__(
+        self,
+        objects: AsyncGenerator[dict[str, Any], None],
+        source: Closable,
+        *,
+        heartbeat_s: float = HEARTBEAT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+        encode: Encode | None = None,
+    ) -> None:
+        self._events = (encode or encode_chunks)(objects)
         self._source = source
+        self._heartbeat_s, self._write_timeout_s = heartbeat_s, write_timeout_s
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(self._events, media_type="text/event-stream", headers=headers)
 
@@ -51,8 +74,40 @@ class EventStream(StreamingResponse):
             await self._events.aclose()
             await self._source.aclose()
 
+    async def stream_response(self, send: Send) -> None:
+        """Send what there is, and a sign of life where there is nothing."""
+        loop = asyncio.get_running_loop()
+        last_s = loop.time()
 
-async def encode(objects: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+        async def send_soon(message: Message) -> None:
+            nonlocal last_s
+            last_s = loop.time()
+            async with asyncio.timeout(self._write_timeout_s):
+                await send(message)
+
+        async def show_life() -> None:
+            while True:
+                await asyncio.sleep(max(0.0, last_s + self._heartbeat_s - loop.time()))
+                if loop.time() - last_s >= self._heartbeat_s:
+                    body = {"type": "http.response.body", "body": HEARTBEAT, "more_body": True}
+                    await send_soon(body)
+
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        heart = asyncio.create_task(show_life())
+        try:
+            async for event in self._events:
+                await send_soon({"type": "http.response.body", "body": event, "more_body": True})
+            heart.cancel()
+            await send_soon({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            _log.warning("a client read nothing for %g s", self._write_timeout_s)
+        finally:
+            heart.cancel()
+
+
+async def encode_chunks(
+    objects: AsyncGenerator[dict[str, Any], None],
+) -> AsyncGenerator[bytes, None]:
     """Objects as events; an error after the first byte becomes the last event."""
     try:
         async for item in objects:

@@ -13,16 +13,23 @@ from mulm.data.tokenizer import IncrementalDecoder, Tokenizer
 
 
 class TextStream:
-    """The text of one choice as its tokens come."""
+    """The text of one choice as its tokens come.
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    Stop strings that are whole before the `min_tokens`th token are text as any other.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str] = (), min_tokens: int = 0
+    ) -> None:
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = tuple(stops)
+        self._n_missing = min_tokens
         self._held = ""
         self.is_stopped = False
 
     def push(self, token_id: int) -> str:
         """The text that one more token lets go; sets `is_stopped` when a stop string is whole."""
+        self._n_missing -= 1
         return self._scan(self._decoder.push([token_id]))
 
     def finish(self) -> str:
@@ -35,8 +42,10 @@ class TextStream:
         if self.is_stopped or not new:
             return ""
         text = self._held + new
+        if not self._stops:
+            return new
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
+        if found and self._n_missing <= 0:
             self.is_stopped, self._held = True, ""
             return text[: min(found)]
         keep = max((overlap(text, stop) for stop in self._stops), default=0)

@@ -11,6 +11,7 @@ import pytest
 from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
+from mulm.engine.grammar import Grammars
 from mulm.messages import FinishReason, GenerateRequest, TokenChunk
 from serve_app.auth import KeyRing, digest_of
 from serve_app.engine_thread import EngineThread
@@ -88,14 +89,22 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def served(tokenizer) -> Served:
-    return Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, max_seq_len=200)
+def window() -> int:
+    return 200
 
 
 @pytest.fixture
-def thread():
-    config = FakeConfig(vocab_size=320, max_seq_len=200)
-    engine = Engine(FakeModel(config), n_slots=4, max_waiting=64)
+def served(tokenizer, window) -> Served:
+    return Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, max_seq_len=window)
+
+
+@pytest.fixture
+def thread(tokenizer, window):
+    config = FakeConfig(vocab_size=320, max_seq_len=window)
+    constraint = Grammars(tokenizer).constraint
+    engine = Engine(
+        FakeModel(config), 4, max_waiting=64, tokenizer=tokenizer, make_constraint=constraint
+    )
     under_test = EngineThread(engine)
     yield under_test
     under_test.stop()

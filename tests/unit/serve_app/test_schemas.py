@@ -6,7 +6,8 @@ import pytest
 from openai.types import completion_create_params as completions
 from openai.types.chat import completion_create_params as chat
 
-from serve_app.openai_api.schemas import ChatBody, CompletionBody
+from serve_app.openai_api.chat_schemas import ChatBody
+from serve_app.openai_api.schemas import CompletionBody
 
 URLS = {"chat": "/v1/chat/completions", "text": "/v1/completions"}
 BODIES = {
@@ -52,26 +53,50 @@ def test_neutral_values_are_accepted(app, raw, kind):
 
 
 REFUSED = [
-    ("both", {"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
-    ("both", {"presence_penalty": -1}, "presence_penalty", "unsupported_parameter"),
-    ("both", {"logit_bias": {"5": 10}}, "logit_bias", "unsupported_parameter"),
+    ("both", {"frequency_penalty": 2.1}, "frequency_penalty", "invalid_value"),
+    ("both", {"presence_penalty": -3}, "presence_penalty", "invalid_value"),
+    ("both", {"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+    ("both", {"min_p": 1.5}, "min_p", "invalid_value"),
+    ("both", {"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
+    ("both", {"logit_bias": {"five": 1}}, "logit_bias.five", "invalid_value"),
+    ("both", {"logit_bias": {"320": 1}}, "logit_bias", "config_invalid"),
+    ("both", {"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias", "invalid_value"),
+    ("both", {"stop_token_ids": [400]}, "stop_token_ids", "config_invalid"),
+    ("both", {"min_tokens": 3}, "min_tokens", "config_invalid"),
+    ("both", {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "invalid_value"),
+    ("both", {"structured_outputs": {}}, "structured_outputs", "invalid_value"),
+    ("both", {"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs",
+     "invalid_value"),
+    ("both", {"structured_outputs": {"regex": "("}}, "structured_outputs", "config_invalid"),
     ("both", {"temprature": 1}, "temprature", "unknown_parameter"),
     ("both", {"temperature": 2.5}, "temperature", "invalid_value"),
     ("both", {"temperature": -0.1}, "temperature", "invalid_value"),
     ("both", {"top_p": 0}, "top_p", "invalid_value"),
-    ("both", {"max_tokens": 0}, "max_tokens", "invalid_value"),
-    ("both", {"n": 9}, "n", "invalid_value"),
+    ("both", {"max_tokens": -1}, "max_tokens", "invalid_value"),
+    ("chat", {"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ("both", {"n": 17}, "n", "invalid_value"),
     ("both", {"n": 0}, "n", "invalid_value"),
     ("both", {"seed": 2**63}, "seed", "invalid_value"),
     ("both", {"stop": ""}, "stop", "invalid_value"),
     ("both", {"stop": list("abcde")}, "stop", "invalid_value"),
     ("both", {"model": 3}, "model", "invalid_value"),
     ("both", {"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
-    ("chat", {"logprobs": True}, "logprobs", "unsupported_parameter"),
-    ("chat", {"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+    ("chat", {"logprobs": 3}, "logprobs", "invalid_value"),
+    ("chat", {"top_logprobs": 3}, "top_logprobs", "invalid_value"),
+    ("chat", {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+    ("chat", {"tools": [{"type": "function"}]}, "tools", "config_invalid"),
+    ("chat", {"tools": [{"type": "web_search"}]}, "tools", "config_invalid"),
+    ("chat", {"tool_choice": "required"}, "tool_choice", "config_invalid"),
     ("chat", {"store": True}, "store", "unsupported_parameter"),
-    ("chat", {"response_format": {"type": "json_object"}}, "response_format",
-     "unsupported_parameter"),
+    ("chat", {"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+    ("chat", {"response_format": {"type": "json_schema"}}, "response_format.json_schema",
+     "invalid_value"),
+    ("chat", {"response_format": {"type": "json_schema", "json_schema":
+     {"name": "a", "schema": {"type": "nonsense"}}}}, "response_format", "config_invalid"),
+    ("chat", {"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id",
+     "invalid_value"),
+    ("chat", {"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, "messages",
+     "config_invalid"),
     ("chat", {"messages": []}, "messages", "invalid_value"),
     ("chat", {"messages": "hi"}, "messages", "invalid_value"),
     ("chat", {"messages": [{"role": "user"}]}, "messages.0.content", "invalid_value"),
@@ -82,14 +107,15 @@ REFUSED = [
     ("chat", {"messages": [{"role": "user", "content": "x", "nam": "y"}]}, "messages.0.nam",
      "unknown_parameter"),
     ("chat", {"max_completion_tokens": 3}, "max_tokens", "invalid_value"),
-    ("text", {"logprobs": 0}, "logprobs", "unsupported_parameter"),
-    ("text", {"echo": True}, "echo", "unsupported_parameter"),
-    ("text", {"best_of": 2}, "best_of", "unsupported_parameter"),
+    ("text", {"logprobs": 21}, "logprobs", "invalid_value"),
+    ("text", {"logprobs": True}, "logprobs", "invalid_value"),
+    ("text", {"best_of": 2, "n": 3}, "best_of", "invalid_value"),
+    ("text", {"best_of": 2, "stream": True}, "best_of", "invalid_value"),
     ("text", {"suffix": "end"}, "suffix", "unsupported_parameter"),
     ("text", {"prompt": []}, "prompt", "invalid_value"),
     ("text", {"prompt": [[]]}, "prompt.0", "invalid_value"),
-    ("text", {"prompt": ["a"] * 33}, "prompt", "config_invalid"),
-    ("text", {"prompt": ["a"] * 8, "n": 8}, "n", "config_invalid"),
+    ("text", {"prompt": ["a"] * 65}, "prompt", "config_invalid"),
+    ("text", {"prompt": ["a"] * 9, "n": 8}, "n", "config_invalid"),
 ]  # fmt: skip
 
 

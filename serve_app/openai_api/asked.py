@@ -1,0 +1,120 @@
+"""From a body to the requests that an engine understands.
+
+Called by the routes. Invariant: what is made here fits the model's window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mulm.errors import ConfigError, ContextLengthError
+from mulm.messages import GenerateRequest, Grammar, SamplingParams
+from serve_app.openai_api.schemas import MAX_SEQUENCES, Generation
+from serve_app.service import Served
+
+
+def cut(ids: Sequence[int], body: Generation) -> Sequence[int]:
+    """The end of a prompt, where the client wants no more of it."""
+    return ids if body.truncate_prompt_tokens is None else ids[-body.truncate_prompt_tokens :]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client wants of each of its prompts.
+
+    Args:
+        body: Sampling and streaming options.
+        prompts: Token ids.
+        stop_token_ids: End a choice without being part of it.
+        grammar: What answers are held to, if not what `body` says.
+        wants_prompt_logprobs: Whether the prompt's own log-probabilities are told too.
+        default_max_tokens: New tokens where the client does not say; None is what the window
+            leaves.
+        prompt_param: What the client calls its prompts.
+    """
+
+    body: Generation
+    prompts: Sequence[Sequence[int]]
+    stop_token_ids: tuple[int, ...]
+    prompt_param: str
+    grammar: Grammar | None = None
+    grammar_param: str = "structured_outputs"
+    wants_prompt_logprobs: bool = False
+    default_max_tokens: int | None = None
+
+    def requests(self, served: Served, request_id: str) -> list[GenerateRequest]:
+        """One for each prompt; its choices follow each other.
+
+        Raises:
+            ConfigError: too many choices in all.
+            ContextLengthError: a prompt does not fit.
+        """
+        body = self.body
+        if len(self.prompts) * body.n_best_of > MAX_SEQUENCES:
+            raise ConfigError(
+                f"{len(self.prompts)} prompts with {body.n_best_of} choices each are too many",
+                hint=f"at most {MAX_SEQUENCES} in all",
+                param=self.prompt_param if len(self.prompts) > MAX_SEQUENCES else "n",
+            )
+        return [
+            self._request(served, ids, f"{request_id}-{number}")
+            for number, ids in enumerate(self.prompts)
+        ]
+
+    def _request(self, served: Served, ids: Sequence[int], request_id: str) -> GenerateRequest:
+        body = self.body
+        max_tokens = self._max_tokens(len(ids), served.max_seq_len)
+        return GenerateRequest(
+            request_id,
+            tuple(ids),
+            self._sampling(max_tokens),
+            served.request_timeout_s,
+            n=body.n_choices,
+            best_of=body.n_best_of,
+        )
+
+    def _sampling(self, max_tokens: int) -> SamplingParams:
+        body = self.body
+        eos = () if body.ignore_eos else self.stop_token_ids
+        # A prompt from which nothing is generated is read for its log-probabilities.
+        prompt_logprobs = body.n_logprobs if self.wants_prompt_logprobs else None
+        if prompt_logprobs is None and not max_tokens:
+            prompt_logprobs = 0
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            top_k=max(body.top_k or 0, 0),
+            min_p=body.min_p or 0.0,
+            seed=body.seed,
+            stop_token_ids=tuple(dict.fromkeys([*eos, *(body.stop_token_ids or ())])),
+            repetition_penalty=body.repetition_penalty or 1.0,
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            logit_bias=tuple((body.logit_bias or {}).items()),
+            min_tokens=body.min_tokens or 0,
+            stops=body.stops,
+            logprobs=body.n_logprobs,
+            prompt_logprobs=prompt_logprobs,
+            grammar=self.grammar,
+        )
+
+    def _max_tokens(self, n_prompt: int, window: int) -> int:
+        left, limit, param = window - n_prompt, self.body.limit, self.body.limit_param
+        if left < (0 if limit == 0 else 1):
+            raise ContextLengthError(
+                f"the model's window is {window} tokens; the prompt has {n_prompt}",
+                hint="shorten the prompt, or set truncate_prompt_tokens",
+                param=self.prompt_param,
+            )
+        if limit is None:
+            return min(self.default_max_tokens or left, left)
+        if limit > left:
+            raise ContextLengthError(
+                f"the model's window is {window} tokens; the prompt has {n_prompt}"
+                f" and {limit} more were asked for",
+                hint=f"shorten the prompt or lower {param}",
+                param=param,
+            )
+        return limit

@@ -1,0 +1,150 @@
+"""Tools over HTTP: what the model is shown, what it must answer, and how its calls are told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import openai
+import pytest
+
+from mulm.chat import Message, ToolCall, render
+from mulm.toolcalls import read_tools
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+USER = {"role": "user", "content": "hi"}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+
+
+@pytest.fixture
+def window() -> int:
+    return 2000
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+def chat(app, client, **fields):
+    options = {"model": "tiny", "messages": [USER], "tools": [WEATHER]} | fields
+    return client(app).chat.completions.create(**options)
+
+
+def test_tools_stand_in_the_prompt_and_results_follow_their_calls(
+    scripted, scripted_app, client, tokenizer
+):
+    function = {"name": "weather", "arguments": '{"city":  "Oslo"}'}
+    turns = [
+        USER,
+        {"role": "assistant", "content": None,
+         "tool_calls": [{"id": "c1", "type": "function", "function": function}]},
+        {"role": "tool", "content": "rain", "tool_call_id": "c1"},
+    ]  # fmt: skip
+    run(chat(scripted_app, client, messages=turns, max_tokens=4))
+    [request] = scripted.requests
+    expected = render(
+        [
+            Message(role="user", content="hi"),
+            Message(
+                role="assistant",
+                content="",
+                tool_calls=(ToolCall(name="weather", arguments='{"city": "Oslo"}', id="c1"),),
+            ),
+            Message(role="tool", content="rain", tool_call_id="c1"),
+        ],
+        tokenizer,
+        tools=read_tools([WEATHER]).described,
+    )
+    assert list(request.prompt_ids[1:]) == expected
+
+
+def test_a_call_that_must_come_comes_whole_and_streamed(app, client):
+    async def check():
+        options = {"tool_choice": "required", "seed": 2, "max_tokens": 120}
+        [choice] = (await chat(app, client, **options)).choices
+        assert choice.finish_reason == "tool_calls"
+        [call, *_] = choice.message.tool_calls
+        assert call.function.name == "weather"
+        assert json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")
+        assert choice.message.content is None
+        names, arguments, reason = [], "", None
+        async for chunk in await chat(app, client, **options, stream=True):
+            for part in chunk.choices:
+                reason = part.finish_reason or reason
+                for piece in part.delta.tool_calls or ():
+                    if piece.index == 0:
+                        names += [piece.function.name] if piece.function.name else []
+                        arguments += piece.function.arguments or ""
+        assert (names, arguments, reason) == (["weather"], call.function.arguments, "tool_calls")
+
+    run(check())
+
+
+def test_the_clients_helper_reads_calls(app, client):
+    async def check():
+        tool = openai.pydantic_function_tool(
+            __import__("pydantic").create_model("Go", far=(int, ...))
+        )
+        async with client(app).chat.completions.stream(
+            model="tiny", messages=[USER], tools=[tool], tool_choice="required", max_tokens=100,
+            parallel_tool_calls=False, seed=1,
+        ) as stream:  # fmt: skip
+            final = await stream.get_final_completion()
+        [call] = final.choices[0].message.tool_calls
+        assert isinstance(call.function.parsed_arguments.far, int)
+
+    run(check())
+
+
+def test_what_only_looks_like_a_call_is_content(scripted, scripted_app, client, tokenizer):
+    scripted.groups = [tokenizer.encode('<tool_call>\n{"name": "rm", "arguments": {}}')]
+    scripted.end = "stop"
+    [choice] = run(chat(scripted_app, client)).choices
+    assert choice.finish_reason == "stop"
+    assert choice.message.tool_calls is None
+    assert "rm" in choice.message.content
+
+
+def test_content_before_a_call_is_kept(scripted, scripted_app, client, tokenizer):
+    scripted.groups, scripted.end = [tokenizer.encode("Let me see.\n" + CALL)], "stop"
+    [choice] = run(chat(scripted_app, client)).choices
+    assert choice.message.content == "Let me see."
+    assert choice.finish_reason == "tool_calls"
+
+
+def test_no_tool_may_be_called_where_the_client_says_none(
+    scripted, scripted_app, client, tokenizer
+):
+    scripted.groups, scripted.end = [tokenizer.encode(CALL)], "stop"
+    [choice] = run(chat(scripted_app, client, tool_choice="none")).choices
+    assert choice.message.content == CALL
+    assert scripted.requests[0].sampling.grammar is None
+
+
+def test_a_form_and_tools_exclude_each_other(app, client):
+    with pytest.raises(openai.BadRequestError) as refused:
+        run(chat(app, client, response_format={"type": "json_object"}))
+    assert refused.value.param == "response_format"
+    run(
+        chat(app, client, response_format={"type": "json_object"}, tool_choice="none", max_tokens=9)
+    )
+
+
+def test_a_tool_whose_schema_cannot_be_held_is_named(app, client):
+    bad = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {
+        "type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}}}  # fmt: skip
+    with pytest.raises(openai.BadRequestError) as refused:
+        run(chat(app, client, tools=[bad], tool_choice="required"))
+    assert refused.value.param == "tools"
