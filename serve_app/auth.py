@@ -143,7 +143,9 @@ class AuthMiddleware:
         """Run the application for a valid key. Raises AuthError."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             key_id = await self._keys.verify(bearer(Headers(scope=scope)))
-            request_id = scope.get("state", {}).get("request_id")
+            state = scope.setdefault("state", {})
+            state["key_id"] = key_id
+            request_id = state.get("request_id")
             _log.info("request accepted request=%s key=%s", request_id, key_id)
         elif scope["type"] == "websocket":
             raise AuthError("there are no websockets here")

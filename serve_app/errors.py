@@ -95,6 +95,12 @@ def too_large_response(max_bytes: int) -> JSONResponse:
     return _refusal(message, "request_too_large", None)
 
 
+def half_a_character_response() -> JSONResponse:
+    """The answer to a body with text that is none."""
+    message = "the body holds half a character (a lone surrogate)"
+    return _refusal(message, "invalid_value", None)
+
+
 async def on_http_error(_request: Request, error: Exception) -> Response:
     """For FastAPI: no such route, wrong method."""
     assert isinstance(error, HTTPException)

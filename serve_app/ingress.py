@@ -17,7 +17,7 @@ from mulm.refs import new_id
 from serve_app import errors, health
 from serve_app.auth import AuthMiddleware, KeyRing
 from serve_app.middleware import BodyMiddleware, ErrorMiddleware, RequestIdMiddleware
-from serve_app.openai_api import chat, completions, models
+from serve_app.openai_api import chat, completions, embeddings, models, responses, tokens
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES
 
@@ -43,6 +43,6 @@ def make_app(service: Service, keys: KeyRing) -> FastAPI:
         },
     )
     app.state.service = service
-    for room in (health, models, completions, chat):
+    for room in (health, models, completions, chat, responses, embeddings, tokens):
         app.include_router(room.router)
     return app

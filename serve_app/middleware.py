@@ -7,7 +7,9 @@ a failure of whatever kind before the first byte is answered with the error obje
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import re
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,9 +17,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mulm.errors import MulmError
-from serve_app.errors import error_response, too_large_response
+from serve_app.errors import error_response, half_a_character_response, too_large_response
 
 _log = logging.getLogger(__name__)
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class RequestIdMiddleware:
@@ -84,6 +88,9 @@ class BodyMiddleware:
         if body is None:
             await too_large_response(self._max_bytes)(scope, receive, send)
             return
+        if holds_half_a_character(body):
+            await half_a_character_response()(scope, receive, send)
+            return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         is_gone = asyncio.Event()
 
@@ -118,6 +125,19 @@ class BodyMiddleware:
             if len(body) > self._max_bytes:
                 return None
         return bytes(body)
+
+
+def holds_half_a_character(body: bytes) -> bool:
+    """Whether JSON spells a lone surrogate, which is no text and cannot be written as UTF-8."""
+    if not _SURROGATE.search(body):
+        return False
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (ValueError, RecursionError):  # no JSON at all: whoever reads it says so
+        return False
+    return False
 
 
 async def _watch(receive: Receive, is_gone: asyncio.Event, work: asyncio.Future[None]) -> None:

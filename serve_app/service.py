@@ -16,6 +16,7 @@ from mulm.errors import NotFoundError, NotRunningError
 from mulm.facts import Facts
 from mulm.store import Store
 from serve_app.engine_client import EngineClient
+from serve_app.openai_api.response_store import ResponseStore
 from serve_app.probe import Probe
 from serve_app.settings import AppArgs
 
@@ -47,6 +48,7 @@ class Service:
 
     engine: EngineClient
     served: Served | None = None
+    responses: ResponseStore = field(default_factory=ResponseStore)
     is_ready: Probe = field(init=False)
     """Whether an engine answers."""
 
@@ -102,10 +104,16 @@ def _service(request: Request) -> Service:
     return service
 
 
+def _key_id(request: Request) -> str:
+    key_id: str = request.state.key_id
+    return key_id
+
+
 def _request_id(request: Request) -> str:
     request_id: str = request.state.request_id
     return request_id
 
 
+KeyIdDependency = Annotated[str, Depends(_key_id)]
 RequestIdDependency = Annotated[str, Depends(_request_id)]
 ServiceDependency = Annotated[Service, Depends(_service)]

@@ -108,16 +108,27 @@ class EventStream(StreamingResponse):
 async def encode_chunks(
     objects: AsyncGenerator[dict[str, Any], None],
 ) -> AsyncGenerator[bytes, None]:
-    """Objects as events; an error after the first byte becomes the last event."""
+    """Objects as events, and the mark of their end unless the last is an error."""
+    has_failed = False
+    async for item in catch(objects, error_body):
+        has_failed = "error" in item
+        yield event(item)
+    if not has_failed:
+        yield DONE
+
+
+async def catch(
+    objects: AsyncGenerator[dict[str, Any], None], tell: Callable[[MulmError], dict[str, Any]]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The same objects; an error after the first byte becomes the last of them."""
     try:
         async for item in objects:
-            yield event(item)
-        yield DONE
+            yield item
     except MulmError as error:
-        yield event(error_body(error))
+        yield tell(error)
     except Exception:  # noqa: BLE001 - the border: the status line has been sent
         _log.exception("stream failed")
-        yield event(error_body(MulmError("something went wrong on our side")))
+        yield tell(MulmError("something went wrong on our side"))
     finally:
         await objects.aclose()
 

@@ -1,0 +1,126 @@
+"""`POST /v1/embeddings`: the mean of a text's last hidden states.
+
+A language model's own view of a text, not one trained for comparing texts: of use for clustering
+and search among similar texts, and free where the model is served already.
+"""
+
+import asyncio
+import base64
+import math
+from array import array
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+
+from mulm.data.tokenizer import Tokenizer
+from mulm.errors import ConfigError, ContextLengthError, NotRunningError
+from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
+from serve_app.openai_api.schemas import Body, TokenIdLists, TokenIds
+from serve_app.service import RequestIdDependency, Served, Service, ServiceDependency
+
+router = APIRouter()
+
+MAX_INPUTS = 256
+_AT_ONCE = 16
+"""Inputs of one request that the engine has at the same time."""
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class EmbeddingBody(Body):
+    """`POST /v1/embeddings`."""
+
+    model: str
+    input: Text | TokenIds | Annotated[list[Text], Field(min_length=1)] | TokenIdLists
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    """The first so many numbers, scaled to length 1 again."""
+    user: str | None = None
+    """Noted by nobody."""
+
+
+@router.post("/v1/embeddings", response_model=None)
+async def create_embeddings(
+    body: EmbeddingBody, service: ServiceDependency, request_id: RequestIdDependency
+) -> Response:
+    """Embed one or more texts; each is a vector of length 1."""
+    served = service.model(body.model)
+    inputs = await asyncio.to_thread(encode_inputs, body, served.tokenizer)
+    if len(inputs) > MAX_INPUTS:
+        raise ConfigError(f"{len(inputs)} inputs, more than {MAX_INPUTS}", param="input")
+    requests = [_request(served, ids, f"{request_id}-{n}") for n, ids in enumerate(inputs)]
+    gate = asyncio.Semaphore(_AT_ONCE)
+    tasks = [asyncio.create_task(_embed(service, served, one, gate)) for one in requests]
+    try:
+        vectors = [_unit(found, body.dimensions) for found in await asyncio.gather(*tasks)]
+    finally:
+        for task in tasks:
+            task.cancel()
+    n_tokens = sum(map(len, inputs))
+    data = [
+        {"object": "embedding", "index": index, "embedding": _written(vector, body)}
+        for index, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": usage})
+
+
+def encode_inputs(body: EmbeddingBody, tokenizer: Tokenizer) -> list[Sequence[int]]:
+    """Token ids of each input; texts begin a document, as in training."""
+    given = body.input
+    if isinstance(given, str):
+        given = [given]
+    ids = [item for item in given if isinstance(item, int)]
+    if ids:
+        return [ids]
+    return [
+        [tokenizer.end_of_text_id, *tokenizer.encode(item)] if isinstance(item, str) else item
+        for item in given
+        if not isinstance(item, int)
+    ]
+
+
+def _request(served: Served, ids: Sequence[int], request_id: str) -> GenerateRequest:
+    if len(ids) > served.max_seq_len:
+        raise ContextLengthError(
+            f"the model's window is {served.max_seq_len} tokens; an input has {len(ids)}",
+            hint="shorten it",
+            param="input",
+        )
+    sampling = SamplingParams(max_tokens=0)
+    return GenerateRequest(
+        request_id, tuple(ids), sampling, served.request_timeout_s, is_embedding=True
+    )
+
+
+async def _embed(
+    service: Service, served: Served, request: GenerateRequest, gate: asyncio.Semaphore
+) -> tuple[float, ...]:
+    async with gate, aclosing(service.engine.generate(served.model_id, request)) as chunks:
+        return await _vector(chunks)
+
+
+async def _vector(chunks: AsyncGenerator[TokenChunk, None]) -> tuple[float, ...]:
+    async for chunk in chunks:
+        if chunk.embedding:
+            return chunk.embedding
+    raise NotRunningError("the engine ended early", hint="try again in a moment")
+
+
+def _unit(vector: Sequence[float], n_dimensions: int | None) -> list[float]:
+    if n_dimensions is not None and n_dimensions > len(vector):
+        raise ConfigError(f"the model has {len(vector)} dimensions", param="dimensions")
+    kept = vector[:n_dimensions]
+    length = math.sqrt(math.fsum(x * x for x in kept)) or 1.0
+    return [x / length for x in kept]
+
+
+def _written(vector: Sequence[float], body: EmbeddingBody) -> Any:
+    """As numbers, or as the bytes of little-endian fp32, which official clients ask for."""
+    if body.encoding_format != "base64":
+        return vector
+    return base64.b64encode(array("f", vector).tobytes()).decode()

@@ -1,0 +1,132 @@
+"""`/v1/responses`: answers an input, and goes on with what was answered before."""
+
+import asyncio
+import json
+from bisect import bisect_left
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from mulm.chat import Message
+from mulm.data.tokenizer import Tokenizer
+from mulm.errors import MulmError
+from mulm.toolcalls import ToolUse, read_tools
+from serve_app.errors import error_body
+from serve_app.openai_api.answer import generate
+from serve_app.openai_api.asked import Asked, cut
+from serve_app.openai_api.chat import encode_chat, held
+from serve_app.openai_api.choices import BegunDeltas
+from serve_app.openai_api.logprobs import TokenNames
+from serve_app.openai_api.response_writer import Event, ResponseWriter
+from serve_app.openai_api.responses_schemas import ResponsesBody
+from serve_app.openai_api.stream import EventStream, catch
+from serve_app.service import KeyIdDependency, RequestIdDependency, ServiceDependency
+
+router = APIRouter()
+
+_PARAM = "previous_response_id"
+
+
+@router.post("/v1/responses", response_model=None)
+async def create_response(
+    body: ResponsesBody,
+    service: ServiceDependency,
+    request_id: RequestIdDependency,
+    key_id: KeyIdDependency,
+) -> Response:
+    """Answer an input."""
+    served = service.model(body.model)
+    use = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
+    grammar, grammar_param = held(use, *body.held)
+    before = body.previous_response_id
+    turns = [*service.responses.get(key_id, before, _PARAM).messages] if before else []
+    turns += body.messages
+    prompt = await asyncio.to_thread(
+        _encode, turns, body, use, served.tokenizer, served.max_seq_len
+    )
+    asked = Asked(
+        body, [cut(prompt, body)], served.tokenizer.stop_ids, "input", grammar, grammar_param
+    )
+    names = TokenNames(served.tokenizer) if body.n_logprobs is not None else None
+    writer = ResponseWriter(body, served.name, use, names, len(asked.prompts[0]))
+    deltas = await generate(service, served, asked, request_id)
+
+    def keep() -> None:
+        if body.store is not False:
+            service.responses.put(key_id, writer.response, [*turns, writer.message])
+
+    events = _events(writer, deltas, keep)
+    if body.stream:
+        return EventStream(events, deltas, encode=_encode_events)
+    async for _event in events:
+        pass
+    return JSONResponse(writer.response)
+
+
+@router.get("/v1/responses/{response_id}")
+async def get_response(
+    response_id: str, service: ServiceDependency, key_id: KeyIdDependency
+) -> dict[str, Any]:
+    """One that is kept."""
+    return service.responses.get(key_id, response_id).body
+
+
+@router.delete("/v1/responses/{response_id}")
+async def delete_response(
+    response_id: str, service: ServiceDependency, key_id: KeyIdDependency
+) -> dict[str, Any]:
+    """Forget one."""
+    service.responses.delete(key_id, response_id)
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+def _encode(
+    turns: list[Message], body: ResponsesBody, use: ToolUse, tokenizer: Tokenizer, window: int
+) -> list[int]:
+    """The prompt; with `truncation: auto` without the oldest turns, as far as it must."""
+    first = [Message(role="system", content=body.instructions)] if body.instructions else []
+
+    def encode(n_left_out: int) -> list[int]:
+        return encode_chat([*first, *_without_oldest(turns, n_left_out)], use, tokenizer)
+
+    ids = encode(0)
+    room = window - (body.max_output_tokens or 1)
+    if body.truncation == "auto" and len(ids) > room:
+        fits = range(1, len(turns) - 1)
+        return encode(1 + bisect_left(fits, True, key=lambda n: len(encode(n)) <= room))
+    return ids
+
+
+def _without_oldest(turns: list[Message], n_left_out: int) -> list[Message]:
+    """Results of tools go with the call before them; the last turn stays."""
+    rest = turns[n_left_out:]
+    while n_left_out and len(rest) > 1 and rest[0].role == "tool":
+        rest = rest[1:]
+    return rest
+
+
+async def _events(
+    writer: ResponseWriter, deltas: BegunDeltas, keep: Any
+) -> AsyncGenerator[Event, None]:
+    for event in writer.begin():
+        yield event
+    async with aclosing(deltas):
+        async for delta in deltas:
+            for event in writer.add(delta):
+                if event["type"] in ("response.completed", "response.incomplete"):
+                    keep()
+                yield event
+
+
+async def _encode_events(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    """Each with its name, as this endpoint's clients read them."""
+    async for item in catch(events, _failure):
+        yield f"event: {item['type']}\ndata: {json.dumps(item, ensure_ascii=False)}\n\n".encode()
+
+
+def _failure(error: MulmError) -> Event:
+    told = error_body(error)["error"]
+    return {"type": "error", **told, "sequence_number": 0}

@@ -1,0 +1,219 @@
+"""The body of `POST /v1/responses`, as far as it means something here, and its items.
+
+Read by the responses route; see `schemas` for what becomes of the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from mulm.chat import Message, ToolCall
+from mulm.messages import Grammar
+from serve_app.openai_api.schemas import (
+    MAX_LOGPROBS,
+    Body,
+    Generation,
+    NeutralFalse,
+    NeutralList,
+    Unsupported,
+    only,
+)
+
+_LOGPROBS = "message.output_text.logprobs"
+
+
+class ResponseText(Body):
+    """A part of a message; only text is read."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+    annotations: NeutralList = None
+    logprobs: list[Any] | None = None
+    """Of an answer that is sent back; it changes nothing."""
+
+
+class MessageItem(Body):
+    """What somebody said."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[ResponseText]
+    id: str | None = None
+    status: str | None = None
+    phase: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content in one piece."""
+        return self.content if isinstance(self.content, str) else _joined(self.content)
+
+
+class CallItem(Body):
+    """A call of a tool by the assistant."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str = "{}"
+    id: str | None = None
+    status: str | None = None
+
+
+class ResultItem(Body):
+    """What a tool gave."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[ResponseText]
+    id: str | None = None
+    status: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The output in one piece."""
+        return self.output if isinstance(self.output, str) else _joined(self.output)
+
+
+Item = MessageItem | CallItem | ResultItem
+
+
+class TextFormat(Body):
+    """The form of an answer; a schema stands beside its type here."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    description: str | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> TextFormat:
+        if (self.type == "json_schema") != (self.schema_ is not None):
+            raise PydanticCustomError(
+                "invalid_value", "belongs to the type json_schema", {"param": ("schema",)}
+            )
+        return self
+
+
+class TextOptions(Body):
+    """How text is answered."""
+
+    format: TextFormat | None = None
+    verbosity: Annotated[Any, only(None, "medium")] = None
+
+
+class Reasoning(Body):
+    """Nothing here reasons apart from its answer."""
+
+    effort: Annotated[Any, only(None, "none")] = None
+    summary: Unsupported = None
+    generate_summary: Unsupported = None
+
+
+class ResponseStreamOptions(Body):
+    """Nothing to choose."""
+
+    include_obfuscation: NeutralFalse = None
+
+
+class ResponsesBody(Generation):
+    """`POST /v1/responses`; sampling parameters beyond OpenAI's are those of the chat route."""
+
+    input: str | Annotated[list[Item], Field(min_length=1)]
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    """Whether the response can be gone on with and fetched later; yes."""
+    text: TextOptions | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    include: list[Annotated[str, only(_LOGPROBS)]] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    """With `auto` the oldest turns are left out where a conversation does not fit."""
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    stream_options: ResponseStreamOptions | None = None  # type: ignore[assignment]
+    access_programs: Unsupported = None
+    background: NeutralFalse = None
+    background_options: Unsupported = None
+    context_management: Unsupported = None
+    conversation: Unsupported = None
+    image: Unsupported = None
+    max_tokens: Unsupported = None
+    max_tool_calls: Unsupported = None
+    moderation: Unsupported = None
+    n: Annotated[Any, only(None, 1)] = None
+    prompt: Unsupported = None
+    prompt_cache_key: str | None = None
+    """A hint for routing; it changes no answer."""
+    prompt_cache_options: Unsupported = None
+    prompt_cache_retention: Unsupported = None
+    reasoning: Reasoning | None = None
+    safety_identifier: str | None = None
+    """Like `user`."""
+    service_tier: Annotated[Any, only(None, "auto", "default")] = None
+
+    @property
+    def limit(self) -> int | None:
+        """As `Generation.limit`."""
+        return self.max_output_tokens
+
+    @property
+    def limit_param(self) -> str:
+        """As `Generation.limit_param`."""
+        return "max_output_tokens"
+
+    @property
+    def wants_usage(self) -> bool:
+        """A stream always ends with it."""
+        return True
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """As `Generation.n_logprobs`."""
+        return (self.top_logprobs or 0) if self.include or self.top_logprobs else None
+
+    @property
+    def held(self) -> tuple[Grammar | None, str]:
+        """As `Generation.held`."""
+        form = self.text.format if self.text else None
+        if form is None or form.type == "text":
+            return super().held
+        if form.schema_ is None:
+            return Grammar("json_object"), "text.format"
+        return Grammar("json_schema", json.dumps(form.schema_)), "text.format"
+
+    @property
+    def messages(self) -> list[Message]:
+        """The input as turns of a conversation."""
+        if isinstance(self.input, str):
+            return [Message(role="user", content=self.input)]
+        turns: list[Message] = []
+        for item in self.input:
+            match item:
+                case MessageItem():
+                    role = "system" if item.role == "developer" else item.role
+                    turns.append(Message(role=role, content=item.text))
+                case ResultItem():
+                    turns.append(Message(role="tool", content=item.text, tool_call_id=item.call_id))
+                case CallItem():
+                    _add_call(turns, item)
+        return turns
+
+
+def _add_call(turns: list[Message], item: CallItem) -> None:
+    """A call belongs to what the assistant has just said."""
+    call = ToolCall(name=item.name, arguments=item.arguments, id=item.call_id)
+    if not turns or turns[-1].role != "assistant":
+        turns.append(Message(role="assistant", content=""))
+    turns[-1] = turns[-1].model_copy(update={"tool_calls": (*turns[-1].tool_calls, call)})
+
+
+def _joined(parts: list[ResponseText]) -> str:
+    return "".join(part.text for part in parts)

@@ -1,0 +1,98 @@
+"""`POST /v1/tokenize` and `/v1/detokenize`: texts and conversations to token ids and back.
+
+Also without `/v1`, where vLLM has them and load generators look for them.
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from mulm.toolcalls import read_tools
+from serve_app.openai_api.chat import encode_chat, to_message
+from serve_app.openai_api.chat_schemas import ChatMessage
+from serve_app.openai_api.logprobs import TokenNames
+from serve_app.openai_api.schemas import Body, TokenId
+from serve_app.service import ServiceDependency
+
+router = APIRouter()
+
+MAX_IDS = 1 << 20
+
+
+class TokenizeBody(Body):
+    """A text, or a conversation; exactly one of them."""
+
+    model: str
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    tools: Any = None
+    add_special_tokens: bool | None = None
+    """Whether the token that begins a document stands before a text, as in a completion; yes."""
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "TokenizeBody":
+        if (self.prompt is None) == (self.messages is None):
+            raise PydanticCustomError(
+                "invalid_value", "give prompt or messages", {"param": ("prompt",)}
+            )
+        return self
+
+
+class DetokenizeBody(Body):
+    """Token ids."""
+
+    model: str
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_IDS)]
+
+
+@router.post("/v1/tokenize")
+@router.post("/tokenize", include_in_schema=False)
+async def tokenize(body: TokenizeBody, service: ServiceDependency) -> dict[str, Any]:
+    """The ids that the model would read."""
+    served = service.model(body.model)
+    tokenizer = served.tokenizer
+    if body.messages is not None:
+        messages = [to_message(message) for message in body.messages]
+        use = read_tools(body.tools)
+        ids = await asyncio.to_thread(encode_chat, messages, use, tokenizer)
+    else:
+        ids = await asyncio.to_thread(tokenizer.encode, body.prompt or "")
+        if body.add_special_tokens is not False:
+            ids = [tokenizer.end_of_text_id, *ids]
+    names = TokenNames(tokenizer)
+    strings = [names.name(token_id) for token_id in ids] if body.return_token_strs else None
+    return {
+        "count": len(ids),
+        "max_model_len": served.max_seq_len,
+        "tokens": ids,
+        "token_strs": strings,
+    }
+
+
+@router.post("/v1/detokenize")
+@router.post("/detokenize", include_in_schema=False)
+async def detokenize(body: DetokenizeBody, service: ServiceDependency) -> dict[str, str]:
+    """The text of some ids; special ones have none, and bytes that are no UTF-8 become U+FFFD."""
+    tokenizer = service.model(body.model).tokenizer
+    return {"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens)}
+
+
+@router.get("/v1/tokenizer_info")
+@router.get("/tokenizer_info", include_in_schema=False)
+async def tokenizer_info(service: ServiceDependency) -> dict[str, Any]:
+    """Facts of the served model's tokenizer, as evaluation tools look for them."""
+    tokenizer = service.current().tokenizer
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "bos_token": _name(tokenizer.special_tokens, tokenizer.end_of_text_id),
+        "eos_token": _name(tokenizer.special_tokens, tokenizer.text_stop_ids[0]),
+        "pad_token": _name(tokenizer.special_tokens, tokenizer.pad_id),
+    }
+
+
+def _name(special_tokens: dict[str, int], token_id: int) -> str | None:
+    return next((name for name, number in special_tokens.items() if number == token_id), None)
