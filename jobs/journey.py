@@ -157,9 +157,12 @@ class Journey:
         given = {"min_replicas": min_replicas, "max_replicas": max_replicas}
         given |= {"max_seq_len": max_seq_len}
         values = {name: value for name, value in given.items() if value is not None}
-        args = parse_config(AppArgs, {"model": version.ref} | values)
+        # An alias is followed when it moves; a name is pinned to its newest version.
+        followed = model if parse_ref(model).alias is not None else version.ref
+        args = parse_config(AppArgs, {"model": followed} | values)
+        token, note = read_token(self._home), self._progress.note
         with self._progress.timed("serve") as say:
-            deploy(info, read_token(self._home), args, home=self._home, report=self._progress.note)
+            deploy(info, token, args, version=version.ref, home=self._home, report=note)
             say(f"{info.api_url}/v1, key in {self._home.api_key}")
         return {
             "model": version.ref,

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
 from mulm.errors import DeviceError
 from serve_app.engine_host import EngineHost
@@ -38,6 +39,8 @@ _OWN_QUESTIONS = 2
 _HEALTH_PERIOD_S = 1.0
 """Three failures in a row replace a replica: a broken engine is gone within seconds."""
 
+_SCALING = "serve_app.scaling:by_pressure"
+_ROUTER = "serve_app.prefix_router.PrefixRouter"
 _LOOK_BACK_S = 10.5
 """Over how long Serve averages; it wants more than 10."""
 
@@ -83,7 +86,9 @@ def build(args: AppArgs) -> Application:
             "upscale_delay_s": args.upscale_delay_s,
             "downscale_delay_s": args.downscale_delay_s,
             "look_back_period_s": _LOOK_BACK_S,
+            "policy": {"policy_function": _SCALING},
         },
+        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),
         # Twice the slots: a finished sequence finds its successor in the engine's own line.
         max_ongoing_requests=2 * args.n_slots,
         max_queued_requests=args.max_queued + _OWN_QUESTIONS,

@@ -41,6 +41,7 @@ def deploy(
     token: str,
     args: AppArgs,
     *,
+    version: str = "",
     home: Home | None = None,
     timeout_s: float = 180.0,
     report: Report = lambda _text: None,
@@ -50,7 +51,8 @@ def deploy(
     Args:
         info: The running application.
         token: Ray's token.
-        args: What to serve; `args.model` is a pinned reference.
+        args: What to serve.
+        version: The version that `args.model` means now; itself, where it is pinned.
         home: Where the first API key lies; by default the home of the environment.
         timeout_s: Seconds to wait.
         report: Told each new state in a few words.
@@ -72,7 +74,8 @@ def deploy(
     _put(dashboard, config)
     _wait(lambda: _is_running(dashboard, config, report), deadline_s, "the deployment")
     report("waiting for HTTP")
-    _wait(lambda: _serves(info, key, args), deadline_s, "the HTTP API")
+    version = version or str(args.model)
+    _wait(lambda: _serves(info, key, args.name, version), deadline_s, "the HTTP API")
 
 
 def is_deployed(details: dict[str, Any]) -> bool:
@@ -142,23 +145,23 @@ def _is_running(dashboard: Dashboard, config: dict[str, Any], report: Report) ->
     return state == "running"
 
 
-def _serves(info: ClusterInfo, key: str, args: AppArgs) -> bool:
+def _serves(info: ClusterInfo, key: str, name: str, version: str) -> bool:
     headers = {"Authorization": f"Bearer {key}"}
     url = f"{info.api_url}/v1/models"
     try:
         reply = httpx.get(url, headers=headers, timeout=5.0, trust_env=False)
     except httpx.TransportError:
         return False
-    return reply.is_success and names_model(reply, args)
+    return reply.is_success and names_model(reply, name, version)
 
 
-def names_model(reply: httpx.Response, args: AppArgs) -> bool:
+def names_model(reply: httpx.Response, name: str, version: str) -> bool:
     """Whether an answer of `/v1/models` is ours and of that model."""
     try:
         served = [(model["id"], model["root"]) for model in reply.json()["data"]]
     except (ValueError, KeyError, TypeError):
         return False
-    return served == [(args.name, args.model)]
+    return served == [(name, version)]
 
 
 def last_line(words: str) -> str:

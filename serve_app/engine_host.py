@@ -1,28 +1,32 @@
 """The engine host: one replica that owns the model's weights.
 
 Made a deployment in `serve_app.app`; called by the ingress over a Serve handle. It takes its
-model from the store, and another one in place: for a while both answer, each to its own id, so
-that the ingress can follow. Invariant: a request never meets another model than the one its token
-ids were made for.
+model from the store, and another one in place, when it is told to or when the alias that it serves
+moves: for a while both answer, each to its own id, so that the ingress can follow. Invariant: a
+request never meets another model than the one its token ids were made for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from mulm.config import parse_config
-from mulm.engine.engine import Engine
+from mulm.engine.engine import Engine, EngineStats
 from mulm.engine.pages import pages_for
 from mulm.errors import NotRunningError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk
+from mulm.model.batch import PAGE_TOKENS
 from mulm.native.build import NoKernelsError
+from serve_app.alias_watch import FOLLOW_PERIOD_S, AliasWatch, Resolve, resolve_id
 from serve_app.engine_client import ModelChangingError
+from serve_app.engine_report import REPORT_PERIOD_S, EngineReport
 from serve_app.engine_thread import EngineThread
 from serve_app.opened_model import MakeModel, OpenedModel, open_from_store
+from serve_app.scaling import PRESSURE
 from serve_app.settings import AppArgs
 from serve_app.token_channel import ReplyTo, TokenSender
 
@@ -41,9 +45,12 @@ class EngineHost:
         self,
         open_model: OpenModel = open_from_store,
         keep_previous_s: float = KEEP_PREVIOUS_S,
+        resolve: Resolve = resolve_id,
+        follow_period_s: float = FOLLOW_PERIOD_S,
     ) -> None:
         self._open_model = open_model
         self._keep_previous_s = keep_previous_s
+        self._alias = AliasWatch(resolve, follow_period_s)
         self._args: AppArgs | None = None
         self._model_id = ""
         self._threads: dict[str, EngineThread] = {}
@@ -51,6 +58,7 @@ class EngineHost:
         self._retirements: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sender = TokenSender()
+        self._reporting: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
@@ -59,9 +67,15 @@ class EngineHost:
         Serve calls it with an unchanged config too, when it numbers replicas anew.
         """
         args = parse_config(AppArgs, config)
+        if self._args is None or not _makes_same_engine(args, self._args):
+            await self._take_over(args)
+        self._alias.follow(args, self._take_over)
+        if self._reporting is None:
+            self._reporting = asyncio.create_task(self._report())
+
+    async def _take_over(self, args: AppArgs) -> None:
+        """Load the model that `args` name by now, and keep the one before it for a while."""
         async with self._loading:
-            if self._args is not None and _makes_same_engine(args, self._args):
-                return
             opened = await asyncio.to_thread(self._open_model, args)
             model_id = opened.id
             previous, self._model_id, self._args = self._model_id, model_id, args
@@ -117,6 +131,12 @@ class EngineHost:
         n_unfinished = sum(thread.n_unfinished for thread in self._threads.values())
         return {"model_id": self._model_id, "n_unfinished": n_unfinished}
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's hook: what `serve_app.scaling` decides by."""
+        thread = self._threads.get(self._model_id)
+        n_slots = self._args.n_slots if self._args else 1
+        return {PRESSURE: pressure(thread.stats(), n_slots) if thread else 0.0}
+
     def check_health(self) -> None:
         """Serve's hook: raising has the replica replaced."""
         for thread in self._threads.values():
@@ -137,9 +157,19 @@ class EngineHost:
         if opened.prepare is not None:
             self._prepares[opened.id] = opened.prepare
         if opened.make_faster is not None:
-            task = asyncio.create_task(_speed_up(thread, opened.make_faster))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(_speed_up(thread, opened.make_faster))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _report(self) -> None:
+        """Tell the ingresses how it stands, from now on."""
+        while True:
+            await asyncio.sleep(REPORT_PERIOD_S)
+            if (thread := self._threads.get(self._model_id)) is not None:
+                self._sender.report(EngineReport.of(self._model_id, thread.stats()))
 
 
 async def _speed_up(thread: EngineThread, make_faster: MakeModel) -> None:
@@ -167,6 +197,16 @@ def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
         tokenizer=opened.tokenizer,
         make_constraint=opened.make_constraint,
     )
+
+
+def pressure(stats: EngineStats, n_slots: int) -> float:
+    """How many engines like this one its work would fill: by slots, or by pages if they run out.
+
+    Waiting tokens count with the pages that they will need.
+    """
+    slots = (stats.n_running + stats.n_waiting) / n_slots
+    n_used = stats.n_pages - stats.n_free_pages + stats.waiting_tokens / PAGE_TOKENS
+    return max(slots, n_used / stats.n_pages)
 
 
 def n_pages(args: AppArgs, per_window: int, page_bytes: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from mulm.engine.engine import Engine
+from mulm.engine.engine import Engine, EngineStats
 from mulm.errors import MulmError, NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk, join_chunks
 from mulm.model.batch import LanguageModel
@@ -105,6 +105,10 @@ class EngineThread:
     def n_unfinished(self) -> int:
         """Requests that run or wait; a snapshot."""
         return len(self._streams)
+
+    def stats(self) -> EngineStats:
+        """What the engine does and has done; a snapshot."""
+        return self._engine.stats()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk, None]:
         """The tokens of a request, as they come; closing the iterator frees its slot.

@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from mulm import __version__
 from mulm.errors import MulmError
 from mulm.refs import new_id
-from serve_app import errors, health
+from serve_app import errors, health, metrics
 from serve_app.auth import AuthMiddleware, KeyRing
 from serve_app.middleware import BodyMiddleware, ErrorMiddleware, RequestIdMiddleware
 from serve_app.openai_api import chat, completions, embeddings, models, responses, tokens
@@ -43,6 +43,7 @@ def make_app(service: Service, keys: KeyRing) -> FastAPI:
         },
     )
     app.state.service = service
-    for room in (health, models, completions, chat, responses, embeddings, tokens):
+    rooms = (health, metrics, models, completions, chat, responses, embeddings, tokens)
+    for room in rooms:
         app.include_router(room.router)
     return app

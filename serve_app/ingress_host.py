@@ -15,9 +15,11 @@ from fastapi import FastAPI
 from mulm.config import parse_config
 from mulm.facts import Facts
 from mulm.home import Home
+from serve_app.alias_watch import AliasWatch, resolve_id
 from serve_app.auth import KeyRing
 from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
+from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.serve_client import ServeEngineClient
 from serve_app.service import Service, open_served
 from serve_app.settings import AppArgs
@@ -34,19 +36,30 @@ class IngressHost:
 
         self._facts: Facts = connect_facts()
         receiver = TokenReceiver(ray.util.get_node_ip_address())
-        self._service = Service(ServeEngineClient(engine, receiver))
+        self._names: dict[str, str] = {}
+        metrics = ServiceMetrics(receiver.reports, lambda model_id: self._names.get(model_id, ""))
+        client = MeasuredClient(ServeEngineClient(engine, receiver), metrics)
+        self._service = Service(client, metrics_text=metrics.text)
+        self._alias = AliasWatch(resolve_id)
         self._keys = KeyRing(self._facts.key_digests)
         self._change: asyncio.Task[None] | None = None
         self._server: HttpServer | None = None
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Serve's hook for `user_config`; the old model is served until an engine has the new."""
+        args = parse_config(AppArgs, config)
+        self._service.keeps_an_engine = args.min_replicas > 0
+        await self._take_over(args)
+        await self._listen(args)
+        self._alias.follow(args, self._take_over)
+
+    async def _take_over(self, args: AppArgs) -> None:
+        """Serve what `args` name by now, as soon as an engine does."""
         from actors.store_host import cluster_store
 
-        args = parse_config(AppArgs, config)
         store = cluster_store(Home.from_env())
         served = await asyncio.to_thread(open_served, args, store, self._facts)
-        await self._listen(args)
+        self._names[served.model_id] = served.name
         if self._change is not None:
             self._change.cancel()
         self._change = asyncio.create_task(self._service.take_over(served))

@@ -20,6 +20,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from mulm.errors import MulmError, NotRunningError, OverloadedError
 from mulm.messages import GenerateRequest, TokenChunk
 from serve_app.engine_client import ModelChangingError
+from serve_app.prefix_key import key_of
 from serve_app.token_channel import Mailbox, TokenReceiver, UnreachableError
 
 _log = logging.getLogger(__name__)
@@ -103,7 +104,10 @@ class ServeEngineClient:
         """The call over the handle, the tokens over the channel."""
         reply_to = await receiver.reply_to()
         with receiver.mailbox(request.request_id) as mailbox:
-            response = self._handle.send.remote(model_id, request, reply_to)
+            handle = self._handle
+            if key := key_of(request.prompt_ids):
+                handle = handle.options(session_id=key)
+            response = handle.send.remote(model_id, request, reply_to)
             call = asyncio.create_task(_watch(response, mailbox))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)

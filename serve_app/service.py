@@ -6,6 +6,7 @@ Made by the ingress, which swaps `served` when another model is deployed; routes
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -49,11 +50,18 @@ class Service:
     engine: EngineClient
     served: Served | None = None
     responses: ResponseStore = field(default_factory=ResponseStore)
+    metrics_text: Callable[[], bytes] = bytes
+    """What Prometheus is told; nothing where nobody counts."""
+    keeps_an_engine: bool = True
+    """Whether an engine runs all the time; else asking for one would start it."""
     is_ready: Probe = field(init=False)
     """Whether an engine answers."""
 
     def __post_init__(self) -> None:
-        self.is_ready = Probe(self.engine.is_ready)
+        self.is_ready = Probe(self._is_ready)
+
+    async def _is_ready(self) -> bool:
+        return not self.keeps_an_engine or await self.engine.is_ready()
 
     def current(self) -> Served:
         """What is served now. Raises NotRunningError before the first model is there."""

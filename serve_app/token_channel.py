@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from mulm.errors import NotRunningError
 from mulm.messages import TokenChunk
 from serve_app.chunk_codec import decode_chunk, encode_chunk
+from serve_app.engine_report import EngineReport
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ class TokenReceiver:
         self._starting = asyncio.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
         self._writers: set[asyncio.StreamWriter] = set()
+        self._reports: dict[asyncio.StreamWriter, EngineReport] = {}
+
+    def reports(self) -> list[EngineReport]:
+        """The newest of each engine that is connected."""
+        return list(self._reports.values())
 
     async def reply_to(self) -> ReplyTo:
         """Where to send; from the first call on it listens."""
@@ -92,15 +98,21 @@ class TokenReceiver:
             said = await asyncio.wait_for(reader.readline(), _TIMEOUT_S)
             if hmac.compare_digest(said.strip(), self._secret.encode()):
                 while line := await reader.readline():
-                    chunk = decode_chunk(line)
-                    # Nobody waits where the client has left in the meantime.
-                    if (mailbox := self._mailboxes.get(chunk.request_id)) is not None:
-                        mailbox.put_nowait(chunk)
+                    if line.startswith(b"{"):
+                        self._reports[writer] = EngineReport.decode(line)
+                    else:
+                        self._deliver(decode_chunk(line))
         except (OSError, TimeoutError, ValueError) as error:
             _log.warning("connection of an engine ended error=%r", error)
         finally:
             self._writers.discard(writer)
+            self._reports.pop(writer, None)
             await _close_all([writer])
+
+    def _deliver(self, chunk: TokenChunk) -> None:
+        # Nobody waits where the client has left in the meantime.
+        if (mailbox := self._mailboxes.get(chunk.request_id)) is not None:
+            mailbox.put_nowait(chunk)
 
 
 class TokenSender:
@@ -119,6 +131,7 @@ class TokenSender:
         async with self._connecting:
             writer = self._writers.get(reply_to)
             if writer is None or writer.is_closing():
+                self._writers = {to: w for to, w in self._writers.items() if not w.is_closing()}
                 writer = self._writers[reply_to] = await _connect(reply_to)
         return writer
 
@@ -133,6 +146,12 @@ class TokenSender:
             await writer.drain()
         except OSError as error:
             raise NotRunningError(f"the ingress is gone: {error}") from None
+
+    def report(self, report: EngineReport) -> None:
+        """Tell all ingresses; one that reads nothing is passed over."""
+        for writer in self._writers.values():
+            if not writer.is_closing() and not writer.transport.get_write_buffer_size():
+                writer.write(report.encode())
 
     async def close(self) -> None:
         """End all connections."""

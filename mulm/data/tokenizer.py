@@ -75,6 +75,8 @@ class Tokenizer:
         self._id_by_special = _special_ids(backend)
         self.chat_format = _chat_format(self._id_by_special)
         self._bytes_by_id = _token_bytes(backend)
+        self.longest_bytes = max(map(len, self._bytes_by_id))
+        """Of any one token: so many bytes of text have at least one."""
         self.fingerprint = hashlib.sha256(self._bytes).hexdigest()[:24]
 
     @classmethod

@@ -14,6 +14,31 @@ from serve_app.openai_api.schemas import MAX_SEQUENCES, Generation
 from serve_app.service import Served
 
 
+def require_room(texts: Sequence[str], served: Served, param: str) -> None:
+    """Refuse what cannot fit, before it is encoded.
+
+    Raises:
+        ContextLengthError: the window cannot hold so much text, however it is encoded.
+    """
+    n_bytes = sum(len(text.encode()) for text in texts)
+    if n_bytes > served.max_seq_len * served.tokenizer.longest_bytes:
+        raise ContextLengthError(
+            f"the model's window is {served.max_seq_len} tokens, and {n_bytes} bytes are more",
+            hint="shorten the prompt",
+            param=param,
+        )
+
+
+def require_few(n_prompts: int, n_choices: int, param: str) -> None:
+    """Refuse more than are answered at a time. Raises ConfigError."""
+    if n_prompts * n_choices > MAX_SEQUENCES:
+        raise ConfigError(
+            f"{n_prompts} prompts with {n_choices} choices each are too many",
+            hint=f"at most {MAX_SEQUENCES} in all",
+            param=param if n_prompts > MAX_SEQUENCES else "n",
+        )
+
+
 def cut(ids: Sequence[int], body: Generation) -> Sequence[int]:
     """The end of a prompt, where the client wants no more of it."""
     return ids if body.truncate_prompt_tokens is None else ids[-body.truncate_prompt_tokens :]
@@ -47,16 +72,8 @@ class Asked:
         """One for each prompt; its choices follow each other.
 
         Raises:
-            ConfigError: too many choices in all.
             ContextLengthError: a prompt does not fit.
         """
-        body = self.body
-        if len(self.prompts) * body.n_best_of > MAX_SEQUENCES:
-            raise ConfigError(
-                f"{len(self.prompts)} prompts with {body.n_best_of} choices each are too many",
-                hint=f"at most {MAX_SEQUENCES} in all",
-                param=self.prompt_param if len(self.prompts) > MAX_SEQUENCES else "n",
-            )
         return [
             self._request(served, ids, f"{request_id}-{number}")
             for number, ids in enumerate(self.prompts)

@@ -15,7 +15,7 @@ from mulm.tool_turns import check_turns
 from mulm.toolcall_parser import ContentDelta, ToolCallDelta, ToolCallParser
 from mulm.toolcalls import ToolUse, read_tools
 from serve_app.openai_api.answer import answer
-from serve_app.openai_api.asked import Asked, cut
+from serve_app.openai_api.asked import Asked, cut, require_room
 from serve_app.openai_api.chat_schemas import ChatBody, ChatMessage
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
@@ -84,6 +84,8 @@ async def create_chat_completion(
     use = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     grammar, grammar_param = held(use, *body.held)
     messages = [to_message(message) for message in body.messages]
+    if body.truncate_prompt_tokens is None:
+        require_room([message.content for message in messages], served, "messages")
     prompt = await asyncio.to_thread(encode_chat, messages, use, served.tokenizer)
     stop_ids = served.tokenizer.stop_ids
     asked = Asked(body, [cut(prompt, body)], stop_ids, "messages", grammar, grammar_param)

@@ -11,12 +11,12 @@ from starlette.responses import Response
 from mulm.data.tokenizer import Tokenizer
 from mulm.messages import TokenLogprob
 from serve_app.openai_api.answer import answer
-from serve_app.openai_api.asked import Asked, cut
+from serve_app.openai_api.asked import Asked, cut, require_few, require_room
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
 from serve_app.openai_api.logprobs import LegacyLogprobs, TokenNames, joined
 from serve_app.openai_api.schemas import CompletionBody
-from serve_app.service import RequestIdDependency, ServiceDependency
+from serve_app.service import RequestIdDependency, Served, ServiceDependency
 
 router = APIRouter()
 
@@ -93,7 +93,7 @@ async def create_completion(
     """Complete one or more prompts."""
     served = service.model(body.model)
     tokenizer = served.tokenizer
-    prompts = await asyncio.to_thread(encode_prompts, body, tokenizer)
+    prompts = await asyncio.to_thread(encode_prompts, body, served)
     grammar, grammar_param = body.held
     asked = Asked(
         body,
@@ -109,18 +109,25 @@ async def create_completion(
     return await answer(service, served, asked, form, request_id)
 
 
-def encode_prompts(body: CompletionBody, tokenizer: Tokenizer) -> list[Prompt]:
+def encode_prompts(body: CompletionBody, served: Served) -> list[Prompt]:
     """Token ids of each prompt.
 
     Texts begin a document, as in training: `<|endoftext|>` stands before them. Ids are taken as
     they are.
+
+    Raises:
+        ConfigError: they are too many.
+        ContextLengthError: one is too long, by far.
     """
-    given = body.prompt
-    if isinstance(given, str):
-        return [_of_text(given, body, tokenizer)]
+    given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    tokenizer = served.tokenizer
     ids = [item for item in given if isinstance(item, int)]
     if ids:
         return [_of_ids(ids, body, tokenizer)]
+    require_few(len(given), body.n_best_of, "prompt")
+    if body.truncate_prompt_tokens is None:
+        for item in given:
+            require_room([item] if isinstance(item, str) else [], served, "prompt")
     return [
         _of_text(item, body, tokenizer) if isinstance(item, str) else _of_ids(item, body, tokenizer)
         for item in given

@@ -16,9 +16,9 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from mulm.data.tokenizer import Tokenizer
 from mulm.errors import ConfigError, ContextLengthError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
+from serve_app.openai_api.asked import require_room
 from serve_app.openai_api.schemas import Body, TokenIdLists, TokenIds
 from serve_app.service import RequestIdDependency, Served, Service, ServiceDependency
 
@@ -49,9 +49,7 @@ async def create_embeddings(
 ) -> Response:
     """Embed one or more texts; each is a vector of length 1."""
     served = service.model(body.model)
-    inputs = await asyncio.to_thread(encode_inputs, body, served.tokenizer)
-    if len(inputs) > MAX_INPUTS:
-        raise ConfigError(f"{len(inputs)} inputs, more than {MAX_INPUTS}", param="input")
+    inputs = await asyncio.to_thread(encode_inputs, body, served)
     requests = [_request(served, ids, f"{request_id}-{n}") for n, ids in enumerate(inputs)]
     gate = asyncio.Semaphore(_AT_ONCE)
     tasks = [asyncio.create_task(_embed(service, served, one, gate)) for one in requests]
@@ -69,16 +67,24 @@ async def create_embeddings(
     return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": usage})
 
 
-def encode_inputs(body: EmbeddingBody, tokenizer: Tokenizer) -> list[Sequence[int]]:
-    """Token ids of each input; texts begin a document, as in training."""
-    given = body.input
-    if isinstance(given, str):
-        given = [given]
+def encode_inputs(body: EmbeddingBody, served: Served) -> list[Sequence[int]]:
+    """Token ids of each input; texts begin a document, as in training.
+
+    Raises:
+        ConfigError: they are too many.
+        ContextLengthError: one is too long, by far.
+    """
+    given = [body.input] if isinstance(body.input, str) else body.input
     ids = [item for item in given if isinstance(item, int)]
     if ids:
         return [ids]
+    if len(given) > MAX_INPUTS:
+        raise ConfigError(f"{len(given)} inputs, more than {MAX_INPUTS}", param="input")
+    for item in given:
+        require_room([item] if isinstance(item, str) else [], served, "input")
+    begin, encode = served.tokenizer.end_of_text_id, served.tokenizer.encode
     return [
-        [tokenizer.end_of_text_id, *tokenizer.encode(item)] if isinstance(item, str) else item
+        [begin, *encode(item)] if isinstance(item, str) else item
         for item in given
         if not isinstance(item, int)
     ]

@@ -16,7 +16,7 @@ from mulm.errors import MulmError
 from mulm.toolcalls import ToolUse, read_tools
 from serve_app.errors import error_body
 from serve_app.openai_api.answer import generate
-from serve_app.openai_api.asked import Asked, cut
+from serve_app.openai_api.asked import Asked, cut, require_room
 from serve_app.openai_api.chat import encode_chat, held
 from serve_app.openai_api.choices import BegunDeltas
 from serve_app.openai_api.logprobs import TokenNames
@@ -44,6 +44,8 @@ async def create_response(
     before = body.previous_response_id
     turns = [*service.responses.get(key_id, before, _PARAM).messages] if before else []
     turns += body.messages
+    if body.truncation != "auto" and body.truncate_prompt_tokens is None:
+        require_room([turn.content for turn in turns], served, "input")
     prompt = await asyncio.to_thread(
         _encode, turns, body, use, served.tokenizer, served.max_seq_len
     )

@@ -101,7 +101,7 @@ def test_running_streams_of_a_replica_that_ends_have_their_time():
     ],
 )
 def test_a_strangers_answer_is_not_ours(body, is_ours):
-    assert names_model(httpx.Response(200, text=body), AppArgs(model="m@1")) == is_ours
+    assert names_model(httpx.Response(200, text=body), "m", "m@1") == is_ours
 
 
 @pytest.fixture

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from mulm.engine.engine import EngineStats
 from mulm.errors import NotRunningError
 from mulm.messages import TokenChunk, TokenLogprob
 from serve_app.chunk_codec import decode_chunk, encode_chunk
+from serve_app.engine_report import EngineReport
 from serve_app.token_channel import ReplyTo, TokenReceiver, TokenSender, UnreachableError
 
+REPORT = EngineReport.of("m", EngineStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
 PLAIN = TokenChunk("a", (1, 2, 3))
 FULL = TokenChunk(
     "b",
@@ -69,6 +72,25 @@ def test_a_chunk_may_be_large():
         await receiver.close()
 
     asyncio.run(check())
+
+
+def test_reports_of_engines_come_the_same_way_and_go_with_their_connection():
+    async def check():
+        receiver, sender = TokenReceiver("127.0.0.1"), TokenSender()
+        sender.report(REPORT)
+        connection = await sender.connect(await receiver.reply_to())
+        for n_running in (1, 2):
+            sender.report(replace(REPORT, n_running=n_running))
+        with receiver.mailbox("a") as mailbox:
+            await sender.send(connection, PLAIN)
+            await take(mailbox)
+        assert receiver.reports() == [replace(REPORT, n_running=2)]
+        await sender.close()
+        while receiver.reports():
+            await asyncio.sleep(0.01)
+        await receiver.close()
+
+    asyncio.run(asyncio.wait_for(check(), 10))
 
 
 def test_nobody_is_heard_without_the_secret():

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from mulm.engine.engine import EngineStats
+from mulm.errors import OverloadedError
+from mulm.messages import GenerateRequest, TokenChunk
+from serve_app.engine_report import EngineReport
+from serve_app.ingress import make_app
+from serve_app.metrics import MeasuredClient, ServiceMetrics
+from serve_app.service import Service
+
+REPORT = EngineReport.of("mdl_1", EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90))
+NAMES = {
+    "mulm:num_requests_running", "mulm:num_requests_waiting", "mulm:num_tokens_waiting",
+    "mulm:kv_cache_usage_perc", "mulm:num_preemptions_total", "mulm:prefix_cache_queries_total",
+    "mulm:prefix_cache_hits_total", "mulm:prompt_tokens_total", "mulm:generation_tokens_total",
+    "mulm:time_to_first_token_seconds_count", "mulm:time_per_output_token_seconds_count",
+    "mulm:e2e_request_latency_seconds_count", "mulm:request_success_total",
+}  # fmt: skip
+
+
+def values(text: str) -> dict[str, float]:
+    lines = re.findall(r"^([^#\s{]+)\{([^}]*)\} (\S+)$", text, re.MULTILINE)
+    return {name: float(value) for name, labels, value in lines if "le=" not in labels}
+
+
+async def read(client, request=None):
+    request = request or GenerateRequest("a", (1,))
+    return [chunk async for chunk in client.generate("mdl_1", request)]
+
+
+def test_names_and_numbers(scripted):
+    scripted.groups, scripted.end = [[1], [2, 3]], "stop"
+    seconds = iter([0.0, 0.5, 2.5])
+    metrics = ServiceMetrics(lambda: [REPORT, REPORT], {"mdl_1": "tiny"}.__getitem__)
+    asyncio.run(read(MeasuredClient(scripted, metrics, lambda: next(seconds))))
+    text = metrics.text().decode()
+    found = values(text)
+    assert set(found) >= NAMES
+    assert found["mulm:num_requests_running"] == 4
+    assert found["mulm:kv_cache_usage_perc"] == pytest.approx(0.6)
+    assert found["mulm:generation_tokens_total"] == 180
+    assert found["mulm:time_to_first_token_seconds_sum"] == 0.5
+    assert found["mulm:time_per_output_token_seconds_sum"] == 1.0
+    assert found["mulm:e2e_request_latency_seconds_sum"] == 2.5
+    assert 'mulm:request_success_total{finished_reason="stop",model_name="tiny"} 1.0' in text
+
+
+def test_what_fails_is_no_success(scripted):
+    scripted.error = OverloadedError("busy")
+    metrics = ServiceMetrics(list, lambda _id: "tiny")
+    with pytest.raises(OverloadedError):
+        asyncio.run(read(MeasuredClient(scripted, metrics)))
+    assert "mulm:request_success_total" not in values(metrics.text().decode())
+
+
+def test_every_choice_counts_and_chunks_pass_unchanged(scripted):
+    async def two_choices(_model_id, _request):
+        yield TokenChunk("a", (1,), "stop", 0)
+        yield TokenChunk("a", (1, 2), "length", 1)
+
+    scripted.generate = two_choices
+    metrics = ServiceMetrics(list, lambda _id: "tiny")
+    chunks = asyncio.run(read(MeasuredClient(scripted, metrics), GenerateRequest("a", (1,), n=2)))
+    assert [chunk.index for chunk in chunks] == [0, 1]
+    assert metrics.text().count(b"request_success_total{") == 2
+
+
+def test_they_are_behind_the_key(scripted, served, keys, raw):
+    metrics = ServiceMetrics(lambda: [REPORT], lambda _id: "tiny")
+    app = make_app(Service(scripted, served, metrics_text=metrics.text), keys)
+
+    async def ask(headers):
+        async with raw(app) as client:
+            return await client.get("/metrics", headers=headers)
+
+    reply = asyncio.run(ask({}))
+    assert "mulm:num_requests_running" in reply.text
+    assert reply.headers["content-type"].startswith("text/plain")
+    assert asyncio.run(ask({"authorization": ""})).status_code == 401
