@@ -15,6 +15,7 @@
 namespace mulm {
 
 constexpr int kPageTokens = 16;
+constexpr int kWidestHead = 1024;  // there is room on the stack for that many dimensions
 constexpr int kBlockPages = kUnits;
 constexpr int kBlockTokens = kBlockPages * kPageTokens;
 constexpr int kStretchTokens = 512;

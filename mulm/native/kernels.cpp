@@ -1,7 +1,8 @@
 // The C interface of the kernels, called by mulm/native/library.py. Pointers are to contiguous memory
-// that outlives the call. What cannot be made is null; a step that finds no memory ends the process.
+// that outlives the call. What cannot be made is null; a batch that cannot be computed changes nothing and
+// gives the number of its fault.
 
-#include "step.h"
+#include "check.h"
 
 using namespace mulm;
 
@@ -51,6 +52,8 @@ void extend(Model& model, Cache& cache, const Batch& batch, float* hidden) {
 extern "C" {
 
 int64_t mulm_page_tokens() { return kPageTokens; }
+
+int64_t mulm_widest_head() { return kWidestHead; }
 
 void* mulm_model_new(const int64_t* shape, float eps, const float* cos, const float* sin) try {
     Shape its_shape;
@@ -110,15 +113,19 @@ void* mulm_cache_new(const void* model, int64_t n_pages) try {
 
 void mulm_cache_delete(void* cache) { delete static_cast<Cache*>(cache); }
 
-void mulm_extend(void* model, void* cache, const int32_t* ids, const int32_t* positions,
+int64_t mulm_extend(void* model, void* cache, const int32_t* ids, const int32_t* positions,
                  const int32_t* begins, const int32_t* pages, const int32_t* wanted, int64_t n_tokens,
-                 int64_t n_sequences, int64_t n_wanted, int64_t pages_stride, float* hidden) {
+                 int64_t n_sequences, int64_t n_wanted, int64_t pages_stride, float* hidden) try {
     Model& m = *static_cast<Model*>(model);
     Cache& c = *static_cast<Cache*>(cache);
     const Batch batch{ids, positions, begins, pages, wanted, n_tokens, n_sequences, n_wanted, pages_stride};
+    if (const Fault fault = fault_of(m, c, batch)) return fault;
     if (m.shape.format == kFp32) extend<Fp32, Fp32>(m, c, batch, hidden);
     else if (m.shape.format == kBf16) extend<Bf16, Bf16>(m, c, batch, hidden);
     else extend<Int8, Bf16>(m, c, batch, hidden);
+    return kNone;
+} catch (const std::bad_alloc&) {
+    return kNoMemory;
 }
 
 void mulm_logits(void* model, const float* hidden, int64_t n_rows, float* logits) {

@@ -101,7 +101,11 @@ struct Numbers {
     size_t size = 0;
 
     char* of(size_t n_bytes) {
-        if (n_bytes > size) memory = Memory(size = n_bytes + n_bytes / 2);
+        if (n_bytes > size) {
+            const size_t more = n_bytes + n_bytes / 2;
+            memory = Memory(more);
+            size = more;
+        }
         return memory.data();
     }
 };
@@ -153,10 +157,12 @@ struct Model {
 struct Cache {
     Memory memory;
     Pages pages;
+    int64_t n_pages;
 
-    Cache(const Model& model, size_t n_pages)
-        : memory(n_pages * model.page_bytes() * model.shape.n_layers, false),
-          pages{memory.data(), model.page_bytes(), model.page_bytes() * n_pages, model.part_bytes()} {}
+    Cache(const Model& model, size_t its_n_pages)
+        : memory(its_n_pages * model.page_bytes() * model.shape.n_layers, false),
+          pages{memory.data(), model.page_bytes(), model.page_bytes() * its_n_pages, model.part_bytes()},
+          n_pages(its_n_pages) {}
 };
 
 }  // namespace mulm

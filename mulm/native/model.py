@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from mulm.model.batch import Batch
 from mulm.model.config import MicroLMConfig
 from mulm.model.layers import RMSNorm
+from mulm.model.lora import AdaptedLinear
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import QuantizedMatrix, QuantizedMicroLM
-from mulm.native.library import address, load_library
+from mulm.native.build import NoKernelsError
+from mulm.native.library import FAULTS, WIDEST_HEAD, address, load_library
 
 _FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _MATRICES = ("attention.q", "attention.k", "attention.v", "attention.out",
@@ -26,13 +28,16 @@ _MATRICES = ("attention.q", "attention.k", "attention.v", "attention.out",
 _EMBEDDING, _UNEMBEDDING = 7, 8
 _NORMS = ("attention_norm", "mlp_norm", "attention.q_norm", "attention.k_norm")
 _LAST_NORM = 4
+_NO_MEMORY = len(FAULTS) - 1
+_WIDEST_INT8 = 1 << 16
+"""Inputs of a matrix whose sums of products of bytes fit 32 bits."""
 
 
 class NativeCache:
     """Keys and values in pages; memory is taken only where it is written."""
 
     def __init__(self, model: NativeModel, n_pages: int) -> None:
-        self._library = model.library
+        self._library, self.shape = model.library, model.shape
         self.handle = self._library.mulm_cache_new(model.handle, n_pages)
         if not self.handle:
             raise MemoryError(f"no memory for {n_pages} pages of keys and values")
@@ -52,7 +57,7 @@ class NativeModel:
         extra_flags: For the compiler.
 
     Raises:
-        NoKernelsError: the kernels cannot be compiled here.
+        NoKernelsError: the kernels cannot be compiled here, or do not compute such a model.
     """
 
     def __init__(
@@ -62,10 +67,11 @@ class NativeModel:
         n_threads: int | None = None,
         extra_flags: tuple[str, ...] = (),
     ) -> None:
-        self.library = load_library(folder, extra_flags)
-        self.config: MicroLMConfig = model.config
         self.n_threads = n_threads or torch.get_num_threads()
-        shape = torch.tensor(_shape(model, self.n_threads), dtype=torch.int64)
+        self.shape = _shape(model, self.n_threads)
+        self.config: MicroLMConfig = model.config
+        self.library = load_library(folder, extra_flags)
+        shape = torch.tensor(self.shape, dtype=torch.int64)
         cos_PH, sin_PH = (
             model.rotary_cos.float().contiguous(),
             model.rotary_sin.float().contiguous(),
@@ -89,6 +95,7 @@ class NativeModel:
     def load(self, model: MicroLM) -> None:
         """Take the weights of a model of the same shape and format."""
         assert model.config == self.config, "another shape"
+        assert _shape(model, self.n_threads) == self.shape, "another format"
         for number, block in enumerate(model.blocks):
             for name, part in enumerate(_MATRICES):
                 self._set_matrix(number, name, block.get_submodule(part))
@@ -111,16 +118,25 @@ class NativeModel:
         return n_bytes
 
     def extend(self, batch: Batch, cache: NativeCache) -> Tensor:
-        """As `LanguageModel.extend`; hidden_RD in fp32."""
+        """As `LanguageModel.extend`; hidden_RD in fp32.
+
+        Raises:
+            IndexError: an id, a position, a page or a row is out of bounds; nothing was computed.
+            MemoryError: there is no memory for that many tokens.
+        """
         n_wanted = len(batch.wanted_R)
         hidden_RD = torch.empty(n_wanted, self.config.d_model)
-        self.library.mulm_extend(
+        assert cache.shape == self.shape, "the cache of another model"
+        fault = self.library.mulm_extend(
             self.handle, cache.handle,
-            batch.ids_T.data_ptr(), batch.positions_T.data_ptr(), batch.begins_S1.data_ptr(),
-            batch.pages_SP.data_ptr(), batch.wanted_R.data_ptr(),
+            address(batch.ids_T, torch.int32), address(batch.positions_T, torch.int32),
+            address(batch.begins_S1, torch.int32), address(batch.pages_SP, torch.int32),
+            address(batch.wanted_R, torch.int32),
             len(batch.ids_T), len(batch.begins_S1) - 1, n_wanted, batch.pages_SP.shape[1],
             hidden_RD.data_ptr(),
         )  # fmt: skip
+        if fault:
+            raise (MemoryError if fault == _NO_MEMORY else IndexError)(FAULTS[fault])
         return hidden_RD
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
@@ -149,7 +165,24 @@ class NativeModel:
         self.library.mulm_set_norm(self.handle, layer, name, address(gain, torch.float32))
 
 
+def _check(model: MicroLM) -> None:
+    """Refuse what the kernels have no room or no code for. Raises NoKernelsError."""
+    config, dtype = model.config, model.norm.weight.dtype
+    widest = max(config.d_model, config.d_ff, config.n_heads * config.d_head)
+    if model.device.type != "cpu":
+        raise NoKernelsError(f"the model is on {model.device}, the kernels are for CPUs")
+    if dtype not in _FORMATS:
+        raise NoKernelsError(f"the kernels do not compute in {dtype}")
+    if config.d_head > WIDEST_HEAD:
+        raise NoKernelsError(f"d_head is {config.d_head}, the kernels have room for {WIDEST_HEAD}")
+    if isinstance(model, QuantizedMicroLM) and widest > _WIDEST_INT8:
+        raise NoKernelsError(f"sums of {widest} products of bytes do not fit 32 bits")
+    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
+        raise NoKernelsError("the model's adapters are not merged into its weights")
+
+
 def _shape(model: MicroLM, n_threads: int) -> list[int]:
+    _check(model)
     config = model.config
     own = _FORMATS[model.norm.weight.dtype]
     is_quantized = isinstance(model, QuantizedMicroLM)

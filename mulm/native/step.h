@@ -212,7 +212,7 @@ class Step {
         for (size_t i = mine.begin; i < mine.end; ++i) {
             const size_t t = i / n_heads, head = i % n_heads;
             const float* qkv = wide_ + t * n_wide_;
-            float turned[1024] = {};
+            float turned[kWidestHead] = {};
             const bool is_query = head < size_t(s_.n_heads);
             turn(qkv + head * s_.d_head, is_query ? layer.q_norm : layer.k_norm, b_.positions[t], turned);
             if (is_query) place_query(t, head, turned);
@@ -222,7 +222,7 @@ class Step {
 
     void turn(const float* x, const std::vector<float>& gain, int position, float* to) {
         const size_t H = s_.d_head, half = H / 2;
-        float room[1024];
+        float room[kWidestHead];
         if (s_.has_qk_norm) {
             scaled_to_unit(x, gain.data(), H, m_.eps, room);
             x = room;
@@ -339,7 +339,7 @@ class Step {
         for (int i = 0; i < task.n_rows; ++i) {
             const size_t t = (task.row + i) / m_.G, g = (task.row + i) % m_.G;
             const float* mixed = seen.mixed.data() + i * m_.H;
-            float room[1024];
+            float room[kWidestHead];
             for (int d = 0; d < m_.H; d += kLanes)
                 store(room + d, load<Floats>(mixed + d) / seen.weight[i]);
             const size_t first = (task.head * m_.G + g) * s_.d_head;
