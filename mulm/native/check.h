@@ -7,7 +7,7 @@
 namespace mulm {
 
 // What is wrong with a batch; mulm/native/library.py has the words.
-enum Fault : int64_t { kNone, kBadOrder, kBadId, kBadPosition, kBadPage, kBadRow, kNoMemory };
+enum Fault : int64_t { kNone, kBadOrder, kBadId, kBadPosition, kBadPage, kBadRow, kBadAdapter, kNoMemory };
 
 inline bool is_below(int32_t index, int64_t end) { return index >= 0 && index < end; }
 
@@ -36,6 +36,8 @@ inline Fault fault_of(const Model& model, const Cache& cache, const Batch& batch
         if (!is_below(batch.ids[t], model.shape.vocab_size)) return kBadId;
     for (int64_t r = 0; r < batch.n_wanted; ++r)
         if (!is_below(batch.wanted[r], batch.n_tokens)) return kBadRow;
+    for (int64_t s = 0; batch.adapters && s < batch.n_sequences; ++s)
+        if (batch.adapters[s] != -1 && !model.adapters.count(batch.adapters[s])) return kBadAdapter;
     for (int64_t s = 0; s < batch.n_sequences; ++s)
         if (const Fault fault = fault_of_sequence(model, cache, batch, s)) return fault;
     return kNone;

@@ -14,13 +14,11 @@ float number(const void* from, int64_t type, size_t i) {
                          : from_bf16(static_cast<const uint16_t*>(from)[i]);
 }
 
-void pack_rows(Matrix& matrix, const void* from, int64_t type, size_t n_rows, size_t first,
-               size_t unit_stride, size_t unit_shift, Pool& pool) {
+void pack(Matrix& matrix, const Place& place, const void* from, int64_t type, const float* scale, Pool& pool) {
     pool.run([&](int thread) {
-        const Range mine = part_of(n_rows, thread, pool.n_threads(), kLanes);
+        const Range mine = part_of(place.n_rows, thread, pool.n_threads(), kLanes);
         for (size_t r = mine.begin; r < mine.end; ++r) {
-            const size_t row = first + r;
-            const size_t output = (row / kLanes * unit_stride + unit_shift) * kLanes + row % kLanes;
+            const size_t output = place.output(r);
             int32_t sum = 0;
             for (size_t i = 0; i < matrix.n_inputs; ++i) {
                 char* to = matrix.at(output, i);
@@ -37,14 +35,18 @@ void pack_rows(Matrix& matrix, const void* from, int64_t type, size_t n_rows, si
                     sum += static_cast<const int8_t*>(from)[at];
                 }
             }
-            if (matrix.format == kInt8) matrix.offset[output] = 128 * sum;
+            if (matrix.format == kInt8) matrix.offset[output] = 128 * sum, matrix.scale[output] = scale[r];
         }
     });
 }
 
-template <class F, class C>
-void extend(Model& model, Cache& cache, const Batch& batch, float* hidden) {
-    Step<F, C>(model, cache.pages, batch).run(hidden);
+// `name`: 0 q, 1 k, 2 v, 3 out, 4 gate, 5 up, 6 down of a layer.
+std::pair<Name, Place> place_of(const Shape& s, int64_t name) {
+    const size_t q = s.n_heads * s.d_head, k = s.n_kv_heads * s.d_head, D = s.d_model, F = s.d_ff;
+    const std::pair<Name, Place> places[] = {
+        {kQkv, {0, q, 1, 0}},    {kQkv, {q, k, 1, 0}},    {kQkv, {q + k, k, 1, 0}}, {kOut, {0, D, 1, 0}},
+        {kGateUp, {0, F, 2, 0}}, {kGateUp, {0, F, 2, 1}}, {kDown, {0, D, 1, 0}}};
+    return places[name];
 }
 
 }  // namespace
@@ -70,31 +72,49 @@ int64_t mulm_page_bytes(const void* model) {
     return m.page_bytes() * m.shape.n_layers;
 }
 
-// `name`: 0 q, 1 k, 2 v, 3 out, 4 gate, 5 up, 6 down of a layer; 7 embedding, 8 unembedding.
+// `name`: as in `place_of`, or 7 embedding, 8 unembedding.
 void mulm_set_matrix(void* model, int64_t layer, int64_t name, const void* from, int64_t type,
                      const float* scale) {
     Model& m = *static_cast<Model*>(model);
-    const Shape& s = m.shape;
-    const size_t q = s.n_heads * s.d_head, k = s.n_kv_heads * s.d_head;
-    Matrix* matrix;
-    size_t n_rows, first = 0, stride = 1, shift = 0;
     if (name >= 7) {
-        matrix = name == 7 ? &m.embedding : &m.unembedding, n_rows = s.vocab_size;
-    } else {
-        Layer& at = m.layers[layer];
-        Matrix* const matrices[] = {&at.qkv, &at.qkv, &at.qkv, &at.out, &at.gate_up, &at.gate_up, &at.down};
-        const size_t counts[] = {q, k, k, size_t(s.d_model), size_t(s.d_ff), size_t(s.d_ff), size_t(s.d_model)};
-        matrix = matrices[name], n_rows = counts[name];
-        if (name == 1) first = q;
-        if (name == 2) first = q + k;
-        if (name == 4 || name == 5) stride = 2, shift = name - 4;
+        const Place whole{0, size_t(m.shape.vocab_size), 1, 0};
+        return pack(name == 7 ? m.embedding : m.unembedding, whole, from, type, scale, m.pool);
     }
-    pack_rows(*matrix, from, type, n_rows, first, stride, shift, m.pool);
-    if (!scale) return;
-    for (size_t r = 0; r < n_rows; ++r) {
-        const size_t row = first + r;
-        matrix->scale[(row / kLanes * stride + shift) * kLanes + row % kLanes] = scale[r];
-    }
+    const auto [matrix, place] = place_of(m.shape, name);
+    pack(m.layers[layer].matrices[matrix], place, from, type, scale, m.pool);
+}
+
+void* mulm_adapter_new(const void* model) try {
+    return new Adapter(static_cast<const Model*>(model)->shape.n_layers);
+} catch (const std::exception&) {
+    return nullptr;
+}
+
+// Two narrow matrices beside one of a layer, `name` as in `place_of`: inner (rank, inputs), with scales
+// if it is of bytes, and outer (outputs, rank). False where there is no memory.
+int64_t mulm_adapter_add(void* model, void* adapter, int64_t layer, int64_t name, int64_t rank,
+                         const void* inner, int64_t type, const float* scale, const float* outer) try {
+    Model& m = *static_cast<Model*>(model);
+    const auto [matrix, place] = place_of(m.shape, name);
+    const Matrix& base = m.layers[layer].matrices[matrix];
+    const auto format = static_cast<Format>(type);
+    LowRank& part = static_cast<Adapter*>(adapter)->add(layer, matrix, format, rank, base.n_inputs, place);
+    pack(part.inner, {0, size_t(rank), 1, 0}, inner, type, scale, m.pool);
+    part.set_outer(outer, place);
+    return true;
+} catch (const std::exception&) {
+    return false;
+}
+
+void mulm_adapter_delete(void* adapter) { delete static_cast<Adapter*>(adapter); }
+
+// The adapter becomes the model's under that number, in place of any that was; null removes it.
+void mulm_set_adapter(void* model, int64_t number, void* adapter) {
+    Model& m = *static_cast<Model*>(model);
+    m.adapters.erase(static_cast<int32_t>(number));
+    if (!adapter) return;
+    std::unique_ptr<Adapter> owned(static_cast<Adapter*>(adapter));
+    m.adapters.emplace(static_cast<int32_t>(number), std::move(*owned));
 }
 
 // `name`: 0 attention_norm, 1 mlp_norm, 2 q_norm, 3 k_norm of a layer; 4 the last norm.
@@ -114,15 +134,15 @@ void* mulm_cache_new(const void* model, int64_t n_pages) try {
 void mulm_cache_delete(void* cache) { delete static_cast<Cache*>(cache); }
 
 int64_t mulm_extend(void* model, void* cache, const int32_t* ids, const int32_t* positions,
-                 const int32_t* begins, const int32_t* pages, const int32_t* wanted, int64_t n_tokens,
-                 int64_t n_sequences, int64_t n_wanted, int64_t pages_stride, float* hidden) try {
+                 const int32_t* begins, const int32_t* pages, const int32_t* wanted,
+                 const int32_t* adapters, int64_t n_tokens, int64_t n_sequences, int64_t n_wanted, int64_t pages_stride, float* hidden) try {
     Model& m = *static_cast<Model*>(model);
     Cache& c = *static_cast<Cache*>(cache);
-    const Batch batch{ids, positions, begins, pages, wanted, n_tokens, n_sequences, n_wanted, pages_stride};
+    const Batch batch{ids, positions, begins, pages, wanted, adapters, n_tokens, n_sequences, n_wanted, pages_stride};
     if (const Fault fault = fault_of(m, c, batch)) return fault;
-    if (m.shape.format == kFp32) extend<Fp32, Fp32>(m, c, batch, hidden);
-    else if (m.shape.format == kBf16) extend<Bf16, Bf16>(m, c, batch, hidden);
-    else extend<Int8, Bf16>(m, c, batch, hidden);
+    if (m.shape.format == kFp32) Step<Fp32>(m, c.pages, batch).run(hidden);
+    else if (m.shape.format == kBf16) Step<Bf16>(m, c.pages, batch).run(hidden);
+    else Step<Int8>(m, c.pages, batch).run(hidden);
     return kNone;
 } catch (const std::bad_alloc&) {
     return kNoMemory;

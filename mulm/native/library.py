@@ -25,12 +25,18 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "mulm_page_bytes": (_INT, (_POINTER,)),
     "mulm_set_matrix": (None, (_POINTER, _INT, _INT, _POINTER, _INT, _POINTER)),
     "mulm_set_norm": (None, (_POINTER, _INT, _INT, _POINTER)),
+    "mulm_adapter_new": (_POINTER, (_POINTER,)),
+    "mulm_adapter_add": (_INT, (*[_POINTER] * 2, *[_INT] * 3, _POINTER, _INT, *[_POINTER] * 2)),
+    "mulm_adapter_delete": (None, (_POINTER,)),
+    "mulm_set_adapter": (None, (_POINTER, _INT, _POINTER)),
     "mulm_cache_new": (_POINTER, (_POINTER, _INT)),
     "mulm_cache_delete": (None, (_POINTER,)),
-    "mulm_extend": (_INT, (*[_POINTER] * 7, *[_INT] * 4, _POINTER)),
+    "mulm_extend": (_INT, (*[_POINTER] * 8, *[_INT] * 4, _POINTER)),
     "mulm_logits": (None, (_POINTER, _POINTER, _INT, _POINTER)),
 }
 
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+"""As matrix.h numbers them."""
 WIDEST_HEAD = 1024
 """Dimensions of a head that the kernels have room for."""
 FAULTS = (
@@ -40,6 +46,7 @@ FAULTS = (
     "a position is not after the one before it, or outside the window",
     "a page is outside the cache",
     "a wanted row is outside the batch",
+    "no adapter has that number",
     "no memory for the step",
 )
 """What `mulm_extend` says of a batch, as check.h numbers it; nothing of one that it computed."""

@@ -9,22 +9,22 @@ Shape letters as in `mulm.model.batch`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mulm.model.adapter import MATRICES, Adapter
 from mulm.model.batch import Batch
 from mulm.model.config import MicroLMConfig
 from mulm.model.layers import RMSNorm
 from mulm.model.lora import AdaptedLinear
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import QuantizedMatrix, QuantizedMicroLM
+from mulm.native.adapter import pack_adapter
 from mulm.native.build import NoKernelsError
-from mulm.native.library import FAULTS, WIDEST_HEAD, address, load_library
+from mulm.native.library import FAULTS, FORMATS, WIDEST_HEAD, address, load_library
 
-_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-_MATRICES = ("attention.q", "attention.k", "attention.v", "attention.out",
-             "mlp.gate", "mlp.up", "mlp.down")  # fmt: skip
 _EMBEDDING, _UNEMBEDDING = 7, 8
 _NORMS = ("attention_norm", "mlp_norm", "attention.q_norm", "attention.k_norm")
 _LAST_NORM = 4
@@ -54,6 +54,8 @@ class NativeModel:
         model: Gives the shape and the weights; it is left as it is and not kept.
         folder: Where compiled code is kept.
         n_threads: Threads of a step; those of torch by default.
+        kv_dtype: "int8" keeps keys and values in bytes, with a scale for each token and head; by
+            default they are fp32 beside fp32 weights, else bf16.
         extra_flags: For the compiler.
 
     Raises:
@@ -65,10 +67,13 @@ class NativeModel:
         model: MicroLM,
         folder: Path,
         n_threads: int | None = None,
+        kv_dtype: Literal["int8"] | None = None,
         extra_flags: tuple[str, ...] = (),
     ) -> None:
         self.n_threads = n_threads or torch.get_num_threads()
-        self.shape = _shape(model, self.n_threads)
+        self.kv_dtype = kv_dtype
+        self.shape = _shape(model, kv_dtype, self.n_threads)
+        self._row_dtype = _row_dtype(model)
         self.config: MicroLMConfig = model.config
         self.library = load_library(folder, extra_flags)
         shape = torch.tensor(self.shape, dtype=torch.int64)
@@ -95,9 +100,9 @@ class NativeModel:
     def load(self, model: MicroLM) -> None:
         """Take the weights of a model of the same shape and format."""
         assert model.config == self.config, "another shape"
-        assert _shape(model, self.n_threads) == self.shape, "another format"
+        assert _shape(model, self.kv_dtype, self.n_threads) == self.shape, "another format"
         for number, block in enumerate(model.blocks):
-            for name, part in enumerate(_MATRICES):
+            for name, part in enumerate(MATRICES):
                 self._set_matrix(number, name, block.get_submodule(part))
             for name, part in enumerate(_NORMS):
                 norm = block.get_submodule(part)
@@ -117,11 +122,21 @@ class NativeModel:
         n_bytes: int = self.library.mulm_page_bytes(self.handle)
         return n_bytes
 
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """As `LanguageModel.set_adapter`; new weights leave it where it is."""
+        adapter.check(self.config)
+        packed = pack_adapter(self.library, self.handle, adapter, self._row_dtype)
+        self.library.mulm_set_adapter(self.handle, number, packed)
+
+    def remove_adapter(self, number: int) -> None:
+        """As `LanguageModel.remove_adapter`."""
+        self.library.mulm_set_adapter(self.handle, number, None)
+
     def extend(self, batch: Batch, cache: NativeCache) -> Tensor:
         """As `LanguageModel.extend`; hidden_RD in fp32.
 
         Raises:
-            IndexError: an id, a position, a page or a row is out of bounds; nothing was computed.
+            IndexError: an id, position, page, row or adapter does not exist; nothing was computed.
             MemoryError: there is no memory for that many tokens.
         """
         n_wanted = len(batch.wanted_R)
@@ -132,6 +147,7 @@ class NativeModel:
             address(batch.ids_T, torch.int32), address(batch.positions_T, torch.int32),
             address(batch.begins_S1, torch.int32), address(batch.pages_SP, torch.int32),
             address(batch.wanted_R, torch.int32),
+            None if batch.adapters_S is None else address(batch.adapters_S, torch.int32),
             len(batch.ids_T), len(batch.begins_S1) - 1, n_wanted, batch.pages_SP.shape[1],
             hidden_RD.data_ptr(),
         )  # fmt: skip
@@ -156,7 +172,7 @@ class NativeModel:
             assert isinstance(module, nn.Linear | nn.Embedding)
             weight, scale = module.weight.detach().contiguous(), None
         self.library.mulm_set_matrix(
-            self.handle, layer, name, address(weight, weight.dtype), _FORMATS[weight.dtype],
+            self.handle, layer, name, address(weight, weight.dtype), FORMATS[weight.dtype],
             None if scale is None else address(scale, torch.float32),
         )  # fmt: skip
 
@@ -171,7 +187,7 @@ def _check(model: MicroLM) -> None:
     widest = max(config.d_model, config.d_ff, config.n_heads * config.d_head)
     if model.device.type != "cpu":
         raise NoKernelsError(f"the model is on {model.device}, the kernels are for CPUs")
-    if dtype not in _FORMATS:
+    if dtype not in FORMATS:
         raise NoKernelsError(f"the kernels do not compute in {dtype}")
     if config.d_head > WIDEST_HEAD:
         raise NoKernelsError(f"d_head is {config.d_head}, the kernels have room for {WIDEST_HEAD}")
@@ -181,14 +197,25 @@ def _check(model: MicroLM) -> None:
         raise NoKernelsError("the model's adapters are not merged into its weights")
 
 
-def _shape(model: MicroLM, n_threads: int) -> list[int]:
+def _row_dtype(model: MicroLM) -> torch.dtype:
+    """The type of what the matrices are multiplied by."""
+    return torch.int8 if isinstance(model, QuantizedMicroLM) else model.norm.weight.dtype
+
+
+def _kv_dtype(model: MicroLM, asked: Literal["int8"] | None) -> torch.dtype:
+    if asked:
+        return torch.int8
+    return torch.float32 if _row_dtype(model) == torch.float32 else torch.bfloat16
+
+
+def _shape(model: MicroLM, kv_dtype: Literal["int8"] | None, n_threads: int) -> list[int]:
+    """As model.h has it."""
     _check(model)
     config = model.config
-    own = _FORMATS[model.norm.weight.dtype]
-    is_quantized = isinstance(model, QuantizedMicroLM)
-    inner = head = _FORMATS[torch.int8] if is_quantized else own
+    inner = head = FORMATS[_row_dtype(model)]
+    kv_format = FORMATS[_kv_dtype(model, kv_dtype)]
     return [
         config.vocab_size, config.d_model, config.n_layers, config.n_heads, config.n_kv_heads,
         config.d_head, config.d_ff, config.max_seq_len, int(config.qk_norm),
-        int(config.tie_embeddings), inner, head, n_threads,
+        int(config.tie_embeddings), inner, head, kv_format, n_threads,
     ]  # fmt: skip
