@@ -1,7 +1,7 @@
 """The CPU kernels alone: a step's time by shape, format and batch, beside what the machine can do.
 
     python -m benchmarks.native 20M 135M --formats bf16 int8
-    python -m benchmarks.native 135M --formats bf16 --contexts 0 4096
+    python -m benchmarks.native 135M --formats bf16 --contexts 0 4090 --kv plain int8
 
 Decoding is measured against the bandwidth of memory, prompts against the peak of bf16 products;
 both are measured here, before and after, since they change with the machine's other guests. Each
@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
@@ -24,10 +25,12 @@ from mulm.model.batch import PAGE_TOKENS, Batch
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import Quantization, QuantizedMicroLM
-from mulm.native.model import NativeModel
+from mulm.native.model import KvDtype, NativeModel
 
-FORMATS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}
-"""Bytes a weight."""
+FORMATS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5625}
+"""Bytes a weight as the kernels keep it; the multipliers of int4 are in it."""
+KV: dict[str, KvDtype] = {"plain": None, "int8": "int8"}
+"""Of keys and values: as the format has them, or bytes."""
 BATCHES = (1, 8, 32)
 CONTEXT = 192
 PROMPT = 1024
@@ -56,21 +59,24 @@ def main() -> None:
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--contexts", nargs="+", type=int, default=[CONTEXT])
+    parser.add_argument("--kv", nargs="+", choices=KV, default=["plain"])
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"machine before: {Machine.measured()}")
-    for shape in options.shapes:
-        for name in options.formats:
-            measure(SHAPES[shape], f"{shape} {name}", name, options)
+    for shape, name, kv in product(options.shapes, options.formats, options.kv):
+        title = f"{shape} {name}" + (f" kv {kv}" if KV[kv] else "")
+        measure(SHAPES[shape], title, name, KV[kv], options)
     torch.set_num_threads(options.threads)
     print(f"machine after: {Machine.measured()}")
 
 
-def measure(config: MicroLMConfig, title: str, name: str, options: argparse.Namespace) -> None:
-    """All cells of one shape and format."""
+def measure(
+    config: MicroLMConfig, title: str, name: str, kv: KvDtype, options: argparse.Namespace
+) -> None:
+    """All cells of one shape and formats."""
     torch.set_num_threads(options.threads)
-    native, load_s = make_native(config, name, options.threads)
+    native, load_s = make_native(config, name, kv, options.threads)
     print(f"{title} packed in {load_s:.2f} s")
     torch.set_num_threads(1)  # OpenMP's waiting threads would take the cores from the kernels'
     for context in options.contexts:
@@ -88,7 +94,9 @@ def measure(config: MicroLMConfig, title: str, name: str, options: argparse.Name
     print(f"{title} prompt {PROMPT}: {1e3 * prompt_s:.1f} ms {speeds}", flush=True)
 
 
-def make_native(config: MicroLMConfig, name: str, n_threads: int) -> tuple[NativeModel, float]:
+def make_native(
+    config: MicroLMConfig, name: str, kv: KvDtype, n_threads: int
+) -> tuple[NativeModel, float]:
     """Random weights in a format, and the seconds of packing them anew."""
     model: MicroLM = random_model(config)
     if name == "fp32":
@@ -96,7 +104,7 @@ def make_native(config: MicroLMConfig, name: str, n_threads: int) -> tuple[Nativ
     elif name != "bf16":
         form = Quantization.model_validate({"linear": name, "embedding": name})
         model = QuantizedMicroLM.of(model, form)
-    native = NativeModel(model, KERNELS, n_threads)
+    native = NativeModel(model, KERNELS, n_threads, kv)
     begin_s = time.perf_counter()
     native.load(model)
     return native, time.perf_counter() - begin_s

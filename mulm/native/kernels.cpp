@@ -8,17 +8,40 @@ using namespace mulm;
 
 namespace {
 
-// Weights as they come: fp32, bf16, or int8 codes.
 float number(const void* from, int64_t type, size_t i) {
     return type == kFp32 ? static_cast<const float*>(from)[i]
                          : from_bf16(static_cast<const uint16_t*>(from)[i]);
 }
 
-void pack(Matrix& matrix, const Place& place, const void* from, int64_t type, const float* scale, Pool& pool) {
+// Row r of codes and multipliers, two a byte, as mulm/model/quantize.py has them.
+void pack_int4(Matrix& matrix, size_t output, size_t r, const uint8_t* codes, const uint8_t* multipliers) {
+    const size_t n_groups = (matrix.n_inputs + 2 * Int4::kGroup - 1) / (2 * Int4::kGroup) * 2;
+    int32_t sum = 0;
+    for (size_t group = 0; group < n_groups; ++group) {
+        const int multiplier = (multipliers[(r * n_groups + group) / 2] >> (4 * (group % 2)) & 15) + 1;
+        const size_t first = group * Int4::kGroup;
+        *matrix.multiplier_at(output, first) = static_cast<char>(multiplier);
+        for (size_t i = first; i < first + Int4::kGroup; ++i) {
+            const int code = codes[(r * n_groups * Int4::kGroup + i) / 2] >> (4 * (i % 2)) & 15;
+            char* at = matrix.code_at(output, i);
+            *at = static_cast<char>((*at & ~(15 << Matrix::half_of(i))) | code << Matrix::half_of(i));
+            sum += (code - 8) * multiplier;
+        }
+    }
+    matrix.offset[output] = 128 * sum;
+}
+
+void pack(Matrix& matrix, const Place& place, const void* from, int64_t type, const float* scale,
+          const uint8_t* multipliers, Pool& pool) {
     pool.run([&](int thread) {
         const Range mine = part_of(place.n_rows, thread, pool.n_threads(), kLanes);
         for (size_t r = mine.begin; r < mine.end; ++r) {
             const size_t output = place.output(r);
+            if (matrix.format == kInt4) {
+                pack_int4(matrix, output, r, static_cast<const uint8_t*>(from), multipliers);
+                matrix.scale[output] = scale[r];
+                continue;
+            }
             int32_t sum = 0;
             for (size_t i = 0; i < matrix.n_inputs; ++i) {
                 char* to = matrix.at(output, i);
@@ -72,16 +95,17 @@ int64_t mulm_page_bytes(const void* model) {
     return m.page_bytes() * m.shape.n_layers;
 }
 
+// Weights in fp32 or bf16, int8 codes with scales, or int4 codes with multipliers too.
 // `name`: as in `place_of`, or 7 embedding, 8 unembedding.
 void mulm_set_matrix(void* model, int64_t layer, int64_t name, const void* from, int64_t type,
-                     const float* scale) {
+                     const float* scale, const uint8_t* multipliers) {
     Model& m = *static_cast<Model*>(model);
     if (name >= 7) {
         const Place whole{0, size_t(m.shape.vocab_size), 1, 0};
-        return pack(name == 7 ? m.embedding : m.unembedding, whole, from, type, scale, m.pool);
+        return pack(name == 7 ? m.embedding : m.unembedding, whole, from, type, scale, multipliers, m.pool);
     }
     const auto [matrix, place] = place_of(m.shape, name);
-    pack(m.layers[layer].matrices[matrix], place, from, type, scale, m.pool);
+    pack(m.layers[layer].matrices[matrix], place, from, type, scale, multipliers, m.pool);
 }
 
 void* mulm_adapter_new(const void* model) try {
@@ -99,7 +123,7 @@ int64_t mulm_adapter_add(void* model, void* adapter, int64_t layer, int64_t name
     const Matrix& base = m.layers[layer].matrices[matrix];
     const auto format = static_cast<Format>(type);
     LowRank& part = static_cast<Adapter*>(adapter)->add(layer, matrix, format, rank, base.n_inputs, place);
-    pack(part.inner, {0, size_t(rank), 1, 0}, inner, type, scale, m.pool);
+    pack(part.inner, {0, size_t(rank), 1, 0}, inner, type, scale, nullptr, m.pool);
     part.set_outer(outer, place);
     return true;
 } catch (const std::exception&) {
@@ -142,7 +166,8 @@ int64_t mulm_extend(void* model, void* cache, const int32_t* ids, const int32_t*
     if (const Fault fault = fault_of(m, c, batch)) return fault;
     if (m.shape.format == kFp32) Step<Fp32>(m, c.pages, batch).run(hidden);
     else if (m.shape.format == kBf16) Step<Bf16>(m, c.pages, batch).run(hidden);
-    else Step<Int8>(m, c.pages, batch).run(hidden);
+    else if (m.shape.format == kInt8) Step<Int8>(m, c.pages, batch).run(hidden);
+    else Step<Int4>(m, c.pages, batch).run(hidden);
     return kNone;
 } catch (const std::bad_alloc&) {
     return kNoMemory;
@@ -153,7 +178,8 @@ void mulm_logits(void* model, const float* hidden, int64_t n_rows, float* logits
     const Format format = m.head().format;
     if (format == kFp32) write_logits<Fp32>(m, hidden, n_rows, logits);
     else if (format == kBf16) write_logits<Bf16>(m, hidden, n_rows, logits);
-    else write_logits<Int8>(m, hidden, n_rows, logits);
+    else if (format == kInt8) write_logits<Int8>(m, hidden, n_rows, logits);
+    else write_logits<Int4>(m, hidden, n_rows, logits);
 }
 
 }  // extern "C"

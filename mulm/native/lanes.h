@@ -15,6 +15,7 @@ namespace mulm {
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef int16_t Shorts __attribute__((vector_size(64)));
+typedef int8_t Bytes __attribute__((vector_size(64)));
 typedef int16_t HalfShorts __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 

@@ -23,7 +23,7 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "mulm_model_new": (_POINTER, (_POINTER, _FLOAT, _POINTER, _POINTER)),
     "mulm_model_delete": (None, (_POINTER,)),
     "mulm_page_bytes": (_INT, (_POINTER,)),
-    "mulm_set_matrix": (None, (_POINTER, _INT, _INT, _POINTER, _INT, _POINTER)),
+    "mulm_set_matrix": (None, (_POINTER, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER)),
     "mulm_set_norm": (None, (_POINTER, _INT, _INT, _POINTER)),
     "mulm_adapter_new": (_POINTER, (_POINTER,)),
     "mulm_adapter_add": (_INT, (*[_POINTER] * 2, *[_INT] * 3, _POINTER, _INT, *[_POINTER] * 2)),
@@ -35,8 +35,8 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "mulm_logits": (None, (_POINTER, _POINTER, _INT, _POINTER)),
 }
 
-FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-"""As matrix.h numbers them."""
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
+"""As matrix.h numbers them; bytes without a sign hold two numbers of 4 bits."""
 WIDEST_HEAD = 1024
 """Dimensions of a head that the kernels have room for."""
 FAULTS = (

@@ -11,9 +11,12 @@
 
 namespace mulm {
 
-enum Format : int64_t { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
+enum Format : int64_t { kFp32 = 0, kBf16 = 1, kInt8 = 2, kInt4 = 3 };
 
-inline size_t n_inputs_of(Format format) { return format == kFp32 ? 1 : format == kBf16 ? 2 : 4; }
+inline size_t n_inputs_of(Format format) {
+    constexpr size_t numbers[] = {Fp32::kInputs, Bf16::kInputs, Int8::kInputs, Int4::kInputs};
+    return numbers[format];
+}
 
 // Zeros that take memory only where they are touched, in large pages if the system has them.
 class Memory {
@@ -62,26 +65,50 @@ struct Matrix {
         format = its_format, n_outputs = outputs, n_inputs = inputs;
         const size_t n_units = (outputs + kLanes - 1) / kLanes;
         const size_t n_steps = (inputs + n_inputs_of(format) - 1) / n_inputs_of(format);
-        memory = Memory(n_units * n_steps * kUnitStep);
-        if (format == kInt8) scale.assign(n_units * kLanes, 0), offset.assign(n_units * kLanes, 0);
-        packed = {memory.data(), n_units, n_steps, scale.data(), offset.data()};
+        const size_t unit_bytes = n_steps * (format == kInt4 ? Int4::kStep : kUnitStep);
+        memory = Memory(n_units * unit_bytes);
+        if (format == kInt8 || format == kInt4)
+            scale.assign(n_units * kLanes, 0), offset.assign(n_units * kLanes, 0);
+        packed = {memory.data(), n_units, n_steps, unit_bytes, scale.data(), offset.data()};
     }
 
-    // Where an output's weight for an input stands.
+    // Where an output's weight for an input stands; not of int4.
     char* at(size_t output, size_t input) const {
         const size_t n = n_inputs_of(format);
         return memory.data() + output / kLanes * packed.n_steps * kUnitStep +
                input / n * kUnitStep + output % kLanes * 4 + input % n * (4 / n);
     }
 
+    // Of int4: where a multiplier stands, the byte of a code, and which half of it.
+    char* multiplier_at(size_t output, size_t input) const {
+        return step_at(output, input) + output % kLanes * 4 + input % Int4::kInputs / Int4::kGroup;
+    }
+
+    char* code_at(size_t output, size_t input) const {
+        return step_at(output, input) + kUnitStep + input % Int4::kInputs / 8 * kUnitStep + output % kLanes * 4 +
+               input % 4;
+    }
+
+    static int half_of(size_t input) { return input / 4 % 2 * 4; }
+
     // One output's weights as numbers: a row of the embedding table.
     void read(size_t output, float* to) const {
         for (size_t i = 0; i < n_inputs; ++i) {
+            if (format == kInt4) {
+                const int code = (*code_at(output, i) >> half_of(i) & 15) - 8;
+                to[i] = scale[output] * static_cast<float>(code * *multiplier_at(output, i));
+                continue;
+            }
             const char* from = at(output, i);
             if (format == kFp32) to[i] = load<float>(from);
             else if (format == kBf16) to[i] = from_bf16(load<uint16_t>(from));
             else to[i] = scale[output] * load<int8_t>(from);
         }
+    }
+
+  private:
+    char* step_at(size_t output, size_t input) const {
+        return memory.data() + output / kLanes * packed.unit_bytes + input / Int4::kInputs * Int4::kStep;
     }
 };
 

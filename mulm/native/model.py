@@ -28,6 +28,7 @@ from mulm.native.library import FAULTS, FORMATS, WIDEST_HEAD, address, load_libr
 _EMBEDDING, _UNEMBEDDING = 7, 8
 _NORMS = ("attention_norm", "mlp_norm", "attention.q_norm", "attention.k_norm")
 _LAST_NORM = 4
+KvDtype = Literal["int8"] | None
 _NO_MEMORY = len(FAULTS) - 1
 _WIDEST_INT8 = 1 << 16
 """Inputs of a matrix whose sums of products of bytes fit 32 bits."""
@@ -67,7 +68,7 @@ class NativeModel:
         model: MicroLM,
         folder: Path,
         n_threads: int | None = None,
-        kv_dtype: Literal["int8"] | None = None,
+        kv_dtype: KvDtype = None,
         extra_flags: tuple[str, ...] = (),
     ) -> None:
         self.n_threads = n_threads or torch.get_num_threads()
@@ -165,15 +166,11 @@ class NativeModel:
         return logits_RV[:, : self.config.vocab_size]
 
     def _set_matrix(self, layer: int, name: int, module: nn.Module) -> None:
-        if isinstance(module, QuantizedMatrix):
-            codes_OI, scale_O = module.int8_form()
-            weight, scale = codes_OI.contiguous(), scale_O.float().contiguous()
-        else:
-            assert isinstance(module, nn.Linear | nn.Embedding)
-            weight, scale = module.weight.detach().contiguous(), None
+        weight, scale_O, multipliers_OP = _weights(module)
         self.library.mulm_set_matrix(
             self.handle, layer, name, address(weight, weight.dtype), FORMATS[weight.dtype],
-            None if scale is None else address(scale, torch.float32),
+            None if scale_O is None else address(scale_O, torch.float32),
+            None if multipliers_OP is None else address(multipliers_OP, torch.uint8),
         )  # fmt: skip
 
     def _set_norm(self, layer: int, name: int, gain: Tensor) -> None:
@@ -187,7 +184,7 @@ def _check(model: MicroLM) -> None:
     widest = max(config.d_model, config.d_ff, config.n_heads * config.d_head)
     if model.device.type != "cpu":
         raise NoKernelsError(f"the model is on {model.device}, the kernels are for CPUs")
-    if dtype not in FORMATS:
+    if dtype not in (torch.float32, torch.bfloat16):
         raise NoKernelsError(f"the kernels do not compute in {dtype}")
     if config.d_head > WIDEST_HEAD:
         raise NoKernelsError(f"d_head is {config.d_head}, the kernels have room for {WIDEST_HEAD}")
@@ -197,22 +194,40 @@ def _check(model: MicroLM) -> None:
         raise NoKernelsError("the model's adapters are not merged into its weights")
 
 
+def _weights(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A matrix as it is stored: weights, or codes with scales and, in 4 bits, multipliers."""
+    if not isinstance(module, QuantizedMatrix):
+        assert isinstance(module, nn.Linear | nn.Embedding)
+        return module.weight.detach().contiguous(), None, None
+    assert len(module.codes), "the stored form was given up for a faster one"
+    multipliers_OP = module.multipliers if module.bits == "int4" else None
+    return module.codes, module.scale, multipliers_OP
+
+
 def _row_dtype(model: MicroLM) -> torch.dtype:
     """The type of what the matrices are multiplied by."""
     return torch.int8 if isinstance(model, QuantizedMicroLM) else model.norm.weight.dtype
 
 
-def _kv_dtype(model: MicroLM, asked: Literal["int8"] | None) -> torch.dtype:
+def _matrix_dtypes(model: MicroLM) -> tuple[torch.dtype, torch.dtype]:
+    """Of the matrices of blocks, and of the embeddings."""
+    if not isinstance(model, QuantizedMicroLM):
+        return model.norm.weight.dtype, model.norm.weight.dtype
+    stored, dtypes = model.quantization, {"int8": torch.int8, "int4": torch.uint8}
+    return dtypes[stored.linear], dtypes[stored.embedding]
+
+
+def _kv_dtype(model: MicroLM, asked: KvDtype) -> torch.dtype:
     if asked:
         return torch.int8
     return torch.float32 if _row_dtype(model) == torch.float32 else torch.bfloat16
 
 
-def _shape(model: MicroLM, kv_dtype: Literal["int8"] | None, n_threads: int) -> list[int]:
+def _shape(model: MicroLM, kv_dtype: KvDtype, n_threads: int) -> list[int]:
     """As model.h has it."""
     _check(model)
     config = model.config
-    inner = head = FORMATS[_row_dtype(model)]
+    inner, head = (FORMATS[dtype] for dtype in _matrix_dtypes(model))
     kv_format = FORMATS[_kv_dtype(model, kv_dtype)]
     return [
         config.vocab_size, config.d_model, config.n_layers, config.n_heads, config.n_kv_heads,

@@ -12,10 +12,11 @@ struct Packed {
     const char* data = nullptr;
     size_t n_units = 0;
     size_t n_steps = 0;
-    const float* scale = nullptr;    // int8: of each output
-    const int32_t* offset = nullptr; // int8: 128 times the sum of each output's weights
+    size_t unit_bytes = 0;
+    const float* scale = nullptr;    // int8 and int4: of each output
+    const int32_t* offset = nullptr; // and 128 times the sum of each output's weights
 
-    const char* unit(size_t n) const { return data + n * n_steps * kUnitStep; }
+    const char* unit(size_t n) const { return data + n * unit_bytes; }
 };
 
 // Rows ready to be multiplied: bf16 or fp32 numbers, or bytes with a scale for each row.
@@ -71,7 +72,8 @@ template <class F, int kM, int kN>
 inline void tile_ahead(int n_ahead, const Packed& matrix, const Rows& rows, size_t row, size_t unit,
                        const char* const* ahead, const Take& take) {
     if constexpr (kN == F::kTileUnits) {
-        if (n_ahead >= 4) return tile<F, kM, kN, 4>(matrix, rows, row, unit, ahead, take);
+        if constexpr (kN >= 4)
+            if (n_ahead >= 4) return tile<F, kM, kN, 4>(matrix, rows, row, unit, ahead, take);
         if (n_ahead >= 2) return tile<F, kM, kN, 2>(matrix, rows, row, unit, ahead, take);
         if (n_ahead == 1) return tile<F, kM, kN, 1>(matrix, rows, row, unit, ahead, take);
     }

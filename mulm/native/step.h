@@ -31,9 +31,9 @@ struct RowFormat<Bf16> {
     }
 };
 
-template <>
-struct RowFormat<Int8> {
-    static size_t bytes(size_t n) { return (n + 3) / 4 * 4; }
+template <size_t kStep>
+struct ByteRows {
+    static size_t bytes(size_t n) { return (n + kStep - 1) / kStep * kStep; }
     static void write(const float* x, size_t n, char* to, float* scale) {
         const float largest = largest_size(x, n), factor = 127.0f / largest;
         *scale = largest / 127.0f;
@@ -42,6 +42,11 @@ struct RowFormat<Int8> {
         for (size_t i = n; i < bytes(n); ++i) out[i] = 128;
     }
 };
+
+template <>
+struct RowFormat<Int8> : ByteRows<Int8::kRowStep> {};
+template <>
+struct RowFormat<Int4> : ByteRows<Int4::kRowStep> {};
 
 // Consecutive tokens with the same adapter.
 struct Stretch {
@@ -52,7 +57,8 @@ struct Stretch {
 template <class F>  // of the matrices
 class Step {
     // Bytes have a scale for a whole row, which is therefore written when all of it is known.
-    static constexpr bool kIsInt8 = F::kInputs == 4;
+    static constexpr bool kHasBytes = std::is_same_v<typename F::Sum, Ints>;
+    using Inner = std::conditional_t<std::is_same_v<F, Int4>, Int8, F>;  // of adapters
 
   public:
     Step(Model& model, const Pages& pages, const Batch& batch)
@@ -135,7 +141,7 @@ class Step {
         m_.pool.wait();
         gate(number, rows, thread);
         m_.pool.wait();
-        const Rows changed = kIsInt8 ? rows : Rows{hidden_, row_bytes_};
+        const Rows changed = kHasBytes ? rows : Rows{hidden_, row_bytes_};
         finish_rows(number, kDown, s_.d_ff, changed, thread);
         multiply_by(number, kDown, changed, thread, 1, add);
         m_.pool.wait();
@@ -143,8 +149,8 @@ class Step {
 
     // Rows that were written in parts by all threads, made ready to be multiplied.
     void finish_rows(size_t number, Name name, size_t n, const Rows& rows, int thread) {
-        if (!kIsInt8 && stretches_.empty()) return;
-        if (kIsInt8) each_row(thread, [&](size_t t) { write_row(t, wide_ + t * n_wide_, n); });
+        if (!kHasBytes && stretches_.empty()) return;
+        if (kHasBytes) each_row(thread, [&](size_t t) { write_row(t, wide_ + t * n_wide_, n); });
         write_inner_rows(number, name, rows, thread);
         m_.pool.wait();
     }
@@ -155,7 +161,7 @@ class Step {
         for (const Stretch& stretch : stretches_) {
             const size_t begin = std::max(mine.begin, stretch.begin), end = std::min(mine.end, stretch.end);
             for (const LowRank& part : stretch.adapter->layers[number][name].parts)
-                write_inner<F>(part, rows, begin, end, inner_, n_inner_);
+                write_inner<Inner>(part, rows, begin, end, inner_, n_inner_);
         }
     }
 
@@ -207,7 +213,7 @@ class Step {
             for (int i = 0; i + 1 < n; i += 2) {
                 const Floats changed = y[i] / (exponential(-y[i]) + 1.0f) * y[i + 1];
                 const size_t first = (unit + i) / 2 * kLanes;
-                if constexpr (kIsInt8) store(wide_ + t * n_wide_ + first, changed);
+                if constexpr (kHasBytes) store(wide_ + t * n_wide_ + first, changed);
                 else Element<F>::store(hidden_row(t) + first, changed);
             }
         });

@@ -79,13 +79,13 @@ def test_each_matrix_by_itself(kernels, matrix):
         torch.testing.assert_close(rows, expected(merged(model), ids), rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("form", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("form", ["fp32", "bf16", "int8", "int4"])
 def test_bits_do_not_depend_on_neighbours_pieces_or_threads(kernels, form):
     base = micro()
     adapters = [adapter_of(adapted(base, seed)) for seed in (1, 2)]
     model = base
-    if form == "int8":
-        model = QuantizedMicroLM.of(base, Quantization(linear="int8", embedding="int8"))
+    if form.startswith("int"):
+        model = QuantizedMicroLM.of(base, Quantization(linear=form, embedding=form))
     elif form == "bf16":
         model = micro(dtype=torch.bfloat16)
     native, threads = NativeModel(model, kernels, 2), NativeModel(model, kernels, 3)
