@@ -1,7 +1,7 @@
 """The CPU kernels alone: a step's time by shape, format and batch, beside what the machine can do.
 
     python -m benchmarks.native 20M 135M --formats bf16 int8
-    python -m benchmarks.native 135M --formats bf16 --contexts 0 4090 --kv plain int8
+    python -m benchmarks.native 135M --formats bf16 --contexts 0 4090 --batches 1 8 --kv plain int8
 
 Decoding is measured against the bandwidth of memory, prompts against the peak of bf16 products;
 both are measured here, before and after, since they change with the machine's other guests. Each
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--contexts", nargs="+", type=int, default=[CONTEXT])
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--kv", nargs="+", choices=KV, default=["plain"])
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -80,7 +81,7 @@ def measure(
     print(f"{title} packed in {load_s:.2f} s")
     torch.set_num_threads(1)  # OpenMP's waiting threads would take the cores from the kernels'
     for context in options.contexts:
-        for n in BATCHES:
+        for n in options.batches:
             step_s = median_s(decoding(native, n, context))
             rate = matrix_bytes(config, FORMATS[name]) / step_s / 1e9
             speeds = f"{n / step_s:,.0f} tokens/s {rate:.1f} GB/s of weights"
