@@ -57,12 +57,15 @@ struct Queries {
 };
 
 // Let the rows see one block of tokens: scores, weights by the largest score so far, mixed values.
+// Pages lie anywhere, so processors do not guess which comes next: while few rows, which have little to
+// compute, see a block, those of the next one are brought near.
 template <class C, int kM>
-void see_block(const Queries& q, const char* const* keys, int n_pages, int first, size_t part_bytes,
-               int H, Seen& seen, Floats (&weight)[kRows]) {
+void see_block(const Queries& q, const char* const* keys, const char* const* next_keys, int n_pages, int first,
+               size_t part_bytes, int H, Seen& seen, Floats (&weight)[kRows]) {
+    constexpr bool is_ahead = kM < kRows;
     typename C::Sum product[kM][kUnits] = {};
-    multiply<C, kM, kUnits>(
-        product, {q.rows, q.row_bytes, keys, static_cast<size_t>(H / C::kInputs), nullptr});
+    multiply<C, kM, kUnits, is_ahead ? kUnits : 0>(
+        product, {q.rows, q.row_bytes, keys, static_cast<size_t>(H / C::kInputs), next_keys});
     alignas(64) typename Element<C>::Type share[kM][kBlockTokens];
     float shrink[kM], unit_of_share[kM];
     const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -98,10 +101,14 @@ void see_block(const Queries& q, const char* const* keys, int n_pages, int first
             for (int m = 0; m < kM; ++m)
                 for (int n = 0; n < kN; ++n) sum[m][n] = load<Floats>(mixed + m * H + n * kLanes) * shrink[m];
         for (int page = 0; page < n_pages; ++page) {
-            const char* units[kN];
-            for (int n = 0; n < kN; ++n) units[n] = keys[page] + part_bytes + (d / kLanes + n) * unit_bytes;
-            multiply<C, kM, kN>(sum, {reinterpret_cast<const char*>(share[0] + page * kPageTokens),
-                                      sizeof(share[0]), units, n_steps, nullptr});
+            const char *units[kN], *ahead[kN];
+            for (int n = 0; n < kN; ++n) {
+                const size_t at = part_bytes + (d / kLanes + n) * unit_bytes;
+                units[n] = keys[page] + at, ahead[n] = next_keys[page] + at;
+            }
+            multiply<C, kM, kN, is_ahead ? kN : 0>(
+                sum, {reinterpret_cast<const char*>(share[0] + page * kPageTokens), sizeof(share[0]), units,
+                      n_steps, ahead});
         }
         for (int m = 0; m < kM; ++m)
             for (int n = 0; n < kN; ++n) {
@@ -125,12 +132,18 @@ void see_stretch(const Queries& q, const Pages& pages, size_t layer, size_t head
     seen.clear(kM, H);
     Floats weight[kRows] = {};
     const int end = std::min(begin + kStretchTokens, q.last_of_all + 1);
-    const char* keys[kBlockPages];
-    for (int first = begin; first < end; first += kBlockTokens) {
-        const int n_pages = std::min(kBlockPages, (end - first + kPageTokens - 1) / kPageTokens);
+    const int last_page = (end - 1) / kPageTokens;
+    const auto find = [&](int first, const char* (&keys)[kBlockPages]) {
         for (int n = 0; n < kBlockPages; ++n)
-            keys[n] = pages.keys(layer, table[first / kPageTokens + std::min(n, n_pages - 1)], head);
-        see_block<C, kM>(q, keys, n_pages, first, pages.part_bytes, H, seen, weight);
+            keys[n] = pages.keys(layer, table[std::min(first / kPageTokens + n, last_page)], head);
+    };
+    const char *keys[kBlockPages], *next_keys[kBlockPages];
+    find(begin, keys);
+    for (int first = begin; first < end; first += kBlockTokens) {
+        const int n_pages = std::min(kBlockPages, last_page + 1 - first / kPageTokens);
+        find(first + kBlockTokens, next_keys);
+        see_block<C, kM>(q, keys, next_keys, n_pages, first, pages.part_bytes, H, seen, weight);
+        std::copy_n(next_keys, kBlockPages, keys);
     }
     for (int m = 0; m < kM; ++m) seen.weight[m] = sum_of(weight[m]);
 }
