@@ -66,29 +66,32 @@ void see_block(const Queries& q, const char* const* keys, const char* const* nex
     typename C::Sum product[kM][kUnits] = {};
     multiply<C, kM, kUnits, is_ahead ? kUnits : 0>(
         product, {q.rows, q.row_bytes, keys, static_cast<size_t>(H / C::kInputs), next_keys});
-    alignas(64) typename Element<C>::Type share[kM][kBlockTokens];
-    float shrink[kM], unit_of_share[kM];
+    Floats score[kM][kUnits], top[kM], shrinks = Floats{};
     const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int m = 0; m < kM; ++m) {
-        Floats score[kUnits];
-        for (int n = 0; n < kUnits; ++n)
-            score[n] = Element<C>::score(product[m][n], keys[n], q.rows + m * q.row_bytes, H);
-        if (first + kBlockTokens > q.last[m] + 1)
-            for (int n = 0; n < kUnits; ++n) {
-                const Ints position = lanes + (first + n * kPageTokens);
-                score[n] = position <= spread_int(q.last[m]) ? score[n] : spread(kNever);
-            }
-        const Floats top4 = larger(larger(score[0], score[1]), larger(score[2], score[3]));
-        const float top = std::max(seen.largest[m], largest_of(top4));
-        shrink[m] = exponential(spread(seen.largest[m] - top))[0];
-        seen.largest[m] = top;
-        Floats sum = weight[m] * shrink[m];
         for (int n = 0; n < kUnits; ++n) {
-            score[n] = exponential(score[n] - top);
-            sum += score[n];
+            score[m][n] = Element<C>::score(product[m][n], keys[n], q.rows + m * q.row_bytes, H);
+            if (first + kBlockTokens > q.last[m] + 1) {
+                const Ints position = lanes + (first + n * kPageTokens);
+                score[m][n] = position <= spread_int(q.last[m]) ? score[m][n] : spread(kNever);
+            }
         }
-        unit_of_share[m] = Element<C>::write_shares(share[m], score, keys, H);
-        weight[m] = sum;
+        const Floats top4 = larger(larger(score[m][0], score[m][1]), larger(score[m][2], score[m][3]));
+        top[m] = larger(spread(seen.largest[m]), largest_of(top4));
+        shrinks[m] = seen.largest[m] - top[m][0];
+        seen.largest[m] = top[m][0];
+    }
+    shrinks = exponential(shrinks);  // of all rows at once
+    alignas(64) typename Element<C>::Type share[kM][kBlockTokens];
+    float shrink[kM], unit_of_share[kM];
+    for (int m = 0; m < kM; ++m) {
+        shrink[m] = shrinks[m];
+        weight[m] = weight[m] * shrink[m];
+        for (int n = 0; n < kUnits; ++n) {
+            score[m][n] = exponential(score[m][n] - top[m]);
+            weight[m] += score[m][n];
+        }
+        unit_of_share[m] = Element<C>::write_shares(share[m], score[m], keys, H);
     }
     const size_t n_steps = kPageTokens / C::kInputs;
     const size_t unit_bytes = n_steps * kUnitStep;

@@ -48,12 +48,26 @@ inline float sum_of(Floats v) {
     return x[0];
 }
 
-inline float largest_of(Floats v) {
-    float x[kLanes];
-    store(x, v);
-    for (int half = kLanes / 2; half; half /= 2)
-        for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
-    return x[0];
+// Each lane's partner `kHalf` lanes away.
+template <int kHalf>
+inline Floats partners(Floats v) {
+    constexpr int k = kHalf;
+#define MULM_PARTNERS 0 ^ k, 1 ^ k, 2 ^ k, 3 ^ k, 4 ^ k, 5 ^ k, 6 ^ k, 7 ^ k, 8 ^ k, 9 ^ k, 10 ^ k, 11 ^ k, \
+        12 ^ k, 13 ^ k, 14 ^ k, 15 ^ k
+#if defined(__clang__)
+    return __builtin_shufflevector(v, v, MULM_PARTNERS);
+#else
+    return __builtin_shuffle(v, Ints{MULM_PARTNERS});
+#endif
+#undef MULM_PARTNERS
+}
+
+// In every lane the largest of all.
+inline Floats largest_of(Floats v) {
+    v = larger(v, partners<8>(v));
+    v = larger(v, partners<4>(v));
+    v = larger(v, partners<2>(v));
+    return larger(v, partners<1>(v));
 }
 
 // e to the x within 2 units in the last place; below -87 it is 0 and above 88 it is that of 88.

@@ -135,7 +135,7 @@ struct Element<Kv8> {
             scaled[n] = parts[n] * load<Floats>(keys[n] + 2 * bytes - kUnitStep);
             largest = larger(largest, scaled[n]);
         }
-        const float top = std::max(largest_of(largest), 1e-30f), factor = kLargestShare / top;
+        const float top = std::max(largest_of(largest)[0], 1e-30f), factor = kLargestShare / top;
         for (int n = 0; n < kN; ++n) {
             const Ints whole = __builtin_convertvector(scaled[n] * factor + 0.5f, Ints);
             mulm::store(to + n * kPageTokens, __builtin_convertvector(whole, HalfShorts));
