@@ -2,7 +2,7 @@
 // gathered.
 // Invariants: a query's result is made of blocks of 64 tokens and stretches of 512 that begin at fixed
 // positions and are joined in order, so that it does not depend on what is computed beside it, on the
-// number of threads, or on how the prompt was cut.
+// number of threads, or on how the prompt was cut. Scores are logarithms to the base of two.
 // Letters: H dimensions of a head, padded to whole units; G query heads of a kv head.
 #pragma once
 
@@ -35,8 +35,8 @@ struct Seen {
               int H) {
         for (int m = 0; m < n_rows; ++m) {
             const float top = std::max(largest[m], its_largest[m]);
-            const Floats mine = exponential(spread(largest[m] - top));
-            const Floats its = exponential(spread(its_largest[m] - top));
+            const Floats mine = power_of_two(spread(largest[m] - top));
+            const Floats its = power_of_two(spread(its_largest[m] - top));
             for (int d = 0; d < H; d += kLanes) {
                 float* at = mixed.data() + m * H + d;
                 store(at, load<Floats>(at) * mine + load<Floats>(its_mixed + m * H + d) * its);
@@ -81,14 +81,14 @@ void see_block(const Queries& q, const char* const* keys, const char* const* nex
         shrinks[m] = seen.largest[m] - top[m][0];
         seen.largest[m] = top[m][0];
     }
-    shrinks = exponential(shrinks);  // of all rows at once
+    shrinks = power_of_two(shrinks);  // of all rows at once
     alignas(64) typename Element<C>::Type share[kM][kBlockTokens];
     float shrink[kM], unit_of_share[kM];
     for (int m = 0; m < kM; ++m) {
         shrink[m] = shrinks[m];
         weight[m] = weight[m] * shrink[m];
         for (int n = 0; n < kUnits; ++n) {
-            score[m][n] = exponential(score[m][n] - top[m]);
+            score[m][n] = power_of_two(score[m][n] - top[m]);
             weight[m] += score[m][n];
         }
         unit_of_share[m] = Element<C>::write_shares(share[m], score[m], keys, H);

@@ -84,7 +84,8 @@ class HeadsOf final : public Heads {
         for (size_t i = mine.begin; i < mine.end; ++i) {
             const size_t t = i / n_heads, head = i % n_heads;
             const float* qkv = room_.wide + t * room_.n_wide;
-            float turned[kWidestHead] = {};
+            float turned[kWidestHead];
+            std::fill(turned + s_.d_head, turned + m_.H, 0.0f);
             const bool is_query = head < size_t(s_.n_heads);
             turn(qkv + head * s_.d_head, is_query ? layer.q_norm : layer.k_norm, b_.positions[t], turned);
             if (is_query) place_query(t, head, turned);
@@ -107,7 +108,7 @@ class HeadsOf final : public Heads {
     }
 
     void place_query(size_t t, size_t head, const float* x) {
-        const float scale = 1.0f / std::sqrt(static_cast<float>(s_.d_head));
+        const float scale = kLog2E / std::sqrt(static_cast<float>(s_.d_head));
         Element<C>::write_query(query(t * m_.G + head % m_.G, head / m_.G), x, scale, m_.H);
     }
 

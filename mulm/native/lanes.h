@@ -70,24 +70,34 @@ inline Floats largest_of(Floats v) {
     return larger(v, partners<1>(v));
 }
 
-// e to the x within 2 units in the last place; below -87 it is 0 and above 88 it is that of 88.
-inline Floats exponential(Floats x) {
-    const Floats least = spread(-87.0f), most = spread(88.0f);
-    const Ints is_nothing = x < least;
-    x = x > most ? most : (is_nothing ? least : x);
+constexpr float kLog2E = 1.44269504088896341f;
+
+// 2 to the x within 2 units in the last place; what a normal number cannot hold may be 0 or infinite.
+inline Floats power_of_two(Floats x) {
+#if defined(__AVX512F__) && !defined(MULM_PORTABLE)
+    const Floats whole = reinterpret_cast<Floats>(_mm512_roundscale_ps(
+        reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    const Ints is_nothing = x < spread(-126.0f);
+    x = x > spread(127.0f) ? spread(127.0f) : (is_nothing ? Floats{} : x);
     const Floats shift = spread(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers
-    const Floats whole = (x * 1.44269504088896341f + shift) - shift;
-    const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    Floats y = spread(1.9875691500e-4f);
-    y = y * rest + 1.3981999507e-3f;
-    y = y * rest + 8.3334519073e-3f;
-    y = y * rest + 4.1665795894e-2f;
-    y = y * rest + 1.6666665459e-1f;
-    y = y * rest + 5.0000001201e-1f;
-    y = y * rest * rest + rest + 1.0f;
+    const Floats whole = (x + shift) - shift;
+#endif
+    const Floats rest = x - whole;  // -1/2 to 1/2, where a polynomial of the sixth degree is near enough
+    Floats y = spread(1.5370705e-4f);
+    y = y * rest + 1.3399848e-3f;
+    y = y * rest + 9.6183736e-3f;
+    y = y * rest + 5.5503290e-2f;
+    y = y * rest + 2.4022648e-1f;
+    y = y * rest + 6.9314718e-1f;
+    y = y * rest + 1.0f;
+#if defined(__AVX512F__) && !defined(MULM_PORTABLE)
+    return reinterpret_cast<Floats>(
+        _mm512_scalef_ps(reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(whole)));
+#else
     const Ints exponent = (__builtin_convertvector(whole, Ints) + 127) << 23;
-    const Floats power = load<Floats>(&exponent);
-    return is_nothing ? Floats{} : y * power;
+    return is_nothing ? Floats{} : y * load<Floats>(&exponent);
+#endif
 }
 
 // To the nearest bf16, ties to even, in the low halves of 32-bit lanes. What is not finite stays so,

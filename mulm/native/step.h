@@ -211,7 +211,7 @@ class Step {
     void gate(size_t number, const Rows& rows, int thread) {
         multiply_by(number, kGateUp, rows, thread, 2, [&](size_t t, size_t unit, Floats* y, int n) {
             for (int i = 0; i + 1 < n; i += 2) {
-                const Floats changed = y[i] / (exponential(-y[i]) + 1.0f) * y[i + 1];
+                const Floats changed = y[i] / (power_of_two(y[i] * -kLog2E) + 1.0f) * y[i + 1];
                 const size_t first = (unit + i) / 2 * kLanes;
                 if constexpr (kHasBytes) store(wide_ + t * n_wide_ + first, changed);
                 else Element<F>::store(hidden_row(t) + first, changed);
