@@ -2,10 +2,12 @@
 
     python -m benchmarks.native 20M 135M --formats bf16 int8
     python -m benchmarks.native 135M --formats bf16 --contexts 0 4090 --batches 1 8 --kv plain int8
+    python -m benchmarks.native 135M --formats bf16 --rank 16
 
 Decoding is measured against the bandwidth of memory, prompts against the peak of bf16 products;
 both are measured here, before and after, since they change with the machine's other guests. Each
-number is the median of its repeats. Nothing else may run meanwhile.
+number is the median of its repeats; with a rank each stream has a LoRA adapter of its own. Nothing
+else may run meanwhile.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
 
 from benchmarks.serve_engine import KERNELS
 from benchmarks.serve_shapes import SHAPES, matrix_bytes, random_model
+from mulm.model.adapter import MATRICES, Adapter, LowRank
 from mulm.model.batch import PAGE_TOKENS, Batch
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
@@ -61,6 +64,7 @@ def main() -> None:
     parser.add_argument("--contexts", nargs="+", type=int, default=[CONTEXT])
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--kv", nargs="+", choices=KV, default=["plain"])
+    parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -80,9 +84,13 @@ def measure(
     native, load_s = make_native(config, name, kv, options.threads)
     print(f"{title} packed in {load_s:.2f} s")
     torch.set_num_threads(1)  # OpenMP's waiting threads would take the cores from the kernels'
+    if options.rank:
+        title += f" rank {options.rank}"
+        for number in range(max(options.batches)):
+            native.set_adapter(number, random_adapter(config, options.rank))
     for context in options.contexts:
         for n in options.batches:
-            step_s = median_s(decoding(native, n, context))
+            step_s = median_s(decoding(native, n, context, bool(options.rank)))
             rate = matrix_bytes(config, FORMATS[name]) / step_s / 1e9
             speeds = f"{n / step_s:,.0f} tokens/s {rate:.1f} GB/s of weights"
             print(
@@ -111,12 +119,24 @@ def make_native(
     return native, time.perf_counter() - begin_s
 
 
-def decoding(native: NativeModel, n: int, context: int) -> Callable[[], object]:
+def random_adapter(config: MicroLMConfig, rank: int) -> Adapter:
+    """Beside all matrices of all blocks."""
+    shapes = dict(zip(MATRICES, config.block_matrices, strict=True))
+    return Adapter({
+        (layer, name): LowRank(torch.randn(rank, n_in) / n_in, torch.randn(n_out, rank))
+        for layer in range(config.n_layers)
+        for name, (n_out, n_in) in shapes.items()
+    })  # fmt: skip
+
+
+def decoding(native: NativeModel, n: int, context: int, has_adapters: bool) -> Callable[[], object]:
     """One token more for each of `n` streams after `context` tokens, and its logits."""
     n_pages = context // PAGE_TOKENS + 1
     cache = native.make_cache(n * n_pages)
     batch = Batch.of(*(([7 + row], context, range(row * n_pages, (row + 1) * n_pages))
                        for row in range(n)))  # fmt: skip
+    if has_adapters:
+        batch = replace(batch, adapters_S=torch.arange(n, dtype=torch.int32))
     for row in range(n):
         if context:
             pages = range(row * n_pages, (row + 1) * n_pages)
