@@ -1,11 +1,13 @@
 """The CPU kernels alone: a step's time by shape, format and batch, beside what the machine can do.
 
     python -m benchmarks.native 20M 135M --formats bf16 int8
-    python -m benchmarks.native 135M --formats bf16 --contexts 0 4096
+    python -m benchmarks.native 135M --formats bf16 --contexts 0 4090 --batches 1 8 --kv plain int8
+    python -m benchmarks.native 135M --formats bf16 --rank 16
 
 Decoding is measured against the bandwidth of memory, prompts against the peak of bf16 products;
 both are measured here, before and after, since they change with the machine's other guests. Each
-number is the median of its repeats. Nothing else may run meanwhile.
+number is the median of its repeats; with a rank each stream has a LoRA adapter of its own. Nothing
+else may run meanwhile.
 """
 
 from __future__ import annotations
@@ -14,20 +16,24 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
 from benchmarks.serve_engine import KERNELS
 from benchmarks.serve_shapes import SHAPES, matrix_bytes, random_model
+from mulm.model.adapter import MATRICES, Adapter, LowRank
 from mulm.model.batch import PAGE_TOKENS, Batch
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import Quantization, QuantizedMicroLM
-from mulm.native.model import NativeModel
+from mulm.native.model import KvDtype, NativeModel
 
-FORMATS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}
-"""Bytes a weight."""
+FORMATS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5625}
+"""Bytes a weight as the kernels keep it; the multipliers of int4 are in it."""
+KV: dict[str, KvDtype] = {"plain": None, "int8": "int8"}
+"""Of keys and values: as the format has them, or bytes."""
 BATCHES = (1, 8, 32)
 CONTEXT = 192
 PROMPT = 1024
@@ -56,26 +62,35 @@ def main() -> None:
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--contexts", nargs="+", type=int, default=[CONTEXT])
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    parser.add_argument("--kv", nargs="+", choices=KV, default=["plain"])
+    parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"machine before: {Machine.measured()}")
-    for shape in options.shapes:
-        for name in options.formats:
-            measure(SHAPES[shape], f"{shape} {name}", name, options)
+    for shape, name, kv in product(options.shapes, options.formats, options.kv):
+        title = f"{shape} {name}" + (f" kv {kv}" if KV[kv] else "")
+        measure(SHAPES[shape], title, name, KV[kv], options)
     torch.set_num_threads(options.threads)
     print(f"machine after: {Machine.measured()}")
 
 
-def measure(config: MicroLMConfig, title: str, name: str, options: argparse.Namespace) -> None:
-    """All cells of one shape and format."""
+def measure(
+    config: MicroLMConfig, title: str, name: str, kv: KvDtype, options: argparse.Namespace
+) -> None:
+    """All cells of one shape and formats."""
     torch.set_num_threads(options.threads)
-    native, load_s = make_native(config, name, options.threads)
+    native, load_s = make_native(config, name, kv, options.threads)
     print(f"{title} packed in {load_s:.2f} s")
     torch.set_num_threads(1)  # OpenMP's waiting threads would take the cores from the kernels'
+    if options.rank:
+        title += f" rank {options.rank}"
+        for number in range(max(options.batches)):
+            native.set_adapter(number, random_adapter(config, options.rank))
     for context in options.contexts:
-        for n in BATCHES:
-            step_s = median_s(decoding(native, n, context))
+        for n in options.batches:
+            step_s = median_s(decoding(native, n, context, bool(options.rank)))
             rate = matrix_bytes(config, FORMATS[name]) / step_s / 1e9
             speeds = f"{n / step_s:,.0f} tokens/s {rate:.1f} GB/s of weights"
             print(
@@ -88,7 +103,9 @@ def measure(config: MicroLMConfig, title: str, name: str, options: argparse.Name
     print(f"{title} prompt {PROMPT}: {1e3 * prompt_s:.1f} ms {speeds}", flush=True)
 
 
-def make_native(config: MicroLMConfig, name: str, n_threads: int) -> tuple[NativeModel, float]:
+def make_native(
+    config: MicroLMConfig, name: str, kv: KvDtype, n_threads: int
+) -> tuple[NativeModel, float]:
     """Random weights in a format, and the seconds of packing them anew."""
     model: MicroLM = random_model(config)
     if name == "fp32":
@@ -96,18 +113,30 @@ def make_native(config: MicroLMConfig, name: str, n_threads: int) -> tuple[Nativ
     elif name != "bf16":
         form = Quantization.model_validate({"linear": name, "embedding": name})
         model = QuantizedMicroLM.of(model, form)
-    native = NativeModel(model, KERNELS, n_threads)
+    native = NativeModel(model, KERNELS, n_threads, kv)
     begin_s = time.perf_counter()
     native.load(model)
     return native, time.perf_counter() - begin_s
 
 
-def decoding(native: NativeModel, n: int, context: int) -> Callable[[], object]:
+def random_adapter(config: MicroLMConfig, rank: int) -> Adapter:
+    """Beside all matrices of all blocks."""
+    shapes = dict(zip(MATRICES, config.block_matrices, strict=True))
+    return Adapter({
+        (layer, name): LowRank(torch.randn(rank, n_in) / n_in, torch.randn(n_out, rank))
+        for layer in range(config.n_layers)
+        for name, (n_out, n_in) in shapes.items()
+    })  # fmt: skip
+
+
+def decoding(native: NativeModel, n: int, context: int, has_adapters: bool) -> Callable[[], object]:
     """One token more for each of `n` streams after `context` tokens, and its logits."""
     n_pages = context // PAGE_TOKENS + 1
     cache = native.make_cache(n * n_pages)
     batch = Batch.of(*(([7 + row], context, range(row * n_pages, (row + 1) * n_pages))
                        for row in range(n)))  # fmt: skip
+    if has_adapters:
+        batch = replace(batch, adapters_S=torch.arange(n, dtype=torch.int32))
     for row in range(n):
         if context:
             pages = range(row * n_pages, (row + 1) * n_pages)

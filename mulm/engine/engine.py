@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from mulm.data.tokenizer import Tokenizer
+from mulm.engine.adapters import Adapters
 from mulm.engine.check import check_request
 from mulm.engine.group import Group
 from mulm.engine.logprobs import logprobs_of
@@ -26,8 +27,9 @@ from mulm.engine.runner import Outcome, Runner
 from mulm.engine.sampler import Sampled, sample
 from mulm.engine.scheduler import Scheduler, Work
 from mulm.engine.stops import StopStrings
-from mulm.errors import ConfigError, ConflictError
+from mulm.errors import ConfigError, ConflictError, UnknownNameError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk, join_chunks
+from mulm.model.adapter import Adapter
 from mulm.model.batch import LanguageModel
 
 _LOGIT_ROWS = 64
@@ -99,7 +101,7 @@ class Engine:
         self._runner = Runner(model, n_slots, self.n_pages, per_sequence)
         self._groups: dict[str, Group] = {}
         self._deadlines: list[tuple[float, str]] = []
-        self._adapters: dict[str, int] = {}
+        self._adapters = Adapters()
         self._prompt_tokens = self._generated_tokens = 0
 
     @property
@@ -133,7 +135,7 @@ class Engine:
         check_request(request, self.vocab_size, self.max_seq_len, self.n_pages)
         if request.request_id in self._groups:
             raise ConflictError(f"the request {request.request_id!r} is running already")
-        if request.adapter is not None and request.adapter not in self._adapters:
+        if request.adapter is not None and request.adapter not in self._adapters.numbers:
             raise ConfigError(f"no adapter {request.adapter!r} is loaded", param="model")
         seed = request.sampling.seed
         if seed is None:
@@ -160,7 +162,7 @@ class Engine:
         works = self._scheduler.plan()
         if not works:
             return late
-        outcome = self._runner.run(works, self._adapters)
+        outcome = self._runner.run(works, self._adapters.numbers)
         chunks = self._sample(works, outcome)
         return late + self._finish(chunks)
 
@@ -196,10 +198,37 @@ class Engine:
         """Go on with other weights of the same shape from the next step on.
 
         No request is lost: what runs keeps its tokens, and its keys and values are computed anew.
+        Adapters are kept.
         """
         assert model.config == self._runner.model.config, "another shape needs another engine"
         self._scheduler.read_anew()
         self._runner.swap(model)
+        self._adapters.give_to(model)
+
+    def set_adapter(self, name: str, adapter: Adapter) -> None:
+        """Hold a LoRA adapter, which requests can name, in the place of any that has that name.
+
+        Raises:
+            ConflictError: unfinished requests use the one that has the name.
+            ConfigError: it is for another shape.
+        """
+        if name in self._adapters.numbers:
+            self._require_unused(name)
+            self._scheduler.pages.forget()
+        self._adapters.set(name, adapter, self._runner.model)
+
+    def remove_adapter(self, name: str) -> None:
+        """Hold it no longer; what was computed with it is not found again.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+            ConflictError: unfinished requests use it.
+        """
+        if name not in self._adapters.numbers:
+            raise UnknownNameError(f"no adapter {name!r} is loaded")
+        self._require_unused(name)
+        self._adapters.remove(name, self._runner.model)
+        self._scheduler.pages.forget()
 
     def check_integrity(self) -> None:
         """Assert the invariants: no page or slot leaked, nobody lost."""
@@ -213,6 +242,12 @@ class Engine:
         found = [(s.request.request_id, s.index) for s in self._scheduler]
         assert len(found) == len(set(found)), "a sequence stands in two places"
         assert set(found) == unfinished, "a sequence was lost"
+
+    def _require_unused(self, adapter: str) -> None:
+        if any(group.request.adapter == adapter for group in self._groups.values()):
+            raise ConflictError(
+                f"the adapter {adapter!r} is in use", hint="let its requests end, or cancel them"
+            )
 
     def _sequence(self, request: GenerateRequest, index: int, seed: int) -> Sequence:
         sequence, sampling = Sequence(request, index, seed), request.sampling

@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from mulm.model.adapter import Adapter
 from mulm.model.batch import PAGE_TOKENS, Batch
 
 
@@ -52,6 +53,7 @@ class FakeModel:
     def __init__(self, config: FakeConfig | None = None, salt: int = 0) -> None:
         self.config = config or FakeConfig()
         self.salt = salt
+        self.adapters: dict[int, Adapter] = {}
         self.batches: list[list[int]] = []
         """New tokens of each sequence, for every step."""
 
@@ -63,6 +65,14 @@ class FakeModel:
         """As `LanguageModel.page_bytes`."""
         return PAGE_TOKENS
 
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """As `LanguageModel.set_adapter`; its number alone changes what follows."""
+        self.adapters[number] = adapter
+
+    def remove_adapter(self, number: int) -> None:
+        """As `LanguageModel.remove_adapter`."""
+        del self.adapters[number]
+
     def extend(self, batch: Batch, cache: FakeCache) -> Tensor:
         """As `LanguageModel.extend`."""
         begins = batch.begins_S1.tolist()
@@ -72,6 +82,7 @@ class FakeModel:
         for number, pages in enumerate(batch.pages_SP.tolist()):
             mine: set[int] = set()
             adapter = -1 if batch.adapters_S is None else int(batch.adapters_S[number])
+            assert adapter == -1 or adapter in self.adapters, "an adapter that is not there"
             for row in range(begins[number], begins[number + 1]):
                 position = int(batch.positions_T[row])
                 cache.write(pages, position, int(batch.ids_T[row]))

@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mulm.model.adapter import Adapter
 
 PAGE_TOKENS = 16
 
@@ -65,6 +68,16 @@ class LanguageModel(Protocol):
 
     def page_bytes(self) -> int:
         """Memory that one page takes in all layers."""
+
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """Put a LoRA adapter in the place of any that has that number in `Batch.adapters_S`.
+
+        Raises:
+            ConfigError: it is for another shape; nothing has changed.
+        """
+
+    def remove_adapter(self, number: int) -> None:
+        """Forget an adapter that was set."""
 
     def extend(self, batch: Batch, cache: Any) -> Tensor:
         """Read the batch's tokens, store their keys and values, attend to all that stands before.

@@ -1,6 +1,7 @@
 """LoRA: low-rank adapters beside frozen matrices (Hu et al., 2021, section 4.1).
 
-Used by training where a config asks for it; a stored model never has adapters. Invariants: a fresh
+Used by training where a config asks for it; a stored model never has adapters. An engine serves
+them beside their base as `mulm.model.adapter` has them. Invariants: a fresh
 adapter says nothing, so an adapted model begins as its base; the base is never written to; the
 merged model computes what the adapted one does, up to rounding.
 Shape letters: I inputs of a matrix, O outputs, R rank.
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mulm.model.adapter import MATRICES, Adapter, LowRank
 from mulm.model.layers import Linear
 from mulm.model.microlm import MicroLM
 
@@ -83,6 +85,21 @@ def merged(model: MicroLM) -> MicroLM:
     plain.load_state_dict(weights, assign=True)
     plain.rotary_cos, plain.rotary_sin = model.rotary_cos, model.rotary_sin
     return plain.train(model.training).requires_grad_(False)
+
+
+@torch.no_grad()
+def adapter_of(model: MicroLM) -> Adapter:
+    """What an adapted model has beside its base, by itself; fp32 copies on the CPU."""
+    changes: dict[tuple[int, str], LowRank] = {}
+    for layer, block in enumerate(model.blocks):
+        for name in MATRICES:
+            matrix = block.get_submodule(name)
+            if isinstance(matrix, AdaptedLinear):
+                inner_RI = matrix.lora_in.detach().cpu().float().clone()
+                changes[layer, name] = LowRank(
+                    inner_RI, matrix.lora_out.cpu().float() * matrix.scale
+                )
+    return Adapter(changes)
 
 
 @contextmanager

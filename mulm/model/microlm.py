@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from mulm.model.adapter import Adapter, RowAdapters
 from mulm.model.attention import RowAttention, choose_kernel, document_positions
 from mulm.model.batch import Batch
 from mulm.model.compute import Compute
@@ -40,6 +41,7 @@ class MicroLM(nn.Module):
         cos_PH, sin_PH = rotary_tables(config)
         self.register_buffer("rotary_cos", cos_PH, persistent=False)
         self.register_buffer("rotary_sin", sin_PH, persistent=False)
+        self._adapters = RowAdapters(self.blocks)
 
     def restore_tables(self) -> None:
         """Compute the rotary tables again after `to_empty`: they are in no checkpoint."""
@@ -104,12 +106,22 @@ class MicroLM(nn.Module):
         """As `LanguageModel.page_bytes`."""
         return page_bytes(self.config, self.norm.weight.dtype)
 
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """As `LanguageModel.set_adapter`."""
+        adapter.check(self.config)
+        self._adapters.set(number, adapter)
+
+    def remove_adapter(self, number: int) -> None:
+        """As `LanguageModel.remove_adapter`."""
+        self._adapters.set(number, None)
+
     @torch.inference_mode()
     def extend(self, batch: Batch, cache: PagedCache) -> Tensor:
         """As `LanguageModel.extend`."""
         ids_BT = batch.ids_T.to(self.device)[None]
         positions_BT = batch.positions_T.to(self.device)[None]
-        hidden_BTD = self._run(ids_BT, positions_BT, PagedAttention(cache, batch))
+        with self._adapters.beside(batch):
+            hidden_BTD = self._run(ids_BT, positions_BT, PagedAttention(cache, batch))
         return hidden_BTD[0, batch.wanted_R.to(self.device)]
 
     def _run(

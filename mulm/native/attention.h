@@ -1,66 +1,20 @@
-// Attention straight from the pages. A page holds the keys and values of sixteen tokens of one layer;
-// for each kv head first the keys as one unit of `product.h` (its outputs are the tokens), then the
-// values as units of sixteen dimensions (its inputs are the tokens). So scores and mixtures are
-// products with packed matrices, and nothing is gathered.
+// Attention straight from the pages: scores and mixtures are products with packed matrices, and nothing is
+// gathered.
 // Invariants: a query's result is made of blocks of 64 tokens and stretches of 512 that begin at fixed
 // positions and are joined in order, so that it does not depend on what is computed beside it, on the
-// number of threads, or on how the prompt was cut.
+// number of threads, or on how the prompt was cut. Scores are logarithms to the base of two.
 // Letters: H dimensions of a head, padded to whole units; G query heads of a kv head.
 #pragma once
 
 #include <vector>
 
-#include "product.h"
+#include "pages.h"
 
 namespace mulm {
 
-constexpr int kPageTokens = 16;
 constexpr int kBlockPages = kUnits;
 constexpr int kBlockTokens = kBlockPages * kPageTokens;
 constexpr int kStretchTokens = 512;
-
-template <class F>
-struct Element;
-template <>
-struct Element<Fp32> {
-    using Type = float;
-    static void store(float* to, Floats x) { mulm::store(to, x); }
-    static float of(float x) { return x; }
-};
-template <>
-struct Element<Bf16> {
-    using Type = uint16_t;
-    static void store(uint16_t* to, Floats x) { store_bf16(to, x); }
-    static uint16_t of(float x) { return to_bf16(x); }
-};
-
-// Where the keys and values of all layers lie.
-struct Pages {
-    char* data;
-    size_t page_bytes;   // of one layer
-    size_t layer_bytes;  // of all pages of one layer
-    size_t part_bytes;   // the keys, or the values, of one kv head in a page
-
-    char* keys(size_t layer, size_t page, size_t head) const {
-        return data + layer * layer_bytes + page * page_bytes + head * 2 * part_bytes;
-    }
-};
-
-// Put one token's key and value at its place in a page; both have H dimensions.
-template <class F>
-void write_token(char* keys, size_t part_bytes, int token, const float* k, const float* v, int H) {
-    using E = typename Element<F>::Type;
-    constexpr int n = F::kInputs;
-    const size_t unit_bytes = kPageTokens / n * kUnitStep;
-    char* values = keys + part_bytes;
-    for (int d = 0; d < H; ++d) {
-        const E key = Element<F>::of(k[d]), value = Element<F>::of(v[d]);
-        std::memcpy(keys + d / n * kUnitStep + token * 4 + d % n * sizeof(E), &key, sizeof(E));
-        std::memcpy(values + d / kLanes * unit_bytes + token / n * kUnitStep + d % kLanes * 4 +
-                        token % n * sizeof(E),
-                    &value, sizeof(E));
-    }
-}
 
 // What some rows have seen so far: the largest score, the sum of weights, the weighted values.
 struct Seen {
@@ -81,8 +35,8 @@ struct Seen {
               int H) {
         for (int m = 0; m < n_rows; ++m) {
             const float top = std::max(largest[m], its_largest[m]);
-            const Floats mine = exponential(spread(largest[m] - top));
-            const Floats its = exponential(spread(its_largest[m] - top));
+            const Floats mine = power_of_two(spread(largest[m] - top));
+            const Floats its = power_of_two(spread(its_largest[m] - top));
             for (int d = 0; d < H; d += kLanes) {
                 float* at = mixed.data() + m * H + d;
                 store(at, load<Floats>(at) * mine + load<Floats>(its_mixed + m * H + d) * its);
@@ -103,53 +57,71 @@ struct Queries {
 };
 
 // Let the rows see one block of tokens: scores, weights by the largest score so far, mixed values.
-template <class F, int kM>
-void see_block(const Queries& q, const char* const* keys, int n_pages, int first, size_t part_bytes,
-               int H, Seen& seen, Floats (&weight)[kRows]) {
-    using E = typename Element<F>::Type;
-    Floats score[kM][kUnits] = {};
-    multiply<F, kM, kUnits>(
-        score, {q.rows, q.row_bytes, keys, static_cast<size_t>(H / F::kInputs), nullptr});
-    alignas(64) E share[kM][kBlockTokens];
-    float shrink[kM];
+// Pages lie anywhere, so processors do not guess which comes next: while few rows, which have little to
+// compute, see a block, those of the next one are brought near.
+template <class C, int kM>
+void see_block(const Queries& q, const char* const* keys, const char* const* next_keys, int n_pages, int first,
+               size_t part_bytes, int H, Seen& seen, Floats (&weight)[kRows]) {
+    constexpr bool is_ahead = kM < kRows;
+    typename C::Sum product[kM][kUnits] = {};
+    multiply<C, kM, kUnits, is_ahead ? kUnits : 0>(
+        product, {q.rows, q.row_bytes, keys, static_cast<size_t>(H / C::kInputs), next_keys});
+    Floats score[kM][kUnits], top[kM], shrinks = Floats{};
     const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int m = 0; m < kM; ++m) {
-        if (first + kBlockTokens > q.last[m] + 1)
-            for (int n = 0; n < kUnits; ++n) {
+        for (int n = 0; n < kUnits; ++n) {
+            score[m][n] = Element<C>::score(product[m][n], keys[n], q.rows + m * q.row_bytes, H);
+            if (first + kBlockTokens > q.last[m] + 1) {
                 const Ints position = lanes + (first + n * kPageTokens);
                 score[m][n] = position <= spread_int(q.last[m]) ? score[m][n] : spread(kNever);
             }
-        const Floats top4 =
-            larger(larger(score[m][0], score[m][1]), larger(score[m][2], score[m][3]));
-        const float top = std::max(seen.largest[m], largest_of(top4));
-        shrink[m] = exponential(spread(seen.largest[m] - top))[0];
-        seen.largest[m] = top;
-        Floats sum = weight[m] * shrink[m];
-        for (int n = 0; n < kUnits; ++n) {
-            const Floats part = exponential(score[m][n] - top);
-            Element<F>::store(share[m] + n * kPageTokens, part);
-            sum += part;
         }
-        weight[m] = sum;
+        const Floats top4 = larger(larger(score[m][0], score[m][1]), larger(score[m][2], score[m][3]));
+        top[m] = larger(spread(seen.largest[m]), largest_of(top4));
+        shrinks[m] = seen.largest[m] - top[m][0];
+        seen.largest[m] = top[m][0];
     }
-    const size_t n_steps = kPageTokens / F::kInputs;
+    shrinks = power_of_two(shrinks);  // of all rows at once
+    alignas(64) typename Element<C>::Type share[kM][kBlockTokens];
+    float shrink[kM], unit_of_share[kM];
+    for (int m = 0; m < kM; ++m) {
+        shrink[m] = shrinks[m];
+        weight[m] = weight[m] * shrink[m];
+        for (int n = 0; n < kUnits; ++n) {
+            score[m][n] = power_of_two(score[m][n] - top[m]);
+            weight[m] += score[m][n];
+        }
+        unit_of_share[m] = Element<C>::write_shares(share[m], score[m], keys, H);
+    }
+    const size_t n_steps = kPageTokens / C::kInputs;
     const size_t unit_bytes = n_steps * kUnitStep;
     auto mix = [&](auto n_units, int d) {
         constexpr int kN = decltype(n_units)::value;
-        Floats sum[kM][kN];
-        for (int m = 0; m < kM; ++m)
-            for (int n = 0; n < kN; ++n)
-                sum[m][n] = load<Floats>(seen.mixed.data() + m * H + d + n * kLanes) * shrink[m];
+        typename C::Sum sum[kM][kN] = {};
+        float* mixed = seen.mixed.data() + d;
+        constexpr bool is_exact = std::is_same_v<typename C::Sum, Ints>;
+        if constexpr (!is_exact)
+            for (int m = 0; m < kM; ++m)
+                for (int n = 0; n < kN; ++n) sum[m][n] = load<Floats>(mixed + m * H + n * kLanes) * shrink[m];
         for (int page = 0; page < n_pages; ++page) {
-            const char* units[kN];
-            for (int n = 0; n < kN; ++n)
-                units[n] = keys[page] + part_bytes + (d / kLanes + n) * unit_bytes;
-            multiply<F, kM, kN>(sum, {reinterpret_cast<const char*>(share[0] + page * kPageTokens),
-                                      sizeof(share[0]), units, n_steps, nullptr});
+            const char *units[kN], *ahead[kN];
+            for (int n = 0; n < kN; ++n) {
+                const size_t at = part_bytes + (d / kLanes + n) * unit_bytes;
+                units[n] = keys[page] + at, ahead[n] = next_keys[page] + at;
+            }
+            multiply<C, kM, kN, is_ahead ? kN : 0>(
+                sum, {reinterpret_cast<const char*>(share[0] + page * kPageTokens), sizeof(share[0]), units,
+                      n_steps, ahead});
         }
         for (int m = 0; m < kM; ++m)
-            for (int n = 0; n < kN; ++n)
-                store(seen.mixed.data() + m * H + d + n * kLanes, sum[m][n]);
+            for (int n = 0; n < kN; ++n) {
+                float* at = mixed + m * H + n * kLanes;
+                if constexpr (is_exact)
+                    store(at, load<Floats>(at) * shrink[m] +
+                                  __builtin_convertvector(sum[m][n], Floats) * unit_of_share[m]);
+                else
+                    store(at, sum[m][n]);
+            }
     };
     int d = 0;
     for (; d + 4 * kLanes <= H; d += 4 * kLanes) mix(std::integral_constant<int, 4>{}, d);
@@ -157,32 +129,38 @@ void see_block(const Queries& q, const char* const* keys, int n_pages, int first
 }
 
 // What the rows see of one stretch of tokens, from `begin` on.
-template <class F, int kM>
+template <class C, int kM>
 void see_stretch(const Queries& q, const Pages& pages, size_t layer, size_t head, const int32_t* table,
                  int begin, int H, Seen& seen) {
     seen.clear(kM, H);
     Floats weight[kRows] = {};
     const int end = std::min(begin + kStretchTokens, q.last_of_all + 1);
-    const char* keys[kBlockPages];
-    for (int first = begin; first < end; first += kBlockTokens) {
-        const int n_pages = std::min(kBlockPages, (end - first + kPageTokens - 1) / kPageTokens);
+    const int last_page = (end - 1) / kPageTokens;
+    const auto find = [&](int first, const char* (&keys)[kBlockPages]) {
         for (int n = 0; n < kBlockPages; ++n)
-            keys[n] = pages.keys(layer, table[first / kPageTokens + std::min(n, n_pages - 1)], head);
-        see_block<F, kM>(q, keys, n_pages, first, pages.part_bytes, H, seen, weight);
+            keys[n] = pages.keys(layer, table[std::min(first / kPageTokens + n, last_page)], head);
+    };
+    const char *keys[kBlockPages], *next_keys[kBlockPages];
+    find(begin, keys);
+    for (int first = begin; first < end; first += kBlockTokens) {
+        const int n_pages = std::min(kBlockPages, last_page + 1 - first / kPageTokens);
+        find(first + kBlockTokens, next_keys);
+        see_block<C, kM>(q, keys, next_keys, n_pages, first, pages.part_bytes, H, seen, weight);
+        std::copy_n(next_keys, kBlockPages, keys);
     }
     for (int m = 0; m < kM; ++m) seen.weight[m] = sum_of(weight[m]);
 }
 
-template <class F>
+template <class C>
 void see_stretch_of(const Queries& q, const Pages& pages, size_t layer, size_t head,
                     const int32_t* table, int begin, int H, Seen& seen) {
     switch (q.n_rows) {
-        case 1: return see_stretch<F, 1>(q, pages, layer, head, table, begin, H, seen);
-        case 2: return see_stretch<F, 2>(q, pages, layer, head, table, begin, H, seen);
-        case 3: return see_stretch<F, 3>(q, pages, layer, head, table, begin, H, seen);
-        case 4: return see_stretch<F, 4>(q, pages, layer, head, table, begin, H, seen);
-        case 5: return see_stretch<F, 5>(q, pages, layer, head, table, begin, H, seen);
-        default: return see_stretch<F, 6>(q, pages, layer, head, table, begin, H, seen);
+        case 1: return see_stretch<C, 1>(q, pages, layer, head, table, begin, H, seen);
+        case 2: return see_stretch<C, 2>(q, pages, layer, head, table, begin, H, seen);
+        case 3: return see_stretch<C, 3>(q, pages, layer, head, table, begin, H, seen);
+        case 4: return see_stretch<C, 4>(q, pages, layer, head, table, begin, H, seen);
+        case 5: return see_stretch<C, 5>(q, pages, layer, head, table, begin, H, seen);
+        default: return see_stretch<C, 6>(q, pages, layer, head, table, begin, H, seen);
     }
 }
 

@@ -9,30 +9,36 @@ Shape letters as in `mulm.model.batch`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mulm.model.adapter import MATRICES, Adapter
 from mulm.model.batch import Batch
 from mulm.model.config import MicroLMConfig
 from mulm.model.layers import RMSNorm
+from mulm.model.lora import AdaptedLinear
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import QuantizedMatrix, QuantizedMicroLM
-from mulm.native.library import address, load_library
+from mulm.native.adapter import pack_adapter
+from mulm.native.build import NoKernelsError
+from mulm.native.library import FAULTS, FORMATS, WIDEST_HEAD, address, load_library
 
-_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-_MATRICES = ("attention.q", "attention.k", "attention.v", "attention.out",
-             "mlp.gate", "mlp.up", "mlp.down")  # fmt: skip
 _EMBEDDING, _UNEMBEDDING = 7, 8
 _NORMS = ("attention_norm", "mlp_norm", "attention.q_norm", "attention.k_norm")
 _LAST_NORM = 4
+KvDtype = Literal["int8"] | None
+_NO_MEMORY = len(FAULTS) - 1
+_WIDEST_INT8 = 1 << 16
+"""Inputs of a matrix whose sums of products of bytes fit 32 bits."""
 
 
 class NativeCache:
     """Keys and values in pages; memory is taken only where it is written."""
 
     def __init__(self, model: NativeModel, n_pages: int) -> None:
-        self._library = model.library
+        self._library, self.shape = model.library, model.shape
         self.handle = self._library.mulm_cache_new(model.handle, n_pages)
         if not self.handle:
             raise MemoryError(f"no memory for {n_pages} pages of keys and values")
@@ -49,10 +55,12 @@ class NativeModel:
         model: Gives the shape and the weights; it is left as it is and not kept.
         folder: Where compiled code is kept.
         n_threads: Threads of a step; those of torch by default.
+        kv_dtype: "int8" keeps keys and values in bytes, with a scale for each token and head; by
+            default they are fp32 beside fp32 weights, else bf16.
         extra_flags: For the compiler.
 
     Raises:
-        NoKernelsError: the kernels cannot be compiled here.
+        NoKernelsError: the kernels cannot be compiled here, or do not compute such a model.
     """
 
     def __init__(
@@ -60,12 +68,16 @@ class NativeModel:
         model: MicroLM,
         folder: Path,
         n_threads: int | None = None,
+        kv_dtype: KvDtype = None,
         extra_flags: tuple[str, ...] = (),
     ) -> None:
-        self.library = load_library(folder, extra_flags)
-        self.config: MicroLMConfig = model.config
         self.n_threads = n_threads or torch.get_num_threads()
-        shape = torch.tensor(_shape(model, self.n_threads), dtype=torch.int64)
+        self.kv_dtype = kv_dtype
+        self.shape = _shape(model, kv_dtype, self.n_threads)
+        self._row_dtype = _row_dtype(model)
+        self.config: MicroLMConfig = model.config
+        self.library = load_library(folder, extra_flags)
+        shape = torch.tensor(self.shape, dtype=torch.int64)
         cos_PH, sin_PH = (
             model.rotary_cos.float().contiguous(),
             model.rotary_sin.float().contiguous(),
@@ -89,8 +101,9 @@ class NativeModel:
     def load(self, model: MicroLM) -> None:
         """Take the weights of a model of the same shape and format."""
         assert model.config == self.config, "another shape"
+        assert _shape(model, self.kv_dtype, self.n_threads) == self.shape, "another format"
         for number, block in enumerate(model.blocks):
-            for name, part in enumerate(_MATRICES):
+            for name, part in enumerate(MATRICES):
                 self._set_matrix(number, name, block.get_submodule(part))
             for name, part in enumerate(_NORMS):
                 norm = block.get_submodule(part)
@@ -110,17 +123,37 @@ class NativeModel:
         n_bytes: int = self.library.mulm_page_bytes(self.handle)
         return n_bytes
 
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """As `LanguageModel.set_adapter`; new weights leave it where it is."""
+        adapter.check(self.config)
+        packed = pack_adapter(self.library, self.handle, adapter, self._row_dtype)
+        self.library.mulm_set_adapter(self.handle, number, packed)
+
+    def remove_adapter(self, number: int) -> None:
+        """As `LanguageModel.remove_adapter`."""
+        self.library.mulm_set_adapter(self.handle, number, None)
+
     def extend(self, batch: Batch, cache: NativeCache) -> Tensor:
-        """As `LanguageModel.extend`; hidden_RD in fp32."""
+        """As `LanguageModel.extend`; hidden_RD in fp32.
+
+        Raises:
+            IndexError: an id, position, page, row or adapter does not exist; nothing was computed.
+            MemoryError: there is no memory for that many tokens.
+        """
         n_wanted = len(batch.wanted_R)
         hidden_RD = torch.empty(n_wanted, self.config.d_model)
-        self.library.mulm_extend(
+        assert cache.shape == self.shape, "the cache of another model"
+        fault = self.library.mulm_extend(
             self.handle, cache.handle,
-            batch.ids_T.data_ptr(), batch.positions_T.data_ptr(), batch.begins_S1.data_ptr(),
-            batch.pages_SP.data_ptr(), batch.wanted_R.data_ptr(),
+            address(batch.ids_T, torch.int32), address(batch.positions_T, torch.int32),
+            address(batch.begins_S1, torch.int32), address(batch.pages_SP, torch.int32),
+            address(batch.wanted_R, torch.int32),
+            None if batch.adapters_S is None else address(batch.adapters_S, torch.int32),
             len(batch.ids_T), len(batch.begins_S1) - 1, n_wanted, batch.pages_SP.shape[1],
             hidden_RD.data_ptr(),
         )  # fmt: skip
+        if fault:
+            raise (MemoryError if fault == _NO_MEMORY else IndexError)(FAULTS[fault])
         return hidden_RD
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
@@ -133,15 +166,11 @@ class NativeModel:
         return logits_RV[:, : self.config.vocab_size]
 
     def _set_matrix(self, layer: int, name: int, module: nn.Module) -> None:
-        if isinstance(module, QuantizedMatrix):
-            codes_OI, scale_O = module.int8_form()
-            weight, scale = codes_OI.contiguous(), scale_O.float().contiguous()
-        else:
-            assert isinstance(module, nn.Linear | nn.Embedding)
-            weight, scale = module.weight.detach().contiguous(), None
+        weight, scale_O, multipliers_OP = _weights(module)
         self.library.mulm_set_matrix(
-            self.handle, layer, name, address(weight, weight.dtype), _FORMATS[weight.dtype],
-            None if scale is None else address(scale, torch.float32),
+            self.handle, layer, name, address(weight, weight.dtype), FORMATS[weight.dtype],
+            None if scale_O is None else address(scale_O, torch.float32),
+            None if multipliers_OP is None else address(multipliers_OP, torch.uint8),
         )  # fmt: skip
 
     def _set_norm(self, layer: int, name: int, gain: Tensor) -> None:
@@ -149,13 +178,59 @@ class NativeModel:
         self.library.mulm_set_norm(self.handle, layer, name, address(gain, torch.float32))
 
 
-def _shape(model: MicroLM, n_threads: int) -> list[int]:
+def _check(model: MicroLM) -> None:
+    """Refuse what the kernels have no room or no code for. Raises NoKernelsError."""
+    config, dtype = model.config, model.norm.weight.dtype
+    widest = max(config.d_model, config.d_ff, config.n_heads * config.d_head)
+    if model.device.type != "cpu":
+        raise NoKernelsError(f"the model is on {model.device}, the kernels are for CPUs")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise NoKernelsError(f"the kernels do not compute in {dtype}")
+    if config.d_head > WIDEST_HEAD:
+        raise NoKernelsError(f"d_head is {config.d_head}, the kernels have room for {WIDEST_HEAD}")
+    if isinstance(model, QuantizedMicroLM) and widest > _WIDEST_INT8:
+        raise NoKernelsError(f"sums of {widest} products of bytes do not fit 32 bits")
+    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
+        raise NoKernelsError("the model's adapters are not merged into its weights")
+
+
+def _weights(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A matrix as it is stored: weights, or codes with scales and, in 4 bits, multipliers."""
+    if not isinstance(module, QuantizedMatrix):
+        assert isinstance(module, nn.Linear | nn.Embedding)
+        return module.weight.detach().contiguous(), None, None
+    assert len(module.codes), "the stored form was given up for a faster one"
+    multipliers_OP = module.multipliers if module.bits == "int4" else None
+    return module.codes, module.scale, multipliers_OP
+
+
+def _row_dtype(model: MicroLM) -> torch.dtype:
+    """The type of what the matrices are multiplied by."""
+    return torch.int8 if isinstance(model, QuantizedMicroLM) else model.norm.weight.dtype
+
+
+def _matrix_dtypes(model: MicroLM) -> tuple[torch.dtype, torch.dtype]:
+    """Of the matrices of blocks, and of the embeddings."""
+    if not isinstance(model, QuantizedMicroLM):
+        return model.norm.weight.dtype, model.norm.weight.dtype
+    stored, dtypes = model.quantization, {"int8": torch.int8, "int4": torch.uint8}
+    return dtypes[stored.linear], dtypes[stored.embedding]
+
+
+def _kv_dtype(model: MicroLM, asked: KvDtype) -> torch.dtype:
+    if asked:
+        return torch.int8
+    return torch.float32 if _row_dtype(model) == torch.float32 else torch.bfloat16
+
+
+def _shape(model: MicroLM, kv_dtype: KvDtype, n_threads: int) -> list[int]:
+    """As model.h has it."""
+    _check(model)
     config = model.config
-    own = _FORMATS[model.norm.weight.dtype]
-    is_quantized = isinstance(model, QuantizedMicroLM)
-    inner = head = _FORMATS[torch.int8] if is_quantized else own
+    inner, head = (FORMATS[dtype] for dtype in _matrix_dtypes(model))
+    kv_format = FORMATS[_kv_dtype(model, kv_dtype)]
     return [
         config.vocab_size, config.d_model, config.n_layers, config.n_heads, config.n_kv_heads,
         config.d_head, config.d_ff, config.max_seq_len, int(config.qk_norm),
-        int(config.tie_embeddings), inner, head, n_threads,
+        int(config.tie_embeddings), inner, head, kv_format, n_threads,
     ]  # fmt: skip

@@ -1,61 +1,14 @@
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
 from mulm.model.batch import PAGE_TOKENS, Batch
-from mulm.model.config import Llama3Rope, MicroLMConfig
-from mulm.model.microlm import MicroLM
-from mulm.model.quantized import Quantization, QuantizedMicroLM
+from mulm.model.quantized import Quantization, QuantizedMatrix, QuantizedMicroLM
 from mulm.native.model import NativeModel
-
-SHAPES = {
-    "plain": {"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "d_head": 16, "d_ff": 96},
-    "odd": {"d_model": 72, "n_heads": 6, "n_kv_heads": 2, "d_head": 20, "d_ff": 77},
-    "many heads": {"d_model": 48, "n_heads": 8, "n_kv_heads": 1, "d_head": 32, "d_ff": 64},
-    "untied": {"d_model": 32, "n_heads": 2, "n_kv_heads": 2, "d_head": 64, "d_ff": 48,
-               "tie_embeddings": False, "qk_norm": False},
-    "scaled": {"d_model": 32, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 32,
-               "rope_scaling": Llama3Rope(factor=4, low_freq_factor=1, high_freq_factor=4,
-                                          original_max_seq_len=64)},
-}  # fmt: skip
-N_PAGES = 120
-
-
-def micro(shape: str = "plain", dtype: torch.dtype = torch.float32, seed: int = 0) -> MicroLM:
-    config = MicroLMConfig(vocab_size=101, n_layers=2, max_seq_len=1400, **SHAPES[shape])
-    generator = torch.Generator().manual_seed(seed)
-    model = MicroLM(config).init_weights(generator)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("out.weight", "down.weight")):
-            parameter.data.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
-        elif parameter.ndim == 1:
-            parameter.data.uniform_(0.5, 1.5, generator=generator)
-    return model.to(dtype).eval().requires_grad_(False)
-
-
-def tokens(n: int, seed: int = 1) -> list[int]:
-    return torch.randint(0, 101, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def pages_for(n_tokens: int, first: int = 0) -> list[int]:
-    """Scattered pages: consecutive ones would hide a wrong table."""
-    return [(first + 7 * i) % N_PAGES for i in range(-(-n_tokens // PAGE_TOKENS))]
-
-
-def read(model: NativeModel, ids: list[int], chunks: list[int] | None = None) -> torch.Tensor:
-    cache, at, parts = model.make_cache(N_PAGES), 0, []
-    for n in chunks or [len(ids)]:
-        parts.append(
-            model.extend(Batch.of((ids[at : at + n], at, pages_for(at + n)), wants_all=True), cache)
-        )
-        at += n
-    return torch.cat(parts)
-
-
-@torch.inference_mode()
-def expected(model: MicroLM, ids: list[int]) -> torch.Tensor:
-    return model(torch.tensor([ids]))[0].float()
+from tests.unit.native.shapes import N_PAGES, SHAPES, expected, micro, read, tokens
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -85,6 +38,29 @@ def test_quantised_weights(kernels, bits):
     ids = tokens(80)
     found, wanted = read(NativeModel(quantized, kernels, 2), ids), expected(quantized, ids)
     assert (found - wanted).norm() < 0.05 * wanted.norm()
+
+
+def in_int8(quantized: QuantizedMicroLM) -> QuantizedMicroLM:
+    """The same numbers with a byte a weight."""
+    expanded = QuantizedMicroLM(quantized.config, Quantization(linear="int8", embedding="int8"))
+    weights = quantized.state_dict()
+    for name, module in quantized.named_modules():
+        if isinstance(module, QuantizedMatrix):
+            weights.pop(f"{name}.multipliers", None)
+            weights[f"{name}.codes"], weights[f"{name}.scale"] = module.int8_form()
+    expanded.load_state_dict(weights)
+    return expanded
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("embedding", ["int8", "int4"])
+def test_four_bits_give_the_same_bits_as_the_same_numbers_in_eight(kernels, shape, embedding):
+    four = QuantizedMicroLM.of(micro(shape), Quantization(linear="int4", embedding=embedding))
+    ids = tokens(50)
+    found, wanted = (NativeModel(m, kernels, 2) for m in (four, in_int8(four)))
+    hidden = read(found, ids, [31, 1, 18])
+    assert torch.equal(hidden, read(wanted, ids))
+    assert torch.equal(found.logits(hidden), wanted.logits(hidden))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -127,10 +103,22 @@ def test_new_weights_take_the_place_of_the_old(kernels):
     assert torch.equal(read(native, ids), read(NativeModel(micro(seed=5), kernels, 2), ids))
 
 
+def test_new_weights_of_four_bits_take_the_place_of_the_old(kernels):
+    form, ids = Quantization(linear="int4", embedding="int4"), tokens(20)
+    first, second = (QuantizedMicroLM.of(micro("odd", seed=seed), form) for seed in (0, 5))
+    native = NativeModel(first, kernels, 2)
+    native.load(second)
+    assert torch.equal(read(native, ids), read(NativeModel(second, kernels, 2), ids))
+
+
 @pytest.mark.slow  # it compiles for 13 seconds
 def test_the_portable_code_computes_the_same(kernels):
-    for dtype in (torch.float32, torch.bfloat16):
-        model, ids = micro("odd", dtype), tokens(60)
-        portable = NativeModel(model, kernels, 2, extra_flags=("-DMULM_PORTABLE",))
-        found, wanted = read(portable, ids), read(NativeModel(model, kernels, 2), ids)
+    flags = ("-DMULM_PORTABLE",)
+    forms = [Quantization(linear=bits, embedding=bits) for bits in ("int8", "int4")]
+    models = [micro("odd"), micro("odd", torch.bfloat16)]
+    models += [QuantizedMicroLM.of(micro("odd"), form) for form in forms]
+    for model, kv_dtype in product(models, (None, "int8")):
+        ids = tokens(60)
+        portable = NativeModel(model, kernels, 2, kv_dtype, flags)
+        found, wanted = read(portable, ids), read(NativeModel(model, kernels, 2, kv_dtype), ids)
         assert (found - wanted).norm() < 0.01 * wanted.norm()

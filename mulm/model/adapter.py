@@ -1,0 +1,111 @@
+"""A LoRA adapter apart from its model, and several of them beside a running one in plain PyTorch.
+
+Taken from an adapted model by `mulm.model.lora.adapter_of`, held by the engine under a name; used
+by `MicroLM.extend`, and by the CPU kernels of `mulm.native` in their own way. Invariant: a row
+without an adapter is computed as if there were none; the base's products are computed once for all.
+Shape letters: T new tokens of all sequences, X some of them, I inputs of a matrix, O outputs,
+R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mulm.errors import ConfigError
+from mulm.model.batch import Batch
+from mulm.model.config import MicroLMConfig
+
+MATRICES = ("attention.q", "attention.k", "attention.v", "attention.out",
+            "mlp.gate", "mlp.up", "mlp.down")  # fmt: skip
+"""The matrices of a block, in the order of `MicroLMConfig.block_matrices`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What is added to one matrix: `outer_OR @ inner_RI`."""
+
+    inner_RI: Tensor
+    outer_OR: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The low-rank changes of a model's matrices, by layer and name."""
+
+    changes: Mapping[tuple[int, str], LowRank]
+
+    def check(self, config: MicroLMConfig) -> None:
+        """Whether it fits a model of that shape.
+
+        Raises:
+            ConfigError: it is for another shape.
+        """
+        shapes = dict(zip(MATRICES, config.block_matrices, strict=True))
+        for (layer, name), change in self.changes.items():
+            found = (change.outer_OR.shape[0], change.inner_RI.shape[1])
+            fits = change.inner_RI.shape[0] == change.outer_OR.shape[1] > 0
+            if layer >= config.n_layers or shapes.get(name) != found or not fits:
+                raise ConfigError(
+                    f"the adapter changes a matrix {name!r} of layer {layer} in the shape {found},"
+                    " which the model does not have",
+                    hint="an adapter serves the model that it was trained on",
+                    param="adapter",
+                )
+
+
+class RowAdapters:
+    """Adapters beside one model in plain PyTorch, by number."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = blocks
+        self._adapters: dict[int, Adapter] = {}
+
+    def set(self, number: int, adapter: Adapter | None) -> None:
+        """Put an adapter in the place of any that has that number; None removes it."""
+        self._adapters.pop(number, None)
+        if adapter is not None:
+            self._adapters[number] = adapter
+
+    @contextmanager
+    def beside(self, batch: Batch) -> Iterator[None]:
+        """Inside the block the rows of a batch are computed with their adapters."""
+        rows = {n: rows_X for n, rows_X in _rows_of(batch).items() if n >= 0}
+        with ExitStack() as hooks:
+            for number, rows_X in rows.items():
+                for (layer, name), change in self._adapters[number].changes.items():
+                    matrix = self._blocks[layer].get_submodule(name)
+                    hook = matrix.register_forward_hook(_Addition(change, rows_X))
+                    hooks.callback(hook.remove)
+            yield
+
+
+class _Addition:
+    """A forward hook: adds to some rows of a matrix's result, in place."""
+
+    def __init__(self, change: LowRank, rows_X: Tensor) -> None:
+        self._change, self._rows_X = change, rows_X
+
+    def __call__(self, _matrix: nn.Module, inputs: tuple[Any, ...], y_BTO: Tensor) -> None:
+        rows_X = self._rows_X.to(y_BTO.device)
+        x_XI = inputs[0][0, rows_X]
+        inner_XR = functional.linear(x_XI, self._change.inner_RI.to(x_XI))
+        y_BTO[0, rows_X] += functional.linear(inner_XR, self._change.outer_OR.to(x_XI))
+
+
+def _rows_of(batch: Batch) -> dict[int, Tensor]:
+    """The rows of T of each adapter's number."""
+    if batch.adapters_S is None:
+        return {}
+    rows: dict[int, list[int]] = {}
+    owners = batch.adapters_S.tolist()
+    for number, (begin, end) in zip(owners, pairwise(batch.begins_S1.tolist()), strict=True):
+        rows.setdefault(number, []).extend(range(begin, end))
+    return {number: torch.tensor(its_rows) for number, its_rows in rows.items()}
