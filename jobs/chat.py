@@ -1,7 +1,8 @@
 """`mulm chat`: talk to a served model in the terminal.
 
 With a prompt it answers once; on a terminal it keeps the conversation; with piped input each
-line is a prompt of its own. The answer goes to stdout as it comes, all else to stderr.
+line is a prompt of its own. The answer goes to stdout as it comes, all else to stderr. Invariant:
+what a model says moves no cursor.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from jobs.chat_client import ChatClient
+from jobs.conversation import ChatOptions, Conversation
 from mulm.chat import Message
 from mulm.errors import (
     ConfigError,
@@ -24,24 +28,31 @@ from mulm.errors import (
     NotRunningError,
     nearest,
 )
+from mulm.terminal_text import harmless
+
+_HISTORY_LINES = 1000
+
+Clock = Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
-    """One finished answer and how long it took."""
+    """One answer, as far as it came, and how long it took."""
 
-    text: str
-    seconds: float
+    text: str = ""
+    seconds: float = 0.0
+    first_s: float | None = None
+    """Until its first text."""
+    n_tokens: int | None = None
+    """Where the server has told."""
 
-
-@dataclass(frozen=True, slots=True)
-class ChatOptions:
-    """How answers are made."""
-
-    model: str
-    max_tokens: int = 200
-    temperature: float = 0.8
-    seed: int | None = None
+    def speed(self) -> str:
+        """In words."""
+        if self.n_tokens is None or self.first_s is None:
+            return f"{self.seconds:.1f} s"
+        spent_s = self.seconds - self.first_s
+        rate = f", {(self.n_tokens - 1) / spent_s:.0f} tokens/s" if self.n_tokens > 1 else ""
+        return f"{self.n_tokens} tokens{rate}, first after {self.first_s:.2f} s"
 
 
 def choose_model(client: ChatClient, wanted: str | None) -> str:
@@ -62,23 +73,26 @@ def choose_model(client: ChatClient, wanted: str | None) -> str:
 
 
 def answer(
-    client: ChatClient, options: ChatOptions, messages: Sequence[Message], out: TextIO
+    client: ChatClient,
+    options: ChatOptions,
+    messages: Sequence[Message],
+    out: TextIO,
+    reply: Answer | None = None,
+    clock: Clock = time.monotonic,
 ) -> Answer:
-    """Stream one answer to `out`."""
-    started_s = time.monotonic()
-    pieces = []
-    for piece in client.stream(
-        options.model,
-        messages,
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
-    ):
-        pieces.append(piece)
-        out.write(piece)
-        out.flush()
+    """Stream one answer to `out`; what came of it is in `reply`, even when it is interrupted."""
+    reply = reply if reply is not None else Answer()
+    started_s = clock()
+    for piece in client.stream(options, messages):
+        if piece.text:
+            reply.first_s = clock() - started_s if reply.first_s is None else reply.first_s
+            reply.text += piece.text
+            out.write(harmless(piece.text))
+            out.flush()
+        reply.n_tokens = piece.n_tokens or reply.n_tokens
+        reply.seconds = clock() - started_s
     out.write("\n")
-    return Answer("".join(pieces), time.monotonic() - started_s)
+    return reply
 
 
 def converse(client: ChatClient, options: ChatOptions, prompt: str | None, as_json: bool) -> None:
@@ -89,56 +103,106 @@ def converse(client: ChatClient, options: ChatOptions, prompt: str | None, as_js
         talk(client, options, sys.stdin, sys.stdout)
         return
     out = io.StringIO() if as_json else sys.stdout
-    reply = answer(client, options, [Message(role="user", content=prompt)], out)
+    reply = answer(client, options, Conversation(options).messages(prompt), out)
     if as_json:
         described = {"model": options.model, "prompt": prompt, "answer": reply.text}
         print(json.dumps(described | {"seconds": round(reply.seconds, 3)}))
 
 
-def talk(client: ChatClient, options: ChatOptions, source: TextIO, out: TextIO) -> None:
+def talk(
+    client: ChatClient,
+    options: ChatOptions,
+    source: TextIO,
+    out: TextIO,
+    history: Path | None = None,
+) -> None:
     """A conversation on a terminal, or one answer for each line of piped input."""
-    is_terminal = source.isatty()
-    history: list[Message] = []
-    for prompt in _prompts(source, is_terminal):
-        turn = Message(role="user", content=prompt)
-        if not is_terminal:
-            answer(client, options, [turn], out)
-            continue
-        try:
-            history = _next_turn(client, options, [*history, turn], out)
-        except MulmError as error:
-            print(f"error [{error.code}]: {error.message}", file=sys.stderr)
-        except KeyboardInterrupt:
-            out.write("\n")  # the answer is cut short, the conversation goes on
+    if not source.isatty():
+        for line in source:
+            if line.strip():
+                answer(client, options, Conversation(options).messages(line.strip()), out)
+        return
+    conversation = Conversation(options)
+    print("type a message; /help has the commands, /exit or Ctrl-D ends", file=sys.stderr)
+    with _line_editing(history):
+        while not conversation.has_ended:
+            try:
+                _exchange(client, conversation, _read_prompt(), out)
+            except (EOFError, KeyboardInterrupt):
+                print(file=sys.stderr)
+                return
+            except MulmError as error:
+                hint = f" ({error.hint})" if error.hint else ""
+                print(f"error [{error.code}]: {error.message}{hint}", file=sys.stderr)
 
 
-def _next_turn(
-    client: ChatClient, options: ChatOptions, messages: list[Message], out: TextIO
-) -> list[Message]:
+def _exchange(client: ChatClient, conversation: Conversation, line: str, out: TextIO) -> None:
+    """A command, or a message and its answer."""
+    prompt: str | None = line
+    if line.startswith("/"):
+        shown = conversation.obey(line)
+        if shown:
+            print(shown, file=sys.stderr)
+        prompt, conversation.pending = conversation.pending, None
+    if not prompt:
+        return
+    reply = Answer()
+    try:
+        _answer_what_fits(client, conversation, prompt, out, reply)
+    except KeyboardInterrupt:
+        out.write("\n")  # the answer is cut short, the conversation goes on with what was said
+        print("interrupted", file=sys.stderr)
+    else:
+        print(f"[{reply.speed()}]", file=sys.stderr)
+    if reply.text:
+        conversation.add(prompt, reply.text)
+
+
+def _answer_what_fits(
+    client: ChatClient, conversation: Conversation, prompt: str, out: TextIO, reply: Answer
+) -> None:
     """Answer, forgetting the oldest turns as far as the model's window asks for it."""
+    n_forgotten = 0
     while True:
         try:
-            reply = answer(client, options, messages, out)
+            answer(client, conversation.options, conversation.messages(prompt), out, reply)
         except ContextLengthError:
-            if len(messages) < 3:
+            if not conversation.forget_oldest():
                 raise
-            messages = messages[2:]
+            n_forgotten += 1
         else:
-            return [*messages, Message(role="assistant", content=reply.text)]
+            break
+    if n_forgotten:
+        print(f"the window is full: the oldest {n_forgotten} exchanges are left out; /reset begins"
+              " anew", file=sys.stderr)  # fmt: skip
 
 
-def _prompts(source: TextIO, is_terminal: bool) -> Iterator[str]:
-    """Non-empty lines until the end of input, `/quit` or Ctrl-C at the prompt."""
-    if is_terminal:
-        print("type a message; /quit or Ctrl-D ends", file=sys.stderr)
-        import readline  # noqa: F401 - gives input() a history and line editing
-    while True:
-        try:
-            line = input("> ") if is_terminal else source.readline()
-        except (EOFError, KeyboardInterrupt):
-            print(file=sys.stderr)
-            return
-        if (not line and not is_terminal) or line.strip() == "/quit":
-            return
-        if line.strip():
-            yield line.strip()
+def _read_prompt() -> str:
+    """A line, or several where each but the last ends with a backslash."""
+    lines = [input("> ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input(". "))
+    return "\n".join(lines).strip()
+
+
+@contextmanager
+def _line_editing(history: Path | None) -> Iterator[None]:
+    """`input` with editing, and with the lines of earlier conversations."""
+    try:
+        import readline
+    except ImportError:  # not on every system: then lines are just read
+        yield
+        return
+    if history is None:
+        yield
+        return
+    with suppress(OSError):  # none yet, or not ours to read
+        readline.read_history_file(history)
+    readline.set_history_length(_HISTORY_LINES)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            history.touch(mode=0o600)
+            readline.write_history_file(history)

@@ -1,4 +1,4 @@
-"""A small client of our own HTTP API for `mulm chat` and the demo: models and streamed chat.
+"""A small client of our own HTTP API, for `mulm chat`, `mulm generate` and the demo.
 
 Speaks plain OpenAI-compatible HTTP, so it works against any such server.
 """
@@ -6,10 +6,13 @@ Speaks plain OpenAI-compatible HTTP, so it works against any such server.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
+from jobs.conversation import ChatOptions
 from mulm.chat import Message
 from mulm.errors import (
     AuthError,
@@ -22,6 +25,14 @@ from mulm.errors import (
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """More of an answer; the last one has the number of its tokens."""
+
+    text: str
+    n_tokens: int | None = None
 
 
 class ChatClient:
@@ -43,18 +54,10 @@ class ChatClient:
         """Names of the models that are served."""
         with _clear_errors():
             reply = self._http.get("/v1/models")
-        _check(reply)
+        check(reply)
         return [model["id"] for model in reply.json()["data"]]
 
-    def stream(
-        self,
-        model: str,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int | None,
-    ) -> Iterator[str]:
+    def stream(self, options: ChatOptions, messages: Sequence[Message]) -> Iterator[Piece]:
         """The assistant's answer, piece by piece.
 
         Raises:
@@ -64,33 +67,40 @@ class ChatClient:
             MulmError: another error, of the class that the server's code names.
         """
         body = {
-            "model": model,
+            "model": options.model,
             "messages": [message.model_dump() for message in messages],
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": seed,
+            "max_tokens": options.max_tokens,
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+            "seed": options.seed,
             "stream": True,
+            "stream_options": {"include_usage": True},
         }
         with _clear_errors(), self._http.stream("POST", "/v1/chat/completions", json=body) as reply:
             if reply.is_error:
                 reply.read()
-            _check(reply)
-            yield from _deltas(reply.iter_lines())
+            check(reply)
+            yield from _pieces(reply.iter_lines())
+
+    def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """Send a body; whatever the server answers. Raises NotRunningError where nobody does."""
+        with _clear_errors():
+            return self._http.post(path, json=body)
 
 
-def _deltas(lines: Iterator[str]) -> Iterator[str]:
+def _pieces(lines: Iterator[str]) -> Iterator[Piece]:
     for line in lines:
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
         event = json.loads(line.removeprefix("data: "))
         if "error" in event:
             raise JobFailedError(event["error"]["message"])
-        for choice in event["choices"]:
-            if choice["delta"].get("content"):
-                yield choice["delta"]["content"]
+        text = "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+        yield Piece(text, (event.get("usage") or {}).get("completion_tokens"))
 
 
-def _check(reply: httpx.Response) -> None:
+def check(reply: httpx.Response) -> None:
+    """Raise the error that the server tells, of the class that its code names."""
     if not reply.is_error:
         return
     try:

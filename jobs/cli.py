@@ -21,6 +21,7 @@ from jobs.cli_data import data
 from jobs.cli_eval import evaluate
 from jobs.cli_model import model
 from jobs.cli_runs import runs
+from jobs.cli_talk import chat, generate
 from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
 from jobs.exit_codes import exit_code
 from jobs.progress import Progress
@@ -42,13 +43,16 @@ def cli() -> None:
     mulm runs ls                            what runs and ran, and how far it is
     mulm serve demo                         model to an HTTP API
     mulm chat                               talk to it
+    mulm generate --file prompts.jsonl      have it answer a file
     mulm down                               stop everything
     """
 
 
+cli.add_command(chat)
 cli.add_command(compress)
 cli.add_command(data)
 cli.add_command(evaluate)
+cli.add_command(generate)
 cli.add_command(model)
 cli.add_command(runs)
 
@@ -203,38 +207,6 @@ def serve(
     with open_journey() as journey:
         result = journey.serve(model, min_replicas, max_replicas, max_seq_len)
     print_result(result, as_json, "{model} answers at {url} (key: {key_file})")
-
-
-@cli.command()
-@click.argument("prompt", required=False)
-@click.option("--model", help="Which served model; the first one if not given.")
-@click.option("--max-tokens", default=200, show_default=True)
-@click.option("--temperature", default=0.8, show_default=True)
-@click.option("--seed", type=int, help="Repeat the same answer.")
-@with_json
-def chat(
-    prompt: str | None,
-    model: str | None,
-    max_tokens: int,
-    temperature: float,
-    seed: int | None,
-    as_json: bool,
-) -> None:
-    """Talk to a served model: one PROMPT, a conversation, or a prompt a line from a pipe.
-
-    \b
-    Example:  mulm chat "It was a dark night, and"
-              echo "The wizard said" | mulm chat
-    """
-    from jobs.chat import ChatOptions, choose_model, converse
-
-    with open_journey() as journey:
-        client = journey.client()
-    try:
-        options = ChatOptions(choose_model(client, model), max_tokens, temperature, seed)
-        converse(client, options, prompt, as_json)
-    finally:
-        client.close()
 
 
 @cli.command()

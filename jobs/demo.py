@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from actors.cluster import connect
-from jobs.chat import ChatOptions, answer, choose_model, talk
+from jobs.chat import answer, choose_model, talk
+from jobs.conversation import ChatOptions
 from jobs.journey import Journey
 from jobs.progress import Progress
 from jobs.up import start, stop

@@ -66,6 +66,11 @@ class Home:
         return self.root / "cluster.json"
 
     @property
+    def chat_history(self) -> Path:
+        """What was typed into `mulm chat`, mode 0600; may be deleted at any time."""
+        return self.root / "chat_history"
+
+    @property
     def hub(self) -> Path:
         """What was fetched from a hub of models; may be deleted at any time."""
         return self.root / "hub"

@@ -3,11 +3,13 @@ import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import ClassVar
 
 import pytest
 
-from jobs.chat import ChatOptions, answer, choose_model, converse, talk
-from jobs.chat_client import ChatClient
+from jobs.chat import Answer, answer, choose_model, converse, talk
+from jobs.chat_client import ChatClient, Piece
+from jobs.conversation import ChatOptions
 from mulm.chat import Message
 from mulm.errors import (
     AuthError,
@@ -50,6 +52,7 @@ class Server(BaseHTTPRequestHandler):
         if len(body["messages"]) > self.window:
             return self.error(400, "too long", "context_length_exceeded")
         events = [{"choices": [{"delta": {"content": word}}]} for word in ("Once ", "upon")]
+        events.append({"choices": [], "usage": {"completion_tokens": 3}})
         if prompt == "break":
             events[1] = {"error": {"message": "engine gone"}}
         lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
@@ -76,7 +79,7 @@ def client(url: str) -> Iterator[ChatClient]:
 
 def ask(client: ChatClient, prompt: str) -> str:
     turn = Message(role="user", content=prompt)
-    return "".join(client.stream("demo", [turn], max_tokens=9, temperature=1.0, seed=None))
+    return "".join(piece.text for piece in client.stream(ChatOptions("demo"), [turn]))
 
 
 def test_streams_the_answer(client: ChatClient) -> None:
@@ -129,28 +132,72 @@ class Terminal(io.StringIO):
         return True
 
 
+def say(monkeypatch: pytest.MonkeyPatch, *lines: str | BaseException) -> None:
+    """What somebody types, or presses."""
+    waiting = iter(lines)
+
+    def read(_prompt: str) -> str:
+        line = next(waiting)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+
+
 def test_a_conversation_forgets_its_oldest_turns_and_survives_errors(
     client: ChatClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = iter(["one", "refuse", "two", "three", "/quit"])
-    monkeypatch.setattr("builtins.input", lambda _prompt: next(lines))
+    say(monkeypatch, "one", "refuse", "two", "three", "/sytem", "/exit")
     out = io.StringIO()
     talk(client, ChatOptions("demo"), Terminal(), out)
     assert out.getvalue() == "Once upon\n" * 3
-    assert "no such thing" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no such thing" in told
+    assert "did you mean" in told
+    assert "the oldest 1 exchanges are left out" in told
+    assert told.count("tokens/s, first after") == 3
+
+
+def test_lines_that_end_with_a_backslash_go_on_and_ctrl_c_at_the_prompt_ends(
+    client: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(monkeypatch, "ref\\", "use", "refuse", KeyboardInterrupt())
+    out = io.StringIO()
+    talk(client, ChatOptions("demo"), Terminal(), out)
+    assert out.getvalue() == "Once upon\n", "only the second was the prompt that is refused"
+
+
+def test_an_answer_that_is_interrupted_is_part_of_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        asked: ClassVar[list[list[str]]] = []
+
+        def stream(self, _options: ChatOptions, messages: list[Message]) -> Iterator[Piece]:
+            self.asked.append([message.content for message in messages])
+            yield Piece("half \x1b[2J")
+            if len(self.asked) == 1:
+                raise KeyboardInterrupt
+            yield Piece("", 5)
+
+    say(monkeypatch, "one", "two", EOFError())
+    out = io.StringIO()
+    talk(Interrupted(), ChatOptions("demo"), Terminal(), out)  # type: ignore[arg-type]
+    assert Interrupted.asked == [["one"], ["one", "half \x1b[2J", "two"]]
+    assert "\x1b" not in out.getvalue()
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_speed_is_told_in_words() -> None:
+    assert Answer("x", 2.5, 0.5, 101).speed() == "101 tokens, 50 tokens/s, first after 0.50 s"
+    assert Answer("x", 2.5, 2.5, 1).speed() == "1 tokens, first after 2.50 s"
+    assert Answer("x", 2.5).speed() == "2.5 s"
 
 
 def test_the_servers_code_chooses_the_error(client: ChatClient) -> None:
     with pytest.raises(ContextLengthError):
-        list(
-            client.stream(
-                "demo",
-                [Message(role="user", content="hi")] * 4,
-                max_tokens=1,
-                temperature=0.0,
-                seed=None,
-            )
-        )
+        list(client.stream(ChatOptions("demo"), [Message(role="user", content="hi")] * 4))
 
 
 def test_json_needs_a_prompt(client: ChatClient) -> None:

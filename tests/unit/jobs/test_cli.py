@@ -27,7 +27,20 @@ seq_len: 16
 batch_tokens: 64
 device: cpu
 """
-VERBS = {"up", "down", "env", "data", "train", "eval", "model", "serve", "chat", "demo", "compress"}
+VERBS = {
+    "up",
+    "down",
+    "env",
+    "data",
+    "train",
+    "eval",
+    "model",
+    "serve",
+    "chat",
+    "generate",
+    "demo",
+    "compress",
+}
 VERBS |= {"runs"}
 
 

@@ -1,0 +1,133 @@
+"""The verbs `chat` and `generate`: what is served answers in the terminal and over files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.cli_verbs import open_journey, with_json
+from mulm.errors import ConfigError, JobFailedError
+from mulm.home import Home
+from mulm.terminal_text import harmless
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("--model", help="Which served model; the first one if not given.")
+@click.option("--system", help="What the system says before all else.")
+@click.option("--max-tokens", default=200, show_default=True)
+@click.option("--temperature", default=0.8, show_default=True)
+@click.option("--top-p", type=float, help="Only the likeliest tokens of this share.")
+@click.option("--seed", type=int, help="Repeat the same answer.")
+@with_json
+def chat(
+    prompt: str | None,
+    model: str | None,
+    system: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_p: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Talk to a served model: one PROMPT, a conversation, or a prompt a line from a pipe.
+
+    \b
+    Example:  mulm chat "It was a dark night, and"
+              echo "The wizard said" | mulm chat
+    """
+    from jobs.chat import choose_model, converse, talk
+    from jobs.conversation import ChatOptions
+
+    with open_journey() as journey:
+        client = journey.client()
+    try:
+        name = choose_model(client, model)
+        options = ChatOptions(name, max_tokens, temperature, seed, top_p, system)
+        if prompt is None and not as_json:
+            talk(client, options, sys.stdin, sys.stdout, Home.from_env().chat_history)
+        else:
+            converse(client, options, prompt, as_json)
+    finally:
+        client.close()
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("--file", "source", type=Path, help="A prompt a line, or .jsonl with an object each.")
+@click.option("--out", type=Path, help="Where answers go; what stands there is not asked again.")
+@click.option("--model", help="Which served model; the first one if not given.")
+@click.option("--chat", "as_chat", is_flag=True, help="Prompts are messages of a user.")
+@click.option("--max-tokens", type=int, help="New tokens at most.")
+@click.option("--temperature", type=float, help="0 always takes the likeliest token.")
+@click.option("--top-p", type=float, help="Only the likeliest tokens of this share.")
+@click.option("--seed", type=int, help="Repeat the same answers.")
+@click.option("--stop", multiple=True, help="A text that ends an answer; several are possible.")
+@click.option("--concurrency", default=16, show_default=True, help="Requests at a time.")
+@with_json
+def generate(
+    prompt: str | None,
+    source: Path | None,
+    out: Path | None,
+    model: str | None,
+    as_chat: bool,
+    concurrency: int,
+    as_json: bool,
+    **sampling: Any,
+) -> None:
+    """Go on with PROMPT, with standard input, or with each line of a file.
+
+    \b
+    Example:  mulm generate "Once upon a time" --max-tokens 50
+              mulm generate --file prompts.jsonl --out answers.jsonl
+    """
+    from jobs.chat import choose_model
+    from jobs.generate import ask, one_order, text_of
+
+    if source is not None and prompt is not None:
+        raise ConfigError("give a prompt or a file, not both")
+    if source is None and out is not None:
+        raise ConfigError("--out belongs to --file")
+    if concurrency < 1:
+        raise ConfigError("--concurrency counts from 1")
+    with open_journey() as journey:
+        client = journey.client()
+    try:
+        given = {name: list(v) if name == "stop" else v for name, v in sampling.items() if v}
+        defaults = {"model": choose_model(client, model)} | given
+        if sampling["temperature"] is not None:
+            defaults["temperature"] = sampling["temperature"]
+        if source is not None:
+            _file(client, source, out, defaults, as_chat, concurrency)
+            return
+        text = sys.stdin.read() if prompt is None else prompt
+        answer = ask(client, one_order(text, defaults, as_chat))
+        click.echo(json.dumps(answer) if as_json else harmless(text_of(answer)))
+    finally:
+        client.close()
+
+
+def _file(
+    client: Any, source: Path, out: Path | None, defaults: Any, as_chat: bool, concurrency: int
+) -> None:
+    from jobs.generate import done_in, generate, read_orders
+
+    done = frozenset() if out is None else done_in(out)
+    orders = read_orders(source, defaults, as_chat)
+    try:
+        opened = nullcontext(sys.stdout) if out is None else out.open("a", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(out)!r}: {error.strerror}") from None
+    with opened as target:
+        totals = generate(client, orders, target, done=done, concurrency=concurrency)
+    skipped = f", {totals.n_skipped} were there already" if totals.n_skipped else ""
+    click.echo(f"{totals.n_answered} answered, {totals.n_failed} failed{skipped}", err=True)
+    if totals.n_failed:
+        raise JobFailedError(
+            f"{totals.n_failed} lines have no answer", hint="run the same again to ask for them"
+        )
