@@ -161,8 +161,8 @@ def run_harness(
     folder: Path, cases: Sequence[Case], arguments: argparse.Namespace
 ) -> Mapping[str, Any]:
     """Results and samples of the harness's own tasks on the same files."""
-    import lm_eval  # type: ignore[import-not-found]
-    from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]
+    import lm_eval
+    from lm_eval.tasks import TaskManager
 
     tasks = folder / "tasks"
     tasks.mkdir()

@@ -99,7 +99,7 @@ class Server:
 
     async def _serve(self) -> None:
         app = await self._make()
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)
         serving = asyncio.create_task(self._uvicorn.serve())
         while not self._uvicorn.started:

@@ -1,6 +1,6 @@
 """Who may call: API keys, compared by the SHA-256 of their text.
 
-`AuthMiddleware` guards every route except the two in `OPEN_PATHS`; `KeyRing` asks the ledger
+`AuthMiddleware` guards every route except those in `OPEN_PATHS`; `KeyRing` asks the ledger
 for the digests and remembers them for a few seconds. Invariants: deny by default, also what
 does not exist; a key's text is never stored or logged; comparing takes constant time; a ledger that
 does not answer delays nobody whose key is known.
@@ -23,7 +23,7 @@ from serve_app.settings import KEYS_MAX_AGE_S
 
 _log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health"})
 STALE_KEYS_MAX_AGE_S = 300.0
 """How long the known keys stay good while the ledger does not answer."""
 

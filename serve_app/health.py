@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: the only routes without a key. They tell nothing but yes or no."""
+"""`/healthz`, `/readyz` and `/health`: the only routes without a key; nothing but yes or no."""
 
 from fastapi import APIRouter
 
@@ -15,6 +15,7 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
+@router.get("/health", include_in_schema=False)  # where load generators look, as vLLM has it
 async def readyz(service: ServiceDependency) -> dict[str, str]:
     """A model is loaded and an engine answers."""
     service.current()

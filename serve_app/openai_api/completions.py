@@ -98,7 +98,7 @@ async def create_completion(
     asked = Asked(
         body,
         [prompt.ids for prompt in prompts],
-        tokenizer.text_stop_ids,
+        () if _is_scored(body) else tokenizer.text_stop_ids,
         "prompt",
         grammar,
         grammar_param,
@@ -107,6 +107,14 @@ async def create_completion(
     )
     form = CompletionFormat(body, prompts, tokenizer)
     return await answer(service, served, asked, form, request_id)
+
+
+def _is_scored(body: CompletionBody) -> bool:
+    """Whether the prompt's log-probabilities are wanted, as evaluation tools ask for them.
+
+    They pass over the one new token, so there must be one, even where the model would end here.
+    """
+    return bool(body.echo) and body.logprobs is not None and body.max_tokens == 1
 
 
 def encode_prompts(body: CompletionBody, served: Served) -> list[Prompt]:

@@ -73,6 +73,20 @@ def test_a_prompt_alone_is_scored_without_a_new_token(app, client, tokenizer):
     assert reply.choices[0].logprobs.token_logprobs[1:] == pytest.approx(expected)
 
 
+def test_evaluation_tools_find_one_token_after_the_prompt_even_where_a_text_ends(
+    app, client, tokenizer
+):
+    """They take everything but the last token as the prompt's."""
+    reply = run(
+        client(app).completions.create(
+            model="tiny", prompt=PROMPT, max_tokens=1, temperature=0, logprobs=1, echo=True,
+            logit_bias={str(tokenizer.end_of_text_id): 100},
+        )
+    )  # fmt: skip
+    assert len(reply.choices[0].logprobs.tokens) == 5
+    assert reply.choices[0].logprobs.tokens[-1] == "<|endoftext|>"
+
+
 def test_the_token_before_a_text_is_not_part_of_the_echo(app, client):
     reply = run(
         client(app).completions.create(
