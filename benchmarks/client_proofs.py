@@ -1,4 +1,4 @@
-"""What clients that we did not write make of the service: one proof each, each in its own environment.
+"""What clients that we did not write make of the service: one proof each, in its own environment.
 
     PYTHON benchmarks/client_proofs.py NAME < order.json
 

@@ -18,6 +18,7 @@ import torch
 
 from mulm.data.tokenizer import Tokenizer
 from mulm.engine.adapters import Adapters
+from mulm.engine.budget import StepBudget
 from mulm.engine.check import check_request
 from mulm.engine.group import Group
 from mulm.engine.logprobs import logprobs_of
@@ -65,6 +66,8 @@ class Engine:
         max_waiting: Requests that may wait for a slot.
         max_waiting_tokens: Prompt tokens that may wait.
         prefill_tokens: Prompt tokens read in one step at most.
+        longest_step_s: How long a step that streams wait for should last at most; fewer tokens of
+            prompts are read beside them for it.
         n_pages: Pages of keys and values; by default a whole window for each slot.
         seed: Where the seeds of requests without one come from; by default the system.
         tokenizer: The model's; needed for stop strings.
@@ -82,6 +85,7 @@ class Engine:
         max_waiting: int = 64,
         max_waiting_tokens: int = 1 << 20,
         prefill_tokens: int = 256,
+        longest_step_s: float = 0.05,
         n_pages: int | None = None,
         seed: int | None = None,
         tokenizer: Tokenizer | None = None,
@@ -95,9 +99,8 @@ class Engine:
         self._tokenizer, self._make_constraint = tokenizer, make_constraint
         per_sequence = pages_for(self.max_seq_len + 1)
         self.n_pages = n_pages or n_slots * per_sequence
-        self._scheduler = Scheduler(
-            n_slots, self.n_pages, max_waiting, max_waiting_tokens, prefill_tokens
-        )
+        self._scheduler = Scheduler(n_slots, self.n_pages, max_waiting, max_waiting_tokens)
+        self._budget = StepBudget(prefill_tokens, longest_step_s)
         self._runner = Runner(model, n_slots, self.n_pages, per_sequence)
         self._groups: dict[str, Group] = {}
         self._deadlines: list[tuple[float, str]] = []
@@ -159,11 +162,14 @@ class Engine:
     def step(self) -> list[TokenChunk]:
         """Advance every running sequence by at most one token."""
         late = self._expire()
-        works = self._scheduler.plan()
+        begun_s = self._clock()
+        works = self._scheduler.plan(self._budget)
         if not works:
             return late
         outcome = self._runner.run(works, self._adapters.numbers)
         chunks = self._sample(works, outcome)
+        pieces = [work.n_tokens for work in works if work.n_tokens > 1]
+        self._budget.learn(len(works) - len(pieces), sum(pieces), self._clock() - begun_s)
         return late + self._finish(chunks)
 
     def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, TokenChunk]:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mulm.engine.budget import StepBudget
 from mulm.engine.pages import PagePool, pages_for
 from mulm.engine.request import Sequence
 from mulm.errors import OverloadedError
@@ -41,7 +42,6 @@ class Scheduler:
         n_pages: Pages of keys and values.
         max_waiting: Sequences that may wait for a slot.
         max_waiting_tokens: Prompt tokens that may wait.
-        step_tokens: Tokens read in one step at most, beside one for each running stream.
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class Scheduler:
         n_pages: int,
         max_waiting: int,
         max_waiting_tokens: int,
-        step_tokens: int,
     ) -> None:
         self.n_slots = n_slots
         self.pages = PagePool(n_pages)
@@ -60,7 +59,6 @@ class Scheduler:
         self.waiting_tokens = 0
         self._max_waiting = max_waiting
         self._max_waiting_tokens = max_waiting_tokens
-        self._step_tokens = step_tokens
         self._free_slots = list(range(n_slots))  # a heap
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -102,10 +100,10 @@ class Scheduler:
         self._waiting.extend(sequences)
         self.waiting_tokens += n_tokens
 
-    def plan(self) -> list[Work]:
-        """The work of one step: a token of each stream, then as much of prompts as fits."""
+    def plan(self, step: StepBudget) -> list[Work]:
+        """The work of one step: a token of each stream, then as much of prompts as it may last."""
         works = [Work(s, 1) for s in self._streams()]
-        budget = self._step_tokens
+        budget = step.tokens(len(works))
         for sequence in self._running:
             if budget and sequence.n_unread > 1:
                 works.append(Work(sequence, min(budget, sequence.n_unread)))
