@@ -15,8 +15,9 @@ from contextlib import aclosing
 from typing import Any
 
 from mulm.config import parse_config
-from mulm.engine.engine import Engine, EngineStats
+from mulm.engine.engine import Engine
 from mulm.engine.pages import pages_for
+from mulm.engine.stats import EngineStats
 from mulm.errors import NotRunningError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk
 from mulm.model.batch import PAGE_TOKENS
@@ -193,6 +194,7 @@ def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
         args.max_seq_len,
         # Serve's queue holds back what exceeds twice the slots; the line here is never longer.
         max_waiting=2 * args.n_slots,
+        n_guesses=args.n_guesses,
         n_pages=n_pages(args, pages_for(window + 1), opened.model.page_bytes()),
         tokenizer=opened.tokenizer,
         make_constraint=opened.make_constraint,

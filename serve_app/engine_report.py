@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the ingress reads reports and has no torch
-    from mulm.engine.engine import EngineStats
+from mulm.engine.stats import EngineStats
 
 REPORT_PERIOD_S = 1.0
 
@@ -30,6 +28,8 @@ class EngineReport:
     prefix_hits: int
     prompt_tokens: int
     generated_tokens: int
+    n_guessed: int
+    n_guessed_true: int
 
     @classmethod
     def of(cls, model_id: str, stats: EngineStats) -> EngineReport:

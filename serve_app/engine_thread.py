@@ -14,7 +14,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from mulm.engine.engine import Engine, EngineStats
+from mulm.engine.engine import Engine
+from mulm.engine.stats import EngineStats
 from mulm.errors import MulmError, NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk, join_chunks
 from mulm.model.batch import LanguageModel

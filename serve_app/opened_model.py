@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -94,17 +95,18 @@ def open_weights(
     dtype = _dtype(args.dtype, device, has_kernels=kernels is not None)
     model = load_model(store, manifest, device, dtype)
     if kernels is not None and kernels.exists():
-        return _native(model, folder, n_threads), None
+        return _native(model, folder, n_threads, args), None
     torch.set_num_threads(n_threads)
     if kernels is None:
         if isinstance(model, QuantizedMicroLM):
             model.pack()
         return model, None
-    return model, lambda: _native(model, folder, n_threads)
+    return model, lambda: _native(model, folder, n_threads, args)
 
 
-def _native(model: MicroLM, folder: Path, n_threads: int) -> NativeModel:
-    native = NativeModel(model, folder, n_threads)
+def _native(model: MicroLM, folder: Path, n_threads: int, args: AppArgs) -> NativeModel:
+    kv_dtype: Literal["int8"] | None = "int8" if args.kv_dtype == "int8" else None
+    native = NativeModel(model, folder, n_threads, kv_dtype=kv_dtype)
     # Those of OpenMP, which wait by spinning, would take the cores from the kernels' own.
     torch.set_num_threads(1)
     return native

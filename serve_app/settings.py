@@ -40,6 +40,10 @@ class AppArgs(Frozen):
     """Sequences that one replica generates at the same time."""
     kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
     """Memory for keys and values at most; one whole window is held in any case."""
+    kv_dtype: Literal["auto", "int8"] = "auto"
+    """The type of keys and values: that of the model, or half of it on CPUs with the kernels."""
+    n_guesses: Annotated[int, Field(ge=0, le=16)] = 0
+    """Tokens of a stream that are guessed in one step at most; pays for answers that copy."""
     max_seq_len: Annotated[int, Field(ge=2)] | None = None
     """A smaller window than the model's, to save memory."""
     max_queued: Annotated[int, Field(ge=1)] = 64

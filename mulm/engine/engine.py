@@ -12,7 +12,6 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 
@@ -21,38 +20,21 @@ from mulm.engine.adapters import Adapters
 from mulm.engine.budget import StepBudget
 from mulm.engine.check import check_request
 from mulm.engine.group import Group
-from mulm.engine.logprobs import logprobs_of
 from mulm.engine.pages import pages_for
+from mulm.engine.prompt_rows import look_at_rows, mean_hidden
 from mulm.engine.request import Constraint, Sequence
 from mulm.engine.runner import Outcome, Runner
 from mulm.engine.sampler import Sampled, sample
 from mulm.engine.scheduler import Scheduler, Work
+from mulm.engine.speculation import Speculation
+from mulm.engine.stats import EngineStats
 from mulm.engine.stops import StopStrings
 from mulm.errors import ConfigError, ConflictError, UnknownNameError
-from mulm.messages import GenerateRequest, Grammar, TokenChunk, join_chunks
+from mulm.messages import GenerateRequest, Grammar, TokenChunk, TokenLogprob, join_chunks
 from mulm.model.adapter import Adapter
 from mulm.model.batch import LanguageModel
 
-_LOGIT_ROWS = 64
-"""Rows of a prompt whose logits are in memory at once."""
-
 MakeConstraint = Callable[[Grammar, tuple[int, ...]], Constraint]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """What the engine does and has done; counts since it was made."""
-
-    n_running: int
-    n_waiting: int
-    waiting_tokens: int
-    n_pages: int
-    n_free_pages: int
-    n_preemptions: int
-    prefix_tokens: int
-    prefix_hits: int
-    prompt_tokens: int
-    generated_tokens: int
 
 
 class Engine:
@@ -68,6 +50,7 @@ class Engine:
         prefill_tokens: Prompt tokens read in one step at most.
         longest_step_s: How long a step that streams wait for should last at most; fewer tokens of
             prompts are read beside them for it.
+        n_guesses: Tokens of a stream that are guessed in one step at most, where it pays.
         n_pages: Pages of keys and values; by default a whole window for each slot.
         seed: Where the seeds of requests without one come from; by default the system.
         tokenizer: The model's; needed for stop strings.
@@ -86,6 +69,7 @@ class Engine:
         max_waiting_tokens: int = 1 << 20,
         prefill_tokens: int = 256,
         longest_step_s: float = 0.05,
+        n_guesses: int = 0,
         n_pages: int | None = None,
         seed: int | None = None,
         tokenizer: Tokenizer | None = None,
@@ -101,6 +85,8 @@ class Engine:
         self.n_pages = n_pages or n_slots * per_sequence
         self._scheduler = Scheduler(n_slots, self.n_pages, max_waiting, max_waiting_tokens)
         self._budget = StepBudget(prefill_tokens, longest_step_s)
+        self._speculation = Speculation(n_guesses)
+        self._n_drawn: dict[Sequence, int] = {}
         self._runner = Runner(model, n_slots, self.n_pages, per_sequence)
         self._groups: dict[str, Group] = {}
         self._deadlines: list[tuple[float, str]] = []
@@ -124,6 +110,7 @@ class Engine:
             line.n_running, line.n_waiting, line.waiting_tokens, pages.n_pages, pages.n_free,
             line.n_preemptions, line.n_looked_up, line.n_found,
             self._prompt_tokens, self._generated_tokens,
+            self._speculation.n_guessed, self._speculation.n_true,
         )  # fmt: skip
 
     def add(self, request: GenerateRequest) -> None:
@@ -163,13 +150,18 @@ class Engine:
         """Advance every running sequence by at most one token."""
         late = self._expire()
         begun_s = self._clock()
-        works = self._scheduler.plan(self._budget)
+        works = self._speculation.extend(
+            self._scheduler.plan(self._budget), self._scheduler.make_room
+        )
         if not works:
             return late
+        self._n_drawn.clear()
         outcome = self._runner.run(works, self._adapters.numbers)
         chunks = self._sample(works, outcome)
         pieces = [work.n_tokens for work in works if work.n_tokens > 1]
-        self._budget.learn(len(works) - len(pieces), sum(pieces), self._clock() - begun_s)
+        seconds = self._clock() - begun_s
+        self._budget.learn(len(works) - len(pieces), sum(pieces), seconds)
+        self._speculation.learn(works, self._n_drawn, seconds)
         return late + self._finish(chunks)
 
     def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, TokenChunk]:
@@ -283,7 +275,7 @@ class Engine:
             if group is None:
                 continue
             for sequence in [s for s in group.sequences if s.finish_reason is None]:
-                self._scheduler.release(sequence)
+                self._let_go(sequence)
                 sequence.finish_reason = "deadline"
                 late += group.tell(TokenChunk(request_id, (), "deadline", sequence.index))
             del self._groups[request_id]
@@ -294,61 +286,68 @@ class Engine:
         complete = [number for number, work in enumerate(works) if work.is_complete]
         for number, work in enumerate(works):
             if work.sequence.wants_all_rows and not work.sequence.has_begun:
-                self._look_at_rows(work, outcome.of(number))
+                look_at_rows(work, outcome.of(number), self._runner.logits)
         self._scheduler.advance(works)
         drawing = [n for n in complete if works[n].sequence.sampling.max_tokens]
-        sampled: dict[int, Sampled] = {}
-        if drawing:
-            logits_RV = self._runner.logits(outcome.last_rows(drawing))
-            rows = [works[number].sequence for number in drawing]
-            sampled = dict(zip(drawing, sample(logits_RV, rows), strict=True))
-        return [self._chunk(works[n].sequence, sampled.get(n)) for n in complete]
+        drawn = self._draw(works, drawing, outcome) if drawing else {}
+        return [
+            self._chunk(works[n].sequence, drawn.get(n, []), works[n].guesses) for n in complete
+        ]
 
-    def _chunk(self, sequence: Sequence, sampled: Sampled | None) -> TokenChunk:
-        ids: tuple[int, ...] = ()
-        if sampled is None:
+    def _draw(
+        self, works: list[Work], numbers: list[int], outcome: Outcome
+    ) -> dict[int, list[Sampled]]:
+        """A token after the newest of each work, and one after each of its guesses."""
+        hidden_RD, counts = outcome.drawn_rows(works, numbers)
+        pairs = list(zip(numbers, counts, strict=True))
+        rows = [works[number].sequence for number, n in pairs for _ in range(n)]
+        ahead = [at for _, n in pairs for at in range(n)]
+        found = iter(sample(self._runner.logits(hidden_RD), rows, ahead))
+        return {number: [next(found) for _ in range(n)] for number, n in pairs}
+
+    def _chunk(
+        self, sequence: Sequence, drawn: list[Sampled], guesses: tuple[int, ...]
+    ) -> TokenChunk:
+        """Take the tokens that were drawn, up to the first that was not guessed."""
+        ids: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        n_drawn = 0
+        for number, token in enumerate(drawn):
+            if number and guesses[number - 1] != drawn[number - 1].token_id:
+                break
+            taken = sequence.append(token.token_id, token.logprob)
+            ids += taken
+            logprobs += [token.logprob] if token.logprob and taken else []
+            n_drawn += 1
+            if sequence.finish_reason:
+                break
+        if not drawn:
             sequence.finish_reason = "length"
-        else:
-            ids = sequence.append(sampled.token_id, sampled.logprob)
-            self._generated_tokens += len(ids)
-        logprobs = (sampled.logprob,) if sampled and sampled.logprob and ids else ()
-        reason = sequence.finish_reason
-        request_id = sequence.request.request_id
+        self._generated_tokens += len(ids)
+        self._n_drawn[sequence] = n_drawn
+        if n_drawn > 1:
+            self._scheduler.advance([Work(sequence, n_drawn - 1)])
+        return self._told(sequence, tuple(ids), tuple(logprobs))
+
+    def _told(
+        self, sequence: Sequence, ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
+    ) -> TokenChunk:
+        reason, request_id = sequence.finish_reason, sequence.request.request_id
         if sequence.has_begun:
             return TokenChunk(request_id, ids, reason, sequence.index, logprobs)
         sequence.has_begun = True
         prompt_logprobs = tuple(sequence.prompt_logprobs)
         return TokenChunk(
             request_id, ids, reason, sequence.index, logprobs, prompt_logprobs,
-            sequence.n_found, _mean(sequence),
+            sequence.n_found, mean_hidden(sequence),
         )  # fmt: skip
-
-    def _look_at_rows(self, work: Work, hidden_RD: torch.Tensor) -> None:
-        """Prompt logprobs and the sum of hidden states, of a piece of a prompt."""
-        sequence = work.sequence
-        if sequence.request.is_embedding:
-            piece_D = hidden_RD.float().sum(dim=0)
-            before_D = sequence.hidden_sum_D
-            sequence.hidden_sum_D = piece_D if before_D is None else before_D + piece_D
-        n_top = sequence.sampling.prompt_logprobs
-        if n_top is None:
-            return
-        found = sequence.prompt_logprobs
-        if not found:
-            found.append(None)
-        begin = sequence.n_cached + 1
-        following = sequence.token_ids[begin : begin + len(hidden_RD)][: sequence.n_prompt - begin]
-        for at in range(0, len(following), _LOGIT_ROWS):
-            ids = following[at : at + _LOGIT_ROWS]
-            logits_RV = self._runner.logits(hidden_RD[at : at + len(ids)].contiguous())
-            found += logprobs_of(logits_RV, ids, n_top)
 
     def _finish(self, chunks: list[TokenChunk]) -> list[TokenChunk]:
         told: list[TokenChunk] = []
         for chunk in chunks:
             group = self._groups[chunk.request_id]
             if chunk.finish_reason:
-                self._scheduler.release(group.sequences[chunk.index])
+                self._let_go(group.sequences[chunk.index])
             told += group.tell(chunk)
             if group.has_ended:
                 del self._groups[chunk.request_id]
@@ -357,11 +356,8 @@ class Engine:
     def _release(self, group: Group) -> None:
         for sequence in group.sequences:
             if sequence.finish_reason is None:
-                self._scheduler.release(sequence)
+                self._let_go(sequence)
 
-
-def _mean(sequence: Sequence) -> tuple[float, ...]:
-    if sequence.hidden_sum_D is None:
-        return ()
-    mean: list[float] = (sequence.hidden_sum_D / sequence.n_prompt).tolist()
-    return tuple(mean)
+    def _let_go(self, sequence: Sequence) -> None:
+        self._scheduler.release(sequence)
+        self._speculation.forget(sequence)

@@ -31,12 +31,18 @@ class Outcome:
         """The wanted rows of one work."""
         return self.hidden_RD[self.begins[number] : self.begins[number + 1]]
 
-    def last_rows(self, numbers: Items[int]) -> Tensor:
-        """The last wanted row of each of these works, (R, D)."""
-        rows = [self.begins[number + 1] - 1 for number in numbers]
+    def drawn_rows(self, works: Items[Work], numbers: Items[int]) -> tuple[Tensor, list[int]]:
+        """The rows that tokens are drawn from: the last of each of these works, all of a guessed.
+
+        Returns:
+            hidden_RD, and how many of its rows belong to each work.
+        """
+        counts = [1 + len(works[number].guesses) for number in numbers]
+        ends = [self.begins[number + 1] for number in numbers]
+        rows = [row for end, n in zip(ends, counts, strict=True) for row in range(end - n, end)]
         if rows == list(range(len(self.hidden_RD))):
-            return self.hidden_RD
-        return self.hidden_RD[rows]
+            return self.hidden_RD, counts
+        return self.hidden_RD[rows], counts
 
 
 class Runner:
@@ -65,13 +71,17 @@ class Runner:
         for work in works:
             sequence, n = work.sequence, work.n_tokens
             at = sequence.n_cached
-            if n == 1:
+            if work.guesses:
+                ids += (sequence.token_ids[at], *work.guesses)
+                n = 1 + len(work.guesses)
+                positions += range(at, at + n)
+            elif n == 1:
                 ids.append(sequence.token_ids[at])
                 positions.append(at)
             else:
                 ids += sequence.token_ids[at : at + n]
                 positions += range(at, at + n)
-            if sequence.wants_all_rows and not sequence.has_begun:
+            if work.guesses or (sequence.wants_all_rows and not sequence.has_begun):
                 wanted += range(begins[-1], begins[-1] + n)
             elif work.is_complete:
                 wanted.append(begins[-1] + n - 1)

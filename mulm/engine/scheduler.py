@@ -23,10 +23,11 @@ from mulm.model.batch import PAGE_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The next `n_tokens` unread tokens of one sequence."""
+    """The next `n_tokens` unread tokens of one sequence, and guesses of what follows them."""
 
     sequence: Sequence
     n_tokens: int
+    guesses: tuple[int, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -113,6 +114,12 @@ class Scheduler:
             works.append(Work(sequence, min(budget, sequence.n_unread)))
             budget -= works[-1].n_tokens
         return works
+
+    def make_room(self, sequence: Sequence, n_tokens: int) -> int:
+        """Give it pages for so many tokens, as far as there are free ones; how many fit."""
+        while len(sequence.pages) * PAGE_TOKENS < n_tokens and self.pages.can_allocate(1):
+            sequence.pages += self.pages.allocate(1)
+        return min(n_tokens, len(sequence.pages) * PAGE_TOKENS)
 
     def advance(self, works: list[Work]) -> None:
         """Note that the plan was carried out; full pages can be found from now on."""

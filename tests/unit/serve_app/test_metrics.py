@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mulm.engine.engine import EngineStats
+from mulm.engine.stats import EngineStats
 from mulm.errors import OverloadedError
 from mulm.messages import GenerateRequest, TokenChunk
 from serve_app.engine_report import EngineReport
@@ -17,7 +17,8 @@ REPORT = EngineReport.of("mdl_1", EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 
 NAMES = {
     "mulm:num_requests_running", "mulm:num_requests_waiting", "mulm:num_tokens_waiting",
     "mulm:kv_cache_usage_perc", "mulm:num_preemptions_total", "mulm:prefix_cache_queries_total",
-    "mulm:prefix_cache_hits_total", "mulm:prompt_tokens_total", "mulm:generation_tokens_total",
+    "mulm:prefix_cache_hits_total", "mulm:spec_decode_num_draft_tokens_total",
+    "mulm:spec_decode_num_accepted_tokens_total", "mulm:prompt_tokens_total", "mulm:generation_tokens_total",
     "mulm:time_to_first_token_seconds_count", "mulm:time_per_output_token_seconds_count",
     "mulm:e2e_request_latency_seconds_count", "mulm:request_success_total",
 }  # fmt: skip

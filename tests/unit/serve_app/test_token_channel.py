@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mulm.engine.engine import EngineStats
+from mulm.engine.stats import EngineStats
 from mulm.errors import NotRunningError
 from mulm.messages import TokenChunk, TokenLogprob
 from serve_app.chunk_codec import decode_chunk, encode_chunk

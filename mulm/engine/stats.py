@@ -1,0 +1,23 @@
+"""What an engine does and has done, as numbers for metrics and for whoever scales engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine does and has done; counts since it was made."""
+
+    n_running: int
+    n_waiting: int
+    waiting_tokens: int
+    n_pages: int
+    n_free_pages: int
+    n_preemptions: int
+    prefix_tokens: int
+    prefix_hits: int
+    prompt_tokens: int
+    generated_tokens: int
+    n_guessed: int = 0
+    n_guessed_true: int = 0
