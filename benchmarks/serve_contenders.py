@@ -24,6 +24,9 @@ MAX_ROWS = 32
 MAX_TOKENS = 8192
 """Of one prompt with its answer."""
 
+LONGEST_ROW = 256
+"""Tokens of a row where there are so many; our cache has room for these, or for one of all."""
+
 Ids = list[list[int]]
 Generate = Callable[[Ids, int], dict[str, Any]]
 """Runs prompts of equal length to so many new tokens: {"ids": ...} and what else it can tell."""
@@ -168,9 +171,11 @@ def by_mulm(folder: Path, threads: int, bits: str = "bf16", native: bool = True)
 
     from benchmarks.serve_engine import make_engine
     from mulm.messages import GenerateRequest, SamplingParams
+    from mulm.model.batch import PAGE_TOKENS
 
     torch.set_num_threads(threads)
-    engine = make_engine(folder, bits=bits, is_native=native, n_slots=MAX_ROWS)
+    n_pages = max(MAX_TOKENS, MAX_ROWS * LONGEST_ROW) // PAGE_TOKENS + MAX_ROWS
+    engine = make_engine(folder, bits=bits, is_native=native, n_slots=MAX_ROWS, n_pages=n_pages)
     number = 0
 
     def generate(prompts: Ids, n_new: int) -> dict[str, Any]:

@@ -18,7 +18,8 @@ NAMES = {
     "mulm:num_requests_running", "mulm:num_requests_waiting", "mulm:num_tokens_waiting",
     "mulm:kv_cache_usage_perc", "mulm:num_preemptions_total", "mulm:prefix_cache_queries_total",
     "mulm:prefix_cache_hits_total", "mulm:spec_decode_num_draft_tokens_total",
-    "mulm:spec_decode_num_accepted_tokens_total", "mulm:prompt_tokens_total", "mulm:generation_tokens_total",
+    "mulm:spec_decode_num_accepted_tokens_total", "mulm:prompt_tokens_total",
+    "mulm:generation_tokens_total",
     "mulm:time_to_first_token_seconds_count", "mulm:time_per_output_token_seconds_count",
     "mulm:e2e_request_latency_seconds_count", "mulm:request_success_total",
 }  # fmt: skip
