@@ -1,6 +1,7 @@
 // A few threads that carry out one step together. Owned by a model. The caller is thread 0; all pass
-// the same barriers, in the same order. Between steps they spin for a moment, then sleep: an idle
-// model costs nothing, and on contended cores a waiting thread gives its core away.
+// the same barriers, in the same order. Whoever waits, at a barrier or between steps, spins for a moment
+// and then sleeps: an idle model costs nothing, and where others want the cores too, the core of one who
+// sleeps takes up the one who is waited for. Spinning on would hold it until the others' time is up.
 #pragma once
 
 #include <atomic>
@@ -48,17 +49,25 @@ class Pool {
         const uint32_t turn = turn_.load(std::memory_order_relaxed);
         if (n_here_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads_) {
             n_here_.store(0, std::memory_order_relaxed);
-            turn_.store(turn + 1, std::memory_order_release);
+            turn_.store(turn + 1);
+            if (n_waiting_.load()) {
+                { std::lock_guard<std::mutex> lock(barrier_); }  // nobody is between his look and his sleep
+                opened_.notify_all();
+            }
             return;
         }
-        for (int n = 0; turn_.load(std::memory_order_acquire) == turn; ++n) {
-            if (n < kSpins) pause();
-            else std::this_thread::yield();
+        for (int n = 0; n < kSpins; ++n) {
+            if (turn_.load(std::memory_order_acquire) != turn) return;
+            pause();
         }
+        std::unique_lock<std::mutex> lock(barrier_);
+        n_waiting_.fetch_add(1);
+        opened_.wait(lock, [&] { return turn_.load() != turn; });
+        n_waiting_.fetch_sub(1);
     }
 
   private:
-    static constexpr int kSpins = 4000;
+    static constexpr int kSpins = 2000;
     static constexpr int kIdleSpins = 8000;
 
     void begin() {
@@ -90,6 +99,9 @@ class Pool {
     std::vector<std::thread> threads_;
     const std::function<void(int)>* task_ = nullptr;
     std::atomic<bool> is_ending_{false};
+    std::mutex barrier_;
+    std::condition_variable opened_;
+    std::atomic<int> n_waiting_{0};
     std::mutex door_;
     std::condition_variable bell_;
     std::atomic<int> n_asleep_{0};
