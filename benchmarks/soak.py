@@ -2,11 +2,11 @@
 
     python -m benchmarks.soak --minutes 10
 
-The application in one process, over two random tiny models that take turns while requests run. Clients
-come at random, read whole answers or streams, leave in the middle, or give up before the first token.
-Every answer that is read to its end is compared with what the engine says to the same request alone, with
-the weights that the answer names. In the end all pages must be free. Prints one JSON object; exits with 1
-where anything is wrong.
+The application in one process, over two random tiny models that take turns while requests run.
+Clients come at random, read whole answers or streams, leave in the middle, or give up before the
+first token. Every answer that is read to its end is compared with what the engine says to the same
+request alone, with the weights that the answer names. In the end all pages must be free. Prints one
+JSON object; exits with 1 where anything is wrong.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def start(models: dict[str, NativeModel], tokenizer: Tokenizer) -> tuple[EngineH
             lambda args: OpenedModel(args.ref.name, models[args.ref.name], tokenizer=tokenizer),
             keep_previous_s=3600.0,
         )
-        args = AppArgs(model="one@1", n_slots=8, n_guesses=3, kv_cache_bytes=1 << 20)
+        args = AppArgs(model="one@1", n_slots=24, n_guesses=3, kv_cache_bytes=1 << 20)
         await host.reconfigure(args.model_dump(mode="json"))
         service, app = make_service_app(host, served(tokenizer, "one", WINDOW))
         found[:] = [host, service]
@@ -149,7 +149,7 @@ async def live(
 
 async def take_turn(host: EngineHost, service: Any, tokenizer: Tokenizer, name: str) -> None:
     """The other weights serve from now on."""
-    args = AppArgs(model=f"{name}@1", n_slots=8, n_guesses=3, kv_cache_bytes=1 << 20)
+    args = AppArgs(model=f"{name}@1", n_slots=24, n_guesses=3, kv_cache_bytes=1 << 20)
     await host.reconfigure(args.model_dump(mode="json"))
     await service.take_over(served(tokenizer, name, WINDOW))
 

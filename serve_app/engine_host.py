@@ -17,6 +17,8 @@ from typing import Any
 from mulm.config import parse_config
 from mulm.engine.engine import Engine
 from mulm.engine.pages import pages_for
+from mulm.engine.prompt_lookup import PromptLookup
+from mulm.engine.speculation import Speculation
 from mulm.engine.stats import EngineStats
 from mulm.errors import NotRunningError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk
@@ -194,7 +196,7 @@ def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
         args.max_seq_len,
         # Serve's queue holds back what exceeds twice the slots; the line here is never longer.
         max_waiting=2 * args.n_slots,
-        n_guesses=args.n_guesses,
+        speculation=Speculation(PromptLookup(), args.n_guesses) if args.n_guesses else None,
         n_pages=n_pages(args, pages_for(window + 1), opened.model.page_bytes()),
         tokenizer=opened.tokenizer,
         make_constraint=opened.make_constraint,

@@ -28,8 +28,8 @@ class EngineReport:
     prefix_hits: int
     prompt_tokens: int
     generated_tokens: int
-    n_guessed: int
-    n_guessed_true: int
+    proposed_tokens: int
+    accepted_tokens: int
 
     @classmethod
     def of(cls, model_id: str, stats: EngineStats) -> EngineReport:

@@ -41,8 +41,8 @@ _COUNTERS: dict[str, tuple[str, Callable[[EngineReport], float]]] = {
     "prefix_cache_hits": ("Tokens found there.", lambda r: r.prefix_hits),
     "prompt_tokens": ("Tokens of prompts.", lambda r: r.prompt_tokens),
     "generation_tokens": ("Tokens generated.", lambda r: r.generated_tokens),
-    "spec_decode_num_draft_tokens": ("Tokens guessed.", lambda r: r.n_guessed),
-    "spec_decode_num_accepted_tokens": ("Guesses that were right.", lambda r: r.n_guessed_true),
+    "spec_decode_num_draft_tokens": ("Tokens guessed.", lambda r: r.proposed_tokens),
+    "spec_decode_num_accepted_tokens": ("Guesses that were right.", lambda r: r.accepted_tokens),
 }
 
 Reports = Callable[[], Collection[EngineReport]]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 
 import torch
 
@@ -26,7 +27,7 @@ from mulm.engine.request import Constraint, Sequence
 from mulm.engine.runner import Outcome, Runner
 from mulm.engine.sampler import Sampled, sample
 from mulm.engine.scheduler import Scheduler, Work
-from mulm.engine.speculation import Speculation
+from mulm.engine.speculation import Speculation, Speculator
 from mulm.engine.stats import EngineStats
 from mulm.engine.stops import StopStrings
 from mulm.errors import ConfigError, ConflictError, UnknownNameError
@@ -50,7 +51,8 @@ class Engine:
         prefill_tokens: Prompt tokens read in one step at most.
         longest_step_s: How long a step that streams wait for should last at most; fewer tokens of
             prompts are read beside them for it.
-        n_guesses: Tokens of a stream that are guessed in one step at most, where it pays.
+        speculation: Who guesses the next tokens, so that a step may find several; nobody by
+            default.
         n_pages: Pages of keys and values; by default a whole window for each slot.
         seed: Where the seeds of requests without one come from; by default the system.
         tokenizer: The model's; needed for stop strings.
@@ -69,7 +71,7 @@ class Engine:
         max_waiting_tokens: int = 1 << 20,
         prefill_tokens: int = 256,
         longest_step_s: float = 0.05,
-        n_guesses: int = 0,
+        speculation: Speculation | None = None,
         n_pages: int | None = None,
         seed: int | None = None,
         tokenizer: Tokenizer | None = None,
@@ -85,8 +87,10 @@ class Engine:
         self.n_pages = n_pages or n_slots * per_sequence
         self._scheduler = Scheduler(n_slots, self.n_pages, max_waiting, max_waiting_tokens)
         self._budget = StepBudget(prefill_tokens, longest_step_s)
-        self._speculation = Speculation(n_guesses)
-        self._n_drawn: dict[Sequence, int] = {}
+        self._speculator: Speculator | None = None
+        if speculation is not None:
+            speculation.proposer.start(n_slots, self.max_seq_len, self.vocab_size)
+            self._speculator = Speculator(speculation, n_slots, self._scheduler.room_ahead)
         self._runner = Runner(model, n_slots, self.n_pages, per_sequence)
         self._groups: dict[str, Group] = {}
         self._deadlines: list[tuple[float, str]] = []
@@ -106,11 +110,12 @@ class Engine:
     def stats(self) -> EngineStats:
         """Numbers for metrics and for whoever scales engines."""
         line, pages = self._scheduler, self._scheduler.pages
+        guessed = self._speculator
         return EngineStats(
             line.n_running, line.n_waiting, line.waiting_tokens, pages.n_pages, pages.n_free,
             line.n_preemptions, line.n_looked_up, line.n_found,
             self._prompt_tokens, self._generated_tokens,
-            self._speculation.n_guessed, self._speculation.n_true,
+            guessed.n_proposed if guessed else 0, guessed.n_accepted if guessed else 0,
         )  # fmt: skip
 
     def add(self, request: GenerateRequest) -> None:
@@ -150,18 +155,18 @@ class Engine:
         """Advance every running sequence by at most one token."""
         late = self._expire()
         begun_s = self._clock()
-        works = self._speculation.extend(
-            self._scheduler.plan(self._budget), self._scheduler.make_room
-        )
+        works = self._scheduler.plan(self._budget)
         if not works:
             return late
-        self._n_drawn.clear()
+        if self._speculator is not None:
+            works = self._speculator.guess(works)
         outcome = self._runner.run(works, self._adapters.numbers)
         chunks = self._sample(works, outcome)
         pieces = [work.n_tokens for work in works if work.n_tokens > 1]
         seconds = self._clock() - begun_s
         self._budget.learn(len(works) - len(pieces), sum(pieces), seconds)
-        self._speculation.learn(works, self._n_drawn, seconds)
+        if self._speculator is not None:
+            self._speculator.learn(works, seconds)
         return late + self._finish(chunks)
 
     def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, TokenChunk]:
@@ -275,7 +280,7 @@ class Engine:
             if group is None:
                 continue
             for sequence in [s for s in group.sequences if s.finish_reason is None]:
-                self._let_go(sequence)
+                self._scheduler.release(sequence)
                 sequence.finish_reason = "deadline"
                 late += group.tell(TokenChunk(request_id, (), "deadline", sequence.index))
             del self._groups[request_id]
@@ -290,9 +295,7 @@ class Engine:
         self._scheduler.advance(works)
         drawing = [n for n in complete if works[n].sequence.sampling.max_tokens]
         drawn = self._draw(works, drawing, outcome) if drawing else {}
-        return [
-            self._chunk(works[n].sequence, drawn.get(n, []), works[n].guesses) for n in complete
-        ]
+        return [self._chunk(works[n], drawn.get(n, [])) for n in complete]
 
     def _draw(
         self, works: list[Work], numbers: list[int], outcome: Outcome
@@ -305,29 +308,25 @@ class Engine:
         found = iter(sample(self._runner.logits(hidden_RD), rows, ahead))
         return {number: [next(found) for _ in range(n)] for number, n in pairs}
 
-    def _chunk(
-        self, sequence: Sequence, drawn: list[Sampled], guesses: tuple[int, ...]
-    ) -> TokenChunk:
-        """Take the tokens that were drawn, up to the first that was not guessed."""
-        ids: list[int] = []
-        logprobs: list[TokenLogprob] = []
-        n_drawn = 0
-        for number, token in enumerate(drawn):
-            if number and guesses[number - 1] != drawn[number - 1].token_id:
-                break
-            taken = sequence.append(token.token_id, token.logprob)
-            ids += taken
-            logprobs += [token.logprob] if token.logprob and taken else []
-            n_drawn += 1
-            if sequence.finish_reason:
-                break
+    def _chunk(self, work: Work, drawn: list[Sampled]) -> TokenChunk:
+        """Take the tokens that were drawn, as far as the guesses before them were right."""
+        sequence, n_right = work.sequence, 0
+        ids: tuple[int, ...] = ()
+        logprobs: tuple[TokenLogprob, ...] = ()
         if not drawn:
             sequence.finish_reason = "length"
+        for token, guess in zip_longest(drawn, work.guesses):
+            taken = sequence.append(token.token_id, token.logprob)
+            ids += taken
+            logprobs += (token.logprob,) if taken and token.logprob else ()
+            if sequence.finish_reason or token.token_id != guess:
+                break
+            n_right += 1
         self._generated_tokens += len(ids)
-        self._n_drawn[sequence] = n_drawn
-        if n_drawn > 1:
-            self._scheduler.advance([Work(sequence, n_drawn - 1)])
-        return self._told(sequence, tuple(ids), tuple(logprobs))
+        if self._speculator is not None and work.guesses:
+            self._scheduler.count(sequence, n_right)
+            self._speculator.note(work, n_right)
+        return self._told(sequence, ids, logprobs)
 
     def _told(
         self, sequence: Sequence, ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
@@ -347,7 +346,7 @@ class Engine:
         for chunk in chunks:
             group = self._groups[chunk.request_id]
             if chunk.finish_reason:
-                self._let_go(group.sequences[chunk.index])
+                self._scheduler.release(group.sequences[chunk.index])
             told += group.tell(chunk)
             if group.has_ended:
                 del self._groups[chunk.request_id]
@@ -356,8 +355,4 @@ class Engine:
     def _release(self, group: Group) -> None:
         for sequence in group.sequences:
             if sequence.finish_reason is None:
-                self._let_go(sequence)
-
-    def _let_go(self, sequence: Sequence) -> None:
-        self._scheduler.release(sequence)
-        self._speculation.forget(sequence)
+                self._scheduler.release(sequence)

@@ -21,13 +21,12 @@ _LAST_RESORT = -1e30
 
 def is_changed(sequence: Sequence) -> bool:
     """Whether the request asks for anything of this."""
-    p = sequence.sampling
-    return (
-        _has_penalties(sequence)
-        or bool(p.logit_bias)
-        or _is_held_back(sequence)
-        or sequence.constraint is not None
-    )
+    return bool(sequence.sampling.logit_bias) or is_changed_by_answer(sequence)
+
+
+def is_changed_by_answer(sequence: Sequence) -> bool:
+    """Whether what the request asks for depends on what has been generated."""
+    return _has_penalties(sequence) or _is_held_back(sequence) or sequence.constraint is not None
 
 
 def change(logits_RV: Tensor, rows: Items[int], sequences: Items[Sequence]) -> None:

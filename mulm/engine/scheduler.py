@@ -115,23 +115,30 @@ class Scheduler:
             budget -= works[-1].n_tokens
         return works
 
-    def make_room(self, sequence: Sequence, n_tokens: int) -> int:
-        """Give it pages for so many tokens, as far as there are free ones; how many fit."""
-        while len(sequence.pages) * PAGE_TOKENS < n_tokens and self.pages.can_allocate(1):
-            sequence.pages += self.pages.allocate(1)
-        return min(n_tokens, len(sequence.pages) * PAGE_TOKENS)
-
     def advance(self, works: list[Work]) -> None:
         """Note that the plan was carried out; full pages can be found from now on."""
         for work in works:
-            sequence = work.sequence
-            sequence.n_cached += work.n_tokens
-            while (sequence.n_kept + 1) * PAGE_TOKENS <= sequence.n_cached:
-                begin = sequence.n_kept * PAGE_TOKENS
-                tokens = sequence.token_ids[begin : begin + PAGE_TOKENS]
-                page = sequence.pages[sequence.n_kept]
-                sequence.last_kept = self.pages.keep(page, sequence.last_kept, tokens)
-                sequence.n_kept += 1
+            self.count(work.sequence, work.n_tokens)
+
+    def count(self, sequence: Sequence, n_tokens: int) -> None:
+        """Note that the cache holds more of a sequence's tokens."""
+        sequence.n_cached += n_tokens
+        while (sequence.n_kept + 1) * PAGE_TOKENS <= sequence.n_cached:
+            begin = sequence.n_kept * PAGE_TOKENS
+            tokens = sequence.token_ids[begin : begin + PAGE_TOKENS]
+            page = sequence.pages[sequence.n_kept]
+            sequence.last_kept = self.pages.keep(page, sequence.last_kept, tokens)
+            sequence.n_kept += 1
+
+    def room_ahead(self, sequence: Sequence, n_tokens: int) -> int:
+        """Make room for so many tokens behind a stream's next one, as far as pages are free.
+
+        Nobody gives way for guesses; what they do not need now is for the tokens that come.
+        """
+        n_new = pages_for(sequence.n_cached + 1 + n_tokens) - len(sequence.pages)
+        if n_new > 0 and self.pages.can_allocate(n_new):
+            sequence.pages += self.pages.allocate(n_new)
+        return min(n_tokens, len(sequence.pages) * PAGE_TOKENS - sequence.n_cached - 1)
 
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence and free what it holds, wherever it stands."""

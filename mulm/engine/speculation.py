@@ -1,120 +1,140 @@
-"""Guesses the next tokens of running streams, so that one step can find several.
+"""Speculation: tokens that are guessed, then read together, so that a step may give several.
 
-Called by the engine with each plan. The guesses are read in the same step as the newest token, and
-at each of them the token is drawn that would be drawn without guessing: random numbers depend on
-seed, choice and position alone. So a guess is kept exactly if it is that token, and answers, greedy
-or sampled, are the same with and without. Streams whose logits depend on what they have generated
-(penalties, grammars, `min_tokens`) are not guessed for.
-
-Invariant: nobody loses pages for a guess; where guessing does not pay it stops by itself, and is
-tried again now and then.
+Called by the engine. A token's random numbers are a function of its seed, choice and position, so
+a guess is right or wrong: it is taken where it equals the token that is drawn there anyway. Who
+proposes fulfils `Proposer`; where its guesses do not pay it is not asked. Invariant: guesses change
+no answer, only how many steps it takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from mulm.engine.lookup import PromptLookup
-from mulm.engine.penalties import is_changed
+from mulm.engine.payoff import Payoff
+from mulm.engine.penalties import is_changed_by_answer
 from mulm.engine.request import Sequence
 from mulm.engine.scheduler import Work
-from mulm.engine.step_cost import StepCost
 
-_NEWEST = 0.25
-_LEAST_SHARE = 0.3
-"""Of guesses that must come true: rarer ones are not worth their row."""
+_FIRST_LENGTH = 2
+_LONGEST_PAUSE = 64
 
-_REST = 64
-"""Tokens of a sequence until what did not come true is tried again."""
 
-_TRIAL_SHARE = 0.5
+class Proposer(Protocol):
+    """Guesses the next tokens of running streams.
 
-MakeRoom = Callable[[Sequence, int], int]
-"""Gives a sequence pages for so many tokens if they are free; for how many it has them."""
+    It may keep what it knows of a sequence by its slot: the slot is the sequence's own until it is
+    seen with another one.
+    """
+
+    def start(self, n_slots: int, max_seq_len: int, vocab_size: int) -> None:
+        """Make ready for the sequences of one engine; called once.
+
+        Raises:
+            ConfigError: it has another vocabulary.
+        """
+
+    def propose(self, sequences: Items[Sequence], counts: Items[int]) -> list[list[int]]:
+        """At most so many next tokens of each; any number of them, none where it knows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Who guesses, and how many tokens at most.
+
+    The proposer belongs to one engine.
+    """
+
+    proposer: Proposer
+    max_guesses: int = 8
 
 
 @dataclass(slots=True)
-class _Luck:
-    """A sequence's text, and how its guesses have come true."""
+class _Stream:
+    """How guesses fared in one slot: more of them after success, pauses after failure."""
 
-    lookup: PromptLookup = field(default_factory=PromptLookup)
-    share: float = 1.0
-    rests_until: int = 0
+    owner: Sequence | None = None
+    length: int = _FIRST_LENGTH
+    pause: int = 0
+    n_to_wait: int = 0
 
-    def n_wanted(self, n_most: int) -> int:
-        """Guesses each of which will probably come true."""
-        n = 0
-        while n < n_most and self.share ** (n + 1) >= _LEAST_SHARE:
-            n += 1
-        return n
-
-    def learn(self, n_guessed: int, n_true: int, n_generated: int) -> None:
-        self.share += _NEWEST * (n_true / n_guessed - self.share)
-        if self.share < _LEAST_SHARE:
-            self.share, self.rests_until = _TRIAL_SHARE, n_generated + _REST
+    def learn(self, n_guesses: int, n_right: int, longest: int) -> None:
+        if n_right == n_guesses:
+            self.length = min(2 * self.length, longest)
+        else:
+            self.length = n_right + 1
+        self.pause = 0 if n_right else min(2 * self.pause + 1, _LONGEST_PAUSE)
+        self.n_to_wait = self.pause
 
 
-class Speculation:
-    """Adds guesses to plans, and learns what became of them.
+class Speculator:
+    """Adds guesses to a step's plan, and learns whether they pay.
 
     Args:
-        n_most: Guesses for one stream in one step at most; 0 never guesses.
+        speculation: Who guesses.
+        n_slots: Sequences that run at the same time.
+        room_ahead: How many tokens behind its next one a sequence has room for.
     """
 
-    def __init__(self, n_most: int) -> None:
-        self._n_most = n_most
-        self._cost = StepCost()
-        self._luck: dict[Sequence, _Luck] = {}
-        self.n_guessed = 0
-        self.n_true = 0
+    def __init__(
+        self,
+        speculation: Speculation,
+        n_slots: int,
+        room_ahead: Callable[[Sequence, int], int],
+    ) -> None:
+        self.n_proposed = self.n_accepted = 0
+        self._proposer, self._longest = speculation.proposer, speculation.max_guesses
+        self._room_ahead = room_ahead
+        self._streams = [_Stream() for _ in range(n_slots)]
+        self._payoff = Payoff()
+        self._n_right = 0
 
-    def extend(self, works: list[Work], make_room: MakeRoom) -> list[Work]:
-        """The same plan, with guesses where they pay; a plan that reads prompts stays as it is."""
-        if not self._n_most or any(work.n_tokens > 1 for work in works):
+    def guess(self, works: list[Work]) -> list[Work]:
+        """The plan, with guesses where they are worth a try."""
+        self._n_right = 0
+        if not self._payoff.is_wanted(len(works)):
             return works
-        guessed = [replace(w, guesses=self._guess(w.sequence, make_room)) for w in works]
-        n_more = sum(len(work.guesses) for work in guessed)
-        expected = sum(self._expected(work) for work in guessed)
-        if not n_more or not self._cost.pays(len(works), n_more, expected):
+        asked = {n: count for n, work in enumerate(works) if (count := self._n_wanted(work)) > 0}
+        if not asked:
             return works
-        return guessed
+        found = self._proposer.propose([works[n].sequence for n in asked], list(asked.values()))
+        works = list(works)
+        for (n, count), guesses in zip(asked.items(), found, strict=True):
+            n_fitting = self._room_ahead(works[n].sequence, min(count, len(guesses)))
+            works[n] = replace(works[n], guesses=tuple(guesses[:n_fitting]))
+            self.n_proposed += n_fitting
+        return works
 
-    def learn(self, works: list[Work], n_drawn: dict[Sequence, int], seconds: float) -> None:
-        """A plan took so long; so many tokens of each sequence were drawn."""
-        if not self._n_most or any(work.n_tokens > 1 for work in works):
-            return
-        self._cost.learn(sum(1 + len(work.guesses) for work in works), seconds)
-        for work in works:
-            if work.guesses:
-                sequence, n_true = work.sequence, n_drawn[work.sequence] - 1
-                self.n_guessed += len(work.guesses)
-                self.n_true += n_true
-                self._luck[sequence].learn(len(work.guesses), n_true, sequence.n_generated)
+    def note(self, work: Work, n_right: int) -> None:
+        """How many of a work's guesses were right."""
+        self._stream(work.sequence).learn(len(work.guesses), n_right, self._longest)
+        self._n_right += n_right
+        self.n_accepted += n_right
 
-    def forget(self, sequence: Sequence) -> None:
-        """It has ended."""
-        self._luck.pop(sequence, None)
+    def learn(self, works: list[Work], seconds: float) -> None:
+        """What the step took; steps that read prompts say nothing about guesses."""
+        if all(work.n_tokens == 1 for work in works):
+            is_guessed = any(work.guesses for work in works)
+            n_tokens = len(works) + self._n_right
+            self._payoff.note(len(works), n_tokens, seconds, is_guessed=is_guessed)
 
-    def _guess(self, sequence: Sequence, make_room: MakeRoom) -> tuple[int, ...]:
-        n_left = sequence.sampling.max_tokens - sequence.n_generated - 1
-        if not sequence.n_generated or n_left < 1 or is_changed(sequence):
-            return ()
-        luck = self._luck.setdefault(sequence, _Luck())
-        if sequence.n_generated < luck.rests_until:
-            return ()
-        n_wanted = luck.n_wanted(min(self._n_most, n_left))
-        guesses = luck.lookup.guess(sequence.token_ids, n_wanted)
-        if not guesses:
-            return ()
-        n_fitting = (
-            make_room(sequence, sequence.n_cached + 1 + len(guesses)) - sequence.n_cached - 1
-        )
-        return guesses[: max(0, n_fitting)]
+    def _n_wanted(self, work: Work) -> int:
+        """Guesses that are of use: none beyond the answer's end."""
+        sequence = work.sequence
+        is_stream = work.is_complete and work.n_tokens == 1 and sequence.has_begun
+        if not is_stream or is_changed_by_answer(sequence):
+            return 0
+        stream = self._stream(sequence)
+        if stream.n_to_wait:
+            stream.n_to_wait -= 1
+            return 0
+        return min(stream.length, sequence.sampling.max_tokens - sequence.n_generated - 1)
 
-    def _expected(self, work: Work) -> float:
-        """Tokens that the guesses are worth; each needs those before it."""
-        if not work.guesses:
-            return 0.0
-        share = self._luck[work.sequence].share
-        return sum(share**n for n in range(1, len(work.guesses) + 1))
+    def _stream(self, sequence: Sequence) -> _Stream:
+        assert sequence.slot is not None
+        if self._streams[sequence.slot].owner is not sequence:
+            length = min(_FIRST_LENGTH, self._longest)
+            self._streams[sequence.slot] = _Stream(sequence, length)
+        return self._streams[sequence.slot]

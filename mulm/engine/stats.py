@@ -19,5 +19,5 @@ class EngineStats:
     prefix_hits: int
     prompt_tokens: int
     generated_tokens: int
-    n_guessed: int = 0
-    n_guessed_true: int = 0
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0

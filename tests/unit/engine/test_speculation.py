@@ -1,182 +1,345 @@
-"""Guessed or not, every answer is the same; and guessing stops where it does not pay."""
+"""Guesses change no answer, whoever makes them; and they stop where they do not pay."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mulm.data.tokenizer import train_tokenizer
+from mulm.engine.draft_model import DraftModel
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
-from mulm.engine.lookup import PromptLookup
-from mulm.engine.step_cost import StepCost
-from mulm.messages import GenerateRequest, SamplingParams
+from mulm.engine.prompt_lookup import PromptLookup
+from mulm.engine.speculation import Proposer, Speculation
+from mulm.errors import ConfigError
+from mulm.messages import GenerateRequest, Grammar, SamplingParams, TokenChunk
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
+from mulm.native.build import NoKernelsError, build
+from mulm.native.model import NativeModel
 
-REPEATING = (1, 2, 3, 4, 5) * 6
-
-
-class EchoModel(FakeModel):
-    """Likes to say again what followed the newest token before, so that guesses come true."""
-
-    def logits(self, hidden_RD):
-        logits_RV = super().logits(hidden_RD)
-        liked = (hidden_RD[:, 0].long() % 3 == 0).tolist()
-        for row, is_liked in enumerate(liked):
-            if is_liked:
-                logits_RV[row, 7] += 20.0
-        return logits_RV
+CONFIG = FakeConfig(vocab_size=288, max_seq_len=96)
+Answer = tuple[TokenChunk, ...]
 
 
-def fresh(n_guesses: int = 4, **options) -> Engine:
-    model = EchoModel(FakeConfig(vocab_size=12, max_seq_len=200))
-    return Engine(model, **({"n_slots": 3, "n_guesses": n_guesses, "seed": 1} | options))
+class Noise:
+    """Any number of any tokens."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.random = Random(seed)
+        self.asked: list[GenerateRequest] = []
+
+    def start(self, n_slots: int, max_seq_len: int, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def propose(self, sequences, counts) -> list[list[int]]:
+        self.asked += [s.request for s in sequences]
+        return [
+            self.guesses(s, self.random.randint(0, n))
+            for s, n in zip(sequences, counts, strict=True)
+        ]
+
+    def guesses(self, sequence, n: int) -> list[int]:
+        return [self.random.randrange(self.vocab_size) for _ in range(n)]
 
 
-def request(name="a", prompt=REPEATING, n=1, **sampling) -> GenerateRequest:
-    options = {"max_tokens": 60, "temperature": 0.0} | sampling
-    return GenerateRequest(name, prompt, SamplingParams(**options), n=n)
+class Oracle(Noise):
+    """Knows the answers, and lies now and then."""
+
+    def __init__(self, answers: dict[str, Answer], lies: float, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.answers, self.lies = answers, lies
+
+    def guesses(self, sequence, n: int) -> list[int]:
+        choices = self.answers[sequence.request.request_id]
+        if sequence.index >= len(choices):
+            return []  # of `best_of`, not told
+        whole = choices[sequence.index].token_ids
+        right = whole[sequence.n_generated : sequence.n_generated + n]
+        return [
+            self.random.randrange(self.vocab_size) if self.random.random() < self.lies else token_id
+            for token_id in right
+        ]
 
 
-VARIETY = [
-    request("greedy"),
-    request("sampled", temperature=0.7, seed=3),
-    request("cut", temperature=1.0, seed=4, top_k=3, top_p=0.9),
-    request("two", temperature=0.8, seed=5, n=2),
-    request("told", temperature=0.5, seed=6, logprobs=2),
-    request("stopped", temperature=0.9, seed=7, stop_token_ids=(3,)),
-    request("late", temperature=0.9, seed=8, stop_token_ids=(7,), min_tokens=20),
-    request("punished", temperature=0.9, seed=9, presence_penalty=0.5),
-    request("short", max_tokens=2),
+def request(name: str, prompt=(1, 2, 3), max_tokens=20, temperature=0.0, **sampling):
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, **sampling)
+    return GenerateRequest(name, tuple(prompt), params)
+
+
+def fake(salt: int = 0) -> FakeModel:
+    return FakeModel(CONFIG, salt)
+
+
+TOKENIZER = train_tokenizer([], CONFIG.vocab_size)
+
+
+def engine(proposer: Proposer | None, model=None, **options) -> Engine:
+    speculation = None if proposer is None else Speculation(proposer)
+    return Engine(
+        model or fake(), tokenizer=TOKENIZER, speculation=speculation,
+        **{"clock": lambda: 0.0, **options},
+    )  # fmt: skip
+
+
+def answers(requests, proposer: Proposer | None = None, **options) -> dict[str, Answer]:
+    under_test = engine(proposer, **options)
+    found = under_test.generate_all(requests)
+    under_test.check_integrity()
+    return {name: tuple(choices) for name, choices in found.items()}
+
+
+WHOLE = answers([request("a", max_tokens=40)])["a"][0].token_ids
+STOP = next(c for c in TOKENIZER.decode(WHOLE[6:]) if c.isascii() and c.isprintable())
+REQUESTS = [
+    request("greedy", max_tokens=40),
+    request("sampled", (3,), 40, 1.0, seed=7),
+    request("cut", (4, 5), 40, 0.8, seed=3, top_k=20, top_p=0.9),
+    request("told", (4, 5, 6), 30, 1.0, seed=1, logprobs=3),
+    request("stop string", max_tokens=40, stops=("never", STOP)),
+    request("stop token", max_tokens=40, stop_token_ids=(WHOLE[9],)),
+    request("held back", max_tokens=40, stop_token_ids=(WHOLE[2], WHOLE[9]), min_tokens=5),
+    request("biased", (8,), 30, 1.0, seed=4, logit_bias=((5, 4.0), (6, 4.0))),
+    request("punished", (8,), 30, 1.0, seed=4, frequency_penalty=0.5),
+    request("one", (9,), 1),
+    replace(request("choices", (7,) * 20, 25, 1.0, seed=5), n=3),
+    replace(request("best", (7,) * 9, 12, 1.0, seed=6), n=1, best_of=3),
 ]
+PLAIN = answers(REQUESTS)
+PROPOSERS: dict[str, Callable[[], Proposer]] = {
+    "noise": Noise,
+    "right": lambda: Oracle(PLAIN, 0.0),
+    "mostly right": lambda: Oracle(PLAIN, 0.2),
+    "lookup": PromptLookup,
+    "itself": lambda: DraftModel(fake()),
+    "another": lambda: DraftModel(fake(salt=9)),
+    "short window": lambda: DraftModel(FakeModel(replace(CONFIG, max_seq_len=30))),
+}
 
 
-@pytest.mark.parametrize("n_guesses", [1, 3, 8])
-def test_answers_are_those_without_guesses(n_guesses):
-    plain = fresh(0).generate_all(VARIETY)
-    engine = fresh(n_guesses)
-    assert engine.generate_all(VARIETY) == plain
-    assert engine.stats().n_guessed > 0
-    engine.check_integrity()
-    assert engine.stats().n_free_pages == engine.n_pages
+def text(chunks: Answer) -> list[tuple[object, ...]]:
+    """What a client sees; where prefixes were found depends on who ran beside."""
+    return [(c.token_ids, c.finish_reason, c.logprobs) for c in chunks]
 
 
-def test_guesses_that_come_true_save_steps():
-    engines = [fresh(n, n_slots=1) for n in (0, 6)]
-    model = engines[1]._runner.model
-    one = request("a", max_tokens=150)
-    plain, guessed = (engine.generate([one])["a"].token_ids for engine in engines)
-    assert plain == guessed
-    assert engines[1].stats().n_guessed_true > 0
-    assert len(model.batches) < len(engines[0]._runner.model.batches)
+@pytest.mark.parametrize("proposer", PROPOSERS)
+@pytest.mark.parametrize(("n_slots", "n_pages"), [(1, None), (4, None), (20, None), (4, 9)])
+def test_answers_are_those_of_plain_decoding(proposer, n_slots, n_pages):
+    found = answers(REQUESTS, PROPOSERS[proposer](), n_slots=n_slots, n_pages=n_pages)
+    assert {name: text(x) for name, x in found.items()} == {
+        name: text(x) for name, x in PLAIN.items()
+    }
 
 
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_random_lives_end_as_without_guesses(data):
-    n_pages = data.draw(st.integers(14, 30))
-    names = iter(range(1000))
-    requests, engines = [], [fresh(0, n_pages=n_pages), fresh(5, n_pages=n_pages)]
-    told: list[dict] = [{}, {}]
-    for action in data.draw(
-        st.lists(st.sampled_from(["add", "step", "cancel", "swap"]), max_size=40)
-    ):
-        if action == "add" and len(requests) < 6:
-            length = data.draw(st.integers(1, 40))
-            one = request(f"r{next(names)}", REPEATING[:length] if length <= 30 else (4,) * length,
-                          temperature=0.8, seed=length)  # fmt: skip
-            requests.append(one)
-            for engine in engines:
-                engine.add(one)
-        elif action == "cancel" and requests:
-            gone = data.draw(st.sampled_from(requests)).request_id
-            for number, engine in enumerate(engines):
-                engine.cancel(gone)
-                told[number][gone] = None
+def test_right_guesses_save_steps():
+    one = request("greedy", max_tokens=40)
+    model = fake()
+    under_test = engine(Oracle(PLAIN, 0.0), model, n_slots=1)
+    under_test.generate([one])
+    assert len(model.batches) < 15
+    stats = under_test.stats()
+    assert stats.proposed_tokens == stats.accepted_tokens > 25
+
+
+@pytest.mark.parametrize("proposer", ["itself", "right"])
+def test_a_draft_of_equal_distribution_is_always_right(proposer):
+    sampled = [r for r in REQUESTS if r.request_id in ("greedy", "sampled", "cut")]
+    under_test = engine(PROPOSERS[proposer](), n_slots=3)
+    under_test.generate(sampled)
+    stats = under_test.stats()
+    assert stats.accepted_tokens == stats.proposed_tokens > 60
+
+
+def test_noise_is_counted_and_asked_for_ever_more_seldom():
+    under_test = engine(Noise(), n_slots=1)
+    under_test.generate([request("a", max_tokens=90)])
+    stats = under_test.stats()
+    assert stats.accepted_tokens <= 2
+    assert stats.proposed_tokens < 15
+
+
+def test_nothing_is_guessed_where_logits_depend_on_the_answer():
+    class AnyText:
+        is_done = is_broken = False
+
+        def fill_mask(self, mask_W) -> None:
+            mask_W.fill_(-1)
+
+        def accept(self, token_id) -> None: ...
+
+        def rollback(self, n_tokens) -> None: ...
+
+    proposer = Noise()
+    held = [
+        request("presence", presence_penalty=0.1),
+        request("frequency", frequency_penalty=0.1),
+        request("repetition", repetition_penalty=1.1),
+        request("grammar", grammar=Grammar("regex", ".*")),
+        request("early", stop_token_ids=(0,), min_tokens=20),
+    ]
+    under_test = engine(proposer, n_slots=9, make_constraint=lambda *_: AnyText())
+    under_test.generate([*held, request("free")])
+    assert {r.request_id for r in proposer.asked} == {"free"}
+
+
+def test_a_rejected_token_is_in_no_page_that_is_found_again():
+    prompt = tuple(range(14))
+    under_test = engine(Noise(), n_slots=1)
+    first = under_test.generate([request("a", prompt, 40)])["a"]
+    longer = request("b", (*prompt, *first.token_ids), 20)
+    again = under_test.generate([longer])["b"]
+    assert again.n_cached_tokens == 48
+    assert again.token_ids == answers([longer])["b"][0].token_ids
+
+
+def test_guesses_take_pages_from_nobody():
+    requests = [request(f"r{n}", (n,) * 14, 20) for n in range(2)]
+    under_test = engine(DraftModel(fake()), n_slots=2, n_pages=6)
+    under_test.generate(requests)
+    assert under_test.stats().n_preemptions == 0
+    assert under_test.stats().accepted_tokens > 20
+
+
+def test_a_draft_of_another_vocabulary_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        engine(DraftModel(FakeModel(FakeConfig(vocab_size=50))))
+    assert caught.value.details["param"] == "draft"
+
+
+def test_a_long_text_is_read_by_the_draft_in_pieces():
+    config = FakeConfig(vocab_size=288, max_seq_len=1000)
+    draft = FakeModel(config)
+    under_test = engine(DraftModel(draft), FakeModel(config), n_slots=1)
+    under_test.generate([request("a", [n % 288 for n in range(700)], 60)])
+    assert max(max(sizes) for sizes in draft.batches) == 256
+    stats = under_test.stats()
+    assert stats.accepted_tokens == stats.proposed_tokens > 30
+
+
+lives = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(range(len(REQUESTS)))),
+        st.tuples(st.just("cancel"), st.sampled_from(range(len(REQUESTS)))),
+        st.tuples(st.just("step"), st.integers(1, 6)),
+        st.tuples(st.just("swap"), st.none()),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    life=lives,
+    proposer=st.sampled_from(sorted(PROPOSERS)),
+    n_slots=st.integers(1, 5),
+    n_pages=st.integers(7, 16),
+    prefill_tokens=st.sampled_from([5, 200]),
+)
+def test_random_lives(life, proposer, n_slots, n_pages, prefill_tokens):
+    under_test = engine(
+        PROPOSERS[proposer](), n_slots=n_slots, n_pages=n_pages, prefill_tokens=prefill_tokens
+    )
+    told: dict[tuple[str, int], tuple[int, ...]] = {}
+    ended: set[tuple[str, int]] = set()
+    added: set[str] = set()
+
+    def step() -> None:
+        for chunk in under_test.step():
+            key = (chunk.request_id, chunk.index)
+            assert key not in ended, "a choice goes on after its end"
+            told[key] = told.get(key, ()) + chunk.token_ids
+            if chunk.finish_reason:
+                ended.add(key)
+                assert chunk.finish_reason == PLAIN[key[0]][key[1]].finish_reason
+        under_test.check_integrity()
+
+    for action, value in life:
+        if action == "add" and REQUESTS[value].request_id not in added:
+            added.add(REQUESTS[value].request_id)
+            under_test.add(REQUESTS[value])
+        elif action == "cancel":
+            under_test.cancel(REQUESTS[value].request_id)
         elif action == "swap":
-            for engine in engines:
-                engine.swap(engine._runner.model)
-        else:
-            for number, engine in enumerate(engines):
-                take(engine, told[number])
-    for number, engine in enumerate(engines):
-        while engine.n_unfinished:
-            take(engine, told[number])
-        assert engine.stats().n_free_pages == n_pages
-    for name, ids in told[0].items():
-        if ids is not None and told[1][name] is not None:
-            assert told[1][name] == ids
+            under_test.swap(fake())  # the same weights: answers stay the same
+        elif action == "step":
+            for _ in range(value):
+                step()
+        under_test.check_integrity()
+    for _ in range(4000):
+        if not under_test.n_unfinished:
+            break
+        step()
+    stats = under_test.stats()
+    assert stats.n_free_pages == stats.n_pages
+    for (name, index), ids in told.items():
+        whole = PLAIN[name][index].token_ids
+        assert ids == (whole if (name, index) in ended else whole[: len(ids)])
 
 
-def take(engine: Engine, told: dict) -> None:
-    for chunk in engine.step():
-        if told.get(chunk.request_id, ()) is not None:
-            told[chunk.request_id] = (*told.get(chunk.request_id, ()), *chunk.token_ids)
-    engine.check_integrity()
+SHAPE = MicroLMConfig(
+    vocab_size=97, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_head=8, d_ff=48,
+    max_seq_len=96, tie_embeddings=False,
+)  # fmt: skip
 
 
-def test_what_is_never_right_is_soon_left_alone():
-    model = FakeModel(FakeConfig(vocab_size=12, max_seq_len=900))
-    engine = Engine(model, 1, n_guesses=4, seed=1)
-    engine.generate([request("a", max_tokens=600, temperature=1.0, seed=2)])
-    stats = engine.stats()
-    assert stats.n_guessed < 0.5 * stats.generated_tokens
-    assert stats.n_guessed_true < 0.5 * stats.n_guessed
+def micro(seed: int = 2) -> MicroLM:
+    """Weights are scaled up, so that the next token depends on the text and not on rounding."""
+    made = MicroLM(SHAPE).init_weights(torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, 0.4, generator=generator)
+    return made.eval()
 
 
-@pytest.fixture(scope="module")
-def model() -> MicroLM:
-    torch.manual_seed(0)
-    config = MicroLMConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=2, n_kv_heads=1,
-                           d_head=16, d_ff=64, max_seq_len=256, qk_norm=False)  # fmt: skip
-    return MicroLM(config).eval()
+@pytest.fixture(scope="module", params=["torch", "fp32 kernels", "bf16 kernels"])
+def real_model(request):
+    if request.param == "torch":
+        return micro()
+    folder = Path(request.config.cache.mkdir("kernels"))
+    try:
+        build(folder)
+    except NoKernelsError as error:
+        pytest.skip(f"no kernels: {error.message}")
+    model = micro()
+    return NativeModel(model.bfloat16() if "bf16" in request.param else model, folder, 2)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.6])
-def test_a_real_model_answers_the_same(model, temperature):
-    several = [request(f"r{n}", REPEATING[n:], temperature=temperature, seed=n) for n in range(3)]
-    plain = Engine(model, 3).generate_all(several)
-    guessed = Engine(model, 3, n_guesses=4)
-    answers = guessed.generate_all(several)
-    assert guessed.stats().n_guessed > 0
-    for name, choices in plain.items():
-        assert answers[name][0].token_ids == choices[0].token_ids
-
-
-def test_lookup_finds_what_followed_the_newest_place_like_this():
-    lookup = PromptLookup()
-    assert lookup.guess([1, 2, 3, 9, 1, 2, 3], 2) == (9, 1)
-    assert lookup.guess([1, 2, 3, 9, 1, 2, 3, 8, 2, 3], 3) == (8, 2, 3)
-    assert lookup.guess([1, 2, 3, 9, 1, 2, 3, 8, 2, 3, 5], 3) == ()
-    assert PromptLookup().guess([1], 3) == ()
-    assert PromptLookup().guess([], 3) == ()
-    assert PromptLookup().guess([4, 4, 4], 3) == (4,)
-
-
-def test_lookup_grown_equals_lookup_at_once():
-    text = [3, 1, 3, 1, 2, 3, 1, 2, 3, 1, 3]
-    grown = PromptLookup()
-    for end in range(1, len(text) + 1):
-        assert grown.guess(text[:end], 4) == PromptLookup().guess(text[:end], 4)
-
-
-def test_costs_are_a_line_through_what_was_seen():
-    cost = StepCost()
-    assert cost.seconds(4) is None
-    for n_rows in (1, 4, 8, 2) * 9:
-        cost.learn(n_rows, 0.010 + 0.001 * n_rows)
-    assert cost.seconds(16) == pytest.approx(0.026, rel=1e-6)
-    assert cost.pays(1, 4, 2.0)
-    assert not cost.pays(1, 4, 0.1)
-    flat = all_alike()
-    assert flat.seconds(9) is None
-    assert flat.pays(8, 32, 0.0), "tried, since nothing is known"
-
-
-def all_alike() -> StepCost:
-    cost = StepCost()
-    for _ in range(50):
-        cost.learn(8, 0.01)
-    return cost
+@pytest.mark.parametrize("proposer", ["noise", "lookup", "itself", "another", "mostly right"])
+@pytest.mark.parametrize("n_slots", [1, 6])
+def test_real_models_answer_alike(real_model, proposer, n_slots):
+    requests = [
+        request(f"r{n}", [(n * 31 + i % 5 * 7) % 97 for i in range(3 + 5 * n)], 40, n % 2, seed=n)
+        for n in range(8)
+    ]
+    requests[3] = replace(
+        requests[3], n=2, sampling=replace(requests[3].sampling, logprobs=2, top_p=0.9)
+    )
+    plain = answers(requests, model=real_model, n_slots=n_slots)
+    made: dict[str, Callable[[], Proposer]] = {
+        "noise": Noise,
+        "lookup": PromptLookup,
+        "itself": lambda: DraftModel(real_model),
+        "another": lambda: DraftModel(micro(seed=3)),
+        "mostly right": lambda: Oracle(plain, 0.2),
+    }
+    under_test = engine(made[proposer](), real_model, n_slots=n_slots)
+    found = under_test.generate_all(requests)
+    under_test.check_integrity()
+    for one in requests:
+        for mine, wanted in zip(found[one.request_id], plain[one.request_id], strict=True):
+            assert (mine.token_ids, mine.finish_reason) == (wanted.token_ids, wanted.finish_reason)
+            is_exact = isinstance(real_model, NativeModel)
+            assert [x.logprob for x in mine.logprobs] == pytest.approx(
+                [x.logprob for x in wanted.logprobs], abs=0.0 if is_exact else 1e-4
+            )
+    assert under_test.stats().proposed_tokens > 0
