@@ -153,8 +153,8 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[TokenChunk]:
         """Advance every running sequence by at most one token."""
-        late = self._expire()
         begun_s = self._clock()
+        late = self._expire(begun_s)
         works = self._scheduler.plan(self._budget)
         if not works:
             return late
@@ -272,8 +272,8 @@ class Engine:
         n_sequences = max(request.n, request.best_of)
         return self._scheduler.can_enqueue(n_sequences, n_sequences * len(request.prompt_ids))
 
-    def _expire(self) -> list[TokenChunk]:
-        now_s, late = self._clock(), []
+    def _expire(self, now_s: float) -> list[TokenChunk]:
+        late: list[TokenChunk] = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
             _, request_id = heapq.heappop(self._deadlines)
             group = self._groups.get(request_id)

@@ -189,7 +189,7 @@ def test_half_a_text_is_not_told_and_tried_again_with_twice_the_time(
 
     def noting(self: Any, model: Any, step: int, room_s: float) -> None:
         rooms.append(round(room_s, 3))
-        clock.seconds = 0.1  # a look at the clock for each token
+        clock.seconds = 0.05  # two looks at the clock for each token
         honest(self, model, step, room_s)
         clock.seconds = 0.0
 
