@@ -172,7 +172,7 @@ class EngineHost:
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
             if (thread := self._threads.get(self._model_id)) is not None:
-                self._sender.report(EngineReport.of(self._model_id, thread.stats()))
+                self._sender.report(EngineReport(self._model_id, thread.stats()))
 
 
 async def _speed_up(thread: EngineThread, make_faster: MakeModel) -> None:

@@ -30,19 +30,22 @@ _LABELS = ("model_name",)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _GAUGES: dict[str, tuple[str, Callable[[EngineReport], float]]] = {
-    "num_requests_running": ("Sequences that are generated.", lambda r: r.n_running),
-    "num_requests_waiting": ("Sequences that wait for a slot.", lambda r: r.n_waiting),
-    "num_tokens_waiting": ("Tokens of prompts that wait.", lambda r: r.waiting_tokens),
+    "num_requests_running": ("Sequences that are generated.", lambda r: r.stats.n_running),
+    "num_requests_waiting": ("Sequences that wait for a slot.", lambda r: r.stats.n_waiting),
+    "num_tokens_waiting": ("Tokens of prompts that wait.", lambda r: r.stats.waiting_tokens),
     "kv_cache_usage_perc": ("Share of pages in use, mean of engines.", lambda r: r.kv_use),
 }
 _COUNTERS: dict[str, tuple[str, Callable[[EngineReport], float]]] = {
-    "num_preemptions": ("Sequences that lost their pages.", lambda r: r.n_preemptions),
-    "prefix_cache_queries": ("Tokens looked up in kept pages.", lambda r: r.prefix_tokens),
-    "prefix_cache_hits": ("Tokens found there.", lambda r: r.prefix_hits),
-    "prompt_tokens": ("Tokens of prompts.", lambda r: r.prompt_tokens),
-    "generation_tokens": ("Tokens generated.", lambda r: r.generated_tokens),
-    "spec_decode_num_draft_tokens": ("Tokens guessed.", lambda r: r.proposed_tokens),
-    "spec_decode_num_accepted_tokens": ("Guesses that were right.", lambda r: r.accepted_tokens),
+    "num_preemptions": ("Sequences that lost their pages.", lambda r: r.stats.n_preemptions),
+    "prefix_cache_queries": ("Tokens looked up in kept pages.", lambda r: r.stats.prefix_tokens),
+    "prefix_cache_hits": ("Tokens found there.", lambda r: r.stats.prefix_hits),
+    "prompt_tokens": ("Tokens of prompts.", lambda r: r.stats.prompt_tokens),
+    "generation_tokens": ("Tokens generated.", lambda r: r.stats.generated_tokens),
+    "spec_decode_num_draft_tokens": ("Tokens guessed.", lambda r: r.stats.proposed_tokens),
+    "spec_decode_num_accepted_tokens": (
+        "Guesses that were right.",
+        lambda r: r.stats.accepted_tokens,
+    ),
 }
 
 Reports = Callable[[], Collection[EngineReport]]

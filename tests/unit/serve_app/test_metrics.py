@@ -13,7 +13,7 @@ from serve_app.ingress import make_app
 from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.service import Service
 
-REPORT = EngineReport.of("mdl_1", EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90))
+REPORT = EngineReport("mdl_1", EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90))
 NAMES = {
     "mulm:num_requests_running", "mulm:num_requests_waiting", "mulm:num_tokens_waiting",
     "mulm:kv_cache_usage_perc", "mulm:num_preemptions_total", "mulm:prefix_cache_queries_total",

@@ -12,7 +12,7 @@ from serve_app.chunk_codec import decode_chunk, encode_chunk
 from serve_app.engine_report import EngineReport
 from serve_app.token_channel import ReplyTo, TokenReceiver, TokenSender, UnreachableError
 
-REPORT = EngineReport.of("m", EngineStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+REPORT = EngineReport("m", EngineStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
 PLAIN = TokenChunk("a", (1, 2, 3))
 FULL = TokenChunk(
     "b",
@@ -32,6 +32,10 @@ def test_what_is_read_equals_what_was_written(chunk):
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert decode_chunk(line) == chunk
+
+
+def running(n_running: int) -> EngineReport:
+    return replace(REPORT, stats=replace(REPORT.stats, n_running=n_running))
 
 
 async def take(mailbox) -> TokenChunk:
@@ -80,11 +84,11 @@ def test_reports_of_engines_come_the_same_way_and_go_with_their_connection():
         sender.report(REPORT)
         connection = await sender.connect(await receiver.reply_to())
         for n_running in (1, 2):
-            sender.report(replace(REPORT, n_running=n_running))
+            sender.report(running(n_running))
         with receiver.mailbox("a") as mailbox:
             await sender.send(connection, PLAIN)
             await take(mailbox)
-        assert receiver.reports() == [replace(REPORT, n_running=2)]
+        assert receiver.reports() == [running(2)]
         await sender.close()
         while receiver.reports():
             await asyncio.sleep(0.01)
