@@ -20,17 +20,17 @@ class StepBudget:
 
     Args:
         most_tokens: Of a step.
-        longest_s: Of a step that streams wait for.
+        longest_s: Of a step that streams wait for; None for plans that depend on no clock.
     """
 
-    def __init__(self, most_tokens: int, longest_s: float) -> None:
+    def __init__(self, most_tokens: int, longest_s: float | None) -> None:
         self._most_tokens, self._longest_s = most_tokens, longest_s
         self._streams_s: float | None = None
         self._token_s: float | None = None
 
     def tokens(self, n_streams: int) -> int:
         """Tokens of prompts that the next step may read."""
-        if not n_streams or not self._token_s:
+        if self._longest_s is None or not n_streams or not self._token_s:
             return self._most_tokens
         left_s = self._longest_s - (self._streams_s or 0.0)
         affordable = int(left_s / self._token_s) // PAGE_TOKENS * PAGE_TOKENS

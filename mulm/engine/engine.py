@@ -50,7 +50,7 @@ class Engine:
         max_waiting_tokens: Prompt tokens that may wait.
         prefill_tokens: Prompt tokens read in one step at most.
         longest_step_s: How long a step that streams wait for should last at most; fewer tokens of
-            prompts are read beside them for it.
+            prompts are read beside them for it. None for plans that depend on no clock.
         speculation: Who guesses the next tokens, so that a step may find several; nobody by
             default.
         n_pages: Pages of keys and values; by default a whole window for each slot.
@@ -70,7 +70,7 @@ class Engine:
         max_waiting: int = 64,
         max_waiting_tokens: int = 1 << 20,
         prefill_tokens: int = 256,
-        longest_step_s: float = 0.05,
+        longest_step_s: float | None = 0.05,
         speculation: Speculation | None = None,
         n_pages: int | None = None,
         seed: int | None = None,

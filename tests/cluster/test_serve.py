@@ -17,6 +17,7 @@ from actors.cluster_info import read_token
 from actors.dashboard import Dashboard
 from actors.head import ENV_VARIABLES_OF_RAY
 from actors.processes import Pack
+from actors.write_fact import write_fact
 from mulm.errors import JobFailedError
 from serve_app.deploy import deploy
 from serve_app.keys import read_first_key
@@ -236,6 +237,62 @@ def test_no_request_fails_while_the_model_changes(cluster, refs, client):
             is_over.set()
         pressing.result()
     assert len(set(seen)) == 2
+
+
+def test_an_alias_is_followed_without_a_failed_request(cluster, refs, client):
+    name, numbers = refs[0].partition("@")[0], [int(ref.partition("@")[2]) for ref in refs]
+    write_fact(cluster.home, "set_alias", "model", name, "live", numbers[0])
+    args = AppArgs(
+        model=f"{name}@live", served_name="tiny", n_slots=1, max_queued=1, max_replicas=1
+    )
+    token = read_token(cluster.home)
+    deploy(cluster.info, token, args, version=refs[0], home=cluster.home)
+    seen: list[str] = []
+    is_over = threading.Event()
+
+    def press() -> None:
+        while not is_over.is_set():
+            seen.append(ask(client).system_fingerprint)
+
+    with ThreadPoolExecutor(1) as pool:
+        pressing = pool.submit(press)
+        try:
+            wait_for(lambda: len(seen) > 2 or pressing.done(), 20.0)
+            write_fact(cluster.home, "set_alias", "model", name, "live", numbers[1])
+            wait_for(lambda: len(set(seen)) == 2 or pressing.done(), 30.0)
+        finally:
+            is_over.set()
+        pressing.result()
+    assert len(set(seen)) == 2
+    put(cluster, refs[0])
+
+
+def test_no_engine_runs_where_none_is_kept_until_somebody_asks(cluster, refs, client):
+    put(cluster, refs[0], min_replicas=0, downscale_delay_s=1.0)
+    dashboard = Dashboard.of(cluster.info, cluster.home)
+
+    def n_engines() -> int:
+        details = dashboard.request("GET", "/api/serve/applications/")
+        engine = details["applications"]["mulm"]["deployments"]["engine"]
+        return sum(replica["state"] == "RUNNING" for replica in engine["replicas"])
+
+    wait_for(lambda: n_engines() == 0, 60.0)
+    assert httpx.get(f"{cluster.info.api_url}/readyz").is_success
+    assert n_engines() == 0, "to ask whether it is ready starts nothing"
+    assert ask(client).usage.completion_tokens <= 5
+    put(cluster, refs[0])
+
+
+def test_metrics_tell_of_the_engine(client):
+    ask(client)
+
+    def told() -> str:
+        key = client.api_key
+        url = str(client.base_url).removesuffix("/v1/")
+        return httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {key}"}).text
+
+    wait_for(lambda: 'mulm:generation_tokens_total{model_name="tiny"}' in told(), 10.0)
+    assert "mulm:request_success_total{" in told()
 
 
 def test_more_streams_than_slots_bring_a_second_engine_for_as_long_as_they_last(

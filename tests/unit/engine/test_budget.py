@@ -27,6 +27,10 @@ def test_without_streams_nobody_waits():
     assert taught().tokens(0) == 256
 
 
+def test_without_a_bound_no_clock_matters():
+    assert taught(longest_s=None).tokens(8) == 256
+
+
 @pytest.mark.parametrize("most", [5, 256])
 def test_a_prompt_comes_to_its_end_however_slow_the_machine(most):
     budget = StepBudget(most, 0.05)
