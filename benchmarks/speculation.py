@@ -28,6 +28,7 @@ from mulm.engine.engine import Engine
 from mulm.engine.prompt_lookup import PromptLookup
 from mulm.engine.speculation import Speculation
 from mulm.messages import GenerateRequest, SamplingParams
+from mulm.model.adapter import Adapter
 from mulm.model.batch import Batch
 from mulm.model.config import MicroLMConfig
 from mulm.native.model import NativeModel
@@ -58,6 +59,14 @@ class Scripted:
     def page_bytes(self) -> int:
         """As `LanguageModel.page_bytes`."""
         return self.native.page_bytes()
+
+    def set_adapter(self, number: int, adapter: Adapter) -> None:
+        """As `LanguageModel.set_adapter`."""
+        self.native.set_adapter(number, adapter)
+
+    def remove_adapter(self, number: int) -> None:
+        """As `LanguageModel.remove_adapter`."""
+        self.native.remove_adapter(number)
 
     def extend(self, batch: Batch, cache: Any) -> Tensor:
         """As `LanguageModel.extend`."""
