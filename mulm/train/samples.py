@@ -119,7 +119,8 @@ class Samples:
             for number, prompt in enumerate(self._prompts)
         ]  # fmt: skip
         window, clock = longest + max_tokens, self._context.now_s
-        answers = Engine(model, len(requests), window, clock, seed=0).generate(requests)
+        engine = Engine(model, len(requests), window, clock, seed=0, longest_step_s=None)
+        answers = engine.generate(requests)
         chunks = [answers[request.request_id] for request in requests]
         return [(tokenizer.decode(c.token_ids), c.finish_reason != "deadline") for c in chunks]
 
