@@ -1,7 +1,6 @@
 """`/v1/responses`: answers an input, and goes on with what was answered before."""
 
 import asyncio
-import json
 from bisect import bisect_left
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -22,7 +21,7 @@ from serve_app.openai_api.choices import BegunDeltas
 from serve_app.openai_api.logprobs import TokenNames
 from serve_app.openai_api.response_writer import Event, ResponseWriter
 from serve_app.openai_api.responses_schemas import ResponsesBody
-from serve_app.openai_api.stream import EventStream, catch
+from serve_app.openai_api.stream import EventStream, catch, event
 from serve_app.service import KeyIdDependency, RequestIdDependency, ServiceDependency
 
 router = APIRouter()
@@ -113,20 +112,20 @@ def _without_oldest(turns: list[Message], n_left_out: int) -> list[Message]:
 async def _events(
     writer: ResponseWriter, deltas: BegunDeltas, keep: Any
 ) -> AsyncGenerator[Event, None]:
-    for event in writer.begin():
-        yield event
+    for begun in writer.begin():
+        yield begun
     async with aclosing(deltas):
         async for delta in deltas:
-            for event in writer.add(delta):
-                if event["type"] in ("response.completed", "response.incomplete"):
+            for told in writer.add(delta):
+                if told["type"] in ("response.completed", "response.incomplete"):
                     keep()
-                yield event
+                yield told
 
 
 async def _encode_events(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
     """Each with its name, as this endpoint's clients read them."""
     async for item in catch(events, _failure):
-        yield f"event: {item['type']}\ndata: {json.dumps(item, ensure_ascii=False)}\n\n".encode()
+        yield event(item, item["type"])
 
 
 def _failure(error: MulmError) -> Event:

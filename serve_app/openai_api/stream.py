@@ -133,8 +133,7 @@ async def catch(
         await objects.aclose()
 
 
-def event(item: dict[str, Any]) -> bytes:
-    """One event."""
-    return (
-        b"data: " + json.dumps(item, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
-    )
+def event(item: dict[str, Any], name: str = "") -> bytes:
+    """One event, in ASCII: some clients take a character such as U+2028 for the end of a line."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(item, separators=(',', ':'))}\n\n".encode()

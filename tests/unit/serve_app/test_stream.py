@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
 from mulm.errors import DeadlineError
-from serve_app.openai_api.stream import DONE, HEARTBEAT, EventStream
+from serve_app.openai_api.stream import DONE, HEARTBEAT, EventStream, event
 
 
 class Source:
@@ -67,3 +68,11 @@ def test_a_client_that_reads_nothing_is_given_up(n_read, caplog):
     sent_by(EventStream(silent_for(0), source, write_timeout_s=0.1), send)
     assert source.n_closed == 1
     assert "read nothing" in caplog.text
+
+
+def test_no_text_ends_a_line():
+    text = "a\u2028b\u0085c\nd\u2029 ö"
+    lines = event({"text": text}, "said").decode().splitlines()
+    assert lines[0] == "event: said"
+    assert json.loads(lines[1].removeprefix("data: ")) == {"text": text}
+    assert lines[2:] == [""]
