@@ -28,7 +28,12 @@ from serve_app.alias_watch import FOLLOW_PERIOD_S, AliasWatch, Resolve, resolve_
 from serve_app.engine_client import ModelChangingError
 from serve_app.engine_report import REPORT_PERIOD_S, EngineReport
 from serve_app.engine_thread import EngineThread
-from serve_app.opened_model import MakeModel, OpenedModel, open_from_store
+from serve_app.opened_model import (
+    TORCH_THREADS_BESIDE_KERNELS,
+    MakeModel,
+    OpenedModel,
+    open_from_store,
+)
 from serve_app.scaling import PRESSURE
 from serve_app.settings import AppArgs
 from serve_app.token_channel import ReplyTo, TokenSender
@@ -182,7 +187,7 @@ async def _speed_up(thread: EngineThread, make_faster: MakeModel) -> None:
     except NoKernelsError as error:
         _log.warning("kernels failed, plain torch goes on reason=%s", error.message)
     else:
-        await asyncio.to_thread(thread.swap, faster)
+        thread.swap(faster, TORCH_THREADS_BESIDE_KERNELS)
 
 
 def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:

@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+import torch
+
 from mulm.engine.engine import Engine
 from mulm.engine.stats import EngineStats
 from mulm.errors import MulmError, NotRunningError
@@ -64,6 +66,7 @@ class _Cancel:
 @dataclass(frozen=True, slots=True)
 class _Swap:
     model: LanguageModel
+    n_torch_threads: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,15 @@ class EngineThread:
             if n_open:
                 self._inbox.put(_Cancel(request.request_id))
 
-    def swap(self, model: LanguageModel) -> None:
-        """Go on with this model, of the same shape, from the next step on; no request is lost."""
-        self._inbox.put(_Swap(model))
+    def swap(self, model: LanguageModel, n_torch_threads: int | None = None) -> None:
+        """Go on with this model, of the same shape, from the next step on; no request is lost.
+
+        Args:
+            model: The new one.
+            n_torch_threads: How many threads torch has from then on. It is told in the engine's
+                thread: one that has used torch before keeps the number that it began with.
+        """
+        self._inbox.put(_Swap(model, n_torch_threads))
 
     def check_health(self) -> None:
         """Raise NotRunningError unless the engine is idle or finished a step lately."""
@@ -204,8 +213,10 @@ class EngineThread:
             case _Cancel(request_id):
                 if self._streams.pop(request_id, None):
                     self._engine.cancel(request_id)
-            case _Swap(model):
+            case _Swap(model, n_torch_threads):
                 self._engine.swap(model)
+                if n_torch_threads is not None:
+                    torch.set_num_threads(n_torch_threads)
                 _log.info("engine goes on with another form of its model")
             case _Stop():
                 self._stop = command

@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 
 MakeModel = Callable[[], LanguageModel]
 
+TORCH_THREADS_BESIDE_KERNELS = 1
+"""Those of OpenMP, which wait by spinning, would take the cores from the kernels' own."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
@@ -107,8 +110,7 @@ def open_weights(
 def _native(model: MicroLM, folder: Path, n_threads: int, args: AppArgs) -> NativeModel:
     kv_dtype: Literal["int8"] | None = "int8" if args.kv_dtype == "int8" else None
     native = NativeModel(model, folder, n_threads, kv_dtype=kv_dtype)
-    # Those of OpenMP, which wait by spinning, would take the cores from the kernels' own.
-    torch.set_num_threads(1)
+    torch.set_num_threads(TORCH_THREADS_BESIDE_KERNELS)
     return native
 
 

@@ -1,7 +1,9 @@
 // A few threads that carry out one step together. Owned by a model. The caller is thread 0; all pass
-// the same barriers, in the same order. Whoever waits, at a barrier or between steps, spins for a moment
+// the same barriers, in the same order. Whoever waits, at a barrier or between steps, spins for a while
 // and then sleeps: an idle model costs nothing, and where others want the cores too, the core of one who
-// sleeps takes up the one who is waited for. Spinning on would hold it until the others' time is up.
+// sleeps takes up the one who is waited for. Spinning on would hold it until the others' time is up. At a
+// barrier the while is long, since sleep and waking cost more than the moments that other processes take
+// from a thread; when it was not long enough, somebody keeps a core busy, and for some time it is short.
 #pragma once
 
 #include <atomic>
@@ -56,10 +58,13 @@ class Pool {
             }
             return;
         }
-        for (int n = 0; n < kSpins; ++n) {
+        const int hurries = n_hurries_.load(std::memory_order_relaxed);
+        const int spins = hurries ? kHurriedSpins : kSpins;
+        for (int n = 0; n < spins; ++n) {
             if (turn_.load(std::memory_order_acquire) != turn) return;
             pause();
         }
+        n_hurries_.store(hurries ? hurries - 1 : kHurries, std::memory_order_relaxed);
         std::unique_lock<std::mutex> lock(barrier_);
         n_waiting_.fetch_add(1);
         opened_.wait(lock, [&] { return turn_.load() != turn; });
@@ -67,7 +72,9 @@ class Pool {
     }
 
   private:
-    static constexpr int kSpins = 2000;
+    static constexpr int kSpins = 50000;  // half a millisecond or so
+    static constexpr int kHurriedSpins = 2000;
+    static constexpr int kHurries = 1000;  // sleeps, after a wait that was long
     static constexpr int kIdleSpins = 8000;
 
     void begin() {
@@ -102,6 +109,7 @@ class Pool {
     std::mutex barrier_;
     std::condition_variable opened_;
     std::atomic<int> n_waiting_{0};
+    std::atomic<int> n_hurries_{0};  // sleeps that are still to come after few spins
     std::mutex door_;
     std::condition_variable bell_;
     std::atomic<int> n_asleep_{0};

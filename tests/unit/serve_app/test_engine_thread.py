@@ -7,6 +7,7 @@ import time
 from contextlib import aclosing
 
 import pytest
+import torch
 
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
@@ -213,3 +214,22 @@ class SlowInbox:
         before_put, self._before_put = self._before_put, lambda: None
         before_put()
         self._inner.put(command)
+
+
+def test_torch_has_as_many_threads_as_a_swap_says_in_the_engines_own_thread(thread):
+    """`torch.set_num_threads` does not reach a thread that has used torch before."""
+    seen = []
+
+    class Watching(SlowModel):
+        def extend(self, batch, cache):
+            seen.append(torch.get_num_threads())
+            return super().extend(batch, cache)
+
+    async def check():
+        before = torch.get_num_threads()
+        await collect(thread, request("a", 2))
+        thread.swap(Watching(FakeConfig(max_seq_len=10_000)), before + 1)
+        await collect(thread, request("b", 2))
+        assert set(seen) == {before + 1}
+
+    asyncio.run(check())
