@@ -69,12 +69,20 @@ class ToolCallParser:
             deltas += step
         return deltas
 
-    def finish(self) -> list[Delta]:
-        """What is left when the answer has ended: a call cut short is content."""
+    def finish(self, is_cut: bool = False) -> list[Delta]:
+        """What is left when the answer has ended: what became no call is content.
+
+        Args:
+            is_cut: Whether the answer had no room to go on. Then what a grammar held to be a call
+                is no content either, it is the beginning of a call that nobody can make.
+        """
         rest = self._text
         if self._object is not None:
             # Arguments that were passed on already stay a call, if an unfinished one.
-            rest = "" if self._is_passing_on else self._white + CALL_BEGIN + rest
+            is_call = self._is_passing_on or (is_cut and self._is_held)
+            rest = "" if is_call else self._white + CALL_BEGIN + rest
+        elif is_cut and self._is_held and _n_unsure(rest) > _n_white(rest):
+            rest = rest[: len(rest) - _n_unsure(rest)]
         elif self.n_calls and not rest.strip():
             rest = ""
         self._text, self._object = "", None

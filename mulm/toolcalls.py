@@ -194,7 +194,7 @@ def _parameters(name: str, value: Any) -> Mapping[str, Any]:
 def _choice(value: Any, names: Sequence[str]) -> tuple[Mode, tuple[str, ...]]:
     if value is None:
         return ("auto" if names else "none"), tuple(names)
-    if value == "none":
+    if value == "none" or (value == "auto" and not names):
         return "none", tuple(names)
     if not names:
         raise _wrong_choice("tool_choice needs tools")

@@ -104,6 +104,8 @@ def half_a_character_response() -> JSONResponse:
 async def on_http_error(_request: Request, error: Exception) -> Response:
     """For FastAPI: no such route, wrong method."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # all that the framework finds wrong by itself is a body
+        return _refusal("the body is not valid JSON", "invalid_json", None)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, HTTP_ERROR)
     body = _body(str(error.detail), error.status_code, code, None)
     return JSONResponse(body, error.status_code, error.headers)

@@ -29,6 +29,7 @@ def make_app(service: Service, keys: KeyRing) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a route has one name, and others are told so by the error object
         openapi_url="/openapi.json",  # behind the key, like every route but two
         middleware=[
             Middleware(RequestIdMiddleware, new_id=lambda: new_id("req")),

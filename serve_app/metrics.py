@@ -79,6 +79,14 @@ class ServiceMetrics:
             registry=self._registry,
         )
 
+    def observe_end(
+        self, name: str, begun_s: float, first_s: float, end_s: float, n_tokens: float
+    ) -> None:
+        """How long a request took, and each of its tokens; `n_tokens` of a choice."""
+        self.whole.labels(name).observe(end_s - begun_s)
+        if n_tokens > 1:
+            self.token.labels(name).observe((end_s - first_s) / (n_tokens - 1))
+
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
         written: bytes = generate_latest(self._registry)
@@ -114,6 +122,7 @@ class MeasuredClient:
         begun_s = self._clock()
         first_s: float | None = None
         n_tokens = 0
+        n_open = request.n
         async with aclosing(self._client.generate(model_id, request)) as chunks:
             async for chunk in chunks:
                 if first_s is None:
@@ -121,13 +130,12 @@ class MeasuredClient:
                     self._metrics.first_token.labels(name).observe(first_s - begun_s)
                 n_tokens += len(chunk.token_ids)
                 if chunk.finish_reason:
+                    n_open -= 1
                     self._metrics.ended.labels(name, chunk.finish_reason).inc()
+                if not n_open:  # a reader of the last chunk does not ask for the end
+                    end_s = self._clock()
+                    self._metrics.observe_end(name, begun_s, first_s, end_s, n_tokens / request.n)
                 yield chunk
-        end_s = self._clock()
-        self._metrics.whole.labels(name).observe(end_s - begun_s)
-        if first_s is not None and n_tokens > request.n:
-            per_token_s = (end_s - first_s) / (n_tokens / request.n - 1)
-            self._metrics.token.labels(name).observe(per_token_s)
 
 
 class _Engines:

@@ -16,6 +16,7 @@ from mulm.data.tokenizer import Tokenizer
 from mulm.errors import NotFoundError, NotRunningError
 from mulm.facts import Facts
 from mulm.store import Store
+from serve_app.background import Background
 from serve_app.engine_client import EngineClient
 from serve_app.openai_api.response_store import ResponseStore
 from serve_app.probe import Probe
@@ -41,6 +42,8 @@ class Served:
     tokenizer: Tokenizer
     max_seq_len: int
     request_timeout_s: float = 600.0
+    asked_ref: str = ""
+    """What was to be served, perhaps by an alias."""
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class Service:
     engine: EngineClient
     served: Served | None = None
     responses: ResponseStore = field(default_factory=ResponseStore)
+    background: Background = field(default_factory=Background)
     metrics_text: Callable[[], bytes] = bytes
     """What Prometheus is told; nothing where nobody counts."""
     keeps_an_engine: bool = True
@@ -78,7 +82,7 @@ class Service:
     def model(self, name: str) -> Served:
         """The served model of that name, reference or id. Raises ModelNotFoundError."""
         served = self.current()
-        if name not in (served.name, served.ref, served.model_id):
+        if name not in (served.name, served.ref, served.asked_ref, served.model_id):
             hint = f"served: {served.name}"
             raise ModelNotFoundError(f"no model {name!r} is served", hint=hint, param="model")
         return served
@@ -104,6 +108,7 @@ def open_served(args: AppArgs, store: Store, facts: Facts) -> Served:
         tokenizer=tokenizer,
         max_seq_len=min(window, args.max_seq_len or window),
         request_timeout_s=args.request_timeout_s,
+        asked_ref=str(args.ref),
     )
 
 

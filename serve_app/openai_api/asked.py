@@ -5,7 +5,7 @@ Called by the routes. Invariant: what is made here fits the model's window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mulm.errors import ConfigError, ContextLengthError
@@ -14,13 +14,18 @@ from serve_app.openai_api.schemas import MAX_SEQUENCES, Generation
 from serve_app.service import Served
 
 
+def size_of(texts: Iterable[str]) -> int:
+    """Bytes of texts."""
+    return sum(len(text.encode()) for text in texts)
+
+
 def require_room(texts: Sequence[str], served: Served, param: str) -> None:
     """Refuse what cannot fit, before it is encoded.
 
     Raises:
         ContextLengthError: the window cannot hold so much text, however it is encoded.
     """
-    n_bytes = sum(len(text.encode()) for text in texts)
+    n_bytes = size_of(texts)
     if n_bytes > served.max_seq_len * served.tokenizer.longest_bytes:
         raise ContextLengthError(
             f"the model's window is {served.max_seq_len} tokens, and {n_bytes} bytes are more",

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`: answers a conversation."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from mulm.tool_turns import check_turns
 from mulm.toolcall_parser import ContentDelta, ToolCallDelta, ToolCallParser
 from mulm.toolcalls import ToolUse, read_tools
 from serve_app.openai_api.answer import answer
-from serve_app.openai_api.asked import Asked, cut, require_room
+from serve_app.openai_api.asked import Asked, cut, require_room, size_of
 from serve_app.openai_api.chat_schemas import ChatBody, ChatMessage
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
@@ -38,7 +37,8 @@ class ChatFormat:
 
     def choice(self, finished: Finished) -> dict[str, Any]:
         """As `Format.choice`."""
-        content, calls = read_calls(self._use.parser(), finished.text)
+        parser = self._use.parser()
+        content, calls = read_calls(parser, finished.text, finished.finish_reason == "length")
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if calls:
             message |= {"content": content or None, "tool_calls": calls}
@@ -49,7 +49,7 @@ class ChatFormat:
             "index": finished.index,
             "message": message,
             "logprobs": logprobs,
-            "finish_reason": "tool_calls" if calls else finished.finish_reason,
+            "finish_reason": reason_of(finished.finish_reason, has_called=bool(calls)),
         }
 
     def chunk_choices(self, delta: Delta) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ class ChatFormat:
             }
         if delta.finish_reason:
             has_called = parser is not None and parser.n_calls > 0
-            reason = "tool_calls" if has_called else delta.finish_reason
+            reason = reason_of(delta.finish_reason, has_called=has_called)
             choices.append(_chunk(delta.index, {}, reason))
         return choices
 
@@ -84,9 +84,12 @@ async def create_chat_completion(
     use = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     grammar, grammar_param = held(use, *body.held)
     messages = [to_message(message) for message in body.messages]
+    texts = [message.content for message in messages]
     if body.truncate_prompt_tokens is None:
-        require_room([message.content for message in messages], served, "messages")
-    prompt = await asyncio.to_thread(encode_chat, messages, use, served.tokenizer)
+        require_room(texts, served, "messages")
+    prompt = await service.background.run(
+        size_of(texts), encode_chat, messages, use, served.tokenizer
+    )
     stop_ids = served.tokenizer.stop_ids
     asked = Asked(body, [cut(prompt, body)], stop_ids, "messages", grammar, grammar_param)
     names = TokenNames(served.tokenizer) if body.logprobs else None
@@ -128,13 +131,20 @@ def to_message(message: ChatMessage) -> Message:
     )
 
 
-def read_calls(parser: ToolCallParser | None, text: str) -> tuple[str, list[dict[str, Any]]]:
+def reason_of(finish_reason: str, *, has_called: bool) -> str:
+    """How a choice ended; one that was cut short says so, whatever it had begun to call."""
+    return "tool_calls" if has_called and finish_reason == "stop" else finish_reason
+
+
+def read_calls(
+    parser: ToolCallParser | None, text: str, is_cut: bool = False
+) -> tuple[str, list[dict[str, Any]]]:
     """A whole answer's content and its calls."""
     if parser is None:
         return text, []
     content = ""
     calls: list[dict[str, Any]] = []
-    for delta in [*parser.push(text), *parser.finish()]:
+    for delta in [*parser.push(text), *parser.finish(is_cut)]:
         if isinstance(delta, ContentDelta):
             content += delta.text
         elif delta.index == len(calls):
@@ -150,7 +160,7 @@ def _parts(parser: ToolCallParser | None, delta: Delta) -> list[dict[str, Any]]:
         return [{"content": delta.text}] if delta.text else []
     found = parser.push(delta.text)
     if delta.finish_reason:
-        found += parser.finish()
+        found += parser.finish(delta.finish_reason == "length")
     return [
         {"content": part.text}
         if isinstance(part, ContentDelta)

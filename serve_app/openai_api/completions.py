@@ -1,6 +1,5 @@
 """`POST /v1/completions`: goes on with a text."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from starlette.responses import Response
 from mulm.data.tokenizer import Tokenizer
 from mulm.messages import TokenLogprob
 from serve_app.openai_api.answer import answer
-from serve_app.openai_api.asked import Asked, cut, require_few, require_room
+from serve_app.openai_api.asked import Asked, cut, require_few, require_room, size_of
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
 from serve_app.openai_api.logprobs import LegacyLogprobs, TokenNames, joined
@@ -93,7 +92,8 @@ async def create_completion(
     """Complete one or more prompts."""
     served = service.model(body.model)
     tokenizer = served.tokenizer
-    prompts = await asyncio.to_thread(encode_prompts, body, served)
+    texts = [item for item in _given(body) if isinstance(item, str)]
+    prompts = await service.background.run(size_of(texts), encode_prompts, body, served)
     grammar, grammar_param = body.held
     asked = Asked(
         body,
@@ -117,6 +117,10 @@ def _is_scored(body: CompletionBody) -> bool:
     return bool(body.echo) and body.logprobs is not None and body.max_tokens == 1
 
 
+def _given(body: CompletionBody) -> Sequence[str | int | Sequence[int]]:
+    return [body.prompt] if isinstance(body.prompt, str) else body.prompt
+
+
 def encode_prompts(body: CompletionBody, served: Served) -> list[Prompt]:
     """Token ids of each prompt.
 
@@ -127,7 +131,7 @@ def encode_prompts(body: CompletionBody, served: Served) -> list[Prompt]:
         ConfigError: they are too many.
         ContextLengthError: one is too long, by far.
     """
-    given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    given = _given(body)
     tokenizer = served.tokenizer
     ids = [item for item in given if isinstance(item, int)]
     if ids:

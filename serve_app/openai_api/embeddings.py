@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.errors import ConfigError, ContextLengthError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
-from serve_app.openai_api.asked import require_room
+from serve_app.openai_api.asked import require_room, size_of
 from serve_app.openai_api.schemas import Body, TokenIdLists, TokenIds
 from serve_app.service import RequestIdDependency, Served, Service, ServiceDependency
 
@@ -49,7 +49,9 @@ async def create_embeddings(
 ) -> Response:
     """Embed one or more texts; each is a vector of length 1."""
     served = service.model(body.model)
-    inputs = await asyncio.to_thread(encode_inputs, body, served)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    size_bytes = size_of(text for text in texts if isinstance(text, str))
+    inputs = await service.background.run(size_bytes, encode_inputs, body, served)
     requests = [_request(served, ids, f"{request_id}-{n}") for n, ids in enumerate(inputs)]
     gate = asyncio.Semaphore(_AT_ONCE)
     tasks = [asyncio.create_task(_embed(service, served, one, gate)) for one in requests]

@@ -70,7 +70,8 @@ class ResponseWriter:
             parts: list[ContentDelta | ToolCallDelta] = [ContentDelta(delta.text)]
         else:
             parts = list(self._parser.push(delta.text))
-            parts += self._parser.finish() if delta.finish_reason else []
+            if delta.finish_reason:
+                parts += self._parser.finish(delta.finish_reason == "length")
         for part in parts:
             if isinstance(part, ToolCallDelta):
                 yield from self._call(part)

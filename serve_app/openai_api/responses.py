@@ -1,6 +1,5 @@
 """`/v1/responses`: answers an input, and goes on with what was answered before."""
 
-import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,7 +14,7 @@ from mulm.errors import MulmError
 from mulm.toolcalls import ToolUse, read_tools
 from serve_app.errors import error_body
 from serve_app.openai_api.answer import generate
-from serve_app.openai_api.asked import Asked, cut, require_room
+from serve_app.openai_api.asked import Asked, cut, require_room, size_of
 from serve_app.openai_api.chat import encode_chat, held
 from serve_app.openai_api.choices import BegunDeltas
 from serve_app.openai_api.logprobs import TokenNames
@@ -45,9 +44,10 @@ async def create_response(
     turns += body.messages
     if body.truncation != "auto" and body.truncate_prompt_tokens is None:
         require_room([turn.content for turn in turns], served, "input")
-    prompt = await asyncio.to_thread(
-        _encode, turns, body, use, served.tokenizer, served.max_seq_len
-    )
+    prompt = await service.background.run(
+        size_of(turn.content for turn in turns),
+        _encode, turns, body, use, served.tokenizer, served.max_seq_len,
+    )  # fmt: skip
     asked = Asked(
         body, [cut(prompt, body)], served.tokenizer.stop_ids, "input", grammar, grammar_param
     )
@@ -96,8 +96,10 @@ def _encode(
     ids = encode(0)
     room = window - (body.max_output_tokens or 1)
     if body.truncation == "auto" and len(ids) > room:
-        fits = range(1, len(turns) - 1)
-        return encode(1 + bisect_left(fits, True, key=lambda n: len(encode(n)) <= room))
+        at_most = len(turns) - 1
+        fits = range(1, at_most)
+        at = bisect_left(fits, True, key=lambda n: len(encode(n)) <= room)
+        return encode(min(1 + at, at_most))
     return ids
 
 

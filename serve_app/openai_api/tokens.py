@@ -3,19 +3,24 @@
 Also without `/v1`, where vLLM has them and load generators look for them.
 """
 
-import asyncio
+import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
+from starlette.responses import Response
 
-from mulm.toolcalls import read_tools
+from mulm.chat import Message
+from mulm.errors import ConfigError
+from mulm.toolcalls import ToolUse, read_tools
+from serve_app.openai_api.asked import size_of
 from serve_app.openai_api.chat import encode_chat, to_message
 from serve_app.openai_api.chat_schemas import ChatMessage
 from serve_app.openai_api.logprobs import TokenNames
 from serve_app.openai_api.schemas import Body, TokenId
-from serve_app.service import ServiceDependency
+from serve_app.service import Served, ServiceDependency
 
 router = APIRouter()
 
@@ -49,36 +54,56 @@ class DetokenizeBody(Body):
     tokens: Annotated[list[TokenId], Field(max_length=MAX_IDS)]
 
 
-@router.post("/v1/tokenize")
-@router.post("/tokenize", include_in_schema=False)
-async def tokenize(body: TokenizeBody, service: ServiceDependency) -> dict[str, Any]:
+@router.post("/v1/tokenize", response_model=None)
+@router.post("/tokenize", include_in_schema=False, response_model=None)
+async def tokenize(body: TokenizeBody, service: ServiceDependency) -> Response:
     """The ids that the model would read."""
     served = service.model(body.model)
+    messages = [to_message(message) for message in body.messages or ()]
+    size_bytes = size_of([body.prompt or "", *(message.content for message in messages)])
+    written = await service.background.run(
+        size_bytes, _tokenized, body, messages, read_tools(body.tools), served
+    )
+    return Response(written, media_type="application/json")
+
+
+@router.post("/v1/detokenize", response_model=None)
+@router.post("/detokenize", include_in_schema=False, response_model=None)
+async def detokenize(body: DetokenizeBody, service: ServiceDependency) -> Response:
+    """The text of some ids; special ones have none, and bytes that are no UTF-8 become U+FFFD."""
+    served = service.model(body.model)
+    written = await service.background.run(len(body.tokens), _detokenized, body.tokens, served)
+    return Response(written, media_type="application/json")
+
+
+def _tokenized(
+    body: TokenizeBody, messages: Sequence[Message], use: ToolUse, served: Served
+) -> bytes:
+    """The answer as JSON, which of a long text takes a while too."""
     tokenizer = served.tokenizer
     if body.messages is not None:
-        messages = [to_message(message) for message in body.messages]
-        use = read_tools(body.tools)
-        ids = await asyncio.to_thread(encode_chat, messages, use, tokenizer)
+        ids = encode_chat(messages, use, tokenizer)
     else:
-        ids = await asyncio.to_thread(tokenizer.encode, body.prompt or "")
+        ids = tokenizer.encode(body.prompt or "")
         if body.add_special_tokens is not False:
             ids = [tokenizer.end_of_text_id, *ids]
     names = TokenNames(tokenizer)
     strings = [names.name(token_id) for token_id in ids] if body.return_token_strs else None
-    return {
-        "count": len(ids),
-        "max_model_len": served.max_seq_len,
-        "tokens": ids,
-        "token_strs": strings,
-    }
+    return _json(count=len(ids), max_model_len=served.max_seq_len, tokens=ids, token_strs=strings)
 
 
-@router.post("/v1/detokenize")
-@router.post("/detokenize", include_in_schema=False)
-async def detokenize(body: DetokenizeBody, service: ServiceDependency) -> dict[str, str]:
-    """The text of some ids; special ones have none, and bytes that are no UTF-8 become U+FFFD."""
-    tokenizer = service.model(body.model).tokenizer
-    return {"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens)}
+def _detokenized(ids: Sequence[int], served: Served) -> bytes:
+    unknown = next((i for i in ids if i >= served.tokenizer.vocab_size), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"token id {unknown:.20g} is not in the vocabulary of {served.tokenizer.vocab_size}",
+            param="tokens",
+        )
+    return _json(prompt=served.tokenizer.decode(ids))
+
+
+def _json(**values: Any) -> bytes:
+    return json.dumps(values).encode()
 
 
 @router.get("/v1/tokenizer_info")

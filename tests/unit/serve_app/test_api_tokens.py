@@ -46,6 +46,8 @@ def test_a_conversation(app, raw, tokenizer):
         ("/v1/tokenize", {"prompt": "a", "add_special": True}, "add_special"),
         ("/v1/detokenize", {"tokens": [-1]}, "tokens.0"),
         ("/v1/detokenize", {}, "tokens"),
+        ("/v1/detokenize", {"tokens": [1, 320]}, "tokens"),
+        ("/v1/detokenize", {"tokens": [10**30]}, "tokens"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(app, raw, url, fields, param):

@@ -148,3 +148,37 @@ def test_a_tool_whose_schema_cannot_be_held_is_named(app, client):
     with pytest.raises(openai.BadRequestError) as refused:
         run(chat(app, client, tools=[bad], tool_choice="required"))
     assert refused.value.param == "tools"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("cut", "n_calls"),
+    [("<tool_c", 0), ('<tool_call>\n{"name": "wea', 0), (CALL[:-15], 1), (CALL + "\n<tool_", 1)],
+)
+def test_a_call_without_room_to_end_says_so(
+    scripted, scripted_app, client, tokenizer, cut, n_calls, streamed
+):
+    scripted.groups, scripted.end = [tokenizer.encode(cut)], "length"
+    options = {"tool_choice": "required", "max_tokens": 100}
+
+    async def streamed_answer():
+        content, calls, reasons = "", 0, []
+        async for part in await chat(scripted_app, client, stream=True, **options):
+            [choice] = part.choices
+            content += choice.delta.content or ""
+            calls += sum(call.id is not None for call in choice.delta.tool_calls or ())
+            reasons.append(choice.finish_reason)
+        return content, calls, reasons[-1]
+
+    async def whole_answer():
+        [choice] = (await chat(scripted_app, client, **options)).choices
+        calls = len(choice.message.tool_calls or ())
+        return choice.message.content or "", calls, choice.finish_reason
+
+    assert run(streamed_answer() if streamed else whole_answer()) == ("", n_calls, "length")
+
+
+def test_auto_without_tools_is_the_default_spelled_out(scripted, scripted_app, client):
+    scripted.end = "stop"
+    run(chat(scripted_app, client, tools=[], tool_choice="auto"))
+    assert scripted.requests[0].sampling.grammar is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import aclosing
 
 import pytest
 
@@ -50,6 +51,24 @@ def test_names_and_numbers(scripted):
     assert found["mulm:time_per_output_token_seconds_sum"] == 1.0
     assert found["mulm:e2e_request_latency_seconds_sum"] == 2.5
     assert 'mulm:request_success_total{finished_reason="stop",model_name="tiny"} 1.0' in text
+
+
+def test_a_request_counts_whole_though_nobody_asks_for_more_than_its_last_chunk(scripted):
+    scripted.groups = [[1], [2, 3]]
+    seconds = iter([0.0, 0.5, 2.5])
+    metrics = ServiceMetrics(list, lambda _id: "tiny")
+
+    async def read_to_the_last():
+        client = MeasuredClient(scripted, metrics, lambda: next(seconds))
+        async with aclosing(client.generate("mdl_1", GenerateRequest("a", (1,)))) as chunks:
+            async for chunk in chunks:
+                if chunk.finish_reason:
+                    return
+
+    asyncio.run(read_to_the_last())
+    found = values(metrics.text().decode())
+    assert found["mulm:e2e_request_latency_seconds_sum"] == 2.5
+    assert found["mulm:time_per_output_token_seconds_sum"] == 1.0
 
 
 def test_what_fails_is_no_success(scripted):
