@@ -15,6 +15,7 @@ from typing import Any
 
 from mulm.chat_format import CALL_BEGIN, CALL_END
 
+_HALF = re.compile("[\ud800-\udfff]")
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"([A-Za-z0-9_-]{1,64})"\s*,\s*"arguments"\s*:\s*(?=\{)')
 
 
@@ -218,4 +219,6 @@ def _call(text: str, names: Collection[str]) -> tuple[str, str] | None:
     name, arguments = value["name"], value["arguments"]
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    return name, json.dumps(arguments, ensure_ascii=False)
+    text = json.dumps(arguments, ensure_ascii=False)
+    # Half a character that the model spelled out stays spelled out: it is no text by itself.
+    return name, json.dumps(arguments) if _HALF.search(text) else text

@@ -15,6 +15,7 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from mulm.errors import DeviceError
+from mulm.log import configure_logging
 from serve_app.engine_host import EngineHost
 from serve_app.ingress_host import IngressHost
 from serve_app.replica_port import bind_to_node
@@ -53,7 +54,12 @@ class EngineReplica(EngineHost):
 
     def __init__(self) -> None:
         bind_to_node()
+        configure_logging()
         super().__init__()
+
+    async def __del__(self) -> None:  # type: ignore[override]
+        """Serve's hook before a replica ends."""
+        await self.stop()
 
 
 class IngressReplica(IngressHost):
@@ -61,6 +67,7 @@ class IngressReplica(IngressHost):
 
     def __init__(self, engine: Any) -> None:
         bind_to_node()
+        configure_logging()
         super().__init__(engine)
 
     async def __del__(self) -> None:

@@ -133,7 +133,7 @@ def bearer(headers: Headers) -> str:
 
 
 class AuthMiddleware:
-    """Lets requests with a valid key through, and logs whose they are."""
+    """Lets requests with a valid key through."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
@@ -143,10 +143,7 @@ class AuthMiddleware:
         """Run the application for a valid key. Raises AuthError."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             key_id = await self._keys.verify(bearer(Headers(scope=scope)))
-            state = scope.setdefault("state", {})
-            state["key_id"] = key_id
-            request_id = state.get("request_id")
-            _log.info("request accepted request=%s key=%s", request_id, key_id)
+            scope.setdefault("state", {})["key_id"] = key_id
         elif scope["type"] == "websocket":
             raise AuthError("there are no websockets here")
         await self._app(scope, receive, send)

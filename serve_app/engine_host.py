@@ -77,11 +77,11 @@ class EngineHost:
         args = parse_config(AppArgs, config)
         if self._args is None or not _makes_same_engine(args, self._args):
             await self._take_over(args)
-        self._alias.follow(args, self._take_over)
+        self._alias.follow(args, self._model_id, self._take_over)
         if self._reporting is None:
             self._reporting = asyncio.create_task(self._report())
 
-    async def _take_over(self, args: AppArgs) -> None:
+    async def _take_over(self, args: AppArgs) -> str:
         """Load the model that `args` name by now, and keep the one before it for a while."""
         async with self._loading:
             opened = await asyncio.to_thread(self._open_model, args)
@@ -95,6 +95,7 @@ class EngineHost:
             later = asyncio.get_running_loop().call_later
             self._retirements[previous] = later(self._keep_previous_s, self._retire, previous)
         _log.info("model loaded model=%s slots=%d", model_id, args.n_slots)
+        return model_id
 
     async def generate(
         self, model_id: str, request: GenerateRequest
@@ -109,10 +110,12 @@ class EngineHost:
             raise NotRunningError("no model is loaded yet", hint="try again in a moment")
         if model_id not in self._threads:
             raise ModelChangingError("the model is being changed", hint="try again in a moment")
-        grammar, prepare = request.sampling.grammar, self._prepares.get(model_id)
+        # A thread that retires meanwhile refuses by itself.
+        thread, prepare = self._threads[model_id], self._prepares.get(model_id)
+        grammar = request.sampling.grammar
         if grammar is not None and prepare is not None:
             await asyncio.to_thread(prepare, grammar)
-        async with aclosing(self._threads[model_id].generate(request)) as chunks:
+        async with aclosing(thread.generate(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -150,6 +153,18 @@ class EngineHost:
         for thread in self._threads.values():
             thread.check_health()
 
+    async def stop(self) -> None:
+        """End all that it began; requests that still run get a NotRunningError."""
+        self._alias.stop()
+        for handle in self._retirements.values():
+            handle.cancel()
+        tasks = [*self._tasks, *([self._reporting] if self._reporting else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(asyncio.to_thread(t.stop) for t in self._threads.values()))
+        await self._sender.close()
+
     def __del__(self) -> None:
         for thread in self._threads.values():
             thread.stop()
@@ -176,8 +191,10 @@ class EngineHost:
         """Tell the ingresses how it stands, from now on."""
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
-            if (thread := self._threads.get(self._model_id)) is not None:
-                self._sender.report(EngineReport(self._model_id, thread.stats()))
+            self._sender.report(
+                EngineReport(model_id, thread.id, thread.stats())
+                for model_id, thread in self._threads.items()
+            )
 
 
 async def _speed_up(thread: EngineThread, make_faster: MakeModel) -> None:

@@ -6,6 +6,7 @@ Sent by each engine host to the ingresses once a second, over the tokens' own co
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from mulm.engine.stats import EngineStats
@@ -15,9 +16,10 @@ REPORT_PERIOD_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """The numbers of the engine that runs one model."""
+    """The numbers of an engine that runs one model; `engine_id` is of this one life of it."""
 
     model_id: str
+    engine_id: str
     stats: EngineStats
 
     @property
@@ -25,12 +27,23 @@ class EngineReport:
         """The share of pages that cannot be had at once."""
         return 1.0 - self.stats.n_free_pages / self.stats.n_pages
 
-    def encode(self) -> bytes:
-        """One line, with its end."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
 
-    @classmethod
-    def decode(cls, line: bytes) -> EngineReport:
-        """What `encode` wrote."""
-        values = json.loads(line)
-        return cls(values["model_id"], EngineStats(**values["stats"]))
+def encode_reports(reports: Iterable[EngineReport]) -> bytes:
+    """One line, with its end."""
+    written = {"engines": [asdict(report) for report in reports]}
+    return json.dumps(written, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_reports(line: bytes) -> list[EngineReport]:
+    """What `encode_reports` wrote.
+
+    Raises:
+        ValueError: it is something else, as of another version.
+    """
+    try:
+        return [
+            EngineReport(told["model_id"], told["engine_id"], EngineStats(**told["stats"]))
+            for told in json.loads(line)["engines"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no report of engines: {error!r}") from None

@@ -21,6 +21,7 @@ from mulm.engine.stats import EngineStats
 from mulm.errors import MulmError, NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk, join_chunks
 from mulm.model.batch import LanguageModel
+from mulm.refs import new_id
 from serve_app.settings import FLUSH_INTERVAL_S
 
 _log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class EngineThread:
         flush_interval_s: float = FLUSH_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.id = new_id("eng")
         self._engine = engine
         self._flush_interval_s = flush_interval_s
         self._clock = clock

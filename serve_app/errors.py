@@ -46,6 +46,7 @@ STATUS_BY_REQUEST_CODE: dict[str, int] = {
     "unsupported_parameter": 400,
     "model_not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "request_too_large": 413,
 }
 """Codes that only HTTP has: of requests that are wrong before they reach us."""
@@ -137,6 +138,17 @@ async def on_validation_error(_request: Request, error: Exception) -> Response:
         return _refusal(f"the body is not a JSON object ({hint})", "invalid_json", None)
     message = str(first["msg"]).removeprefix("Value error, ")
     return _refusal(f"{param}: {message}", "invalid_value", param)
+
+
+def refusal_body(message: str, status: int) -> dict[str, Any]:
+    """OpenAI's error object for what was wrong before it was a request."""
+    return _body(message, status, HTTP_ERROR, None)
+
+
+def late_body_response(timeout_s: float) -> JSONResponse:
+    """The answer to a body that does not come."""
+    message = f"the request's body was not there within {timeout_s:g} s"
+    return _refusal(message, "request_timeout", None)
 
 
 def _refusal(message: str, code: str, param: str | None) -> JSONResponse:

@@ -16,6 +16,10 @@ from typing import Any
 import uvicorn
 
 from mulm.errors import NotRunningError
+from serve_app.http_connection import HttpConnection
+
+MAX_CONNECTIONS = 2000
+"""At the same time; beyond it clients are told 503 at once."""
 
 _BACKLOG = 1024
 _POLL_S = 0.01
@@ -39,6 +43,9 @@ class HttpServer:
             access_log=False,
             server_header=False,
             backlog=_BACKLOG,
+            http=HttpConnection,
+            ws="none",
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=int(drain_s) + 1,
         )
         self._server = _Server(config)

@@ -16,7 +16,12 @@ from mulm.errors import MulmError
 from mulm.refs import new_id
 from serve_app import errors, health, metrics
 from serve_app.auth import AuthMiddleware, KeyRing
-from serve_app.middleware import BodyMiddleware, ErrorMiddleware, RequestIdMiddleware
+from serve_app.middleware import (
+    AccessLogMiddleware,
+    BodyMiddleware,
+    ErrorMiddleware,
+    RequestIdMiddleware,
+)
 from serve_app.openai_api import chat, completions, embeddings, models, responses, tokens
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES
@@ -30,9 +35,10 @@ def make_app(service: Service, keys: KeyRing) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a route has one name, and others are told so by the error object
-        openapi_url="/openapi.json",  # behind the key, like every route but two
+        openapi_url="/openapi.json",  # behind the key, like every route but `OPEN_PATHS`
         middleware=[
             Middleware(RequestIdMiddleware, new_id=lambda: new_id("req")),
+            Middleware(AccessLogMiddleware),
             Middleware(ErrorMiddleware),
             Middleware(AuthMiddleware, keys=keys),
             Middleware(BodyMiddleware, max_bytes=MAX_BODY_BYTES),

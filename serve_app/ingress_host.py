@@ -35,7 +35,7 @@ class IngressHost:
         from actors.ledger_host import connect_facts
 
         self._facts: Facts = connect_facts()
-        receiver = TokenReceiver(ray.util.get_node_ip_address())
+        receiver = self._receiver = TokenReceiver(ray.util.get_node_ip_address())
         self._names: dict[str, str] = {}
         metrics = ServiceMetrics(receiver.reports, lambda model_id: self._names.get(model_id, ""))
         client = MeasuredClient(ServeEngineClient(engine, receiver), metrics)
@@ -49,11 +49,11 @@ class IngressHost:
         """Serve's hook for `user_config`; the old model is served until an engine has the new."""
         args = parse_config(AppArgs, config)
         self._service.keeps_an_engine = args.min_replicas > 0
-        await self._take_over(args)
+        model_id = await self._take_over(args)
         await self._listen(args)
-        self._alias.follow(args, self._take_over)
+        self._alias.follow(args, model_id, self._take_over)
 
-    async def _take_over(self, args: AppArgs) -> None:
+    async def _take_over(self, args: AppArgs) -> str:
         """Serve what `args` name by now, as soon as an engine does."""
         from actors.store_host import cluster_store
 
@@ -63,6 +63,7 @@ class IngressHost:
         if self._change is not None:
             self._change.cancel()
         self._change = asyncio.create_task(self._service.take_over(served))
+        return served.model_id
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""
@@ -75,8 +76,13 @@ class IngressHost:
 
     async def stop(self) -> None:
         """Take no more requests; the running ones come to their end."""
+        self._alias.stop()
         if self._server is not None:
             await self._server.stop()
+        if self._change is not None:
+            self._change.cancel()
+        self._service.background.close()
+        await self._receiver.close()
 
     async def _listen(self, args: AppArgs) -> None:
         """Answer on the port that `args` name; it stays for the life of the replica."""

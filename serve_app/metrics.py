@@ -7,6 +7,7 @@ frozen in a test, since people's dashboards ask for them.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
@@ -18,12 +19,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import Response
 
+from mulm.errors import DeadlineError, MulmError
 from mulm.messages import GenerateRequest, TokenChunk
 from serve_app.engine_client import EngineClient
 from serve_app.engine_report import EngineReport
 from serve_app.service import ServiceDependency
 
 router = APIRouter()
+
+_log = logging.getLogger(__name__)
 
 _PREFIX = "mulm:"
 _LABELS = ("model_name",)
@@ -72,20 +76,18 @@ class ServiceMetrics:
         self.whole = self._histogram(
             "e2e_request_latency_seconds", "From a request to its last token.", _SECONDS
         )
+        self.failed = Counter(
+            f"{_PREFIX}request_failure",
+            "Requests that were not answered, by the error's code.",
+            (*_LABELS, "code"),
+            registry=self._registry,
+        )
         self.ended = Counter(
             f"{_PREFIX}request_success",
             "Requests that were answered, by how they ended.",
             (*_LABELS, "finished_reason"),
             registry=self._registry,
         )
-
-    def observe_end(
-        self, name: str, begun_s: float, first_s: float, end_s: float, n_tokens: float
-    ) -> None:
-        """How long a request took, and each of its tokens; `n_tokens` of a choice."""
-        self.whole.labels(name).observe(end_s - begun_s)
-        if n_tokens > 1:
-            self.token.labels(name).observe((end_s - first_s) / (n_tokens - 1))
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
@@ -117,38 +119,98 @@ class MeasuredClient:
     async def generate(
         self, model_id: str, request: GenerateRequest
     ) -> AsyncGenerator[TokenChunk, None]:
-        """As `EngineClient.generate`."""
-        name = self._metrics.name_of(model_id)
-        begun_s = self._clock()
-        first_s: float | None = None
-        n_tokens = 0
-        n_open = request.n
-        async with aclosing(self._client.generate(model_id, request)) as chunks:
-            async for chunk in chunks:
-                if first_s is None:
-                    first_s = self._clock()
-                    self._metrics.first_token.labels(name).observe(first_s - begun_s)
-                n_tokens += len(chunk.token_ids)
-                if chunk.finish_reason:
-                    n_open -= 1
-                    self._metrics.ended.labels(name, chunk.finish_reason).inc()
-                if not n_open:  # a reader of the last chunk does not ask for the end
-                    end_s = self._clock()
-                    self._metrics.observe_end(name, begun_s, first_s, end_s, n_tokens / request.n)
-                yield chunk
+        """As `EngineClient.generate`; a line in the log says what became of it."""
+        watch = _Watch(self._metrics, self._metrics.name_of(model_id), request, self._clock)
+        try:
+            async with aclosing(self._client.generate(model_id, request)) as chunks:
+                async for chunk in chunks:
+                    watch.see(chunk)
+                    yield chunk
+        except MulmError as error:
+            watch.fail(error.code)
+            raise
+        finally:
+            watch.log()
+
+
+class _Watch:
+    """One request on its way."""
+
+    def __init__(
+        self,
+        metrics: ServiceMetrics,
+        name: str,
+        request: GenerateRequest,
+        clock: Callable[[], float],
+    ) -> None:
+        self._metrics, self._name, self._request, self._clock = metrics, name, request, clock
+        self._begun_s = clock()
+        self._first_s: float | None = None
+        self._n_open, self._n_tokens, self._n_cached = request.n, 0, 0
+        self._end = "left"
+
+    def see(self, chunk: TokenChunk) -> None:
+        """Count a chunk. The reader of the last one does not ask for more, so all ends here."""
+        if self._first_s is None:
+            self._first_s = self._clock()
+            self._metrics.first_token.labels(self._name).observe(self._first_s - self._begun_s)
+        self._n_tokens += len(chunk.token_ids)
+        self._n_cached += chunk.n_cached_tokens
+        if chunk.finish_reason == "deadline":
+            self.fail(DeadlineError.code)
+        elif chunk.finish_reason:
+            self._n_open -= 1
+            self._end = chunk.finish_reason
+            self._metrics.ended.labels(self._name, chunk.finish_reason).inc()
+            if not self._n_open:
+                self._observe_end(self._first_s, self._clock())
+
+    def fail(self, code: str) -> None:
+        """It has no answer."""
+        self._end = code
+        self._metrics.failed.labels(self._name, code).inc()
+
+    def log(self) -> None:
+        """One line, at its end."""
+        first_s = None if self._first_s is None else self._first_s - self._begun_s
+        _log.info(
+            "generation ended request=%s model=%s end=%s prompt_tokens=%d cached_tokens=%d"
+            " new_tokens=%d first_token_s=%s",
+            self._request.request_id,
+            self._name,
+            "left" if self._n_open and self._end in ("stop", "length") else self._end,
+            len(self._request.prompt_ids),
+            self._n_cached,
+            self._n_tokens,
+            "none" if first_s is None else f"{first_s:.3f}",
+        )
+
+    def _observe_end(self, first_s: float, end_s: float) -> None:
+        self._metrics.whole.labels(self._name).observe(end_s - self._begun_s)
+        n_tokens = self._n_tokens / self._request.n
+        if n_tokens > 1:
+            self._metrics.token.labels(self._name).observe((end_s - first_s) / (n_tokens - 1))
 
 
 class _Engines:
-    """A collector of what engines report, summed over those of one model."""
+    """A collector of what engines report, summed over those of one model.
+
+    A counter keeps what engines had counted that are gone, so that it never falls.
+    """
 
     def __init__(self, reports: Reports, name_of: Callable[[str], str]) -> None:
         self._reports, self._name_of = reports, name_of
+        self._last: dict[str, EngineReport] = {}
+        self._gone: defaultdict[str, defaultdict[str, float]] = defaultdict(
+            lambda: defaultdict(float)
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Prometheus's hook."""
         by_name: defaultdict[str, list[EngineReport]] = defaultdict(list)
         for report in self._reports():
             by_name[self._name_of(report.model_id)].append(report)
+        self._note({report.engine_id: report for each in by_name.values() for report in each})
         for name, (what, read) in _GAUGES.items():
             gauge = GaugeMetricFamily(_PREFIX + name, what, labels=_LABELS)
             for model, reports in by_name.items():
@@ -157,9 +219,19 @@ class _Engines:
             yield gauge
         for name, (what, read) in _COUNTERS.items():
             counter = CounterMetricFamily(_PREFIX + name, what, labels=_LABELS)
-            for model, reports in by_name.items():
-                counter.add_metric([model], sum(map(read, reports)))
+            for model in by_name.keys() | self._gone.keys():
+                living = sum(map(read, by_name.get(model, ())))
+                counter.add_metric([model], living + self._gone[model][name])
             yield counter
+
+    def _note(self, living: dict[str, EngineReport]) -> None:
+        """Keep the last that was heard of engines that are gone."""
+        for engine_id in self._last.keys() - living.keys():
+            report = self._last[engine_id]
+            gone = self._gone[self._name_of(report.model_id)]
+            for name, (_, read) in _COUNTERS.items():
+                gone[name] += read(report)
+        self._last = living
 
 
 @router.get("/metrics")

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import re
+import time
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,9 +18,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mulm.errors import MulmError
-from serve_app.errors import error_response, half_a_character_response, too_large_response
+from serve_app.auth import OPEN_PATHS
+from serve_app.errors import (
+    error_response,
+    half_a_character_response,
+    late_body_response,
+    too_large_response,
+)
 
 _log = logging.getLogger(__name__)
+
+_SHOWN_PATH_CHARS = 128
+BODY_TIMEOUT_S = 120.0
+"""In which a whole body comes, also over a slow link."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -44,6 +55,39 @@ class RequestIdMiddleware:
             await send(message)
 
         await self._app(scope, receive, mark)
+
+
+class AccessLogMiddleware:
+    """Logs each request at its end: whose it was, what it was answered, and how long that took."""
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app, self._clock = app, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        begun_s, status = self._clock(), 0
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            state = scope["state"]
+            _log.info(
+                "request ended request=%s key=%s method=%s path=%r status=%s seconds=%.3f",
+                state["request_id"],
+                state.get("key_id", "none"),
+                scope["method"],
+                scope["path"][:_SHOWN_PATH_CHARS],
+                status or "none",
+                self._clock() - begun_s,
+            )
 
 
 class ErrorMiddleware:
@@ -72,19 +116,26 @@ class ErrorMiddleware:
 class BodyMiddleware:
     """Takes in the whole body, or refuses it with 413 as soon as it exceeds `max_bytes`.
 
+    One that does not come in time is refused with 408.
+
     Whatever the client says after it is that it leaves: then the work for it is cancelled.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> None:
         self._app = app
-        self._max_bytes = max_bytes
+        self._max_bytes, self._timeout_s = max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application on a body that is complete."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await self._read(scope, receive)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            await late_body_response(self._timeout_s)(scope, receive, send)
+            return
         if body is None:
             await too_large_response(self._max_bytes)(scope, receive, send)
             return

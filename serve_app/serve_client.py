@@ -31,6 +31,9 @@ _HEARD_LATELY_S = 10.0
 _CHANGE_TIMEOUT_S = 60.0
 """How long a request looks for a replica that holds its model while models change."""
 
+_CHANNEL_AGAIN_S = 30.0
+"""How long tokens come over the handle after an engine could not connect."""
+
 _CHANGE_POLL_S = 0.1
 _ON_THE_WAY_S = 10.0
 """How much later than the end of its call a request's last token may come."""
@@ -55,6 +58,7 @@ class ServeEngineClient:
         self._receiver = receiver
         self._clock = clock
         self._heard_s = -_HEARD_LATELY_S
+        self._channel_again_s = float("-inf")
         self._streaming = handle.options(stream=True)
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -81,7 +85,7 @@ class ServeEngineClient:
         self, model_id: str, request: GenerateRequest
     ) -> AsyncGenerator[TokenChunk, None]:
         has_begun = False
-        if self._receiver is not None:
+        if self._receiver is not None and self._clock() >= self._channel_again_s:
             try:
                 async with aclosing(self._receive(self._receiver, model_id, request)) as chunks:
                     async for chunk in chunks:
@@ -91,7 +95,7 @@ class ServeEngineClient:
                 if has_begun:
                     raise
                 _log.warning("tokens come over the handle reason=%s", error.message)
-                self._receiver = None
+                self._channel_again_s = self._clock() + _CHANNEL_AGAIN_S
             else:
                 return
         async with aclosing(self._stream(model_id, request)) as chunks:

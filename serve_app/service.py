@@ -23,6 +23,8 @@ from serve_app.probe import Probe
 from serve_app.settings import AppArgs
 
 _SWITCH_POLL_S = 0.2
+_MAX_SWITCH_POLL_S = 5.0
+_SHOWN_CHARS = 64
 
 
 class ModelNotFoundError(NotFoundError):
@@ -74,9 +76,15 @@ class Service:
         return self.served
 
     async def take_over(self, served: Served, poll_s: float = _SWITCH_POLL_S) -> None:
-        """Serve another model from the moment at which an engine holds it; until then the old."""
-        while self.served is not None and not await self.engine.holds(served.model_id):
+        """Serve another model from the moment at which an engine holds it; until then the old.
+
+        Where no engine runs all the time nobody is asked, which would start one: requests wait for
+        an engine that has it.
+        """
+        is_due = self.served is not None and self.keeps_an_engine
+        while is_due and not await self.engine.holds(served.model_id):
             await asyncio.sleep(poll_s)
+            poll_s = min(1.2 * poll_s, _MAX_SWITCH_POLL_S)
         self.served = served
 
     def model(self, name: str) -> Served:
@@ -84,7 +92,8 @@ class Service:
         served = self.current()
         if name not in (served.name, served.ref, served.asked_ref, served.model_id):
             hint = f"served: {served.name}"
-            raise ModelNotFoundError(f"no model {name!r} is served", hint=hint, param="model")
+            shown = name[:_SHOWN_CHARS]
+            raise ModelNotFoundError(f"no model {shown!r} is served", hint=hint, param="model")
         return served
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from mulm.errors import NotRunningError
 from mulm.messages import TokenChunk
 from serve_app.chunk_codec import decode_chunk, encode_chunk
-from serve_app.engine_report import EngineReport
+from serve_app.engine_report import EngineReport, decode_reports, encode_reports
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ class TokenReceiver:
         self._starting = asyncio.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
         self._writers: set[asyncio.StreamWriter] = set()
-        self._reports: dict[asyncio.StreamWriter, EngineReport] = {}
+        self._reports: dict[asyncio.StreamWriter, list[EngineReport]] = {}
 
     def reports(self) -> list[EngineReport]:
         """The newest of each engine that is connected."""
-        return list(self._reports.values())
+        return [report for reports in self._reports.values() for report in reports]
 
     async def reply_to(self) -> ReplyTo:
         """Where to send; from the first call on it listens."""
@@ -95,14 +95,15 @@ class TokenReceiver:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            said = await asyncio.wait_for(reader.readline(), _TIMEOUT_S)
-            if hmac.compare_digest(said.strip(), self._secret.encode()):
+            secret = self._secret.encode() + b"\n"
+            said = await asyncio.wait_for(reader.readexactly(len(secret)), _TIMEOUT_S)
+            if hmac.compare_digest(said, secret):
                 while line := await reader.readline():
                     if line.startswith(b"{"):
-                        self._reports[writer] = EngineReport.decode(line)
+                        self._reports[writer] = decode_reports(line)
                     else:
                         self._deliver(decode_chunk(line))
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, TimeoutError, ValueError, EOFError) as error:
             _log.warning("connection of an engine ended error=%r", error)
         finally:
             self._writers.discard(writer)
@@ -147,11 +148,12 @@ class TokenSender:
         except OSError as error:
             raise NotRunningError(f"the ingress is gone: {error}") from None
 
-    def report(self, report: EngineReport) -> None:
+    def report(self, reports: Iterable[EngineReport]) -> None:
         """Tell all ingresses; one that reads nothing is passed over."""
+        line = encode_reports(reports)
         for writer in self._writers.values():
             if not writer.is_closing() and not writer.transport.get_write_buffer_size():
-                writer.write(report.encode())
+                writer.write(line)
 
     async def close(self) -> None:
         """End all connections."""

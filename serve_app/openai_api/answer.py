@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response
 
-from mulm.errors import ConfigError
 from mulm.refs import new_id
-from serve_app.openai_api.asked import Asked
+from serve_app.openai_api.asked import Asked, named_by_client
 from serve_app.openai_api.choices import BegunDeltas, Delta, begun, merge, read_choices
 from serve_app.openai_api.finished import Finished, Usage
 from serve_app.openai_api.stream import EventStream
@@ -86,15 +85,11 @@ async def generate(service: Service, served: Served, asked: Asked, request_id: s
         MulmError: whatever goes wrong before it, in the client's words for parameters.
     """
     requests = asked.requests(served, request_id)
-    try:
+    with named_by_client(grammar=asked.grammar_param, prompt=asked.prompt_param):
         return await begun(merge([
             read_choices(service.engine, served.model_id, request, served.tokenizer, n * request.n)
             for n, request in enumerate(requests)
         ]))  # fmt: skip
-    except ConfigError as error:
-        if error.details.get("param") == "grammar":
-            error.details["param"] = asked.grammar_param
-        raise
 
 
 async def _write_whole(state: _Answer, deltas: BegunDeltas) -> dict[str, Any]:

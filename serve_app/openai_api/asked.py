@@ -5,10 +5,12 @@ Called by the routes. Invariant: what is made here fits the model's window.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mulm.errors import ConfigError, ContextLengthError
+from mulm.chat import Message
+from mulm.errors import ConfigError, ContextLengthError, MulmError
 from mulm.messages import GenerateRequest, Grammar, SamplingParams
 from serve_app.openai_api.schemas import MAX_SEQUENCES, Generation
 from serve_app.service import Served
@@ -32,6 +34,39 @@ def require_room(texts: Sequence[str], served: Served, param: str) -> None:
             hint="shorten the prompt",
             param=param,
         )
+
+
+def require_room_for_turns(turns: Sequence[Message], served: Served, param: str) -> None:
+    """Refuse a conversation that cannot fit, before it is encoded.
+
+    Raises:
+        ContextLengthError: as `require_room`; each turn has a token at least.
+    """
+    if len(turns) > served.max_seq_len:
+        raise ContextLengthError(
+            f"the model's window is {served.max_seq_len} tokens, and {len(turns)} turns are more",
+            hint="leave out the oldest",
+            param=param,
+        )
+    require_room(texts_of(turns), served, param)
+
+
+def texts_of(turns: Sequence[Message]) -> list[str]:
+    """All that clients wrote in a conversation."""
+    calls = [call.arguments for turn in turns for call in turn.tool_calls]
+    return [*(turn.content for turn in turns), *calls]
+
+
+@contextmanager
+def named_by_client(**names: str) -> Iterator[None]:
+    """Errors blame a parameter by the name that it has in the client's body."""
+    try:
+        yield
+    except MulmError as error:
+        param = error.details.get("param")
+        if param in names:
+            error.details["param"] = names[str(param)]
+        raise
 
 
 def require_few(n_prompts: int, n_choices: int, param: str) -> None:

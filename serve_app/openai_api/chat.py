@@ -14,7 +14,7 @@ from mulm.tool_turns import check_turns
 from mulm.toolcall_parser import ContentDelta, ToolCallDelta, ToolCallParser
 from mulm.toolcalls import ToolUse, read_tools
 from serve_app.openai_api.answer import answer
-from serve_app.openai_api.asked import Asked, cut, require_room, size_of
+from serve_app.openai_api.asked import Asked, cut, require_room_for_turns, size_of, texts_of
 from serve_app.openai_api.chat_schemas import ChatBody, ChatMessage
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
@@ -84,12 +84,10 @@ async def create_chat_completion(
     use = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     grammar, grammar_param = held(use, *body.held)
     messages = [to_message(message) for message in body.messages]
-    texts = [message.content for message in messages]
     if body.truncate_prompt_tokens is None:
-        require_room(texts, served, "messages")
-    prompt = await service.background.run(
-        size_of(texts), encode_chat, messages, use, served.tokenizer
-    )
+        require_room_for_turns(messages, served, "messages")
+    size_bytes = size_of(texts_of(messages))
+    prompt = await service.background.run(size_bytes, encode_chat, messages, use, served.tokenizer)
     stop_ids = served.tokenizer.stop_ids
     asked = Asked(body, [cut(prompt, body)], stop_ids, "messages", grammar, grammar_param)
     names = TokenNames(served.tokenizer) if body.logprobs else None

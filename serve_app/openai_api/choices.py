@@ -23,8 +23,8 @@ from serve_app.openai_api.text import TextStream
 class Delta:
     """News of one choice: text (may be empty), new tokens, and how it ended if it did.
 
-    What belongs to the prompt comes with the first: its log-probabilities, and how many of its
-    tokens were not computed anew.
+    What belongs to the prompt comes with the first: its log-probabilities, and, of a prompt's first
+    choice, how many of its tokens were not computed anew.
     """
 
     index: int
@@ -77,7 +77,7 @@ async def _next(chunks: AsyncGenerator[TokenChunk, None], end_s: float) -> Token
         async with asyncio.timeout_at(end_s):
             return await anext(chunks, None)
     except TimeoutError:
-        raise _late() from None
+        raise late() from None
 
 
 def merge(sources: Sequence[Deltas]) -> Deltas:
@@ -147,7 +147,7 @@ def _read_chunk(text: TextStream, chunk: TokenChunk, index: int) -> Delta:
     n_tokens = 0
     reason = chunk.finish_reason
     if reason == "deadline":
-        raise _late()
+        raise late()
     for token_id in chunk.token_ids:
         n_tokens += 1
         pieces.append(text.push(token_id))
@@ -159,9 +159,10 @@ def _read_chunk(text: TextStream, chunk: TokenChunk, index: int) -> Delta:
         reason = "stop" if text.is_stopped else reason
     return Delta(
         index, "".join(pieces), chunk.token_ids[:n_tokens], reason, chunk.logprobs[:n_tokens],
-        chunk.prompt_logprobs, chunk.n_cached_tokens,
+        chunk.prompt_logprobs, 0 if chunk.index else chunk.n_cached_tokens,
     )  # fmt: skip
 
 
-def _late() -> DeadlineError:
+def late() -> DeadlineError:
+    """What a client is told whose time is up."""
     return DeadlineError("the answer was not finished in time", hint="ask for fewer tokens")

@@ -10,6 +10,7 @@ import math
 from array import array
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -18,7 +19,8 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.errors import ConfigError, ContextLengthError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
-from serve_app.openai_api.asked import require_room, size_of
+from serve_app.openai_api.asked import named_by_client, require_room, size_of
+from serve_app.openai_api.choices import late
 from serve_app.openai_api.schemas import Body, TokenIdLists, TokenIds
 from serve_app.service import RequestIdDependency, Served, Service, ServiceDependency
 
@@ -52,11 +54,14 @@ async def create_embeddings(
     texts = [body.input] if isinstance(body.input, str) else body.input
     size_bytes = size_of(text for text in texts if isinstance(text, str))
     inputs = await service.background.run(size_bytes, encode_inputs, body, served)
+    end_s = asyncio.get_running_loop().time() + served.request_timeout_s
     requests = [_request(served, ids, f"{request_id}-{n}") for n, ids in enumerate(inputs)]
     gate = asyncio.Semaphore(_AT_ONCE)
-    tasks = [asyncio.create_task(_embed(service, served, one, gate)) for one in requests]
+    tasks = [asyncio.create_task(_embed(service, served, one, gate, end_s)) for one in requests]
     try:
-        vectors = [_unit(found, body.dimensions) for found in await asyncio.gather(*tasks)]
+        with named_by_client(prompt="input"):
+            found = await asyncio.gather(*tasks)
+        vectors = [_unit(each, body.dimensions) for each in found]
     finally:
         for task in tasks:
             task.cancel()
@@ -106,16 +111,29 @@ def _request(served: Served, ids: Sequence[int], request_id: str) -> GenerateReq
 
 
 async def _embed(
-    service: Service, served: Served, request: GenerateRequest, gate: asyncio.Semaphore
+    service: Service,
+    served: Served,
+    request: GenerateRequest,
+    gate: asyncio.Semaphore,
+    end_s: float,
 ) -> tuple[float, ...]:
-    async with gate, aclosing(service.engine.generate(served.model_id, request)) as chunks:
-        return await _vector(chunks)
+    """The vector of one input. Raises DeadlineError at `end_s`, whatever it waits for."""
+    try:
+        async with asyncio.timeout_at(end_s), gate:
+            left_s = end_s - asyncio.get_running_loop().time()
+            rest = replace(request, deadline_s=left_s)
+            async with aclosing(service.engine.generate(served.model_id, rest)) as chunks:
+                return await _vector(chunks)
+    except TimeoutError:
+        raise late() from None
 
 
 async def _vector(chunks: AsyncGenerator[TokenChunk, None]) -> tuple[float, ...]:
     async for chunk in chunks:
         if chunk.embedding:
             return chunk.embedding
+        if chunk.finish_reason == "deadline":
+            raise late()
     raise NotRunningError("the engine ended early", hint="try again in a moment")
 
 

@@ -1,7 +1,7 @@
 """`/v1/responses`: answers an input, and goes on with what was answered before."""
 
 from bisect import bisect_left
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -14,7 +14,14 @@ from mulm.errors import MulmError
 from mulm.toolcalls import ToolUse, read_tools
 from serve_app.errors import error_body
 from serve_app.openai_api.answer import generate
-from serve_app.openai_api.asked import Asked, cut, require_room, size_of
+from serve_app.openai_api.asked import (
+    Asked,
+    cut,
+    named_by_client,
+    require_room_for_turns,
+    size_of,
+    texts_of,
+)
 from serve_app.openai_api.chat import encode_chat, held
 from serve_app.openai_api.choices import BegunDeltas
 from serve_app.openai_api.logprobs import TokenNames
@@ -43,11 +50,12 @@ async def create_response(
     turns = [*service.responses.get(key_id, before, _PARAM).messages] if before else []
     turns += body.messages
     if body.truncation != "auto" and body.truncate_prompt_tokens is None:
-        require_room([turn.content for turn in turns], served, "input")
-    prompt = await service.background.run(
-        size_of(turn.content for turn in turns),
-        _encode, turns, body, use, served.tokenizer, served.max_seq_len,
-    )  # fmt: skip
+        require_room_for_turns(turns, served, "input")
+    with named_by_client(messages="input"):
+        prompt = await service.background.run(
+            size_of(texts_of(turns)),
+            _encode, turns, body, use, served.tokenizer, served.max_seq_len,
+        )  # fmt: skip
     asked = Asked(
         body, [cut(prompt, body)], served.tokenizer.stop_ids, "input", grammar, grammar_param
     )
@@ -91,28 +99,20 @@ def _encode(
     first = [Message(role="system", content=body.instructions)] if body.instructions else []
 
     def encode(n_left_out: int) -> list[int]:
-        return encode_chat([*first, *_without_oldest(turns, n_left_out)], use, tokenizer)
+        return encode_chat([*first, *turns[n_left_out:]], use, tokenizer)
 
     ids = encode(0)
     room = window - (body.max_output_tokens or 1)
     if body.truncation == "auto" and len(ids) > room:
-        at_most = len(turns) - 1
-        fits = range(1, at_most)
-        at = bisect_left(fits, True, key=lambda n: len(encode(n)) <= room)
-        return encode(min(1 + at, at_most))
+        # Results of tools go with the call before them; the last turn stays.
+        cuts = [n for n in range(1, len(turns)) if turns[n].role != "tool"]
+        at = bisect_left(cuts, True, key=lambda n: len(encode(n)) <= room)
+        return encode(cuts[min(at, len(cuts) - 1)] if cuts else 0)
     return ids
 
 
-def _without_oldest(turns: list[Message], n_left_out: int) -> list[Message]:
-    """Results of tools go with the call before them; the last turn stays."""
-    rest = turns[n_left_out:]
-    while n_left_out and len(rest) > 1 and rest[0].role == "tool":
-        rest = rest[1:]
-    return rest
-
-
 async def _events(
-    writer: ResponseWriter, deltas: BegunDeltas, keep: Any
+    writer: ResponseWriter, deltas: BegunDeltas, keep: Callable[[], None]
 ) -> AsyncGenerator[Event, None]:
     for begun in writer.begin():
         yield begun
@@ -126,10 +126,13 @@ async def _events(
 
 async def _encode_events(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
     """Each with its name, as this endpoint's clients read them."""
-    async for item in catch(events, _failure):
+    n_events = 0
+
+    def failure(error: MulmError) -> Event:
+        told = error_body(error)["error"]
+        facts = {name: told[name] for name in ("code", "message", "param")}
+        return {"type": "error", **facts, "sequence_number": n_events}
+
+    async for item in catch(events, failure):
         yield event(item, item["type"])
-
-
-def _failure(error: MulmError) -> Event:
-    told = error_body(error)["error"]
-    return {"type": "error", **told, "sequence_number": 0}
+        n_events += 1

@@ -26,6 +26,7 @@ MAX_BIASES = 1024
 MAX_STOP_IDS = 64
 
 MAX_STOPS = 4
+_SHOWN_CHARS = 64
 
 
 def only(*neutral: object) -> AfterValidator:
@@ -64,8 +65,8 @@ class Body(Frozen):
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in values if isinstance(values, dict) else ():
             if key not in known:
-                hint = nearest(key, known)
-                facts = {"hint": hint, "param": (key,)}
+                shown = key[:_SHOWN_CHARS]
+                facts = {"hint": nearest(shown, known), "param": (shown,)}
                 raise PydanticCustomError("unknown_parameter", "is unknown here: {hint}", facts)
         return values
 

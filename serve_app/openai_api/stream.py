@@ -78,6 +78,8 @@ class EventStream(StreamingResponse):
         """Send what there is, and a sign of life where there is nothing."""
         loop = asyncio.get_running_loop()
         last_s = loop.time()
+        sending = asyncio.current_task()
+        is_deaf = False
 
         async def send_soon(message: Message) -> None:
             nonlocal last_s
@@ -86,23 +88,37 @@ class EventStream(StreamingResponse):
                 await send(message)
 
         async def show_life() -> None:
-            while True:
-                await asyncio.sleep(max(0.0, last_s + self._heartbeat_s - loop.time()))
-                if loop.time() - last_s >= self._heartbeat_s:
-                    body = {"type": "http.response.body", "body": HEARTBEAT, "more_body": True}
-                    await send_soon(body)
+            nonlocal is_deaf
+            try:
+                while True:
+                    await asyncio.sleep(max(0.0, last_s + self._heartbeat_s - loop.time()))
+                    if loop.time() - last_s >= self._heartbeat_s:
+                        await send_soon(_more(HEARTBEAT))
+            except TimeoutError:
+                is_deaf = True
+                assert sending is not None
+                sending.cancel()
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         heart = asyncio.create_task(show_life())
         try:
             async for event in self._events:
-                await send_soon({"type": "http.response.body", "body": event, "more_body": True})
+                await send_soon(_more(event))
             heart.cancel()
             await send_soon({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
-            _log.warning("a client read nothing for %g s", self._write_timeout_s)
+            is_deaf = True
+        except asyncio.CancelledError:
+            if not is_deaf:
+                raise
         finally:
             heart.cancel()
+        if is_deaf:
+            _log.warning("a client read nothing for %g s", self._write_timeout_s)
+
+
+def _more(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 async def encode_chunks(

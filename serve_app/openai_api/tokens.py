@@ -15,7 +15,7 @@ from starlette.responses import Response
 from mulm.chat import Message
 from mulm.errors import ConfigError
 from mulm.toolcalls import ToolUse, read_tools
-from serve_app.openai_api.asked import size_of
+from serve_app.openai_api.asked import size_of, texts_of
 from serve_app.openai_api.chat import encode_chat, to_message
 from serve_app.openai_api.chat_schemas import ChatMessage
 from serve_app.openai_api.logprobs import TokenNames
@@ -60,7 +60,7 @@ async def tokenize(body: TokenizeBody, service: ServiceDependency) -> Response:
     """The ids that the model would read."""
     served = service.model(body.model)
     messages = [to_message(message) for message in body.messages or ()]
-    size_bytes = size_of([body.prompt or "", *(message.content for message in messages)])
+    size_bytes = size_of([body.prompt or "", *texts_of(messages)])
     written = await service.background.run(
         size_bytes, _tokenized, body, messages, read_tools(body.tools), served
     )

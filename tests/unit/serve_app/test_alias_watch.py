@@ -38,10 +38,15 @@ def test_it_tells_of_each_move_and_survives_silence_and_failures(caplog):
         told.append(ledger.points_to)
         if ledger.points_to == "broken":
             raise CorruptError("bad bytes")
+        if ledger.points_to == "too large":
+            raise RuntimeError("out of memory")
+        if ledger.points_to == "late" and told.count("late") < 3:
+            raise NotRunningError("the store does not answer")
+        return ledger.points_to
 
     async def check():
         watch = AliasWatch(ledger, SOON_S)
-        watch.follow(LIVE, take_over)
+        watch.follow(LIVE, "one", take_over)
         await asyncio.sleep(5 * SOON_S)
         assert told == []
         ledger.is_silent = True
@@ -52,12 +57,39 @@ def test_it_tells_of_each_move_and_survives_silence_and_failures(caplog):
         await until(lambda: "bad bytes" in caplog.text)
         await asyncio.sleep(5 * SOON_S)
         assert told == ["two", "broken"], "it is tried once"
+        ledger.points_to = "too large"
+        await until(lambda: "out of memory" in caplog.text)
         ledger.points_to = "three"
-        await until(lambda: told[2:] == ["three"])
-        watch.follow(AppArgs(model="m@1"), take_over)
+        await until(lambda: told[3:] == ["three"])
+        ledger.points_to = "late"
+        await until(lambda: told[4:] == ["late"] * 3)
+        await asyncio.sleep(5 * SOON_S)
+        assert told[4:] == ["late"] * 3, "what fails for the moment is tried until it is there"
+        watch.follow(AppArgs(model="m@1"), "late", take_over)
         ledger.points_to = "four"
         await asyncio.sleep(5 * SOON_S)
-        assert told[3:] == [], "a version stays"
+        assert told[7:] == [], "a version stays"
+
+    asyncio.run(check())
+
+
+def test_an_alias_that_moves_while_the_model_is_loaded_is_followed():
+    ledger = Ledger()
+
+    def open_model(_args):
+        found = ledger.points_to
+        ledger.points_to = "two"
+        return OpenedModel(found, FakeModel())
+
+    host = EngineHost(open_model, resolve=ledger, follow_period_s=SOON_S)
+
+    async def check():
+        await host.reconfigure({"model": "m@live"})
+        assert (await host.load())["model_id"] == "one"
+        async with asyncio.timeout(5):
+            while (await host.load())["model_id"] != "two":
+                await asyncio.sleep(SOON_S)
+        await host.stop()
 
     asyncio.run(check())
 

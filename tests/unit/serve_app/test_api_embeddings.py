@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import openai
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.messages import GenerateRequest, SamplingParams
+from serve_app.ingress import make_app
+from serve_app.service import Service
 
 IDS = [40, 41, 42]
 
@@ -62,7 +65,7 @@ def test_many_inputs_keep_their_order_and_fewer_dimensions_their_length(app, cli
         ({"input": []}, "input"),
         ({"input": ["a"] * 257}, "input"),
         ({"input": [1] * 201}, "input"),
-        ({"input": [400]}, "prompt"),
+        ({"input": [400]}, "input"),
         ({"dimensions": 0}, "dimensions"),
         ({"dimensions": 5}, "dimensions"),
         ({"encoding_format": "hex"}, "encoding_format"),
@@ -72,3 +75,12 @@ def test_what_cannot_be_is_refused_by_name(app, client, fields, param):
     with pytest.raises(openai.BadRequestError) as refused:
         create(app, client, **fields)
     assert refused.value.param.startswith(param)
+
+
+def test_all_of_a_request_has_one_deadline(scripted, served, keys, client):
+    scripted.never_ends = True
+    app = make_app(Service(scripted, replace(served, request_timeout_s=0.2)), keys)
+    with pytest.raises(openai.APIStatusError) as late:
+        create(app, client, input=[IDS] * 40)
+    assert late.value.status_code == 504
+    assert len(scripted.requests) < 40, "those that wait are not begun any more"

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from mulm.chat import Message, render
+from mulm.errors import NotRunningError
 from serve_app.openai_api.response_store import ResponseStore
 
 TOOL = {
@@ -184,7 +185,7 @@ def test_the_oldest_turns_are_left_out_only_where_the_client_says_so(
         ({"conversation": "c"}, "conversation"),
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input"),
-        ({"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "messages"),
+        ({"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"include": ["web_search_call.action.sources"]}, "include.0"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
@@ -212,3 +213,49 @@ def test_the_store_is_bounded_and_knows_whose_is_what():
     store.put("key", {"id": "r4"}, [])
     store.delete("key", "r4")
     assert store._n_bytes == 0
+
+
+def test_an_error_in_a_stream_reaches_the_official_client(
+    scripted, scripted_app, client, tokenizer
+):
+    scripted.groups, scripted.end = [tokenizer.encode("the fox")], NotRunningError("gone")
+
+    async def check():
+        stream = await create(scripted_app, client, stream=True)
+        seen = [told async for told in stream]
+        assert (seen[-1].type, seen[-1].code) == ("error", "not_running")
+        assert "gone" in seen[-1].message
+        assert [told.sequence_number for told in seen] == list(range(len(seen)))
+
+    run(check())
+
+
+def test_results_of_tools_go_with_the_call_before_them(scripted, scripted_app, client):
+    calls = [
+        {"type": "function_call", "call_id": name, "name": "go", "arguments": "{}"}
+        for name in ("a", "b")
+    ]
+    results = [
+        {"type": "function_call_output", "call_id": name, "output": "far " * 100}
+        for name in ("a", "b")
+    ]
+    turns = [{"role": "user", "content": "walk " * 500}, *calls, *results]
+    run(create(scripted_app, client, input=turns, truncation="auto"))
+    assert 300 < len(scripted.requests[0].prompt_ids) < 2000
+
+
+def test_a_single_turn_that_does_not_fit_is_refused_and_not_left_out(scripted_app, client):
+    with pytest.raises(openai.BadRequestError) as refused:
+        run(create(scripted_app, client, input="walk " * 2500, truncation="auto"))
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_half_a_character_that_the_model_spells_in_a_call_is_passed_on_as_it_is_spelled(
+    scripted, scripted_app, client, tokenizer
+):
+    tool = {"type": "function", "name": "go", "parameters": {"type": "object"}}
+    text = '<tool_call>{"arguments": {"to": "\\ud800"}, "name": "go"}</tool_call>'
+    scripted.groups, scripted.end = [tokenizer.encode(text)], "stop"
+    reply = run(create(scripted_app, client, tools=[tool]))
+    [call] = reply.output
+    assert call.arguments == '{"to": "\\ud800"}'

@@ -48,6 +48,7 @@ def test_codes_of_http_alone_are_frozen_and_on_the_page():
         "unsupported_parameter": 400,
         "model_not_found": 404,
         "method_not_allowed": 405,
+        "request_timeout": 408,
         "request_too_large": 413,
     }
     page = (Path(__file__).parents[3] / "docs/errors.md").read_text(encoding="utf-8")

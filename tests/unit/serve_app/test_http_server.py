@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 
 import httpx
@@ -10,6 +11,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from mulm.errors import NotRunningError
+from serve_app.http_connection import HttpConnection
 from serve_app.http_server import HttpServer
 
 
@@ -83,5 +85,55 @@ def test_a_port_that_somebody_has_is_named():
             port = stranger.getsockname()[1]
             with pytest.raises(NotRunningError, match=f"127.0.0.1:{port}"):
                 await HttpServer(app_that_says(""), "127.0.0.1", port, 1.0).start()
+
+    asyncio.run(check())
+
+
+async def say(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
+    """Send parts over one connection, and read until the server closes it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for part in parts:
+        writer.write(part)
+        await asyncio.sleep(pause_s)
+    async with asyncio.timeout(10):
+        answered = await reader.read()
+    writer.close()
+    return answered
+
+
+def test_a_head_has_a_size_and_a_time(monkeypatch):
+    monkeypatch.setattr(HttpConnection, "head_timeout_s", 0.3)
+
+    async def check():
+        server = HttpServer(app_that_says("one"), "127.0.0.1", port := free_port(), 1.0)
+        await server.start()
+        begin = b"GET / HTTP/1.1\r\nhost: a\r\n"
+        fields = [b"x: " + b"y" * 16_400 + b"\r\n"] * 4
+        large = await say(port, begin, *fields, pause_s=0.02)
+        assert large.startswith(b"HTTP/1.1 431 ")
+        assert json.loads(large.split(b"\r\n\r\n")[1])["error"]["code"] == "http_error"
+        assert (await say(port, begin)).startswith(b"HTTP/1.1 408 ")
+        assert await say(port) == b""
+        slow = await say(port, begin, b"connection: close\r\n\r\n", pause_s=0.1)
+        assert slow.startswith(b"HTTP/1.1 200 ")
+        nonsense = await say(port, b"FOO / HTTP/1.1\r\n\r\n")
+        assert nonsense.startswith(b"HTTP/1.1 400 ")
+        assert "error" in json.loads(nonsense.split(b"\r\n\r\n")[1])
+        await server.stop()
+
+    asyncio.run(check())
+
+
+def test_a_kept_connection_is_used_again_and_its_next_head_has_its_time_too(monkeypatch):
+    monkeypatch.setattr(HttpConnection, "head_timeout_s", 0.3)
+
+    async def check():
+        server = HttpServer(app_that_says("one"), "127.0.0.1", port := free_port(), 1.0)
+        await server.start()
+        whole = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+        answered = await say(port, whole, whole, b"GET / HTTP/1.1\r\n", pause_s=0.1)
+        assert answered.count(b"HTTP/1.1 200 ") == 2
+        assert answered.count(b"HTTP/1.1 408 ") == 1
+        await server.stop()
 
     asyncio.run(check())

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from serve_app.ingress import make_app
 from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.service import Service
 
-REPORT = EngineReport("mdl_1", EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90))
+REPORT = EngineReport("mdl_1", "eng_1", EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90))
 NAMES = {
     "mulm:num_requests_running", "mulm:num_requests_waiting", "mulm:num_tokens_waiting",
     "mulm:kv_cache_usage_perc", "mulm:num_preemptions_total", "mulm:prefix_cache_queries_total",
@@ -103,3 +104,38 @@ def test_they_are_behind_the_key(scripted, served, keys, raw):
     assert "mulm:num_requests_running" in reply.text
     assert reply.headers["content-type"].startswith("text/plain")
     assert asyncio.run(ask({"authorization": ""})).status_code == 401
+
+
+def test_a_counter_never_falls_when_engines_go():
+    other = replace(REPORT, engine_id="eng_2")
+    living = [REPORT, other]
+    metrics = ServiceMetrics(lambda: living, lambda _id: "tiny")
+
+    def told():
+        return values(metrics.text().decode())["mulm:generation_tokens_total"]
+
+    assert told() == 180
+    living.pop()
+    assert told() == told() == 180
+    living[0] = replace(REPORT, stats=replace(REPORT.stats, generated_tokens=95))
+    assert told() == 185
+    living.clear()
+    assert told() == 185
+
+
+@pytest.mark.parametrize(
+    ("error", "end", "code"),
+    [(OverloadedError("busy"), "stop", "overloaded"), (None, "deadline", "deadline_exceeded")],
+)
+def test_what_failed_is_counted_by_its_code_and_logged_with_its_request(
+    scripted, caplog, error, end, code
+):
+    caplog.set_level("INFO", "serve_app")
+    scripted.error, scripted.end = error, end
+    metrics = ServiceMetrics(list, lambda _id: "tiny")
+    with suppress(OverloadedError):
+        asyncio.run(read(MeasuredClient(scripted, metrics)))
+    text = metrics.text().decode()
+    assert f'mulm:request_failure_total{{code="{code}",model_name="tiny"}} 1.0' in text
+    assert "mulm:request_success_total{" not in text
+    assert f"request=a model=tiny end={code} " in caplog.text

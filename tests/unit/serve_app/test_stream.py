@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -66,6 +67,22 @@ def test_a_client_that_reads_nothing_is_given_up(n_read, caplog):
         sent.append(message)
 
     sent_by(EventStream(silent_for(0), source, write_timeout_s=0.1), send)
+    assert source.n_closed == 1
+    assert "read nothing" in caplog.text
+
+
+def test_a_client_that_reads_no_heartbeat_is_given_up_before_there_is_news(caplog):
+    source, sent = Source(), []
+
+    async def send(message):
+        if len(sent) > 1:
+            await asyncio.Event().wait()
+        sent.append(message)
+
+    began_s = time.monotonic()
+    stream = EventStream(silent_for(30), source, heartbeat_s=0.05, write_timeout_s=0.1)
+    sent_by(stream, send)
+    assert time.monotonic() - began_s < 10
     assert source.n_closed == 1
     assert "read nothing" in caplog.text
 

@@ -12,7 +12,7 @@ from serve_app.chunk_codec import decode_chunk, encode_chunk
 from serve_app.engine_report import EngineReport
 from serve_app.token_channel import ReplyTo, TokenReceiver, TokenSender, UnreachableError
 
-REPORT = EngineReport("m", EngineStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+REPORT = EngineReport("m", "eng_1", EngineStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
 PLAIN = TokenChunk("a", (1, 2, 3))
 FULL = TokenChunk(
     "b",
@@ -81,10 +81,10 @@ def test_a_chunk_may_be_large():
 def test_reports_of_engines_come_the_same_way_and_go_with_their_connection():
     async def check():
         receiver, sender = TokenReceiver("127.0.0.1"), TokenSender()
-        sender.report(REPORT)
+        sender.report([REPORT])
         connection = await sender.connect(await receiver.reply_to())
         for n_running in (1, 2):
-            sender.report(running(n_running))
+            sender.report([running(n_running)])
         with receiver.mailbox("a") as mailbox:
             await sender.send(connection, PLAIN)
             await take(mailbox)

@@ -1,0 +1,88 @@
+"""One connection of a client, before anybody knows who it is.
+
+Made by `serve_app.http_server` for each connection. uvicorn's own parser keeps whatever head a
+client sends for as long as it likes; here a head has a size and a time. Invariants: a connection
+that says nothing, or does not come to the end of its head, is closed; what is no HTTP is told so by
+the error object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serve_app.errors import refusal_body
+
+MAX_HEAD_BYTES = 64 << 10
+HEAD_TIMEOUT_S = 20.0
+
+_REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+class HttpConnection(HttpToolsProtocol):
+    """uvicorn's connection with bounds for the head of each request."""
+
+    head_timeout_s = HEAD_TIMEOUT_S
+    _n_head_bytes = 0
+    _head_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """The first head is due."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is due any more."""
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what belongs to a head that has not ended."""
+        super().data_received(data)
+        if self._head_deadline is not None:
+            self._n_head_bytes += len(data)
+            if self._n_head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"the head of a request has more than {MAX_HEAD_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        """Uvicorn's hook: a head begins, and is due."""
+        super().on_message_begin()
+        if self._head_deadline is None:
+            self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """Uvicorn's hook."""
+        self._head_is_there()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Uvicorn's hook for what is no HTTP."""
+        self._refuse(400, msg)
+
+    def _expect_head(self) -> None:
+        self._n_head_bytes = 0
+        self._head_deadline = self.loop.call_later(self.head_timeout_s, self._give_up)
+
+    def _head_is_there(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _give_up(self) -> None:
+        if self._n_head_bytes:
+            self._refuse(408, f"no whole head of a request within {self.head_timeout_s:g} s")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._head_is_there()
+        body = json.dumps(refusal_body(message, status)).encode()
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
