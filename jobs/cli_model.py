@@ -53,6 +53,22 @@ def model_show(name: str, as_json: bool) -> None:
         click.echo(line)
 
 
+@model.command("alias")
+@click.argument("name", metavar="MODEL")
+@click.argument("alias")
+@with_json
+def model_alias(name: str, alias: str, as_json: bool) -> None:
+    """Let ALIAS mean MODEL from now on. What serves the alias follows within a second or two.
+
+    \b
+    Example:  mulm model alias demo@4 live
+    """
+    with open_exchange() as exchange:
+        result = exchange.point(name, alias)
+    before = f", before {result['before']}" if result["before"] else ""
+    print_result(result, as_json, "{alias} is {model}" + before)
+
+
 @model.command("export")
 @click.argument("name", metavar="MODEL")
 @click.option("--to", required=True, metavar="hf|gguf", help="A Hugging Face folder or a file.")

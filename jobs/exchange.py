@@ -16,6 +16,7 @@ from typing import Any
 from actors.write_fact import write_fact
 from jobs.progress import Progress
 from mulm.atomic import require_absent
+from mulm.errors import ConfigError
 from mulm.facts import Version
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -108,6 +109,26 @@ class Exchange:
             "licences": list(made.described.licences),
             "chat_format": made.described.tokenizer.chat_format.name,
             "chat_template": made.described.template,
+        }
+
+    def point(self, model: str, alias: str) -> Result:
+        """Let `name@alias` mean this version of the name; what serves the alias follows.
+
+        Raises:
+            NotFoundError: no such version.
+            ConfigError: no alias can be called that.
+        """
+        version, _ = self._find(model)
+        found = parse_ref(f"{version.name}@{alias}")
+        if found.alias is None:
+            raise ConfigError(f"an alias is a word, not the number {alias}", hint="such as live")
+        before = self._facts.aliases("model", version.name).get(alias)
+        write_fact(self._home, "set_alias", "model", version.name, alias, version.number)
+        return {
+            "alias": str(found),
+            "model": version.ref,
+            "model_id": version.manifest_id,
+            "before": None if before is None else f"{version.name}@{before}",
         }
 
     def show(self, model: str) -> Result:

@@ -103,3 +103,19 @@ def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str], argv: str, c
     assert "hint:" in err
     assert out == ""
     assert not (folder / "x").exists()
+
+
+def test_an_alias_means_what_it_is_told_to(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "alias", "tiny@1", "best")
+    assert (code, out) == (0, "tiny@best is tiny@1\n"), err
+    code, out, err = run(capsys, "alias", "tiny", "live", "--json")
+    assert json.loads(out)["before"] == "tiny@1"
+    code, out, err = run(capsys, "show", "tiny@best", "--json")
+    assert json.loads(out)["aliases"] == ["best", "live"]
+    for wrong, exit_code in (
+        (("tiny@7", "live"), EXIT_BY_CODE["not_found"]),
+        (("tiny", "7"), EXIT_BY_CODE["config_invalid"]),
+        (("tiny", "a b"), EXIT_BY_CODE["config_invalid"]),
+    ):
+        code, out, err = run(capsys, "alias", *wrong)
+        assert code == exit_code, err
