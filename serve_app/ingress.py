@@ -25,9 +25,10 @@ from serve_app.middleware import (
 from serve_app.openai_api import chat, completions, embeddings, models, responses, tokens
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES
+from serve_app.tracing import TraceMiddleware, Tracing
 
 
-def make_app(service: Service, keys: KeyRing) -> FastAPI:
+def make_app(service: Service, keys: KeyRing, tracing: Tracing | None = None) -> FastAPI:
     """The whole HTTP application."""
     app = FastAPI(
         title="µLM",
@@ -39,6 +40,7 @@ def make_app(service: Service, keys: KeyRing) -> FastAPI:
         middleware=[
             Middleware(RequestIdMiddleware, new_id=lambda: new_id("req")),
             Middleware(AccessLogMiddleware),
+            Middleware(TraceMiddleware, tracing=tracing or Tracing()),
             Middleware(ErrorMiddleware),
             Middleware(AuthMiddleware, keys=keys),
             Middleware(BodyMiddleware, max_bytes=MAX_BODY_BYTES),

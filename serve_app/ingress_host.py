@@ -24,6 +24,7 @@ from serve_app.serve_client import ServeEngineClient
 from serve_app.service import Service, open_served
 from serve_app.settings import AppArgs
 from serve_app.token_channel import TokenReceiver
+from serve_app.tracing import TracedClient, Tracing
 
 
 class IngressHost:
@@ -38,7 +39,10 @@ class IngressHost:
         receiver = self._receiver = TokenReceiver(ray.util.get_node_ip_address())
         self._names: dict[str, str] = {}
         metrics = ServiceMetrics(receiver.reports, lambda model_id: self._names.get(model_id, ""))
-        client = MeasuredClient(ServeEngineClient(engine, receiver), metrics)
+        self._tracing = Tracing()
+        client = MeasuredClient(
+            TracedClient(ServeEngineClient(engine, receiver), self._tracing), metrics
+        )
         self._service = Service(client, metrics_text=metrics.text)
         self._alias = AliasWatch(resolve_id)
         self._keys = KeyRing(self._facts.key_digests)
@@ -49,6 +53,8 @@ class IngressHost:
         """Serve's hook for `user_config`; the old model is served until an engine has the new."""
         args = parse_config(AppArgs, config)
         self._service.keeps_an_engine = args.min_replicas > 0
+        if args.otlp_endpoint is not None and self._server is None:
+            self._tracing.export_to(args.otlp_endpoint)
         model_id = await self._take_over(args)
         await self._listen(args)
         self._alias.follow(args, model_id, self._take_over)
@@ -67,7 +73,7 @@ class IngressHost:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""
-        return make_app(self._service, self._keys)
+        return make_app(self._service, self._keys, self._tracing)
 
     def check_health(self) -> None:
         """Serve's hook: raising has the replica replaced."""
@@ -83,11 +89,12 @@ class IngressHost:
             self._change.cancel()
         self._service.background.close()
         await self._receiver.close()
+        await asyncio.to_thread(self._tracing.close)
 
     async def _listen(self, args: AppArgs) -> None:
         """Answer on the port that `args` name; it stays for the life of the replica."""
         if self._server is None and args.http_port is not None:
-            app = make_app(self._service, self._keys)
+            app = make_app(self._service, self._keys, self._tracing)
             server = HttpServer(app, args.http_host, args.http_port, args.request_timeout_s)
             await server.start()
             self._server = server

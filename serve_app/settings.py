@@ -34,6 +34,8 @@ class AppArgs(Frozen):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Where the ingress itself listens; without a port HTTP comes through Serve's proxy only."""
+    otlp_endpoint: str | None = None
+    """Where traces of requests go, by OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     n_slots: Annotated[int, Field(ge=1, le=1024)] = 32
