@@ -189,23 +189,18 @@ def _print_preview(
 @click.option("--min-replicas", type=int, help="Engines kept running; 1 if not given.")
 @click.option("--max-replicas", type=int, help="Engines at most, under load; 2 if not given.")
 @click.option("--max-seq-len", type=int, help="A shorter window than the model's: less memory.")
+@with_overrides
 @with_json
-def serve(
-    model: str,
-    min_replicas: int | None,
-    max_replicas: int | None,
-    max_seq_len: int | None,
-    as_json: bool,
-) -> None:
+def serve(model: str, overrides: tuple[str, ...], as_json: bool, **values: int | None) -> None:
     """Serve MODEL behind the OpenAI-compatible HTTP API.
 
     \b
     Example:  mulm serve demo
               mulm serve demo@1 --max-replicas 4
-              mulm serve qwen --max-seq-len 4096
+              mulm serve qwen --max-seq-len 4096 --set n_slots=64
     """
     with open_journey() as journey:
-        result = journey.serve(model, min_replicas, max_replicas, max_seq_len)
+        result = journey.serve(model, values, overrides)
     print_result(result, as_json, "{model} answers at {url} (key: {key_file})")
 
 

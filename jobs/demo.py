@@ -61,7 +61,7 @@ def run_demo(
         scores = journey.evaluate(model["model"])
         _require_quality(scores)
         journey.promote(model["model"], ALIAS)
-        journey.serve(model["model"], None, None)
+        journey.serve(model["model"])
         _talk(journey, progress, source, out)
     seconds = round(time.monotonic() - started_s, 1)
     progress.line(f"done in {seconds:.0f} s; README.md tells what else there is")

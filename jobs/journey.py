@@ -140,11 +140,16 @@ class Journey:
     def serve(
         self,
         model: str,
-        min_replicas: int | None,
-        max_replicas: int | None,
-        max_seq_len: int | None = None,
+        values: Mapping[str, Any] | None = None,
+        overrides: Sequence[str] = (),
     ) -> Result:
-        """Put a model behind HTTP and wait until it answers."""
+        """Put a model behind HTTP and wait until it answers.
+
+        Args:
+            model: A reference.
+            values: Fields of `AppArgs`; None leaves one at its default.
+            overrides: More of them, as `key=value`.
+        """
         from serve_app.deploy import deploy
         from serve_app.settings import AppArgs
 
@@ -153,13 +158,11 @@ class Journey:
         manifest = self._store.load(version.manifest_id)
         self._store.paths(manifest.blobs)  # a damaged file is told here, not by a replica that dies
         shape = json.loads(self._store.read(manifest.blob("config.json")))
-        _require_window(max_seq_len, version, shape)
-        given = {"min_replicas": min_replicas, "max_replicas": max_replicas}
-        given |= {"max_seq_len": max_seq_len}
-        values = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in (values or {}).items() if value is not None}
         # An alias is followed when it moves; a name is pinned to its newest version.
         followed = model if parse_ref(model).alias is not None else version.ref
-        args = parse_config(AppArgs, {"model": followed} | values)
+        args = load_config(AppArgs, {"model": followed} | given, overrides)
+        _require_window(args.max_seq_len, version, shape)
         token, note = read_token(self._home), self._progress.note
         with self._progress.timed("serve") as say:
             deploy(info, token, args, version=version.ref, home=self._home, report=note)

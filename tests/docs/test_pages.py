@@ -16,6 +16,7 @@ from mulm.errors import error_classes
 from mulm.model.presets import PRESETS, preset
 from mulm.train.config import TrainConfig
 from serve_app.errors import STATUS_BY_CODE
+from serve_app.settings import AppArgs
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("corpora/*.md")])
@@ -49,8 +50,8 @@ def test_errors_page_agrees_with_the_tables() -> None:
 
 
 def test_every_key_is_on_the_configuration_page() -> None:
-    _, recipe, training = page("docs/configuration.md").split("\n## ")
-    for schema, text in ((Recipe, recipe), (TrainConfig, training)):
+    _, recipe, training, serving = page("docs/configuration.md").split("\n## ")
+    for schema, text in ((Recipe, recipe), (TrainConfig, training), (AppArgs, serving)):
         rows = dict(re.findall(r"^\| `([\w.]+)` \|([^|]*)\|", text, re.M))
         told = {key: value.strip("` ") for key, value in rows.items() if key not in PRESETS}
         assert told == keys_of(schema)
