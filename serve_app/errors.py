@@ -7,6 +7,7 @@ Used by the ingress, its middleware and the event streams. Invariant: whatever f
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -124,8 +125,9 @@ async def on_validation_error(_request: Request, error: Exception) -> Response:
     A schema may add path parts in its error's context under "param".
     """
     assert isinstance(error, RequestValidationError)
-    # Of a union's failures, a refusal tells most, then the one that got furthest.
-    first = max(error.errors(), key=lambda e: (e["type"] in REFUSALS, len(e["loc"])))
+    # Of a union's failures, a refusal tells most, then the one that got furthest, then the one of
+    # a member that the value was meant for.
+    first = max(error.errors(), key=_how_telling)
     context = first.get("ctx") or {}
     path = [str(part) for part in (*first["loc"][1:], *context.get("param", ()))]
     param = ".".join(part for part in path if not _UNION_TAG.fullmatch(part))
@@ -149,6 +151,11 @@ def late_body_response(timeout_s: float) -> JSONResponse:
     """The answer to a body that does not come."""
     message = f"the request's body was not there within {timeout_s:g} s"
     return _refusal(message, "request_timeout", None)
+
+
+def _how_telling(failure: Mapping[str, Any]) -> tuple[bool, int, bool]:
+    kind = failure["type"]
+    return kind in REFUSALS, len(failure["loc"]), not kind.endswith("_type")
 
 
 def _refusal(message: str, code: str, param: str | None) -> JSONResponse:

@@ -119,11 +119,13 @@ class Grammars:
         )
         if matcher.is_error():
             raise _refuse(f"cannot be held: {_readable(matcher.get_error())}")
-        # The first mask finds what has no answer at all, or too many at once.
-        trial = GrammarConstraint(matcher.deep_copy(), self._vocabulary, ())
-        self._vocabulary.try_mask(trial)
-        if trial.is_broken:
-            raise _refuse(f"has no answer, or too many at once: {_readable(trial.error)}")
+        # The first mask finds what has no answer at all, or too many at once; the second what has
+        # filled the lexer, which copies share, so that no answer could follow the first.
+        for _ in range(2):
+            trial = GrammarConstraint(matcher.deep_copy(), self._vocabulary, ())
+            self._vocabulary.try_mask(trial)
+            if trial.is_broken:
+                raise _refuse(f"has no answer, or too many at once: {_readable(trial.error)}")
         return matcher
 
 

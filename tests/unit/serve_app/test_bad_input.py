@@ -98,6 +98,8 @@ HOSTILE_FORMS = [
     {"json": {"$ref": "http://169.254.169.254/latest/meta-data"}},
     {"json": {"enum": [str(n) for n in range(100_000)]}},
     {"json": "{"},
+    {"regex": "a{1000000}"},
+    {"regex": "a{100000}b"},
 ]
 
 
