@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from jobs.entry import JobContext, run_job
-from jobs.identity import compress_identity
 from mulm.data.loader import TokenLoader
 from mulm.errors import NotFoundError
 from mulm.manifest import Manifest
@@ -25,6 +24,7 @@ from mulm.model.quantize import Bits
 from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.model.stored import TOKENIZER, WEIGHTS, load_model, require_whole, store_model
 from mulm.refs import parse_ref
+from mulm.runs.identity import compress_identity
 from mulm.train.device import choose_device
 from mulm.train.loss import sum_cross_entropy
 

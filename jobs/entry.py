@@ -15,19 +15,17 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import mulm
 from actors.job_client import own_submission_id
 from jobs.exit_codes import exit_code
-from jobs.identity import pinned
 from jobs.progress import Progress
 from jobs.run_end import GOES_ON, as_ours, note_end
 from jobs.signals import signals_wait, stopping_on_signals
 from jobs.stop_requests import stopped_on_request
-from mulm.config import Frozen, canonical_json, load_config
+from mulm.config import Frozen, load_config
 from mulm.errors import (
     ConfigError,
     ConflictError,
@@ -40,6 +38,7 @@ from mulm.facts import Facts, Phase, Run
 from mulm.home import Home
 from mulm.log import configure_logging
 from mulm.run_lock import run_lock
+from mulm.runs.identity import identity_of, pinned, run_id_of
 from mulm.store import Store
 from mulm.terminal_text import harmless
 
@@ -103,17 +102,6 @@ def run_job(
         return _report(error)
     print(json.dumps(result), flush=True)
     return 0
-
-
-def run_id_of(kind: str, config: Frozen, identity: Mapping[str, Any] | None = None) -> str:
-    """The id of the run that this config is: `run_` and 12 hex digits of a SHA-256."""
-    values = {
-        "kind": kind,
-        "code": mulm.__version__,
-        "config": _identity_of(config),
-        "identity": dict(identity or {}),
-    }
-    return f"run_{sha256(canonical_json(values)).hexdigest()[:12]}"
 
 
 def execute(
@@ -248,14 +236,10 @@ def _connect() -> tuple[Home, Facts, Store]:
     return home, connect_facts(), cluster_store(home)
 
 
-def _identity_of(config: Frozen) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=set(config.NOT_IDENTITY))
-
-
 def _check_same(run: Run, kind: str, config: Frozen) -> None:
     began = {key: value for key, value in run.config.items() if key not in config.NOT_IDENTITY}
     is_blank = not run.config  # cancelled before it could say what it was
-    if run.kind != kind or (began != _identity_of(config) and not is_blank):
+    if run.kind != kind or (began != identity_of(config) and not is_blank):
         raise ConflictError(
             f"{run.id} is a {run.kind} run with another config",
             hint="leave `--run` away: the id is then derived from the config",

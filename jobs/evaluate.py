@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from jobs.entry import JobContext, run_job
-from jobs.identity import evaluate_identity, suite_data
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import NotFoundError, TokenizerMismatchError
 from mulm.eval.compression import bits_per_byte, xz_bits_per_byte
@@ -26,6 +25,7 @@ from mulm.manifest import Manifest
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import TOKENIZER, load_ready_model, model_config
 from mulm.refs import parse_ref
+from mulm.runs.identity import evaluate_identity, suite_data
 from mulm.train.device import DTYPES, choose_device, choose_precision
 
 _PROGRESS_INTERVAL_S = 0.5

@@ -21,16 +21,9 @@ from actors.cluster_info import ClusterInfo, read_token
 from actors.job_client import JobClient, JobWatch, lost_run_error
 from actors.write_fact import write_fact
 from jobs.chat_client import ChatClient
-from jobs.entry import Identity, damage_of, is_finished, run_id_of
+from jobs.entry import Identity, damage_of, is_finished
 from jobs.follow import JobWatch as FollowedJob
 from jobs.follow import follow, known_run, last_seq
-from jobs.identity import (
-    compress_identity,
-    evaluate_identity,
-    pinned,
-    prepare_identity,
-    train_identity,
-)
 from jobs.progress import Progress
 from jobs.run_resume import Continuation
 from jobs.work_here import work_here
@@ -46,6 +39,14 @@ from mulm.manifest import Kind
 from mulm.model.compress_config import CompressConfig
 from mulm.refs import parse_ref
 from mulm.run_lock import is_held
+from mulm.runs.identity import (
+    compress_identity,
+    evaluate_identity,
+    pinned,
+    prepare_identity,
+    run_id_of,
+    train_identity,
+)
 from mulm.store import open_store
 from mulm.train.config import TrainConfig
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from actors.cpus import usable_cpus
 from jobs.entry import JobContext, run_job
-from jobs.identity import prepare_identity
 from mulm.data.build import Build, build
 from mulm.data.executor import Executor, InProcess
 from mulm.data.recipe import Recipe
@@ -21,6 +20,7 @@ from mulm.errors import NotFoundError
 from mulm.facts import Facts, Version
 from mulm.manifest import Manifest
 from mulm.refs import parse_ref
+from mulm.runs.identity import prepare_identity
 from mulm.store import Store
 
 SMALL_BYTES = 64 << 20

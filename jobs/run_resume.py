@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.entry import run_id_of
-from jobs.identity import (
-    compress_identity,
-    evaluate_identity,
-    prepare_identity,
-)
 from mulm.config import Frozen, load_config
 from mulm.errors import ConflictError
 from mulm.facts import Facts, Run
+from mulm.runs.identity import (
+    compress_identity,
+    evaluate_identity,
+    prepare_identity,
+    run_id_of,
+)
 from mulm.runs.kinds import SCHEMAS
 from mulm.store import Store
 

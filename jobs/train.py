@@ -21,7 +21,6 @@ from ray.train.torch import TorchTrainer
 from actors.process_group import TIMEOUT_S, HomeTorchConfig
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
 from jobs.entry import JobContext, run_job
-from jobs.identity import train_identity
 from jobs.run_end import GOES_ON, mulm_cause
 from mulm.errors import (
     ConfigError,
@@ -33,6 +32,7 @@ from mulm.errors import (
     StoppedError,
 )
 from mulm.facts import Phase
+from mulm.runs.identity import train_identity
 from mulm.runs.transitions import UNDER_WAY
 from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device

@@ -20,7 +20,7 @@ class EvaluateConfig(Frozen):
 
     REFERENCES: ClassVar[Mapping[str, Kind]] = {"model": "model", "dataset": "dataset"}
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"data"})
-    """What the files hold counts, not where they are: see `jobs.identity`."""
+    """What the files hold counts, not where they are: see `mulm.runs.identity`."""
 
     model: str
     """A reference: `demo`, `demo@1` or `demo@live`."""

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.compress import compress
-from jobs.entry import JobContext, run_id_of
+from jobs.entry import JobContext
 from jobs.evaluate import evaluate
-from jobs.identity import compress_identity
 from mulm.errors import ConfigError, ConflictError, NotFoundError, UnknownNameError
 from mulm.eval.config import EvaluateConfig
 from mulm.home import Home
@@ -17,6 +16,7 @@ from mulm.ledger import Ledger
 from mulm.model.compress_config import CompressConfig
 from mulm.model.quantized import QuantizedMicroLM
 from mulm.model.stored import load_model, store_model
+from mulm.runs.identity import compress_identity, run_id_of
 from mulm.store import Store
 from mulm.testing import TINY, tiny_dataset, tiny_model
 

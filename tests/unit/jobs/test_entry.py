@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from jobs import entry
-from jobs.entry import JobContext, execute, run_id_of, run_job
+from jobs.entry import JobContext, execute, run_job
 from jobs.run_end import mulm_cause
 from mulm.config import Frozen
 from mulm.errors import ConflictError, DataError, MulmError, NotRunningError, StoppedError
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.runs.identity import run_id_of
 from mulm.store import Store
 
 

@@ -14,9 +14,8 @@ from click.testing import CliRunner
 
 from jobs import evaluate as evaluation
 from jobs.cli import cli
-from jobs.entry import JobContext, run_id_of
+from jobs.entry import JobContext
 from jobs.evaluate import evaluate
-from jobs.identity import evaluate_identity
 from mulm.errors import (
     ConfigError,
     DeadlineError,
@@ -33,6 +32,7 @@ from mulm.eval.config import EvaluateConfig
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.stored import load_model, store_model
+from mulm.runs.identity import evaluate_identity, run_id_of
 from mulm.store import Store
 from mulm.testing import tiny_dataset, tiny_model, tiny_stored_model, tiny_tokenizer
 

@@ -11,7 +11,6 @@ import pytest
 
 from jobs import prepare as prepare_module
 from jobs.entry import JobContext
-from jobs.identity import pinned, prepare_identity
 from jobs.prepare import in_this_process, prepare
 from mulm.data.build import build
 from mulm.data.executor import InProcess, Made, Work
@@ -20,6 +19,7 @@ from mulm.errors import NotFoundError
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import Manifest
+from mulm.runs.identity import pinned, prepare_identity
 from mulm.store import Store
 
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from jobs.entry import run_id_of
-from jobs.identity import prepare_identity
 from jobs.run_resume import continuation
 from mulm.config import parse_config
 from mulm.data.recipe import Recipe
@@ -14,6 +12,7 @@ from mulm.errors import ConflictError
 from mulm.facts import Run
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.runs.identity import prepare_identity, run_id_of
 from mulm.store import Store
 from mulm.train.config import TrainConfig
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from jobs.entry import JobContext, execute, run_id_of
+from jobs.entry import JobContext, execute
 from jobs.exit_codes import exit_code
 from mulm.errors import (
     ConfigError,
@@ -30,6 +30,7 @@ from mulm.errors import (
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.checkpoint import checkpoints
+from mulm.runs.identity import run_id_of
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset, tiny_stored_model
 from mulm.train.config import TrainConfig

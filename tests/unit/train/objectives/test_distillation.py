@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.identity import train_identity
 from mulm.config import parse_config
 from mulm.errors import ConfigError, ConflictError, NotFoundError, TokenizerMismatchError
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.model.stored import load_model, store_model
+from mulm.runs.identity import train_identity
 from mulm.store import Store
 from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
 from mulm.train.config import TrainConfig

@@ -1,16 +1,18 @@
-"""What a run is identified by beside its config: the versions that its references mean today.
+"""What a run is identified by: its config, and the versions that its references mean today.
 
-Used by the entry points and by the command line, so that both derive the same run id.
-Light: imports neither torch nor Ray.
+Used by the entry points, the command line and the HTTP API, so that all derive the same run id.
+Light: imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mulm.config import Frozen
+import mulm
+from mulm.config import Frozen, canonical_json
 from mulm.data.build import CODE_VERSION
 from mulm.data.build_documents import foreign_code
 from mulm.data.recipe import Recipe
@@ -26,8 +28,24 @@ from mulm.train.config import TRAIN_VERSION, TrainConfig
 
 C = TypeVar("C", bound=Frozen)
 
-SAMPLES = Path(__file__).resolve().parent.parent / "corpora" / "eval"
+SAMPLES = Path(__file__).resolve().parents[2] / "corpora" / "eval"
 """A few items of some suites, so that they can be tried without a network."""
+
+
+def run_id_of(kind: str, config: Frozen, identity: Mapping[str, Any] | None = None) -> str:
+    """The id of the run that this config is: `run_` and 12 hex digits of a SHA-256."""
+    values = {
+        "kind": kind,
+        "code": mulm.__version__,
+        "config": identity_of(config),
+        "identity": dict(identity or {}),
+    }
+    return f"run_{sha256(canonical_json(values)).hexdigest()[:12]}"
+
+
+def identity_of(config: Frozen) -> dict[str, Any]:
+    """The part of a config that decides the result."""
+    return config.model_dump(mode="json", exclude=set(config.NOT_IDENTITY))
 
 
 def pinned(config: C, facts: Facts) -> C:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs import identity
-from jobs.entry import run_id_of
-from jobs.identity import pinned, train_identity
 from mulm.config import parse_config
 from mulm.data.recipe import Recipe
 from mulm.ledger import Ledger
+from mulm.runs import identity
+from mulm.runs.identity import pinned, run_id_of, train_identity
 from mulm.store import Store
 from mulm.testing import tiny_dataset
 from mulm.train.config import TrainConfig
