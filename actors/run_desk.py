@@ -10,7 +10,7 @@ happens after it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -100,9 +100,14 @@ class RunDesk:
             MulmError: it failed on the way; what it failed with.
             DeadlineError: its process has not ended in time; it still will.
         """
+        self.ask_to_pause(run_id)
+        return self._ended(run_id, timeout_s)
+
+    def ask_to_pause(self, run_id: str) -> Standing:
+        """As `pause`, without waiting for it."""
         if may_pause(self.one(run_id)):
             self._move(run_id, "pausing", only_from=UNDER_WAY | {"pausing"})
-        return self._ended(run_id, timeout_s)
+        return self.one(run_id)
 
     def cancel(self, run_id: str, timeout_s: float = END_TIMEOUT_S) -> Standing:
         """End a run for good, also one that waits or is paused; returns how it then stands.
@@ -113,16 +118,29 @@ class RunDesk:
             ConflictError: it has succeeded or failed already.
             DeadlineError: its process has not ended in time; it still will.
         """
+        self.ask_to_cancel(run_id, timeout_s)
+        return self._wait(run_id, timeout_s)
+
+    def ask_to_cancel(self, run_id: str, timeout_s: float = END_TIMEOUT_S) -> Standing:
+        """As `cancel`, without waiting but for a process that is only starting."""
         found = self.one(run_id)
         if not may_cancel(found):
-            return self._wait(run_id, timeout_s)
+            return found
         if found.is_starting:
             self._cancel_starting(found, timeout_s)
         else:
             self._move(run_id, "cancelled", only_from=UNENDED, error=_CANCELLED)
             if self._jobs is not None and found.job is not None and found.job.is_living:
                 self._jobs.stop_job(found.job.submission_id)  # kills what does not react
-        return self._wait(run_id, timeout_s)
+        return self.one(run_id)
+
+    def stand(self, runs: Sequence[Run]) -> list[Standing]:
+        """How these runs stand; asks the cluster only if one of them has not come to rest."""
+        if all(run.is_resting for run in runs):
+            return [standing(run, is_held=False, job=None) for run in runs]
+        jobs = self._attempts()
+        own = attempts_by_run(jobs.values())
+        return [self._stands(run, own, jobs) for run in runs]
 
     def log_tail(self, run_id: str, n_lines: int) -> str:
         """The last lines that the run's job printed; empty without one."""

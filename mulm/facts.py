@@ -18,6 +18,9 @@ Phase = Literal[
     "queued", "preparing", "running", "pausing", "paused", "finalizing",
     "succeeded", "failed", "cancelled",
 ]  # fmt: skip
+Scope = Literal["all", "inference"]
+"""What a key lets somebody do: everything, or have models answer."""
+
 ENDED: frozenset[Phase] = frozenset({"succeeded", "failed", "cancelled"})
 RESTING: frozenset[Phase] = ENDED | {"paused"}
 """Where no process works on a run; what a paused one reads is kept, since it may go on."""
@@ -52,6 +55,24 @@ class Alias:
     def ref(self) -> str:
         """`name@alias`."""
         return f"{self.name}@{self.alias}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """An alias pointed to a version from a moment on."""
+
+    number: int
+    set_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key, without anything that would let somebody in."""
+
+    id: str
+    name: str
+    created_s: float
+    scope: Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +136,17 @@ class Facts(Protocol):
         Raises NotFoundError, and ConflictError where an alias points to it.
         """
 
-    def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
-        """Point an alias to an existing version. Raises NotFoundError."""
+    def set_alias(
+        self, kind: Kind, name: str, alias: str, number: int, only_from: int | None = None
+    ) -> None:
+        """Point an alias to an existing version.
+
+        Raises NotFoundError, and ConflictError where it does not point to the version `only_from`,
+        0 for an alias that is not there yet.
+        """
+
+    def alias_history(self, kind: Kind, name: str, alias: str) -> list[Pointed]:
+        """Where it has pointed, the newest first."""
 
     def aliases(self, kind: Kind, name: str) -> dict[str, int]:
         """Alias to version number."""
@@ -133,8 +163,14 @@ class Facts(Protocol):
     def run(self, run_id: str) -> Run:
         """Raises NotFoundError."""
 
-    def runs(self, kind: str | None = None) -> list[Run]:
-        """Newest first."""
+    def runs(
+        self,
+        kind: str | None = None,
+        phase: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[Run]:
+        """Newest first; those behind the run `after`, at most `limit`. Raises NotFoundError."""
 
     def set_phase(
         self,
@@ -161,11 +197,20 @@ class Facts(Protocol):
     def last_event(self, run_id: str, kind: str | None = None) -> Event | None:
         """The newest event of a run, or the newest of one kind."""
 
-    def add_key(self, key_id: str, digest: str, name: str) -> None:
+    def add_key(self, key_id: str, digest: str, name: str, scope: Scope = "all") -> None:
         """Note an API key by the SHA-256 of its text. Raises ConflictError."""
 
     def replace_key(self, key_id: str, digest: str, name: str) -> None:
         """As `add_key`; every other key of that name is not valid any more."""
+
+    def valid_keys(self) -> list[Key]:
+        """All of them, oldest first."""
+
+    def key(self, key_id: str) -> Key:
+        """A valid key. Raises NotFoundError."""
+
+    def remove_key(self, key_id: str) -> None:
+        """Make a key invalid. Raises NotFoundError."""
 
     def key_digests(self) -> dict[str, str]:
         """Digest to key id of every valid key."""

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
-from mulm.facts import Alias, Event, Phase, Run, Version
+from mulm.facts import Alias, Event, Key, Phase, Pointed, Run, Scope, Version
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
 from mulm.ledger_schema import open_database
 from mulm.manifest import Kind
@@ -114,16 +114,27 @@ class Ledger:
         if not version:
             raise self._not_found(kind, Ref(name, version=number))
 
-    def set_alias(self, kind: Kind, name: str, alias: str, number: int) -> None:
+    def set_alias(
+        self, kind: Kind, name: str, alias: str, number: int, only_from: int | None = None
+    ) -> None:
         check_alias(alias)
         with self._writing():
             version = self._numbered(kind, name, number)
             if version:
+                self._require_alias_at(kind, name, alias, only_from)
                 row = (kind, name, alias, number, self._clock())
                 self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?,?)", row[:4])
                 self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
         if not version:
             raise self._not_found(kind, Ref(name, version=number))
+
+    def alias_history(self, kind: Kind, name: str, alias: str) -> list[Pointed]:
+        rows = self._all(
+            "SELECT number, set_s FROM alias_history WHERE kind=? AND name=? AND alias=?"
+            " ORDER BY rowid DESC",
+            kind, name, alias,
+        )  # fmt: skip
+        return [Pointed(**row) for row in rows]
 
     def aliases(self, kind: Kind, name: str) -> dict[str, int]:
         rows = self._all("SELECT alias, number FROM aliases WHERE kind=? AND name=?", kind, name)
@@ -160,10 +171,21 @@ class Ledger:
             raise NotFoundError(f"no run {run_id!r}", hint=nearest(run_id, known[-20:]))
         return run_of(rows[0])
 
-    def runs(self, kind: str | None = None) -> list[Run]:
+    def runs(
+        self,
+        kind: str | None = None,
+        phase: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[Run]:
+        last = None if after is None else self.run(after)
+        created_s = None if last is None else last.created_s
         rows = self._all(
-            "SELECT * FROM runs WHERE ? IS NULL OR kind=? ORDER BY created_s DESC, id", kind, kind
-        )
+            "SELECT * FROM runs WHERE (?1 IS NULL OR kind=?1) AND (?2 IS NULL OR phase=?2)"
+            " AND (?3 IS NULL OR created_s < ?3 OR (created_s = ?3 AND id > ?4))"
+            " ORDER BY created_s DESC, id LIMIT ?5",
+            kind, phase, created_s, after, -1 if limit is None else limit,
+        )  # fmt: skip
         return [run_of(row) for row in rows]
 
     def set_phase(
@@ -210,11 +232,12 @@ class Ledger:
         )  # fmt: skip
         return event_of(rows[0]) if rows else None
 
-    def add_key(self, key_id: str, digest: str, name: str) -> None:
+    def add_key(self, key_id: str, digest: str, name: str, scope: Scope = "all") -> None:
         try:
             with self._writing():
                 self._db.execute(
-                    "INSERT INTO keys VALUES (?,?,?,?)", (key_id, digest, name, self._clock())
+                    "INSERT INTO keys (id, digest, name, created_s, scope) VALUES (?,?,?,?,?)",
+                    (key_id, digest, name, self._clock(), scope),
                 )
         except sqlite3.IntegrityError:
             raise ConflictError(f"the key {key_id!r} exists already") from None
@@ -223,9 +246,25 @@ class Ledger:
         with self._writing():
             self._db.execute("DELETE FROM keys WHERE name = ?", (name,))
             self._db.execute(
-                "INSERT OR REPLACE INTO keys VALUES (?,?,?,?)",
+                "INSERT OR REPLACE INTO keys (id, digest, name, created_s) VALUES (?,?,?,?)",
                 (key_id, digest, name, self._clock()),
             )
+
+    def valid_keys(self) -> list[Key]:
+        rows = self._all("SELECT id, name, created_s, scope FROM keys ORDER BY created_s, id")
+        return [Key(**row) for row in rows]
+
+    def key(self, key_id: str) -> Key:
+        for key in self.valid_keys():
+            if key.id == key_id:
+                return key
+        raise NotFoundError(f"no key {key_id!r}")
+
+    def remove_key(self, key_id: str) -> None:
+        with self._writing():
+            removed = self._db.execute("DELETE FROM keys WHERE id=?", (key_id,)).rowcount
+        if not removed:
+            raise NotFoundError(f"no key {key_id!r}")
 
     def key_digests(self) -> dict[str, str]:
         return {row["digest"]: row["id"] for row in self._all("SELECT digest, id FROM keys")}
@@ -256,6 +295,15 @@ class Ledger:
             "SELECT * FROM versions WHERE kind=? AND name=? AND number=?", kind, name, number
         )
         return version_of(row) if row else None
+
+    def _require_alias_at(self, kind: Kind, name: str, alias: str, only_from: int | None) -> None:
+        row = self._one(
+            "SELECT number FROM aliases WHERE kind=? AND name=? AND alias=?", kind, name, alias
+        )
+        now = row["number"] if row else 0
+        if only_from is not None and now != only_from:
+            where = f"points to {name}@{now}" if now else "is not there"
+            raise ConflictError(f"{name}@{alias} {where} by now", hint="look at it again")
 
     def _require_no_alias(self, version: Version) -> None:
         alias = self._one(

@@ -1,7 +1,7 @@
 """The schema of the ledger's database, and how it is opened.
 
 Called by `mulm.ledger`. Invariants: an older database is opened as it is and only gets the tables
-that it lacks; what is committed survives a power cut.
+and columns that it lacks; what is committed survives a power cut.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ CREATE TABLE IF NOT EXISTS events (
     run_id TEXT, seq INTEGER, time_s REAL NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
     PRIMARY KEY (run_id, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS keys (
-    id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT NOT NULL, created_s REAL NOT NULL);
+    id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT NOT NULL, created_s REAL NOT NULL,
+    scope TEXT NOT NULL DEFAULT 'all');
 """
+_KEY_SCOPE = "ALTER TABLE keys ADD COLUMN scope TEXT NOT NULL DEFAULT 'all'"
+"""For databases from before keys had one."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -40,6 +43,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         database.executescript(_SCHEMA)
+        if "scope" not in [row[1] for row in database.execute("PRAGMA table_info(keys)")]:
+            database.execute(_KEY_SCOPE)
     except BaseException:
         database.close()
         raise

@@ -83,6 +83,11 @@ class KeyRing:
             raise AuthError("the API key is not valid", hint=_HINT)
         return found
 
+    def look_again(self) -> None:
+        """The keys have changed: the next request begins to ask, and one with a new key waits."""
+        self._tried_s = float("-inf")
+        self._fetched_s = min(self._fetched_s, self._clock() - KEYS_MAX_AGE_S - _RETRY_S)
+
     def _find(self, digest: str) -> str:
         found = ""
         for known, key_id in self._digests.items():

@@ -1,19 +1,22 @@
-"""Errors as HTTP: one status for each code, one body for all, OpenAI's error object.
+"""Errors as HTTP: one status for each code; OpenAI's error object, in our own API a problem.
 
 Used by the ingress, its middleware and the event streams. Invariant: whatever fails, a client gets
-`{"error": {"message", "type", "param", "code"}}`, and nothing about our insides.
+`{"error": {"message", "type", "param", "code"}}`, under `/api/` an `application/problem+json` (RFC
+9457), and nothing about our insides.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from mulm.errors import MulmError
 
@@ -45,12 +48,16 @@ STATUS_BY_REQUEST_CODE: dict[str, int] = {
     "invalid_value": 400,
     "unknown_parameter": 400,
     "unsupported_parameter": 400,
+    "forbidden": 403,
     "model_not_found": 404,
     "method_not_allowed": 405,
+    "precondition_failed": 412,
     "request_timeout": 408,
     "request_too_large": 413,
 }
 """Codes that only HTTP has: of requests that are wrong before they reach us."""
+
+CONTROL_ROOT = "/api/"
 
 HTTP_ERROR = "http_error"
 """The code of a status that has none of its own."""
@@ -80,7 +87,7 @@ def error_body(error: MulmError) -> dict[str, Any]:
     return _body(text, status_of(error), CLIENT_CODES.get(error.code, error.code), param)
 
 
-def error_response(error: MulmError) -> JSONResponse:
+def error_response(error: MulmError, scope: Scope) -> JSONResponse:
     """The answer to a request that failed."""
     status = status_of(error)
     headers: dict[str, str] = {}
@@ -88,43 +95,56 @@ def error_response(error: MulmError) -> JSONResponse:
         headers["retry-after"] = str(RETRY_AFTER_S)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if is_control(scope):
+        param = error.details.get("param")
+        return problem(error.message, status, error.code, scope, error.hint, param, headers)
     return JSONResponse(error_body(error), status, headers)
 
 
-def too_large_response(max_bytes: int) -> JSONResponse:
+def too_large_response(max_bytes: int, scope: Scope) -> JSONResponse:
     """The answer to a body that exceeds the limit."""
     message = f"the request's body is larger than {max_bytes} bytes"
-    return _refusal(message, "request_too_large", None)
+    return _refusal(message, "request_too_large", None, scope)
 
 
-def half_a_character_response() -> JSONResponse:
+def late_body_response(timeout_s: float, scope: Scope) -> JSONResponse:
+    """The answer to a body that does not come."""
+    message = f"the request's body was not there within {timeout_s:g} s"
+    return _refusal(message, "request_timeout", None, scope)
+
+
+def half_a_character_response(scope: Scope) -> JSONResponse:
     """The answer to a body with text that is none."""
     message = "the body holds half a character (a lone surrogate)"
-    return _refusal(message, "invalid_value", None)
+    return _refusal(message, "invalid_value", None, scope)
 
 
-async def on_http_error(_request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Exception) -> Response:
     """For FastAPI: no such route, wrong method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 400:  # all that the framework finds wrong by itself is a body
-        return _refusal("the body is not valid JSON", "invalid_json", None)
+        return _refusal("the body is not valid JSON", "invalid_json", None, request.scope)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, HTTP_ERROR)
+    if is_control(request.scope):
+        headers = dict(error.headers or {})
+        return problem(str(error.detail), error.status_code, code, request.scope, headers=headers)
     body = _body(str(error.detail), error.status_code, code, None)
     return JSONResponse(body, error.status_code, error.headers)
 
 
-async def on_mulm_error(_request: Request, error: Exception) -> Response:
+async def on_mulm_error(request: Request, error: Exception) -> Response:
     """For FastAPI: a route raised one of ours."""
     assert isinstance(error, MulmError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
-async def on_validation_error(_request: Request, error: Exception) -> Response:
+async def on_validation_error(request: Request, error: Exception) -> Response:
     """For FastAPI: a body that does not fit the schema; names its first wrong field.
 
     A schema may add path parts in its error's context under "param".
     """
     assert isinstance(error, RequestValidationError)
+    scope = request.scope
     # Of a union's failures, a refusal tells most, then the one that got furthest, then the one of
     # a member that the value was meant for.
     first = max(error.errors(), key=_how_telling)
@@ -132,14 +152,42 @@ async def on_validation_error(_request: Request, error: Exception) -> Response:
     path = [str(part) for part in (*first["loc"][1:], *context.get("param", ()))]
     param = ".".join(part for part in path if not _UNION_TAG.fullmatch(part))
     if first["type"] == "json_invalid":
-        return _refusal("the body is not valid JSON", "invalid_json", None)
+        return _refusal("the body is not valid JSON", "invalid_json", None, scope)
     if first["type"] in REFUSALS:
-        return _refusal(f"{param!r} {first['msg']}", str(first["type"]), param)
+        return _refusal(f"{param!r} {first['msg']}", str(first["type"]), param, scope)
     if not param:
         hint = "send a JSON object, with Content-Type: application/json"
-        return _refusal(f"the body is not a JSON object ({hint})", "invalid_json", None)
+        return _refusal(f"the body is not a JSON object ({hint})", "invalid_json", None, scope)
     message = str(first["msg"]).removeprefix("Value error, ")
-    return _refusal(f"{param}: {message}", "invalid_value", param)
+    return _refusal(f"{param}: {message}", "invalid_value", param, scope)
+
+
+def is_control(scope: Scope) -> bool:
+    """Whether a request is of our own API, which tells problems in their own shape."""
+    return str(scope.get("path", "")).startswith(CONTROL_ROOT)
+
+
+def problem(
+    detail: str,
+    status: int,
+    code: str,
+    scope: Scope,
+    hint: str = "",
+    param: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """A problem as RFC 9457 has it, with our code, a hint and the request's id."""
+    body = {
+        "type": f"urn:mulm:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "hint": hint or None,
+        "param": param,
+        "request_id": scope.get("state", {}).get("request_id"),
+    }
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 def refusal_body(message: str, status: int) -> dict[str, Any]:
@@ -147,19 +195,15 @@ def refusal_body(message: str, status: int) -> dict[str, Any]:
     return _body(message, status, HTTP_ERROR, None)
 
 
-def late_body_response(timeout_s: float) -> JSONResponse:
-    """The answer to a body that does not come."""
-    message = f"the request's body was not there within {timeout_s:g} s"
-    return _refusal(message, "request_timeout", None)
-
-
 def _how_telling(failure: Mapping[str, Any]) -> tuple[bool, int, bool]:
     kind = failure["type"]
     return kind in REFUSALS, len(failure["loc"]), not kind.endswith("_type")
 
 
-def _refusal(message: str, code: str, param: str | None) -> JSONResponse:
+def _refusal(message: str, code: str, param: str | None, scope: Scope) -> JSONResponse:
     status = STATUS_BY_REQUEST_CODE[code]
+    if is_control(scope):
+        return problem(message, status, code, scope, param=param)
     return JSONResponse(_body(message, status, code, param), status)
 
 

@@ -16,6 +16,9 @@ from mulm.errors import MulmError
 from mulm.refs import new_id
 from serve_app import errors, health, metrics
 from serve_app.auth import AuthMiddleware, KeyRing
+from serve_app.control_api import keys as keys_api
+from serve_app.control_api import runs, versions
+from serve_app.control_api.control import Control
 from serve_app.middleware import (
     AccessLogMiddleware,
     BodyMiddleware,
@@ -28,7 +31,9 @@ from serve_app.settings import MAX_BODY_BYTES
 from serve_app.tracing import TraceMiddleware, Tracing
 
 
-def make_app(service: Service, keys: KeyRing, tracing: Tracing | None = None) -> FastAPI:
+def make_app(
+    service: Service, keys: KeyRing, tracing: Tracing | None = None, control: Control | None = None
+) -> FastAPI:
     """The whole HTTP application."""
     app = FastAPI(
         title="µLM",
@@ -51,8 +56,9 @@ def make_app(service: Service, keys: KeyRing, tracing: Tracing | None = None) ->
             HTTPException: errors.on_http_error,
         },
     )
-    app.state.service = service
-    rooms = (health, metrics, models, completions, chat, responses, embeddings, tokens)
-    for room in rooms:
+    app.state.service, app.state.control, app.state.keys = service, control, keys
+    openai_rooms = (models, completions, chat, responses, embeddings, tokens)
+    control_rooms = (runs, keys_api, versions)
+    for room in (health, metrics, *openai_rooms, *control_rooms):
         app.include_router(room.router)
     return app

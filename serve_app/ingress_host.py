@@ -12,11 +12,17 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from actors.cluster import connect
+from actors.job_client import JobClient
+from actors.run_desk import RunDesk
+from actors.run_starter import RunStarter
 from mulm.config import parse_config
 from mulm.facts import Facts
 from mulm.home import Home
 from serve_app.alias_watch import AliasWatch, resolve_id
 from serve_app.auth import KeyRing
+from serve_app.control_api.control import Control
+from serve_app.control_api.event_feed import EventFeed
 from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
 from serve_app.metrics import MeasuredClient, ServiceMetrics
@@ -44,6 +50,7 @@ class IngressHost:
             TracedClient(ServeEngineClient(engine, receiver), self._tracing), metrics
         )
         self._service = Service(client, metrics_text=metrics.text)
+        self._control = open_control(Home.from_env(), self._facts)
         self._alias = AliasWatch(resolve_id)
         self._keys = KeyRing(self._facts.key_digests)
         self._change: asyncio.Task[None] | None = None
@@ -73,7 +80,7 @@ class IngressHost:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""
-        return make_app(self._service, self._keys, self._tracing)
+        return make_app(self._service, self._keys, self._tracing, self._control)
 
     def check_health(self) -> None:
         """Serve's hook: raising has the replica replaced."""
@@ -94,7 +101,24 @@ class IngressHost:
     async def _listen(self, args: AppArgs) -> None:
         """Answer on the port that `args` name; it stays for the life of the replica."""
         if self._server is None and args.http_port is not None:
-            app = make_app(self._service, self._keys, self._tracing)
+            app = make_app(self._service, self._keys, self._tracing, self._control)
             server = HttpServer(app, args.http_host, args.http_port, args.request_timeout_s)
             await server.start()
             self._server = server
+
+
+def open_control(home: Home, facts: Facts) -> Control:
+    """What the control API reaches: this installation, through the cluster."""
+    from actors.store_host import cluster_store
+
+    def write(method: str, *args: Any, **kwargs: Any) -> None:
+        getattr(facts, method)(*args, **kwargs)
+
+    store, jobs = cluster_store(home), JobClient.of(connect(home), home)
+    return Control(
+        facts,
+        store,
+        RunDesk(home, facts, jobs, write),
+        RunStarter(home, facts, store, jobs),
+        EventFeed(facts),
+    )

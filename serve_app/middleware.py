@@ -134,13 +134,13 @@ class BodyMiddleware:
             async with asyncio.timeout(self._timeout_s):
                 body = await self._read(scope, receive)
         except TimeoutError:
-            await late_body_response(self._timeout_s)(scope, receive, send)
+            await late_body_response(self._timeout_s, scope)(scope, receive, send)
             return
         if body is None:
-            await too_large_response(self._max_bytes)(scope, receive, send)
+            await too_large_response(self._max_bytes, scope)(scope, receive, send)
             return
         if holds_half_a_character(body):
-            await half_a_character_response()(scope, receive, send)
+            await half_a_character_response(scope)(scope, receive, send)
             return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         is_gone = asyncio.Event()
@@ -201,6 +201,6 @@ async def _watch(receive: Receive, is_gone: asyncio.Event, work: asyncio.Future[
 
 def _answer(error: Exception, scope: Scope) -> Response:
     if isinstance(error, MulmError):
-        return error_response(error)
+        return error_response(error, scope)
     _log.error("request failed request=%s", scope["state"].get("request_id"), exc_info=error)
-    return error_response(MulmError("something went wrong on our side"))
+    return error_response(MulmError("something went wrong on our side"), scope)

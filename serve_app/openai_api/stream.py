@@ -149,7 +149,8 @@ async def catch(
         await objects.aclose()
 
 
-def event(item: dict[str, Any], name: str = "") -> bytes:
+def event(item: dict[str, Any], name: str = "", number: str = "") -> bytes:
     """One event, in ASCII: some clients take a character such as U+2028 for the end of a line."""
-    head = f"event: {name}\n" if name else ""
+    head = f"id: {number}\n" if number else ""
+    head += f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(item, separators=(',', ':'))}\n\n".encode()

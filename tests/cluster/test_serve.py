@@ -334,3 +334,28 @@ def test_a_deployment_that_cannot_start_says_why(cluster, refs, client):
         put(cluster, "nobody@1")
     put(cluster, refs[0])
     assert ask(client).usage.completion_tokens <= 5
+
+
+def test_an_evaluation_is_started_and_watched_over_http_alone(cluster, refs, client):
+    put(cluster, refs[0])
+    url = f"{str(client.base_url).removesuffix('/v1/')}/api/v1/runs"
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    with httpx.Client(headers=headers, timeout=60.0, trust_env=False) as http:
+        config = {"model": refs[0], "suites": ["blimp"], "limit": 4}
+        begun = http.post(url, json={"kind": "evaluate", "config": config})
+        assert begun.status_code == 202, begun.text
+        run = f"{url}/{begun.json()['id']}"
+        seen: list[int] = []
+        wait_for(lambda: http.get(f"{run}/events").json()["data"], 60.0)
+        with http.stream("GET", f"{run}/events", headers={"accept": "text/event-stream"}) as stream:
+            for line in stream.iter_lines():  # the first connection breaks after two events
+                seen += [int(line[4:])] if line.startswith("id: ") else []
+                if len(seen) == 2:
+                    break
+        accept = {"accept": "text/event-stream", "last-event-id": str(seen[-1])}
+        with http.stream("GET", f"{run}/events", headers=accept) as stream:
+            seen += [int(line[4:]) for line in stream.iter_lines() if line.startswith("id: ")]
+        assert seen == list(range(1, len(seen) + 1))
+        ended = http.get(run).json()
+        assert ended["phase"] == "succeeded", ended["error"]
+        assert http.post(url, json={"kind": "evaluate", "config": config}).status_code == 200

@@ -256,3 +256,48 @@ def test_events_of_some_kinds(ledger: Ledger) -> None:
         assert event is not None
         assert event.data == {"n": number}
     assert ledger.last_event("run_1", "c") is None
+
+
+def test_keys_have_a_scope_and_an_older_database_gets_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with sqlite3.connect(path) as old:
+        old.execute(
+            "CREATE TABLE keys (id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL,"
+            " name TEXT NOT NULL, created_s REAL NOT NULL)"
+        )
+        old.execute("INSERT INTO keys VALUES ('key_1', 'd1', 'first', 1.0)")
+    old.close()
+    with Ledger(path) as ledger:
+        ledger.add_key("key_2", "d2", "friend", "inference")
+        assert [(key.id, key.scope) for key in ledger.valid_keys()] == [
+            ("key_1", "all"), ("key_2", "inference"),
+        ]  # fmt: skip
+        ledger.remove_key("key_1")
+        assert ledger.key_digests() == {"d2": "key_2"}
+        with pytest.raises(NotFoundError):
+            ledger.key("key_1")
+        with pytest.raises(NotFoundError):
+            ledger.remove_key("key_1")
+
+
+def test_an_alias_moves_only_from_where_it_was_seen(ledger: Ledger) -> None:
+    for number in (1, 2):
+        ledger.publish("model", "m", f"mdl_{number:064x}")
+    ledger.set_alias("model", "m", "live", 1, only_from=0)
+    for seen in (0, 2):
+        with pytest.raises(ConflictError):
+            ledger.set_alias("model", "m", "live", 2, only_from=seen)
+    ledger.set_alias("model", "m", "live", 2, only_from=1)
+    assert [past.number for past in ledger.alias_history("model", "m", "live")] == [2, 1]
+
+
+def test_runs_come_in_pages_also_where_they_were_made_at_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite", clock=lambda: 5.0) as ledger:
+        for number in range(7):
+            ledger.create_run(f"run_{number}", "train" if number % 2 else "evaluate", {})
+        seen: list[str] = []
+        while more := ledger.runs(after=seen[-1] if seen else None, limit=2):
+            seen += [run.id for run in more]
+        assert seen == [run.id for run in ledger.runs()]
+        assert len(ledger.runs("train", "queued")) == 3
+        assert ledger.runs(phase="failed") == []

@@ -15,6 +15,8 @@ from serve_app.errors import (
 )
 from serve_app.service import ModelNotFoundError
 
+SCOPE = {"path": "/v1/models"}
+
 
 def test_every_error_has_a_status_and_no_other_code_has():
     assert set(STATUS_BY_CODE) == {cls.code for cls in error_classes()}
@@ -36,8 +38,8 @@ def test_a_special_error_has_the_status_of_its_family():
 
 
 def test_headers_that_tell_clients_what_to_do():
-    assert error_response(OverloadedError("x")).headers["retry-after"] == "1"
-    assert error_response(AuthError("x")).headers["www-authenticate"] == "Bearer"
+    assert error_response(OverloadedError("x"), SCOPE).headers["retry-after"] == "1"
+    assert error_response(AuthError("x"), SCOPE).headers["www-authenticate"] == "Bearer"
 
 
 def test_codes_of_http_alone_are_frozen_and_on_the_page():
@@ -46,8 +48,10 @@ def test_codes_of_http_alone_are_frozen_and_on_the_page():
         "invalid_value": 400,
         "unknown_parameter": 400,
         "unsupported_parameter": 400,
+        "forbidden": 403,
         "model_not_found": 404,
         "method_not_allowed": 405,
+        "precondition_failed": 412,
         "request_timeout": 408,
         "request_too_large": 413,
     }

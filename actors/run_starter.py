@@ -1,0 +1,114 @@
+"""Starts runs as jobs of the cluster: a config is made one run, whoever gives it.
+
+Used by the HTTP API. Invariants: the id is what every other way to start the same run gives it; a
+run that has succeeded is not done again, and one that is under way is not started twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from actors.job_client import JobClient
+from mulm.atomic import write_atomic
+from mulm.config import Frozen, canonical_json, load_config
+from mulm.errors import ConfigError, ConflictError, NotFoundError
+from mulm.eval.config import EvaluateConfig
+from mulm.facts import Facts
+from mulm.home import Home
+from mulm.runs.identity import (
+    compress_identity,
+    evaluate_identity,
+    pinned,
+    run_id_of,
+    train_identity,
+)
+from mulm.runs.kinds import SCHEMAS
+from mulm.runs.standing import Standing
+from mulm.runs.transitions import may_resume
+from mulm.store import Store
+
+_IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], Mapping[str, Any]]] = {
+    "train": train_identity,
+    "evaluate": evaluate_identity,
+    "compress": compress_identity,
+}
+_RESUMED = ("train", "compress")
+"""Kinds that read versions only: nothing that they read can have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run, and whether a job was begun for it."""
+
+    run_id: str
+    is_begun: bool
+
+
+class RunStarter:
+    """Starts runs of one installation.
+
+    Args:
+        home: Where configs are written for the jobs.
+        facts: For reading, and for noting a run before its job begins.
+        store: Where versions lie.
+        jobs: Of the running application.
+    """
+
+    def __init__(self, home: Home, facts: Facts, store: Store, jobs: JobClient) -> None:
+        self._home, self._facts, self._store, self._jobs = home, facts, store, jobs
+
+    def start(self, kind: str, values: Mapping[str, Any]) -> Started:
+        """Begin a run, unless it was done or is under way.
+
+        Raises:
+            ConfigError, UnknownNameError: the config does not fit, or names files of this machine.
+            NotFoundError: a version that it names is not there.
+        """
+        config = pinned(load_config(SCHEMAS[kind], values), self._facts)
+        _require_no_files(config)
+        run_id = run_id_of(kind, config, _IDENTITIES[kind](config, self._facts, self._store))
+        try:
+            phase = self._facts.run(run_id).phase
+        except NotFoundError:
+            phase = None
+        if phase == "succeeded":
+            return Started(run_id, is_begun=False)
+        if phase == "cancelled":
+            raise ConflictError(
+                f"{run_id} is this run, and was cancelled", hint="another seed is another run"
+            )
+        self._submit(run_id, kind, config)
+        return Started(run_id, is_begun=True)
+
+    def go_on(self, found: Standing) -> None:
+        """Have a run go on that was paused, has failed or was lost.
+
+        Raises:
+            ConflictError: it has ended otherwise, or reads files, which may have changed.
+        """
+        run = found.run
+        if not may_resume(found):
+            return
+        if run.kind not in _RESUMED:
+            raise ConflictError(
+                f"{run.id} reads files, which may have changed",
+                hint="start it again with its own config, which finds what was finished",
+            )
+        self._submit(run.id, run.kind, load_config(SCHEMAS[run.kind], run.config))
+
+    def _submit(self, run_id: str, kind: str, config: Frozen) -> None:
+        folder, values = self._home.run(run_id), config.model_dump(mode="json")
+        path = folder / "config.json"
+        write_atomic(path, canonical_json(values))
+        self._facts.create_run(run_id, kind, values)  # what is answered is there, whatever happens
+        self._jobs.submit(f"jobs.{kind}", run_id, path, folder)
+
+
+def _require_no_files(config: Frozen) -> None:
+    """A client of the API has no business with files of the machine that serves it."""
+    if isinstance(config, EvaluateConfig) and config.data:
+        raise ConfigError(
+            "files of suites cannot be named over HTTP", hint="leave out data", param="config.data"
+        )

@@ -1,0 +1,200 @@
+"""`/api/v1/runs`: start runs, see how they stand, pause, resume and cancel them."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import Field
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from mulm.config import Frozen
+from mulm.errors import ConfigError
+from mulm.facts import Event, Phase
+from mulm.runs.curve import curve, finite, thinned
+from mulm.runs.kinds import name_of, references_of
+from mulm.runs.standing import Standing
+from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
+from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
+from serve_app.errors import error_body
+from serve_app.openai_api.stream import EventStream, catch, event
+
+router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE)
+
+EVENT_STREAM = "text/event-stream"
+_MAX_LINES = 10_000
+_EVENTS_AT_ONCE = 10_000
+
+
+class NewRun(Frozen):
+    """What to do: a kind of work, and its config as in a file."""
+
+    kind: Literal["train", "evaluate", "compress"]
+    config: Annotated[dict[str, Any], Field(max_length=256)]
+
+
+@router.get("")
+def list_runs(
+    control: ControlDependency,
+    kind: Annotated[str | None, Query(max_length=64)] = None,
+    phase: Phase | None = None,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> dict[str, Any]:
+    """All runs, newest first."""
+    found = control.facts.runs(kind, phase, after, limit + 1)
+    return page(control.desk.stand(found), limit, _described)
+
+
+@router.post("", status_code=202)
+def create_run(body: NewRun, control: ControlDependency) -> JSONResponse:
+    """Start a run. The same config is the same run: a finished one is answered, not repeated."""
+    started = control.starter.start(body.kind, body.config)
+    found = control.desk.one(started.run_id)
+    location = {"location": f"/api/v1/runs/{started.run_id}"}
+    return JSONResponse(_described(found), 202 if started.is_begun else 200, location)
+
+
+@router.get("/{run_id}")
+def get_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
+    """One run, with its config, what it reads and its result."""
+    found = control.desk.one(run_id)
+    references = {
+        field: {"kind": kind, "ref": ref} for field, (kind, ref) in references_of(found.run).items()
+    }
+    return _described(found) | {"config": found.run.config, "references": references}
+
+
+@router.get("/{run_id}/events", response_model=None)
+async def get_events(
+    run_id: str,
+    request: Request,
+    control: ControlDependency,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    kind: Annotated[list[str] | None, Query(max_length=16)] = None,
+    last_event_id: Annotated[str | None, Header(max_length=32)] = None,
+) -> Response:
+    """What happened in a run, in order: a page, or with `Accept: text/event-stream` as it happens.
+
+    A stream begins behind `Last-Event-ID`, which browsers send by themselves, or behind `after`;
+    there is no gap and nothing twice. It ends when the run has ended.
+    """
+    if EVENT_STREAM in request.headers.get("accept", ""):
+        return await _stream(control, run_id, _seq(last_event_id, after))
+    return JSONResponse(
+        await asyncio.to_thread(_events_page, control, run_id, after, limit, tuple(kind or ()))
+    )
+
+
+@router.get("/{run_id}/metrics")
+def get_metrics(
+    run_id: str,
+    control: ControlDependency,
+    every: Annotated[int | None, Query(ge=1)] = None,
+    last: Annotated[int | None, Query(ge=1)] = None,
+) -> dict[str, Any]:
+    """The numbers of a training run, a row for each step that was reported."""
+    control.facts.run(run_id)
+    events: list[Event] = []
+    while True:
+        after = events[-1].seq if events else 0
+        more = control.facts.events(run_id, after, _EVENTS_AT_ONCE, ("metric",))
+        events += more
+        if len(more) < _EVENTS_AT_ONCE:
+            break
+    return {"object": "list", "data": thinned(curve(events), every, last), "has_more": False}
+
+
+@router.get("/{run_id}/logs")
+def get_logs(
+    run_id: str,
+    control: ControlDependency,
+    lines: Annotated[int, Query(ge=1, le=_MAX_LINES)] = 200,
+) -> PlainTextResponse:
+    """The last lines that the run's process printed."""
+    control.desk.one(run_id)
+    return PlainTextResponse(control.desk.log_tail(run_id, lines))
+
+
+@router.post("/{run_id}/pause", status_code=202)
+def pause_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
+    """Have a run write a checkpoint and end, to go on later."""
+    return _described(control.desk.ask_to_pause(run_id))
+
+
+@router.post("/{run_id}/cancel", status_code=202)
+def cancel_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
+    """End a run for good; its checkpoints stay."""
+    return _described(control.desk.ask_to_cancel(run_id))
+
+
+@router.post("/{run_id}/resume", status_code=202)
+def resume_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
+    """Go on with a run that was paused or has failed, from its newest checkpoint."""
+    control.starter.go_on(control.desk.one(run_id))
+    return _described(control.desk.one(run_id))
+
+
+def _described(found: Standing) -> dict[str, Any]:
+    run = found.run
+    return {
+        "id": run.id,
+        "object": "run",
+        "kind": run.kind,
+        "name": name_of(run),
+        "phase": run.phase,
+        "is_living": found.is_living,
+        "created_at": int(run.created_s),
+        "updated_at": int(run.updated_s),
+        "result": run.result,
+        "error": run.error,
+    }
+
+
+def _event(found: Event) -> dict[str, Any]:
+    return {
+        "id": str(found.seq),
+        "object": "run.event",
+        "run_id": found.run_id,
+        "seq": found.seq,
+        "created_at": found.time_s,
+        "kind": found.kind,
+        "data": finite(found.data),
+    }
+
+
+def _events_page(
+    control: Control, run_id: str, after: int, limit: int, kinds: tuple[str, ...]
+) -> dict[str, Any]:
+    control.facts.run(run_id)
+    return page(control.facts.events(run_id, after, limit + 1, kinds), limit, _event)
+
+
+def _seq(last_event_id: str | None, after: int) -> int:
+    if last_event_id is None:
+        return after
+    if not last_event_id.isdecimal():
+        raise ConfigError(
+            f"Last-Event-ID {last_event_id[:32]!r} is no number", param="Last-Event-ID"
+        )
+    return int(last_event_id)
+
+
+async def _stream(control: Control, run_id: str, after: int) -> Response:
+    events = control.feed.events(run_id, after)
+    first: Event | None = await anext(events, None)
+    if first is None:  # nothing will come any more: a browser that hears this asks no more
+        return Response(status_code=204)
+
+    async def told() -> AsyncGenerator[dict[str, Any], None]:
+        yield _event(first)
+        async for found in events:
+            yield _event(found)
+
+    return EventStream(told(), events, encode=_encode)
+
+
+async def _encode(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    async for item in catch(events, error_body):
+        yield event(item, item.get("kind", "error"), item.get("id", ""))

@@ -1,0 +1,162 @@
+"""`/api/v1/models`, `/datasets`, `/tokenizers`: versions, what they are made of, their aliases."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query
+from pydantic import Field
+from starlette.responses import JSONResponse
+
+from mulm.config import Frozen
+from mulm.errors import ConfigError, ConflictError, NotFoundError
+from mulm.facts import Version
+from mulm.manifest import Kind
+from mulm.refs import Ref, check_alias, parse_ref
+from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
+from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
+
+router = APIRouter(prefix="/api/v1", tags=["versions"], dependencies=ALL_SCOPE)
+
+Kinds = Literal["models", "datasets", "tokenizers"]
+_KINDS: dict[str, Kind] = {"models": "model", "datasets": "dataset", "tokenizers": "tokenizer"}
+_ABSENT = "*"
+
+
+class AliasBody(Frozen):
+    """Where an alias is to point."""
+
+    version: Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class PreconditionError(ConflictError):
+    """The alias is not as the client has seen it."""
+
+    code = "precondition_failed"
+
+
+@router.get("/{kinds}")
+def list_versions(
+    kinds: Kinds,
+    control: ControlDependency,
+    name: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> dict[str, Any]:
+    """All versions of a kind, or of one name, newest first."""
+    found = control.facts.versions(_KINDS[kinds], name)[::-1]
+    return page(behind(found, after, lambda version: version.ref), limit, _described)
+
+
+@router.get("/{kinds}/{ref}")
+def get_version(kinds: Kinds, ref: str, control: ControlDependency) -> dict[str, Any]:
+    """One version: what it was made from and of, its licences, its aliases."""
+    kind = _KINDS[kinds]
+    version = control.facts.resolve(kind, parse_ref(ref))
+    manifest = control.store.load(version.manifest_id)
+    aliases = control.facts.aliases(kind, version.name)
+    return _described(version) | {
+        "aliases": sorted(word for word, number in aliases.items() if number == version.number),
+        "counts": manifest.counts,
+        "licences": list(manifest.licences),
+        "parents": {
+            role: {
+                "id": parent,
+                "refs": [known.ref for known in control.facts.published_as(parent)],
+            }
+            for role, parent in manifest.parents.items()
+        },
+        "files": [{"name": b.name, "size_bytes": b.size_bytes} for b in manifest.blobs],
+        "config": manifest.config,
+        "code_version": manifest.code_version,
+    }
+
+
+@router.get("/{kinds}/{name}/aliases")
+def list_aliases(kinds: Kinds, name: str, control: ControlDependency) -> dict[str, Any]:
+    """The words that point to versions of a name."""
+    kind = _KINDS[kinds]
+    control.facts.resolve(kind, _bare(name))
+    aliases = sorted(control.facts.aliases(kind, name).items())
+    return page(aliases, len(aliases), lambda item: _alias(name, *item))
+
+
+@router.get("/{kinds}/{name}/aliases/{alias}")
+def get_alias(kinds: Kinds, name: str, alias: str, control: ControlDependency) -> JSONResponse:
+    """Where an alias points, and where it has pointed before, the newest first."""
+    return _told(control, _KINDS[kinds], name, alias)
+
+
+@router.put("/{kinds}/{name}/aliases/{alias}")
+def put_alias(
+    kinds: Kinds,
+    name: str,
+    alias: str,
+    body: AliasBody,
+    control: ControlDependency,
+    if_match: Annotated[str | None, Header(max_length=64)] = None,
+    if_none_match: Annotated[str | None, Header(max_length=64)] = None,
+) -> JSONResponse:
+    """Let an alias point to a version; what serves it follows.
+
+    With `If-Match` only if it is still as its `ETag` says, with `If-None-Match: *` only if it is
+    not there yet.
+    """
+    kind = _KINDS[kinds]
+    check_alias(alias)
+    only_from = _only_from(if_match, if_none_match)
+    try:
+        control.facts.set_alias(kind, _bare(name).name, alias, body.version, only_from)
+    except ConflictError as error:
+        raise PreconditionError(error.message, hint=error.hint) from None
+    return _told(control, kind, name, alias)
+
+
+def _told(control: Control, kind: Kind, name: str, alias: str) -> JSONResponse:
+    number = control.facts.aliases(kind, name).get(alias)
+    if number is None:
+        raise NotFoundError(f"no alias {name}@{alias}")
+    history = control.facts.alias_history(kind, name, alias)
+    body = _alias(name, alias, number) | {
+        "history": [{"ref": f"{name}@{past.number}", "set_at": int(past.set_s)} for past in history]
+    }
+    return JSONResponse(body, headers={"etag": f'"{number}"'})
+
+
+def _only_from(if_match: str | None, if_none_match: str | None) -> int | None:
+    if if_none_match is not None:
+        if if_none_match != _ABSENT or if_match is not None:
+            raise ConfigError("If-None-Match can only be *, alone", param="If-None-Match")
+        return 0
+    if if_match is None:
+        return None
+    number = if_match.strip().strip('"')
+    if not number.isdecimal():
+        raise PreconditionError(f"the alias has no such ETag: {if_match[:32]!r}")
+    return int(number)
+
+
+def _bare(name: str) -> Ref:
+    ref = parse_ref(name)
+    if ref.version is not None or ref.alias is not None:
+        raise ConfigError(f"aliases are of a name, not of {name!r}", param="name")
+    return ref
+
+
+def _described(version: Version) -> dict[str, Any]:
+    return {
+        "id": version.ref,
+        "object": version.kind,
+        "name": version.name,
+        "version": version.number,
+        "manifest_id": version.manifest_id,
+        "created_at": int(version.created_s),
+    }
+
+
+def _alias(name: str, alias: str, number: int) -> dict[str, Any]:
+    return {
+        "id": f"{name}@{alias}",
+        "object": "alias",
+        "alias": alias,
+        "version": number,
+        "ref": f"{name}@{number}",
+    }
