@@ -15,6 +15,7 @@ from mulm.config import Frozen
 from mulm.messages import Grammar
 from serve_app.openai_api.schemas import (
     MAX_LOGPROBS,
+    MAX_TURNS,
     Body,
     Generation,
     NeutralFalse,
@@ -114,7 +115,7 @@ class ChatMessage(Body):
 class ChatBody(Generation):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_TURNS)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     audio: Unsupported = None
     function_call: Annotated[Any, only(None, "none")] = None

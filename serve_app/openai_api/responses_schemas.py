@@ -15,6 +15,7 @@ from mulm.chat import Message, ToolCall
 from mulm.messages import Grammar
 from serve_app.openai_api.schemas import (
     MAX_LOGPROBS,
+    MAX_TURNS,
     Body,
     Generation,
     NeutralFalse,
@@ -123,7 +124,7 @@ class ResponseStreamOptions(Body):
 class ResponsesBody(Generation):
     """`POST /v1/responses`; sampling parameters beyond OpenAI's are those of the chat route."""
 
-    input: str | Annotated[list[Item], Field(min_length=1)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_TURNS)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     previous_response_id: str | None = None

@@ -26,6 +26,9 @@ MAX_BIASES = 1024
 MAX_STOP_IDS = 64
 
 MAX_STOPS = 4
+MAX_TURNS = 4096
+"""Of a conversation; more fit no window, and each takes its time to be read."""
+
 _SHOWN_CHARS = 64
 
 

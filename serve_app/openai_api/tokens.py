@@ -19,7 +19,7 @@ from serve_app.openai_api.asked import size_of, texts_of
 from serve_app.openai_api.chat import encode_chat, to_message
 from serve_app.openai_api.chat_schemas import ChatMessage
 from serve_app.openai_api.logprobs import TokenNames
-from serve_app.openai_api.schemas import Body, TokenId
+from serve_app.openai_api.schemas import MAX_TURNS, Body, TokenId
 from serve_app.service import Served, ServiceDependency
 
 router = APIRouter()
@@ -32,7 +32,7 @@ class TokenizeBody(Body):
 
     model: str
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_TURNS)] | None = None
     tools: Any = None
     add_special_tokens: bool | None = None
     """Whether the token that begins a document stands before a text, as in a completion; yes."""
