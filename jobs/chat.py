@@ -28,9 +28,12 @@ from mulm.errors import (
     NotRunningError,
     nearest,
 )
-from mulm.terminal_text import harmless
+from mulm.terminal_text import harmless, lines_of, written
 
 _HISTORY_LINES = 1000
+_LEAST_SPENT_S = 0.05
+
+_FULL = "/forget leaves out the oldest exchange, /reset begins anew"
 
 Clock = Callable[[], float]
 
@@ -51,7 +54,9 @@ class Answer:
         if self.n_tokens is None or self.first_s is None:
             return f"{self.seconds:.1f} s"
         spent_s = self.seconds - self.first_s
-        rate = f", {(self.n_tokens - 1) / spent_s:.0f} tokens/s" if self.n_tokens > 1 else ""
+        # What came all at once says nothing about speed.
+        has_rate = self.n_tokens > 1 and spent_s >= _LEAST_SPENT_S
+        rate = f", {(self.n_tokens - 1) / spent_s:.0f} tokens/s" if has_rate else ""
         return f"{self.n_tokens} tokens{rate}, first after {self.first_s:.2f} s"
 
 
@@ -118,7 +123,7 @@ def talk(
 ) -> None:
     """A conversation on a terminal, or one answer for each line of piped input."""
     if not source.isatty():
-        for line in source:
+        for line in lines_of(source):
             if line.strip():
                 answer(client, options, Conversation(options).messages(line.strip()), out)
         return
@@ -131,6 +136,8 @@ def talk(
             except (EOFError, KeyboardInterrupt):
                 print(file=sys.stderr)
                 return
+            except UnicodeDecodeError:
+                print("error: that was no UTF-8 text", file=sys.stderr)
             except MulmError as error:
                 hint = f" ({error.hint})" if error.hint else ""
                 print(f"error [{error.code}]: {error.message}{hint}", file=sys.stderr)
@@ -138,7 +145,7 @@ def talk(
 
 def _exchange(client: ChatClient, conversation: Conversation, line: str, out: TextIO) -> None:
     """A command, or a message and its answer."""
-    prompt: str | None = line
+    prompt: str | None = written(line)
     if line.startswith("/"):
         shown = conversation.obey(line)
         if shown:
@@ -148,33 +155,19 @@ def _exchange(client: ChatClient, conversation: Conversation, line: str, out: Te
         return
     reply = Answer()
     try:
-        _answer_what_fits(client, conversation, prompt, out, reply)
+        answer(client, conversation.options, conversation.messages(prompt), out, reply)
+    except ContextLengthError as error:
+        raise ContextLengthError(error.message, hint=_FULL) from None
     except KeyboardInterrupt:
         out.write("\n")  # the answer is cut short, the conversation goes on with what was said
         print("interrupted", file=sys.stderr)
     else:
         print(f"[{reply.speed()}]", file=sys.stderr)
-    if reply.text:
-        conversation.add(prompt, reply.text)
-
-
-def _answer_what_fits(
-    client: ChatClient, conversation: Conversation, prompt: str, out: TextIO, reply: Answer
-) -> None:
-    """Answer, forgetting the oldest turns as far as the model's window asks for it."""
-    n_forgotten = 0
-    while True:
-        try:
-            answer(client, conversation.options, conversation.messages(prompt), out, reply)
-        except ContextLengthError:
-            if not conversation.forget_oldest():
-                raise
-            n_forgotten += 1
+    finally:
+        if reply.text:
+            conversation.add(prompt, reply.text)
         else:
-            break
-    if n_forgotten:
-        print(f"the window is full: the oldest {n_forgotten} exchanges are left out; /reset begins"
-              " anew", file=sys.stderr)  # fmt: skip
+            conversation.take_back()
 
 
 def _read_prompt() -> str:

@@ -17,6 +17,7 @@ from mulm.chat import Message
 from mulm.errors import (
     AuthError,
     ConfigError,
+    DeadlineError,
     JobFailedError,
     MulmError,
     NotRunningError,
@@ -24,7 +25,8 @@ from mulm.errors import (
 )
 
 _CONNECT_TIMEOUT_S = 5.0
-_READ_TIMEOUT_S = 120.0
+_READ_TIMEOUT_S = 660.0
+"""More than a server takes for an answer at most, unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,17 @@ class ChatClient:
 
 def _pieces(lines: Iterator[str]) -> Iterator[Piece]:
     for line in lines:
-        if not line.startswith("data: ") or line == "data: [DONE]":
+        if line == "data: [DONE]":
+            return
+        if not line.startswith("data: "):
             continue
         event = json.loads(line.removeprefix("data: "))
         if "error" in event:
-            raise JobFailedError(event["error"]["message"])
+            told = event["error"]
+            raise _class_of(told.get("code"), httpx.codes.INTERNAL_SERVER_ERROR)(told["message"])
         text = "".join(choice["delta"].get("content") or "" for choice in event["choices"])
         yield Piece(text, (event.get("usage") or {}).get("completion_tokens"))
+    raise NotRunningError("the answer was cut off", hint="the server went away; ask again")
 
 
 def check(reply: httpx.Response) -> None:
@@ -126,6 +132,10 @@ class _clear_errors:  # noqa: N801 - reads as a phrase in a with statement
         return
 
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, httpx.ReadTimeout):
+            raise DeadlineError(
+                "the server has not answered in time", hint="ask for fewer tokens"
+            ) from None
         if isinstance(error, httpx.TransportError):
             raise NotRunningError(
                 f"no answer from the server: {error}", hint="is a model served? run `mulm serve`"

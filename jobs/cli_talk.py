@@ -13,7 +13,7 @@ import click
 from jobs.cli_verbs import open_journey, with_json
 from mulm.errors import ConfigError, JobFailedError
 from mulm.home import Home
-from mulm.terminal_text import harmless
+from mulm.terminal_text import harmless, read_text, written
 
 
 @click.command()
@@ -48,11 +48,13 @@ def chat(
         client = journey.client()
     try:
         name = choose_model(client, model)
-        options = ChatOptions(name, max_tokens, temperature, seed, top_p, system)
+        said = None if system is None else written(system)
+        options = ChatOptions(name, max_tokens, temperature, seed, top_p, said)
         if prompt is None and not as_json:
             talk(client, options, sys.stdin, sys.stdout, Home.from_env().chat_history)
         else:
-            converse(client, options, prompt, as_json)
+            asked = None if prompt is None else written(prompt)
+            converse(client, options, asked, as_json)
     finally:
         client.close()
 
@@ -76,6 +78,7 @@ def generate(
     out: Path | None,
     model: str | None,
     as_chat: bool,
+    stop: tuple[str, ...],
     concurrency: int,
     as_json: bool,
     **sampling: Any,
@@ -98,14 +101,13 @@ def generate(
     with open_journey() as journey:
         client = journey.client()
     try:
-        given = {name: list(v) if name == "stop" else v for name, v in sampling.items() if v}
+        given = {name: value for name, value in sampling.items() if value is not None}
+        given |= {"stop": [written(text) for text in stop]} if stop else {}
         defaults = {"model": choose_model(client, model)} | given
-        if sampling["temperature"] is not None:
-            defaults["temperature"] = sampling["temperature"]
         if source is not None:
             _file(client, source, out, defaults, as_chat, concurrency)
             return
-        text = sys.stdin.read() if prompt is None else prompt
+        text = read_text(sys.stdin) if prompt is None else written(prompt)
         answer = ask(client, one_order(text, defaults, as_chat))
         click.echo(json.dumps(answer) if as_json else harmless(text_of(answer)))
     finally:
@@ -115,15 +117,11 @@ def generate(
 def _file(
     client: Any, source: Path, out: Path | None, defaults: Any, as_chat: bool, concurrency: int
 ) -> None:
-    from jobs.generate import done_in, generate, read_orders
+    from jobs.generate import done_in, generate, opened, read_orders
 
-    done = frozenset() if out is None else done_in(out)
     orders = read_orders(source, defaults, as_chat)
-    try:
-        opened = nullcontext(sys.stdout) if out is None else out.open("a", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {str(out)!r}: {error.strerror}") from None
-    with opened as target:
+    with nullcontext(sys.stdout) if out is None else opened(out) as target:
+        done = frozenset() if out is None else done_in(out)
         totals = generate(client, orders, target, done=done, concurrency=concurrency)
     skipped = f", {totals.n_skipped} were there already" if totals.n_skipped else ""
     click.echo(f"{totals.n_answered} answered, {totals.n_failed} failed{skipped}", err=True)

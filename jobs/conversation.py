@@ -7,6 +7,7 @@ conversation too.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 from mulm.atomic import write_atomic
 from mulm.chat import Message
 from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
+
+_MAX_FILE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Conversation:
     has_ended: bool = False
     pending: str | None = None
     """A prompt that a command asks again."""
+    retried: list[Message] = field(default_factory=list)
+    """The exchange that its answer replaces."""
 
     def messages(self, prompt: str | None = None) -> list[Message]:
         """All turns as they are sent, the system's first."""
@@ -52,12 +57,12 @@ class Conversation:
             Message(role="user", content=prompt),
             Message(role="assistant", content=reply),
         ]
+        self.retried = []
 
-    def forget_oldest(self) -> bool:
-        """Drop the oldest exchange; False where there is none."""
-        has_one = bool(self.turns)
-        del self.turns[:2]
-        return has_one
+    def take_back(self) -> None:
+        """A retry has no answer: what it was to replace stays."""
+        self.turns += self.retried
+        self.retried = []
 
     def obey(self, line: str) -> str:
         """Carry out a `/` command; what to show.
@@ -103,9 +108,16 @@ def _undo(conversation: Conversation, _argument: str) -> str:
     return "the last exchange is forgotten"
 
 
+def _forget(conversation: Conversation, _argument: str) -> str:
+    _require_turns(conversation)
+    del conversation.turns[:2]
+    return f"the oldest exchange is left out; {_exchanges(conversation)} stay"
+
+
 def _retry(conversation: Conversation, _argument: str) -> str:
     _require_turns(conversation)
     conversation.pending = conversation.turns[-2].content
+    conversation.retried = conversation.turns[-2:]
     del conversation.turns[-2:]
     options = conversation.options
     if options.seed is not None:
@@ -117,11 +129,13 @@ def _save(conversation: Conversation, argument: str) -> str:
     path = _path(argument)
     values = [message.model_dump() for message in conversation.messages()]
     write_atomic(path, json.dumps({"messages": values}, ensure_ascii=False).encode() + b"\n")
-    return f"{len(conversation.turns)} turns saved to {path}"
+    return f"{_exchanges(conversation)} saved to {path}"
 
 
 def _load(conversation: Conversation, argument: str) -> str:
     path = _path(argument)
+    if path.exists() and not (path.is_file() and path.stat().st_size <= _MAX_FILE_BYTES):
+        raise ConfigError(f"{argument!r} is no conversation that was saved here")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["messages"]
         messages = [Message.model_validate(value) for value in values]
@@ -136,7 +150,7 @@ def _load(conversation: Conversation, argument: str) -> str:
         raise ConfigError(f"the turns in {argument!r} do not alternate")
     conversation.turns = turns
     conversation.options = replace(conversation.options, system=system)
-    return f"{len(turns)} turns loaded"
+    return f"{_exchanges(conversation)} loaded"
 
 
 def _set(conversation: Conversation, argument: str) -> str:
@@ -151,6 +165,9 @@ def _set(conversation: Conversation, argument: str) -> str:
         raise ConfigError(f"{value.strip()!r} is no value for {name}") from None
     if read is None and name in ("max_tokens", "temperature"):
         raise ConfigError(f"{name} needs a value")
+    low, high = _RANGES.get(name, (-math.inf, math.inf))
+    if read is not None and not low <= read <= high:
+        raise ConfigError(f"{name} is {low:g} to {high:g}, not {read:g}")
     given: dict[str, Any] = {name: read}
     conversation.options = replace(conversation.options, **given)
     return f"{name} = {read}"
@@ -159,12 +176,17 @@ def _set(conversation: Conversation, argument: str) -> str:
 def _stats(conversation: Conversation, _argument: str) -> str:
     options = conversation.options
     told = [f"{f.name} = {getattr(options, f.name)}" for f in fields(options)]
-    return "\n".join([*told, f"turns = {len(conversation.turns)}"])
+    return "\n".join([*told, f"exchanges = {len(conversation.turns) // 2}"])
 
 
 def _exit(conversation: Conversation, _argument: str) -> str:
     conversation.has_ended = True
     return ""
+
+
+def _exchanges(conversation: Conversation) -> str:
+    number = len(conversation.turns) // 2
+    return f"{number} exchange{'' if number == 1 else 's'}"
 
 
 def _require_turns(conversation: Conversation) -> None:
@@ -182,10 +204,13 @@ _READERS: dict[str, Callable[[str], int | float]] = {
     "max_tokens": int, "temperature": float, "top_p": float, "seed": int,
 }  # fmt: skip
 
+_RANGES = {"max_tokens": (1, math.inf), "temperature": (0.0, 2.0), "top_p": (1e-9, 1.0)}
+
 COMMANDS: dict[str, Command] = {
     "help": Command("", "this list", _help),
     "system": Command("[TEXT]", "what the system says before all else", _system),
     "reset": Command("", "forget what was said", _reset),
+    "forget": Command("", "leave out the oldest exchange, where the window is full", _forget),
     "undo": Command("", "forget the last exchange", _undo),
     "retry": Command("", "answer the last message again", _retry),
     "set": Command("NAME VALUE", "max_tokens, temperature, top_p or seed", _set),

@@ -8,17 +8,22 @@ of the others.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import httpx
+
 from jobs.chat_client import ChatClient, check
-from mulm.errors import ConfigError, DataError, MulmError, NotFoundError, OverloadedError
+from mulm.errors import ConfigError, ConflictError, DataError, MulmError, NotFoundError
 
 _N_TRIES = 8
 _MAX_WAIT_S = 30.0
@@ -78,7 +83,7 @@ def generate(
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
                 n_failed += sum(_write(out, future.result()) for future in ended)
                 n_answered += len(ended)
-        for future in running:
+        for future in as_completed(running):
             n_failed += _write(out, future.result())
             n_answered += 1
     return Totals(n_answered - n_failed, n_failed, n_skipped)
@@ -108,7 +113,7 @@ def done_in(path: Path) -> frozenset[str]:
     """Ids of the answers that stand in an output; a line cut short and errors do not count."""
     found = set()
     if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 value = json.loads(line)
             except ValueError:
@@ -116,6 +121,28 @@ def done_in(path: Path) -> frozenset[str]:
             if isinstance(value, dict) and "error" not in value:
                 found.add(str(value.get("id")))
     return frozenset(found)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[TextIO]:
+    """An output to append to, by one command at a time; a line cut short by a crash is removed.
+
+    Raises:
+        ConfigError: it cannot be written.
+        ConflictError: another command writes to it.
+    """
+    try:
+        with path.open("a+", encoding="utf-8", newline="\n") as out:
+            try:
+                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConflictError(f"another command writes to {str(path)!r}") from None
+            content = path.read_bytes()
+            if not content.endswith(b"\n"):
+                os.truncate(path, content.rfind(b"\n") + 1)
+            yield out
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
 
 def one_order(prompt: str, defaults: Mapping[str, Any], as_chat: bool) -> Order:
@@ -134,8 +161,8 @@ def ask(client: ChatClient, order: Order, sleep: Callable[[float], None] = time.
         reply = client.post(order.path, order.body)
         try:
             check(reply)
-        except OverloadedError:
-            if n_tries + 1 == _N_TRIES:
+        except MulmError:
+            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE or n_tries + 1 == _N_TRIES:
                 raise
             sleep(_wait_s(reply.headers.get("retry-after", ""), n_tries))
         else:
@@ -164,6 +191,8 @@ def _order(
         told = f"line {number} is no object with prompt or messages"
         return Order(number, {}, DataError(told))
     name = str(value.pop("id", number))
+    if "stream" in value:
+        return Order(name, {}, DataError(f"line {number}: answers in a file are not streamed"))
     if as_chat and isinstance(value.get("prompt"), str):
         value["messages"] = [{"role": "user", "content": value.pop("prompt")}]
     return Order(name, {**defaults, **value})
@@ -176,6 +205,8 @@ def _answer(client: ChatClient, order: Order, sleep: Callable[[float], None]) ->
         answer = ask(client, order, sleep)
     except MulmError as error:
         return {"id": order.id, "error": {"code": error.code, "message": error.message}}
+    except ValueError as error:  # half a character, or an answer that is no JSON
+        return {"id": order.id, "error": {"code": DataError.code, "message": str(error)}}
     choice = answer["choices"][0]
     return {
         "id": order.id,

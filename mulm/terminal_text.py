@@ -7,6 +7,10 @@ command line imports it. Invariant: what `harmless` returns changes no terminal.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import TextIO
+
+from mulm.errors import DataError
 
 # Control characters but line ends and tabs; what turns, joins or hides text unseen: directions,
 # line separators, byte order marks, tags; halves of characters that no terminal can write.
@@ -26,3 +30,33 @@ def _escaped(found: re.Match[str]) -> str:
     if code < 0x20:
         return chr(0x2400 + code)  # the pictures of control characters
     return "\u2421" if code == 0x7F else f"\\u{{{code:x}}}"
+
+
+def written(text: str) -> str:
+    """The same text, that was given on a command line. Raises DataError where it is no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _not_utf8() from None
+    return text
+
+
+def read_text(source: TextIO) -> str:
+    """All that a pipe says. Raises DataError where it is no UTF-8."""
+    try:
+        return written(source.read())
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
+
+
+def lines_of(source: TextIO) -> Iterator[str]:
+    """What a pipe says, line by line. Raises DataError at one that is no UTF-8."""
+    try:
+        for line in source:
+            yield written(line)
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
+
+
+def _not_utf8() -> DataError:
+    return DataError("what was typed or piped is no UTF-8 text", hint="iconv -t UTF-8 makes it so")

@@ -15,6 +15,7 @@ from mulm.errors import (
     AuthError,
     ConfigError,
     ContextLengthError,
+    DeadlineError,
     JobFailedError,
     NotFoundError,
     NotRunningError,
@@ -55,8 +56,10 @@ class Server(BaseHTTPRequestHandler):
         events.append({"choices": [], "usage": {"completion_tokens": 3}})
         if prompt == "break":
             events[1] = {"error": {"message": "engine gone"}}
+        if prompt == "late":
+            events[1] = {"error": {"message": "late", "code": "deadline_exceeded"}}
         lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
-        return self.send(200, "".join(lines).encode())
+        return self.send(200, "".join(lines[: -1 if prompt == "cut" else None]).encode())
 
 
 @pytest.fixture
@@ -97,6 +100,16 @@ def test_the_servers_error_is_told(client: ChatClient) -> None:
 def test_an_error_inside_the_stream_is_told(client: ChatClient) -> None:
     with pytest.raises(JobFailedError, match="engine gone"):
         ask(client, "break")
+
+
+def test_an_error_inside_the_stream_has_the_class_of_its_code(client: ChatClient) -> None:
+    with pytest.raises(DeadlineError, match="late"):
+        list(client.stream(ChatOptions("demo"), [Message(role="user", content="late")]))
+
+
+def test_a_stream_without_an_end_is_an_error(client: ChatClient) -> None:
+    with pytest.raises(NotRunningError, match="cut off"):
+        list(client.stream(ChatOptions("demo"), [Message(role="user", content="cut")]))
 
 
 def test_a_wrong_key_is_an_auth_error(url: str) -> None:
@@ -145,18 +158,41 @@ def say(monkeypatch: pytest.MonkeyPatch, *lines: str | BaseException) -> None:
     monkeypatch.setattr("builtins.input", read)
 
 
-def test_a_conversation_forgets_its_oldest_turns_and_survives_errors(
+def test_a_conversation_survives_errors_and_forgets_only_what_it_is_told_to(
     client: ChatClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    say(monkeypatch, "one", "refuse", "two", "three", "/sytem", "/exit")
+    say(
+        monkeypatch, "one", "refuse", "two", "three", "/forget", "three", "\udcff", "/sytem",
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), "/stats", "/exit",
+    )  # fmt: skip
     out = io.StringIO()
     talk(client, ChatOptions("demo"), Terminal(), out)
     assert out.getvalue() == "Once upon\n" * 3
     told = capsys.readouterr().err
     assert "no such thing" in told
     assert "did you mean" in told
-    assert "the oldest 1 exchanges are left out" in told
-    assert told.count("tokens/s, first after") == 3
+    assert "too long (/forget leaves out the oldest exchange" in told
+    assert "1 exchange stay" in told
+    assert told.count("no UTF-8 text") == 2
+    assert "exchanges = 2" in told
+    assert told.count("tokens, first after") == 3
+
+
+def test_a_retry_without_an_answer_keeps_what_it_was_to_replace(
+    client: ChatClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Once:
+        n_asked = 0
+
+        def stream(self, _options: ChatOptions, _messages: list[Message]) -> Iterator[Piece]:
+            self.n_asked += 1
+            if self.n_asked == 2:
+                raise NotRunningError("gone")
+            yield Piece("yes", 1)
+
+    say(monkeypatch, "one", "/retry", "/stats", "/retry", "/stats", "/exit")
+    talk(Once(), ChatOptions("demo"), Terminal(), io.StringIO())  # type: ignore[arg-type]
+    assert capsys.readouterr().err.count("exchanges = 1") == 2
 
 
 def test_lines_that_end_with_a_backslash_go_on_and_ctrl_c_at_the_prompt_ends(
@@ -193,6 +229,7 @@ def test_speed_is_told_in_words() -> None:
     assert Answer("x", 2.5, 0.5, 101).speed() == "101 tokens, 50 tokens/s, first after 0.50 s"
     assert Answer("x", 2.5, 2.5, 1).speed() == "1 tokens, first after 2.50 s"
     assert Answer("x", 2.5).speed() == "2.5 s"
+    assert Answer("x", 0.501, 0.5, 26).speed() == "26 tokens, first after 0.50 s"
 
 
 def test_the_servers_code_chooses_the_error(client: ChatClient) -> None:

@@ -7,8 +7,15 @@ import threading
 import httpx
 import pytest
 
-from jobs.generate import Order, ask, done_in, generate, one_order, read_orders, text_of
-from mulm.errors import AuthError, ConfigError, MulmError, NotFoundError, OverloadedError
+from jobs.generate import Order, ask, done_in, generate, one_order, opened, read_orders, text_of
+from mulm.errors import (
+    AuthError,
+    ConfigError,
+    ConflictError,
+    MulmError,
+    NotFoundError,
+    OverloadedError,
+)
 
 DEFAULTS = {"model": "demo"}
 
@@ -67,6 +74,39 @@ def test_what_is_answered_already_is_not_asked_again(tmp_path):
     totals, lines = run(Client(), orders, done=done_in(out))
     assert sorted(line["id"] for line in lines) == ["2", "3"]
     assert totals.n_skipped == 1
+
+
+def test_an_output_that_was_cut_short_goes_on_behind_its_last_whole_line(tmp_path):
+    path = tmp_path / "out.jsonl"
+    text = "one\u2028two\x85three"
+    path.write_text(json.dumps({"id": "1", "text": text}, ensure_ascii=False) + '\n{"id": "2", "te')
+    with opened(path) as out:
+        assert done_in(path) == {"1"}
+        with pytest.raises(ConflictError), opened(path):
+            pass
+        generate(Client(), [Order("2", DEFAULTS | {"prompt": text})], out, done=done_in(path))
+    lines = [json.loads(line) for line in path.read_text().strip().split("\n")]
+    assert [(line["id"], line["text"]) for line in lines] == [("1", text), ("2", text.upper())]
+    with pytest.raises(ConfigError), opened(tmp_path):
+        pass
+
+
+def test_what_cannot_be_sent_or_read_stops_no_other(tmp_path):
+    class Odd(Client):
+        def post(self, path, body):
+            body["prompt"].encode()
+            return httpx.Response(200, text="no JSON") if body["prompt"] == "odd" else super().post(
+                path, body
+            )  # fmt: skip
+
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"prompt": "\\ud800"}\n{"prompt": "odd"}\n{"prompt": "a", "stream": true}\n'
+                    '{"prompt": "b"}\n')  # fmt: skip
+    totals, lines = run(Odd(), read_orders(path, DEFAULTS, as_chat=False))
+    assert (totals.n_answered, totals.n_failed) == (1, 3)
+    assert {line["id"]: line["error"]["code"] for line in lines if "error" in line} == {
+        "1": "data_invalid", "2": "data_invalid", "3": "data_invalid",
+    }  # fmt: skip
 
 
 def test_a_busy_server_is_asked_again_after_what_it_says():

@@ -1,0 +1,110 @@
+"""`mulm chat` and `mulm generate` as a person calls them, against a server of ours."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from jobs.cli import main
+from jobs.exit_codes import EXIT_BY_CODE
+from jobs.journey import Journey
+from mulm.home import Home
+
+
+class Client:
+    """Answers with what it was asked."""
+
+    asked: list[dict[str, Any]]
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def models(self) -> list[str]:
+        return ["demo"]
+
+    def post(self, _path: str, body: dict[str, Any]) -> httpx.Response:
+        self.asked.append(dict(body))
+        choice = {"index": 0, "finish_reason": "stop", "text": body["prompt"].upper()}
+        return httpx.Response(200, json={"choices": [choice], "usage": {}})
+
+    def close(self) -> None:
+        return
+
+
+@pytest.fixture
+def client(home: Home, monkeypatch: pytest.MonkeyPatch) -> Client:
+    made = Client()
+    monkeypatch.setenv("MULM_HOME", str(home.root))
+    monkeypatch.setattr(Journey, "client", lambda _self: made)
+    return made
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    try:
+        main(list(argv))
+        code = 0
+    except SystemExit as done:
+        code = int(done.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_what_is_given_is_sent_and_nothing_else(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(
+        capsys, "generate", "hi", "--seed", "0", "--max-tokens", "0", "--temperature", "0",
+        "--stop", "a", "--stop", "b",
+    )  # fmt: skip
+    assert (code, out) == (0, "HI\n"), err
+    assert client.asked == [
+        {"model": "demo", "prompt": "hi", "seed": 0, "max_tokens": 0, "temperature": 0.0,
+         "stop": ["a", "b"]}
+    ]  # fmt: skip
+
+
+def test_a_file_is_answered_once(
+    client: Client, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("one\ntwo\n")
+    argv = ("generate", "--file", str(source), "--out", str(out))
+    assert run(capsys, *argv)[0] == 0
+    code, _, err = run(capsys, *argv)
+    assert code == 0
+    assert "2 were there already" in err
+    assert len(client.asked) == 2
+    assert {json.loads(line)["text"] for line in out.read_text().splitlines()} == {"ONE", "TWO"}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("generate", "\udcff"),
+        ("generate", "a", "--stop", "\udcff"),
+        ("chat", "\udcff"),
+        ("chat", "a", "--system", "\udcff"),
+    ],
+)
+def test_what_is_no_text_is_told_and_not_sent(
+    client: Client, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]
+) -> None:
+    code, _, err = run(capsys, *argv)
+    assert code == EXIT_BY_CODE["data_invalid"], err
+    assert "UTF-8" in err
+    assert client.asked == []
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_a_pipe_that_is_no_text_is_told(
+    client: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(b"\xff\xfe bad\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", pipe)
+    code, _, err = run(capsys, verb)
+    assert code == EXIT_BY_CODE["data_invalid"], err
+    assert client.asked == []
