@@ -41,6 +41,7 @@ from serve_app.settings import AppArgs
 
 PROOFS_FILE = Path(__file__).with_name("client_proofs.py")
 WINDOW = 2048
+_TIMEOUT_S = 600.0
 CLOSE = 1e-3
 """How far two log-likelihoods in fp32 may differ; the service sums in another order."""
 
@@ -57,17 +58,22 @@ def main() -> None:
     pythons = dict(pair.split("=", 1) for pair in options.python)
     print("| client | version | proof | outcome |\n|---|---|---|---|")
     seen: dict[str, Any] = {}
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as temporary, service(Path(temporary)) as (order, model):
         for name in options.only:
             python = pythons.get(name, sys.executable)
             outcome = prove(name, python, order, seen)
             if name == "lm-eval" and name in seen:
                 outcome = compare_scores(seen[name]["scores"], model, order)
+            failed += [name] if outcome.startswith("FAILED") else []
             what = (PROOFS[name].__doc__ or "").strip()
             print(f"| {name} | {version_of(name, python)} | {what} | {outcome} |", flush=True)
-    answers = {told for told in seen.values() if isinstance(told, str)}
+    told = [each["answer"] if isinstance(each, dict) else each for each in seen.values()]
+    answers = {answer for answer in told if answer is not None}
     if len(answers) > 1:
         sys.exit(f"clients were answered differently: {answers}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 @contextmanager
@@ -81,9 +87,12 @@ def service(folder: Path) -> Iterator[tuple[dict[str, Any], MicroLM]]:
     tokenizer = Tokenizer.from_bytes(store.read(manifest.blob(TOKENIZER)))
     grammars = Grammars(tokenizer)
 
+    hosts: list[EngineHost] = []
+
     async def make() -> Any:
         opened = OpenedModel("m", model, None, tokenizer, grammars.constraint, grammars.prepare)
         host = EngineHost(lambda _args: opened)
+        hosts.append(host)
         await host.reconfigure(AppArgs(model="a@1").model_dump(mode="json"))
         return make_service_app(host, served(tokenizer, "m", WINDOW))[1]
 
@@ -94,14 +103,19 @@ def service(folder: Path) -> Iterator[tuple[dict[str, Any], MicroLM]]:
             "tokenizer": str(folder / "hf"), "questions": QUESTIONS, "folder": str(folder),
         }, model  # fmt: skip
     finally:
+        server.call(hosts[0].stop())
         server.stop()
 
 
 def prove(name: str, python: str, order: dict[str, Any], seen: dict[str, Any]) -> str:
     """Run one proof; in words how it ended."""
-    done = subprocess.run(  # noqa: S603 - the environment that was named
-        [python, str(PROOFS_FILE), name], input=json.dumps(order), capture_output=True, text=True
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - the environment that was named
+            [python, str(PROOFS_FILE), name],
+            input=json.dumps(order), capture_output=True, text=True, timeout=_TIMEOUT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"FAILED: no end within {_TIMEOUT_S:.0f} s"
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no word"]
         missing = last[0].partition("No module named ")[2]

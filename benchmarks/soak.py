@@ -95,6 +95,7 @@ def run(folder: Path, seconds: float) -> dict[str, Any]:
     before = process.memory_info().rss
     asyncio.run(live(life, server, host, service, tokenizer, seconds))
     engines = [thread.stats() for thread in host._threads.values()]
+    server.call(host.stop())
     server.stop()
     return {
         **life.seen, "wrong": life.wrong, "failed": life.seen["failed"],
