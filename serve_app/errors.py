@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
+from mulm.config import Frozen
 from mulm.errors import MulmError
 
 STATUS_BY_CODE: dict[str, int] = {
@@ -164,7 +165,20 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 
 def is_control(scope: Scope) -> bool:
     """Whether a request is of our own API, which tells problems in their own shape."""
-    return str(scope.get("path", "")).startswith(CONTROL_ROOT)
+    return f"{scope.get('path', '')}/".startswith(CONTROL_ROOT)
+
+
+class Problem(Frozen):
+    """What our own API says of a request that failed (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str | None
+    param: str | None
+    request_id: str | None
 
 
 def problem(
@@ -177,17 +191,17 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem as RFC 9457 has it, with our code, a hint and the request's id."""
-    body = {
-        "type": f"urn:mulm:problem:{code}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "hint": hint or None,
-        "param": param,
-        "request_id": scope.get("state", {}).get("request_id"),
-    }
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    told = Problem(
+        type=f"urn:mulm:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        hint=hint or None,
+        param=None if param is None else str(param),
+        request_id=scope.get("state", {}).get("request_id"),
+    )
+    return JSONResponse(told.model_dump(), status, headers, media_type="application/problem+json")
 
 
 def refusal_body(message: str, status: int) -> dict[str, Any]:

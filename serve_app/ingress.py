@@ -26,6 +26,7 @@ from serve_app.middleware import (
     RequestIdMiddleware,
 )
 from serve_app.openai_api import chat, completions, embeddings, models, responses, tokens
+from serve_app.openapi import describe
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES
 from serve_app.tracing import TraceMiddleware, Tracing
@@ -61,4 +62,5 @@ def make_app(
     control_rooms = (runs, keys_api, versions)
     for room in (health, metrics, *openai_rooms, *control_rooms):
         app.include_router(room.router)
+    describe(app)
     return app

@@ -6,7 +6,7 @@ ledger, so that a restart loses nothing.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -16,6 +16,7 @@ from mulm.errors import AuthError, NotFoundError, NotRunningError
 from mulm.facts import Facts
 from mulm.store import Store
 from serve_app.control_api.event_feed import EventFeed
+from serve_app.errors import Problem
 
 
 class ForbiddenError(AuthError):
@@ -58,6 +59,18 @@ def require_all(request: Request) -> None:
             f"the key {key.name!r} is for inference only", hint="use a key of the scope all"
         )
 
+
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A path, a query or a body that does not fit.", "model": Problem},
+    401: {"description": "No key, or none that is valid.", "content": PROBLEM},
+    403: {"description": "A key for inference only.", "content": PROBLEM},
+    404: {"description": "Nothing of that name or id.", "content": PROBLEM},
+    409: {"description": "It is not, or no longer, so that this can be done.", "content": PROBLEM},
+    413: {"description": "A body that is too large.", "content": PROBLEM},
+    503: {"description": "The ledger or the cluster does not answer.", "content": PROBLEM},
+}
+"""For routers: what every one of their routes may answer."""
 
 ControlDependency = Annotated[Control, Depends(_control)]
 ALL_SCOPE = [Depends(require_all)]

@@ -10,12 +10,12 @@ from mulm.config import Frozen
 from mulm.errors import ConflictError
 from mulm.facts import Key, Scope
 from serve_app.auth import KeyRing
-from serve_app.control_api.control import ALL_SCOPE, ControlDependency
+from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, ControlDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 from serve_app.keys import make_key
 from serve_app.service import KeyIdDependency
 
-router = APIRouter(prefix="/api/v1/keys", tags=["keys"], dependencies=ALL_SCOPE)
+router = APIRouter(prefix="/api/v1/keys", tags=["keys"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
 
 def _ring(request: Request) -> KeyRing:

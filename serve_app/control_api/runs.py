@@ -14,14 +14,16 @@ from mulm.facts import Event, Phase
 from mulm.runs.curve import curve, finite, thinned
 from mulm.runs.kinds import name_of, references_of
 from mulm.runs.standing import Standing
-from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
+from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
 from serve_app.errors import error_body
 from serve_app.openai_api.stream import EventStream, catch, event
 
-router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE)
+router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
 EVENT_STREAM = "text/event-stream"
+_NOTHING_MORE: dict[str, Any] = {"description": "The run has ended, and all was told."}
+_DONE_BEFORE: dict[str, Any] = {"description": "This run was finished before."}
 _MAX_LINES = 10_000
 _EVENTS_AT_ONCE = 10_000
 
@@ -46,7 +48,7 @@ def list_runs(
     return page(control.desk.stand(found), limit, _described)
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, responses={200: _DONE_BEFORE})
 def create_run(body: NewRun, control: ControlDependency) -> JSONResponse:
     """Start a run. The same config is the same run: a finished one is answered, not repeated."""
     started = control.starter.start(body.kind, body.config)
@@ -65,7 +67,7 @@ def get_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
     return _described(found) | {"config": found.run.config, "references": references}
 
 
-@router.get("/{run_id}/events", response_model=None)
+@router.get("/{run_id}/events", response_model=None, responses={204: _NOTHING_MORE})
 async def get_events(
     run_id: str,
     request: Request,

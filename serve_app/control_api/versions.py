@@ -11,14 +11,20 @@ from mulm.errors import ConfigError, ConflictError, NotFoundError
 from mulm.facts import Version
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, parse_ref
-from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
+from serve_app.control_api.control import ALL_SCOPE, PROBLEM, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 
-router = APIRouter(prefix="/api/v1", tags=["versions"], dependencies=ALL_SCOPE)
+router = APIRouter(prefix="/api/v1", tags=["versions"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
 Kinds = Literal["models", "datasets", "tokenizers"]
 _KINDS: dict[str, Kind] = {"models": "model", "datasets": "dataset", "tokenizers": "tokenizer"}
 _ABSENT = "*"
+
+
+CHANGED: dict[str, Any] = {
+    "description": "The alias is not as `If-Match` or `If-None-Match` says.",
+    "content": PROBLEM,
+}
 
 
 class AliasBody(Frozen):
@@ -85,7 +91,7 @@ def get_alias(kinds: Kinds, name: str, alias: str, control: ControlDependency) -
     return _told(control, _KINDS[kinds], name, alias)
 
 
-@router.put("/{kinds}/{name}/aliases/{alias}")
+@router.put("/{kinds}/{name}/aliases/{alias}", responses={412: CHANGED})
 def put_alias(
     kinds: Kinds,
     name: str,

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+
+from serve_app.auth import OPEN_PATHS
+from serve_app.openapi import document_of, main
+
+PAGE = Path(__file__).parents[3] / "docs/openapi.json"
+
+
+def test_the_committed_description_is_that_of_the_code(capsys):
+    main()
+    text = capsys.readouterr().out
+    assert PAGE.read_text(encoding="utf-8") == text, (
+        "python -m serve_app.openapi > docs/openapi.json"
+    )
+
+
+def test_every_operation_declares_its_errors_and_every_schema_is_one(scripted_app):
+    document = document_of(scripted_app)
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            declared = set(operation["responses"])
+            assert "422" not in declared
+            if path.startswith("/api/"):
+                assert declared >= {"400", "401", "403", "404", "409", "503"}
+            elif path not in OPEN_PATHS:
+                assert declared >= {"4XX", "5XX"}
+    assert "HTTPValidationError" not in json.dumps(document)
