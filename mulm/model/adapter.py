@@ -1,7 +1,8 @@
 """A LoRA adapter apart from its model, and several of them beside a running one in plain PyTorch.
 
-Taken from an adapted model by `mulm.model.lora.adapter_of`, held by the engine under a name; used
-by `MicroLM.extend`, and by the CPU kernels of `mulm.native` in their own way. Invariant: a row
+Taken from an adapted model by `mulm.model.lora.adapter_of` and stored beside its merged weights
+(`mulm.model.stored`), held by the engine under a name; used by `MicroLM.extend`, and by the CPU
+kernels of `mulm.native` in their own way. Invariant: a row
 without an adapter is computed as if there were none; the base's products are computed once for all.
 Shape letters: T new tokens of all sequences, X some of them, I inputs of a matrix, O outputs,
 R rank.
@@ -9,6 +10,7 @@ R rank.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,13 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mulm.errors import ConfigError
+from mulm.errors import ConfigError, CorruptError
 from mulm.model.batch import Batch
 from mulm.model.config import MicroLMConfig
 
 MATRICES = ("attention.q", "attention.k", "attention.v", "attention.out",
             "mlp.gate", "mlp.up", "mlp.down")  # fmt: skip
 """The matrices of a block, in the order of `MicroLMConfig.block_matrices`."""
+
+_SIDES = ("inner", "outer")
+_PLACE = re.compile(r"layers\.(\d{1,6})\.([a-z.]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,33 @@ class Adapter:
     """The low-rank changes of a model's matrices, by layer and name."""
 
     changes: Mapping[tuple[int, str], LowRank]
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Adapter:
+        """From what `tensors` gave.
+
+        Raises:
+            CorruptError: the names are not those of whole pairs.
+        """
+        places = {name.rpartition(".")[0] for name in tensors}
+        if tensors.keys() != {f"{place}.{side}" for place in places for side in _SIDES}:
+            raise CorruptError("an adapter's file lacks one of two factors")
+        changes: dict[tuple[int, str], LowRank] = {}
+        for place in places:
+            found = _PLACE.fullmatch(place)
+            if found is None:
+                raise CorruptError(f"an adapter's file names a matrix {place!r}")
+            inner_RI, outer_OR = (tensors[f"{place}.{side}"] for side in _SIDES)
+            changes[int(found[1]), found[2]] = LowRank(inner_RI, outer_OR)
+        return cls(changes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All factors by name, as they are stored."""
+        return {
+            f"layers.{layer}.{name}.{side}": tensor
+            for (layer, name), change in self.changes.items()
+            for side, tensor in zip(_SIDES, (change.inner_RI, change.outer_OR), strict=True)
+        }
 
     def check(self, config: MicroLMConfig) -> None:
         """Whether it fits a model of that shape.

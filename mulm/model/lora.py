@@ -1,9 +1,9 @@
 """LoRA: low-rank adapters beside frozen matrices (Hu et al., 2021, section 4.1).
 
-Used by training where a config asks for it; a stored model never has adapters. An engine serves
-them beside their base as `mulm.model.adapter` has them. Invariants: a fresh
-adapter says nothing, so an adapted model begins as its base; the base is never written to; the
-merged model computes what the adapted one does, up to rounding.
+Used by training where a config asks for it; what is stored has them merged, and by themselves in a
+file beside that. An engine serves them beside their base as `mulm.model.adapter` has them.
+Invariants: a fresh adapter says nothing, so an adapted model begins as its base; the base is never
+written to; the merged model computes what the adapted one does, up to rounding.
 Shape letters: I inputs of a matrix, O outputs, R rank.
 """
 

@@ -16,10 +16,12 @@ from mulm import __version__
 from mulm.config import canonical_json, parse_config
 from mulm.errors import ConflictError
 from mulm.manifest import BlobEntry, Manifest
+from mulm.model.adapter import Adapter
+from mulm.model.adapter_version import ADAPTER
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import Quantization, QuantizedMicroLM
-from mulm.model.weights import load_file, tensors_to_bytes
+from mulm.model.weights import load_file, read_tensors, tensors_to_bytes
 from mulm.store import Store
 
 CONFIG = "config.json"
@@ -38,11 +40,13 @@ def store_model(
     parents: Mapping[str, str],
     licences: tuple[str, ...] = (),
     counts: Mapping[str, int | float] | None = None,
+    adapter: Adapter | None = None,
 ) -> Manifest:
     """Put a model with its tokenizer into the store; the same model again writes nothing.
 
     `config` is the resolved training configuration, `parents` what the model was made from
-    by role, and `counts` numbers worth knowing, such as steps and tokens.
+    by role, and `counts` numbers worth knowing, such as steps and tokens. `adapter` is what was
+    merged into the weights, kept by itself too.
     """
     files = {
         CONFIG: canonical_json(model.config.to_stored()),
@@ -51,6 +55,8 @@ def store_model(
     }
     if isinstance(model, QuantizedMicroLM):
         files[_QUANTIZATION] = canonical_json(model.quantization.model_dump())
+    if adapter is not None:
+        files[ADAPTER] = tensors_to_bytes(adapter.tensors())
     return save_version(
         store,
         model.config,
@@ -113,6 +119,15 @@ def load_model(
     path = store.path(manifest.blob(WEIGHTS))
     load_file(path, model.state_dict(), manifest.id)
     return model.eval().requires_grad_(False)
+
+
+def load_adapter(store: Store, manifest: Manifest) -> Adapter:
+    """The adapter of a version that has one (`mulm.model.adapter_version`), on the CPU.
+
+    Raises:
+        CorruptError: the file does not match its checksum, or is none.
+    """
+    return Adapter.of_tensors(read_tensors(store.read(manifest.blob(ADAPTER))))
 
 
 def load_ready_model(

@@ -1,7 +1,7 @@
 """What objectives on a MicroLM share: its origin, its beginning, how it is run and stored.
 
 Base of pretraining, distillation and preference. Invariants: see `base`; what is stored is an
-ordinary model, also where adapters alone were trained. Shape letters: B rows, T tokens, D d_model.
+ordinary model, also where adapters alone were trained, which it then has beside it. Shape letters: B rows, T tokens, D d_model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mulm.manifest import Manifest
 from mulm.model.attention import choose_kernel, document_ids
 from mulm.model.compute import Compute
 from mulm.model.fp8 import in_fp8
-from mulm.model.lora import adapt, merged
+from mulm.model.lora import adapt, adapter_of, merged
 from mulm.model.microlm import MicroLM
 from mulm.model.stored import load_model, store_model
 from mulm.train.compiling import choose_compiled
@@ -100,11 +100,12 @@ class OnMicroLM:
         return smaller.rows if smaller else None
 
     def store(self, model: MicroLM, counts: Mapping[str, int]) -> str:
-        """With all that it was made from; adapters are merged into the weights."""
+        """With all that it was made from; adapters are merged, and kept by themselves too."""
         store, dataset = self.context.store, self.context.dataset
+        is_adapted = self.config.lora is not None
         manifest = store_model(
             store,
-            merged(model) if self.config.lora else model,
+            merged(model) if is_adapted else model,
             store.read(dataset.blob("tokenizer.json")),
             dataset.tokenizer_fingerprint or "",
             config=self.config.model_dump(mode="json"),
@@ -114,6 +115,7 @@ class OnMicroLM:
             },
             licences=tuple(sorted({*dataset.licences, *self._licences_of_models()})),
             counts=counts,
+            adapter=adapter_of(model) if is_adapted else None,
         )
         return manifest.id
 

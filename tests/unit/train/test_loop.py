@@ -25,7 +25,7 @@ from mulm.errors import (
 from mulm.manifest import Manifest
 from mulm.model.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from mulm.model.lora import is_adapter
-from mulm.model.stored import load_model, store_model
+from mulm.model.stored import load_adapter, load_model, store_model
 from mulm.store import Store
 from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
 from mulm.train import checkpoint_writer, device, pieces, spikes
@@ -469,6 +469,11 @@ def test_adapters_alone_are_in_a_checkpoint_and_the_result_is_ordinary(
     first = load_model(store, base)
     assert torch.equal(made.embedding.weight, first.embedding.weight)
     assert not torch.equal(made.blocks[0].attention.q.weight, first.blocks[0].attention.q.weight)
+    adapter = load_adapter(store, store.load(result.model_id))
+    for (layer, name), change in adapter.changes.items():
+        before, after = (m.blocks[layer].get_submodule(name).weight for m in (first, made))
+        torch.testing.assert_close(before + change.outer_OR @ change.inner_RI, after)
+    assert len(adapter.changes) == 7 * TINY.n_layers
 
 
 def test_lasting_divergence_ends_the_run(
