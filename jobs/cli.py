@@ -186,21 +186,34 @@ def _print_preview(
 
 @cli.command()
 @click.argument("model")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    help="Beside it, by its name or NAME=REF; several are possible.",
+)
 @click.option("--min-replicas", type=int, help="Engines kept running; 1 if not given.")
 @click.option("--max-replicas", type=int, help="Engines at most, under load; 2 if not given.")
 @click.option("--max-seq-len", type=int, help="A shorter window than the model's: less memory.")
 @with_overrides
 @with_json
-def serve(model: str, overrides: tuple[str, ...], as_json: bool, **values: int | None) -> None:
+def serve(
+    model: str,
+    adapters: tuple[str, ...],
+    overrides: tuple[str, ...],
+    as_json: bool,
+    **values: int | None,
+) -> None:
     """Serve MODEL behind the OpenAI-compatible HTTP API.
 
     \b
     Example:  mulm serve demo
               mulm serve demo@1 --max-replicas 4
+              mulm serve demo --adapter demo-poems --adapter other=demo-poems@2
               mulm serve qwen --max-seq-len 4096 --set n_slots=64
     """
     with open_journey() as journey:
-        result = journey.serve(model, values, overrides)
+        result = journey.serve(model, values, overrides, adapters)
     print_result(result, as_json, "{model} answers at {url} (key: {key_file})")
 
 

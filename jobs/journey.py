@@ -8,7 +8,6 @@ stopped with Ctrl-C has stopped its job when it returns.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, nullcontext
@@ -30,7 +29,7 @@ from jobs.work_here import work_here
 from mulm.atomic import write_atomic
 from mulm.config import Frozen, canonical_json, load_config, parse_config
 from mulm.data.recipe import Recipe
-from mulm.errors import ConfigError, MulmError, NotRunningError, StoppedError
+from mulm.errors import MulmError, NotRunningError, StoppedError
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Version
 from mulm.home import Home
@@ -143,34 +142,23 @@ class Journey:
         model: str,
         values: Mapping[str, Any] | None = None,
         overrides: Sequence[str] = (),
+        adapters: Sequence[str] = (),
     ) -> Result:
-        """Put a model behind HTTP and wait until it answers.
-
-        Args:
-            model: A reference.
-            values: Fields of `AppArgs`; None leaves one at its default.
-            overrides: More of them, as `key=value`.
-        """
+        """Put a model behind HTTP and wait until it answers; for arguments see `plan_serving`."""
+        from jobs.serve_plan import plan_serving
         from serve_app.deploy import deploy
-        from serve_app.settings import AppArgs
 
         info = connect(self._home)
-        version = self._facts.resolve("model", parse_ref(model))
-        manifest = self._store.load(version.manifest_id)
-        self._store.paths(manifest.blobs)  # a damaged file is told here, not by a replica that dies
-        shape = json.loads(self._store.read(manifest.blob("config.json")))
-        given = {name: value for name, value in (values or {}).items() if value is not None}
-        # An alias is followed when it moves; a name is pinned to its newest version.
-        followed = model if parse_ref(model).alias is not None else version.ref
-        args = load_config(AppArgs, {"model": followed} | given, overrides)
-        _require_window(args.max_seq_len, version, shape)
+        plan = plan_serving(self._store, self._facts, model, adapters, values, overrides)
         token, note = read_token(self._home), self._progress.note
         with self._progress.timed("serve") as say:
-            deploy(info, token, args, version=version.ref, home=self._home, report=note)
+            deploy(info, token, plan.args, versions=plan.versions, home=self._home, report=note)
             say(f"{info.api_url}/v1, key in {self._home.api_key}")
+        name, *others = plan.versions
         return {
-            "model": version.ref,
-            "served_name": args.name,
+            "model": plan.versions[name],
+            "served_name": name,
+            "adapters": {other: plan.versions[other] for other in others},
             "url": f"{info.api_url}/v1",
             "key_file": str(self._home.api_key),
         }
@@ -245,15 +233,6 @@ class Journey:
             error = lost_run_error(run_id, job)
             told = {"code": error.code, "message": error.message, "hint": error.hint}
             write_fact(self._home, "set_phase", run_id, "failed", error=told)
-
-
-def _require_window(asked: int | None, version: Version, shape: Mapping[str, Any]) -> None:
-    window = int(shape["max_seq_len"])
-    if asked is not None and asked > window:
-        raise ConfigError(
-            f"max_seq_len {asked} is more than {version.ref} can read",
-            hint=f"its window is {window} tokens",
-        )
 
 
 def _connected(home: Home) -> ClusterInfo | None:

@@ -1,4 +1,4 @@
-"""Follows an alias: what serves it is told when it points to another model.
+"""Follows aliases: what serves them is told when one points to another version.
 
 Used by the engine host and the ingress host, each for itself, so that nobody has to be told by a
 deployment. Invariants: whoever serves it has, in the end, the model that the alias points to; one
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from mulm.errors import DeadlineError, MulmError, NotRunningError
+from mulm.refs import parse_ref
 from serve_app.settings import AppArgs
 
 _log = logging.getLogger(__name__)
@@ -20,11 +21,14 @@ _log = logging.getLogger(__name__)
 FOLLOW_PERIOD_S = 1.0
 MAX_PAUSE_S = 30.0
 
-Resolve = Callable[[AppArgs], str]
-"""The id of the model that a reference means by now."""
+Meaning = tuple[str, ...]
+"""The id of a model, and after it those of its adapters."""
 
-TakeOver = Callable[[AppArgs], Awaitable[str]]
-"""Serves what a reference means by now, and says its id."""
+Resolve = Callable[[AppArgs], Meaning]
+"""What references mean by now."""
+
+TakeOver = Callable[[AppArgs], Awaitable[Meaning]]
+"""Serves what references mean by now, and says what that is."""
 
 
 class AliasWatch:
@@ -39,14 +43,14 @@ class AliasWatch:
         self._resolve, self._period_s = resolve, period_s
         self._task: asyncio.Task[None] | None = None
 
-    def follow(self, args: AppArgs, served_id: str, take_over: TakeOver) -> None:
-        """Call `take_over` whenever the alias in `args` means another model than is served.
+    def follow(self, args: AppArgs, served: Meaning, take_over: TakeOver) -> None:
+        """Call `take_over` whenever an alias in `args` means something else than is served.
 
         Another call ends this one.
         """
         self.stop()
-        if args.model is not None and args.ref.alias is not None:
-            self._task = asyncio.create_task(self._watch(args, served_id, take_over))
+        if args.model is not None and args.is_followed:
+            self._task = asyncio.create_task(self._watch(args, served, take_over))
 
     def stop(self) -> None:
         """Look no more."""
@@ -54,17 +58,17 @@ class AliasWatch:
             self._task.cancel()
             self._task = None
 
-    async def _watch(self, args: AppArgs, served_id: str, take_over: TakeOver) -> None:
-        refused = ""
+    async def _watch(self, args: AppArgs, served: Meaning, take_over: TakeOver) -> None:
+        refused: Meaning = ()
         pause_s = self._period_s
         while True:
             await asyncio.sleep(pause_s)
-            found = ""
+            found: Meaning = ()
             try:
                 found = await asyncio.to_thread(self._resolve, args)
-                if found not in (served_id, refused):
-                    _log.info("alias moved alias=%s model=%s", args.model, found)
-                    served_id, refused = await take_over(args), ""
+                if found not in (served, refused):
+                    _log.info("alias moved alias=%s model=%s", args.model, " ".join(found))
+                    served, refused = await take_over(args), ()
             except (NotRunningError, DeadlineError) as error:
                 _log.warning("alias is not followed now alias=%s why=%s", args.model, error.message)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
@@ -72,14 +76,14 @@ class AliasWatch:
                 _log.warning("alias is not followed alias=%s reason=%s", args.model, error.message)
                 refused = found
             except Exception:  # noqa: BLE001 - weights are loaded here: nothing may end the watch
-                _log.exception("alias is not followed alias=%s model=%s", args.model, found)
+                _log.exception("alias not followed alias=%s model=%s", args.model, " ".join(found))
                 refused = found
             else:
                 pause_s = self._period_s
 
 
-def resolve_id(args: AppArgs) -> str:
-    """The manifest id of the model that `args` name, in the cluster's ledger.
+def resolve_ids(args: AppArgs) -> Meaning:
+    """The manifest ids of what `args` name, in the cluster's ledger.
 
     Raises:
         NotFoundError: there is none.
@@ -87,4 +91,11 @@ def resolve_id(args: AppArgs) -> str:
     """
     from actors.ledger_host import connect_facts
 
-    return connect_facts().resolve("model", args.ref).manifest_id
+    facts = connect_facts()
+    refs = [args.ref, *map(parse_ref, args.adapters.values())]
+    return meaning(facts.resolve("model", ref).manifest_id for ref in refs)
+
+
+def meaning(ids: Iterable[str]) -> Meaning:
+    """Of a model and then its adapters; two names can mean one version."""
+    return tuple(dict.fromkeys(ids))

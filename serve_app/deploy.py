@@ -8,7 +8,7 @@ our key, says that it serves the model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -41,7 +41,7 @@ def deploy(
     token: str,
     args: AppArgs,
     *,
-    version: str = "",
+    versions: Mapping[str, str] | None = None,
     home: Home | None = None,
     timeout_s: float = 180.0,
     report: Report = lambda _text: None,
@@ -52,7 +52,8 @@ def deploy(
         info: The running application.
         token: Ray's token.
         args: What to serve.
-        version: The version that `args.model` means now; itself, where it is pinned.
+        versions: What `args.model` and its adapters mean now, by the names that clients use; what
+            `args` say, where they are pinned.
         home: Where the first API key lies; by default the home of the environment.
         timeout_s: Seconds to wait.
         report: Told each new state in a few words.
@@ -74,8 +75,8 @@ def deploy(
     _put(dashboard, config)
     _wait(lambda: _is_running(dashboard, config, report), deadline_s, "the deployment")
     report("waiting for HTTP")
-    version = version or str(args.model)
-    _wait(lambda: _serves(info, key, args.name, version), deadline_s, "the HTTP API")
+    wanted = versions or {args.name: str(args.model)} | args.adapters
+    _wait(lambda: _serves(info, key, wanted), deadline_s, "the HTTP API")
 
 
 def is_deployed(details: dict[str, Any]) -> bool:
@@ -145,23 +146,23 @@ def _is_running(dashboard: Dashboard, config: dict[str, Any], report: Report) ->
     return state == "running"
 
 
-def _serves(info: ClusterInfo, key: str, name: str, version: str) -> bool:
+def _serves(info: ClusterInfo, key: str, versions: Mapping[str, str]) -> bool:
     headers = {"Authorization": f"Bearer {key}"}
     url = f"{info.api_url}/v1/models"
     try:
         reply = httpx.get(url, headers=headers, timeout=5.0, trust_env=False)
     except httpx.TransportError:
         return False
-    return reply.is_success and names_model(reply, name, version)
+    return reply.is_success and names_models(reply, versions)
 
 
-def names_model(reply: httpx.Response, name: str, version: str) -> bool:
-    """Whether an answer of `/v1/models` is ours and of that model."""
+def names_models(reply: httpx.Response, versions: Mapping[str, str]) -> bool:
+    """Whether an answer of `/v1/models` is ours, and of exactly those."""
     try:
-        served = [(model["id"], model["root"]) for model in reply.json()["data"]]
+        served = {model["id"]: model["root"] for model in reply.json()["data"]}
     except (ValueError, KeyError, TypeError):
         return False
-    return served == [(name, version)]
+    return served == versions
 
 
 def last_line(words: str) -> str:

@@ -2,8 +2,9 @@
 
 Made a deployment in `serve_app.app`; called by the ingress over a Serve handle. It takes its
 model from the store, and another one in place, when it is told to or when the alias that it serves
-moves: for a while both answer, each to its own id, so that the ingress can follow. Invariant: a
-request never meets another model than the one its token ids were made for.
+moves: for a while both answer, each to its own id, so that the ingress can follow. So it is with
+adapters. Invariant: a request never meets another model than the one its token ids were made for,
+nor another adapter than it asks for.
 """
 
 from __future__ import annotations
@@ -22,16 +23,26 @@ from mulm.engine.speculation import Speculation
 from mulm.engine.stats import EngineStats
 from mulm.errors import NotRunningError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk
+from mulm.model.adapter import Adapter
 from mulm.model.batch import PAGE_TOKENS
 from mulm.native.build import NoKernelsError
-from serve_app.alias_watch import FOLLOW_PERIOD_S, AliasWatch, Resolve, resolve_id
+from serve_app.alias_watch import (
+    FOLLOW_PERIOD_S,
+    AliasWatch,
+    Meaning,
+    Resolve,
+    meaning,
+    resolve_ids,
+)
 from serve_app.engine_client import ModelChangingError
 from serve_app.engine_report import REPORT_PERIOD_S, EngineReport
 from serve_app.engine_thread import EngineThread
+from serve_app.held_adapters import HeldAdapters
 from serve_app.opened_model import (
     TORCH_THREADS_BESIDE_KERNELS,
     MakeModel,
     OpenedModel,
+    open_adapters,
     open_from_store,
 )
 from serve_app.scaling import PRESSURE
@@ -44,6 +55,8 @@ KEEP_PREVIOUS_S = 30.0
 """How long a replaced model takes new requests: until each ingress has noticed, by far."""
 
 OpenModel = Callable[[AppArgs], OpenedModel]
+OpenAdapters = Callable[[AppArgs, str], Mapping[str, Adapter | None]]
+"""The adapters that a model of some id is to have, by their ids; None for what does not fit it."""
 
 
 class EngineHost:
@@ -53,15 +66,18 @@ class EngineHost:
         self,
         open_model: OpenModel = open_from_store,
         keep_previous_s: float = KEEP_PREVIOUS_S,
-        resolve: Resolve = resolve_id,
+        resolve: Resolve = resolve_ids,
         follow_period_s: float = FOLLOW_PERIOD_S,
+        open_adapters: OpenAdapters = open_adapters,
     ) -> None:
-        self._open_model = open_model
+        self._open_model, self._open_adapters, self._resolve = open_model, open_adapters, resolve
         self._keep_previous_s = keep_previous_s
         self._alias = AliasWatch(resolve, follow_period_s)
         self._args: AppArgs | None = None
         self._model_id = ""
+        self._meaning: Meaning = ()
         self._threads: dict[str, EngineThread] = {}
+        self._adapters: dict[str, HeldAdapters] = {}
         self._prepares: dict[str, Callable[[Grammar], None]] = {}
         self._retirements: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,25 +93,47 @@ class EngineHost:
         args = parse_config(AppArgs, config)
         if self._args is None or not _makes_same_engine(args, self._args):
             await self._take_over(args)
-        self._alias.follow(args, self._model_id, self._take_over)
+        elif args.adapters != self._args.adapters:
+            await self._take_adapters(args)
+        self._alias.follow(args, self._meaning, self._follow)
         if self._reporting is None:
             self._reporting = asyncio.create_task(self._report())
 
-    async def _take_over(self, args: AppArgs) -> str:
+    async def _follow(self, args: AppArgs) -> Meaning:
+        """Take over what an alias means by now."""
+        model_id, *_ = await asyncio.to_thread(self._resolve, args)
+        take = self._take_adapters if model_id == self._model_id else self._take_over
+        await take(args)
+        return self._meaning
+
+    async def _take_over(self, args: AppArgs) -> None:
         """Load the model that `args` name by now, and keep the one before it for a while."""
         async with self._loading:
             opened = await asyncio.to_thread(self._open_model, args)
+            adapters = await asyncio.to_thread(self._open_adapters, args, opened.id)
             model_id = opened.id
             previous, self._model_id, self._args = self._model_id, model_id, args
             if model_id not in self._threads:
                 self._start(opened, args)
-        if model_id in self._retirements:
-            self._retirements.pop(model_id).cancel()
-        if previous not in ("", model_id):
-            later = asyncio.get_running_loop().call_later
-            self._retirements[previous] = later(self._keep_previous_s, self._retire, previous)
+            if model_id in self._retirements:
+                self._retirements.pop(model_id).cancel()
+            if previous not in ("", model_id):
+                later = asyncio.get_running_loop().call_later
+                self._retirements[previous] = later(self._keep_previous_s, self._retire, previous)
+            await self._hold(adapters)
         _log.info("model loaded model=%s slots=%d", model_id, args.n_slots)
-        return model_id
+
+    async def _take_adapters(self, args: AppArgs) -> None:
+        """Give the model that is served the adapters that `args` name by now."""
+        async with self._loading:
+            adapters = await asyncio.to_thread(self._open_adapters, args, self._model_id)
+            self._args = args
+            await self._hold(adapters)
+
+    async def _hold(self, adapters: Mapping[str, Adapter | None]) -> None:
+        self._meaning = meaning([self._model_id, *adapters])
+        wanted = {name: adapter for name, adapter in adapters.items() if adapter is not None}
+        await self._adapters[self._model_id].replace(wanted)
 
     async def generate(
         self, model_id: str, request: GenerateRequest
@@ -103,13 +141,15 @@ class EngineHost:
         """The tokens of a request; closing the iterator frees its slot.
 
         Raises:
-            ModelChangingError: this replica holds another model, as happens during a change.
+            ModelChangingError: this replica holds another model or adapter, as during a change.
             MulmError: see `EngineThread.generate`.
         """
         if not self._threads:
             raise NotRunningError("no model is loaded yet", hint="try again in a moment")
         if model_id not in self._threads:
             raise ModelChangingError("the model is being changed", hint="try again in a moment")
+        if request.adapter is not None and request.adapter not in self._adapters[model_id]:
+            raise ModelChangingError("the adapter is being changed", hint="try again in a moment")
         # A thread that retires meanwhile refuses by itself.
         thread, prepare = self._threads[model_id], self._prepares.get(model_id)
         grammar = request.sampling.grammar
@@ -161,6 +201,8 @@ class EngineHost:
         tasks = [*self._tasks, *([self._reporting] if self._reporting else [])]
         for task in tasks:
             task.cancel()
+        for held in self._adapters.values():
+            held.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(asyncio.to_thread(t.stop) for t in self._threads.values()))
         await self._sender.close()
@@ -172,11 +214,13 @@ class EngineHost:
     def _retire(self, model_id: str) -> None:
         del self._retirements[model_id]
         self._prepares.pop(model_id, None)
+        self._adapters.pop(model_id).close()
         self._threads.pop(model_id).retire()
 
     def _start(self, opened: OpenedModel, args: AppArgs) -> None:
         thread = EngineThread(make_engine(opened, args))
         self._threads[opened.id] = thread
+        self._adapters[opened.id] = HeldAdapters(thread, self._keep_previous_s)
         if opened.prepare is not None:
             self._prepares[opened.id] = opened.prepare
         if opened.make_faster is not None:

@@ -22,6 +22,7 @@ from mulm.errors import MulmError, NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk, join_chunks
 from mulm.model.batch import LanguageModel
 from mulm.refs import new_id
+from serve_app.engine_act import EngineAct
 from serve_app.settings import FLUSH_INTERVAL_S
 
 _log = logging.getLogger(__name__)
@@ -65,17 +66,11 @@ class _Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Swap:
-    model: LanguageModel
-    n_torch_threads: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Stop:
     when_idle: bool
 
 
-_Command = _Add | _Cancel | _Swap | _Stop
+_Command = _Add | _Cancel | EngineAct | _Stop
 
 
 class EngineThread:
@@ -145,7 +140,24 @@ class EngineThread:
             n_torch_threads: How many threads torch has from then on. It is told in the engine's
                 thread: one that has used torch before keeps the number that it began with.
         """
-        self._inbox.put(_Swap(model, n_torch_threads))
+
+        def work(engine: Engine) -> None:
+            engine.swap(model)
+            if n_torch_threads is not None:
+                torch.set_num_threads(n_torch_threads)
+            _log.info("engine goes on with another form of its model")
+
+        self._inbox.put(EngineAct(work))
+
+    async def act(self, work: Callable[[Engine], None]) -> None:
+        """Have something done to the engine between two of its steps, and wait for that.
+
+        Raises:
+            MulmError: what it raised, or NotRunningError when the engine stopped.
+        """
+        command = EngineAct(work)
+        self._enter(command)
+        await asyncio.wrap_future(command.done)
 
     def check_health(self) -> None:
         """Raise NotRunningError unless the engine is idle or finished a step lately."""
@@ -166,7 +178,7 @@ class EngineThread:
         self._close(_Stop(when_idle=False))
         self._thread.join(timeout_s)
 
-    def _enter(self, command: _Add) -> None:
+    def _enter(self, command: _Add | EngineAct) -> None:
         with self._door:
             if self._is_closed:
                 raise NotRunningError("the engine has stopped", hint="try again in a moment")
@@ -215,11 +227,8 @@ class EngineThread:
             case _Cancel(request_id):
                 if self._streams.pop(request_id, None):
                     self._engine.cancel(request_id)
-            case _Swap(model, n_torch_threads):
-                self._engine.swap(model)
-                if n_torch_threads is not None:
-                    torch.set_num_threads(n_torch_threads)
-                _log.info("engine goes on with another form of its model")
+            case EngineAct():
+                command.carry_out(self._engine)
             case _Stop():
                 self._stop = command
 
@@ -264,6 +273,8 @@ class EngineThread:
             command = self._inbox.get()
             if isinstance(command, _Add):
                 self._streams[command.stream.request.request_id] = command.stream
+            elif isinstance(command, EngineAct):
+                command.refuse(error)
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
             self._engine.cancel(stream.request.request_id)

@@ -19,7 +19,7 @@ from actors.run_starter import RunStarter
 from mulm.config import parse_config
 from mulm.facts import Facts
 from mulm.home import Home
-from serve_app.alias_watch import AliasWatch, resolve_id
+from serve_app.alias_watch import AliasWatch, Meaning, meaning, resolve_ids
 from serve_app.auth import KeyRing
 from serve_app.control_api.control import Control
 from serve_app.control_api.event_feed import EventFeed
@@ -51,7 +51,7 @@ class IngressHost:
         )
         self._service = Service(client, metrics_text=metrics.text)
         self._control = open_control(Home.from_env(), self._facts)
-        self._alias = AliasWatch(resolve_id)
+        self._alias = AliasWatch(resolve_ids)
         self._keys = KeyRing(self._facts.key_digests)
         self._change: asyncio.Task[None] | None = None
         self._server: HttpServer | None = None
@@ -62,21 +62,22 @@ class IngressHost:
         self._service.keeps_an_engine = args.min_replicas > 0
         if args.otlp_endpoint is not None and self._server is None:
             self._tracing.export_to(args.otlp_endpoint)
-        model_id = await self._take_over(args)
+        served = await self._take_over(args)
         await self._listen(args)
-        self._alias.follow(args, model_id, self._take_over)
+        self._alias.follow(args, served, self._take_over)
 
-    async def _take_over(self, args: AppArgs) -> str:
+    async def _take_over(self, args: AppArgs) -> Meaning:
         """Serve what `args` name by now, as soon as an engine does."""
         from actors.store_host import cluster_store
 
         store = cluster_store(Home.from_env())
         served = await asyncio.to_thread(open_served, args, store, self._facts)
+        self._names |= {each.id: each.name for each in served.adapters}
         self._names[served.model_id] = served.name
         if self._change is not None:
             self._change.cancel()
         self._change = asyncio.create_task(self._service.take_over(served))
-        return served.model_id
+        return meaning([served.model_id, *(each.id for each in served.adapters)])
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""

@@ -120,7 +120,9 @@ class MeasuredClient:
         self, model_id: str, request: GenerateRequest
     ) -> AsyncGenerator[TokenChunk, None]:
         """As `EngineClient.generate`; a line in the log says what became of it."""
-        watch = _Watch(self._metrics, self._metrics.name_of(model_id), request, self._clock)
+        watch = _Watch(
+            self._metrics, self._metrics.name_of(request.adapter or model_id), request, self._clock
+        )
         try:
             async with aclosing(self._client.generate(model_id, request)) as chunks:
                 async for chunk in chunks:

@@ -21,13 +21,15 @@ from mulm.engine.engine import MakeConstraint
 from mulm.engine.grammar import Grammars, is_installed
 from mulm.manifest import Manifest
 from mulm.messages import Grammar
+from mulm.model.adapter import Adapter
 from mulm.model.batch import LanguageModel
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import QuantizedMicroLM
-from mulm.model.stored import load_model
+from mulm.model.stored import load_adapter, load_model
 from mulm.native.build import NoKernelsError, find_compiler, library_path
 from mulm.native.model import NativeModel
 from mulm.store import Store
+from serve_app.chosen_adapter import choose_adapters
 from serve_app.settings import AppArgs
 
 _log = logging.getLogger(__name__)
@@ -79,6 +81,30 @@ def open_from_store(args: AppArgs) -> OpenedModel:
         None if grammars is None else grammars.constraint,
         None if grammars is None else grammars.prepare,
     )
+
+
+def open_adapters(args: AppArgs, model_id: str) -> dict[str, Adapter | None]:
+    """The adapters that `args` name for a model, by the ids of their versions, in order.
+
+    None stands for one that does not fit a model that is followed by an alias.
+
+    Raises:
+        ConflictError: one does not fit.
+        NotFoundError: no such version.
+        CorruptError: a file does not match its checksum.
+    """
+    from actors.ledger_host import connect_facts
+    from actors.store_host import cluster_store
+    from mulm.home import Home
+
+    if not args.adapters:
+        return {}
+    store = cluster_store(Home.from_env())
+    chosen = choose_adapters(args, store.load(model_id), store, connect_facts())
+    return {
+        each.id: None if each.problem else load_adapter(store, store.load(each.id))
+        for each in chosen
+    }
 
 
 def open_weights(

@@ -7,7 +7,7 @@ Made by the ingress, which swaps `served` when another model is deployed; routes
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -17,6 +17,7 @@ from mulm.errors import NotFoundError, NotRunningError
 from mulm.facts import Facts
 from mulm.store import Store
 from serve_app.background import Background
+from serve_app.chosen_adapter import ChosenAdapter, choose_adapters
 from serve_app.engine_client import EngineClient
 from serve_app.openai_api.response_store import ResponseStore
 from serve_app.probe import Probe
@@ -46,6 +47,30 @@ class Served:
     request_timeout_s: float = 600.0
     asked_ref: str = ""
     """What was to be served, perhaps by an alias."""
+    adapters: tuple[ChosenAdapter, ...] = ()
+    """What can stand beside the model."""
+    adapter_id: str | None = None
+    """Which of them does, where it is one that is asked."""
+    base: str | None = None
+    """The model's own name then."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one set of weights from all others."""
+        return self.model_id if self.adapter_id is None else f"{self.model_id}+{self.adapter_id}"
+
+    @property
+    def usable(self) -> "tuple[Served, ...]":
+        """All that clients can ask: the model, and it with each of its adapters that fit."""
+        return (self, *(self.beside(each) for each in self.adapters if not each.problem))
+
+    def beside(self, adapter: ChosenAdapter) -> "Served":
+        """The same model with an adapter. Raises ConflictError where that does not fit."""
+        adapter.require_usable()
+        return replace(
+            self, name=adapter.name, ref=adapter.ref, asked_ref=adapter.asked_ref,
+            created_s=adapter.created_s, adapter_id=adapter.id, base=self.name,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -88,20 +113,29 @@ class Service:
         self.served = served
 
     def model(self, name: str) -> Served:
-        """The served model of that name, reference or id. Raises ModelNotFoundError."""
+        """What is served under that name, reference or id; an adapter's too.
+
+        Raises:
+            ModelNotFoundError: nothing is.
+            ConflictError: an adapter that does not fit what is served now.
+        """
         served = self.current()
-        if name not in (served.name, served.ref, served.asked_ref, served.model_id):
-            hint = f"served: {served.name}"
-            shown = name[:_SHOWN_CHARS]
-            raise ModelNotFoundError(f"no model {shown!r} is served", hint=hint, param="model")
-        return served
+        if name in (served.name, served.ref, served.asked_ref, served.model_id):
+            return served
+        for each in served.adapters:
+            if name in (each.name, each.ref, each.asked_ref, each.id):
+                return served.beside(each)
+        shown = name[:_SHOWN_CHARS]
+        hint = f"served: {', '.join(each.name for each in served.usable)}"
+        raise ModelNotFoundError(f"no model {shown!r} is served", hint=hint, param="model")
 
 
 def open_served(args: AppArgs, store: Store, facts: Facts) -> Served:
     """Read what HTTP needs of a model; needs no torch.
 
     Raises:
-        NotFoundError: no such model.
+        NotFoundError: no such model or adapter.
+        ConflictError: an adapter does not fit.
         TokenizerMismatchError: its tokenizer is not the one it was trained with.
     """
     version = facts.resolve("model", args.ref)
@@ -118,6 +152,7 @@ def open_served(args: AppArgs, store: Store, facts: Facts) -> Served:
         max_seq_len=min(window, args.max_seq_len or window),
         request_timeout_s=args.request_timeout_s,
         asked_ref=str(args.ref),
+        adapters=choose_adapters(args, manifest, store, facts),
     )
 
 

@@ -12,14 +12,14 @@ from pydantic import Field, model_validator
 
 from mulm.config import Frozen
 from mulm.errors import ConfigError
-from mulm.refs import Ref, parse_ref
+from mulm.refs import Ref, check_name, parse_ref
 
 MAX_BODY_BYTES = 4 << 20
 FLUSH_INTERVAL_S = 0.025
 """How often a running stream is sent what is ready; its first token goes at once."""
 
 KEYS_MAX_AGE_S = 5.0
-IN_PLACE = frozenset({"model", "served_name", "request_timeout_s"})
+IN_PLACE = frozenset({"model", "served_name", "adapters", "request_timeout_s"})
 """Fields of `AppArgs` that a running application takes over without a restart."""
 
 
@@ -31,6 +31,9 @@ class AppArgs(Frozen):
     application waits for the `user_config` that names it, as a config deploy gives it."""
     served_name: str | None = None
     """The name that clients use; by default the name in the reference."""
+    adapters: dict[str, str] = {}
+    """Adapters of the model: the name that clients use, and a version that was trained with `lora`.
+    """
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Where the ingress itself listens; without a port HTTP comes through Serve's proxy only."""
@@ -69,6 +72,11 @@ class AppArgs(Frozen):
     def _is_consistent(self) -> AppArgs:
         if self.model is not None:
             parse_ref(self.model)
+            if self.name in self.adapters:
+                raise ValueError(f"{self.name!r} names both the model and an adapter")
+        for name, ref in self.adapters.items():
+            check_name(name)
+            parse_ref(ref)
         if self.max_replicas < self.min_replicas:
             raise ValueError("max_replicas must not be smaller than min_replicas")
         return self
@@ -84,6 +92,12 @@ class AppArgs(Frozen):
         if self.model is None:
             raise ConfigError("no model is named", hint="set `model`, for instance to demo@1")
         return parse_ref(self.model)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether an alias, which may move, says what is served."""
+        given = [self.model, *self.adapters.values()]
+        return any(parse_ref(text).alias is not None for text in given if text is not None)
 
     def fixed(self) -> dict[str, Any]:
         """The part whose change restarts replicas."""

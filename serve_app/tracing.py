@@ -137,7 +137,7 @@ def _asked(model_id: str, request: GenerateRequest) -> dict[str, str | int | flo
     return {
         "gen_ai.operation.name": "embeddings" if request.is_embedding else "text_completion",
         "gen_ai.system": _SERVICE,
-        "gen_ai.request.model": model_id,
+        "gen_ai.request.model": request.adapter or model_id,
         "gen_ai.request.max_tokens": sampling.max_tokens,
         "gen_ai.request.temperature": sampling.temperature,
         "gen_ai.request.top_p": sampling.top_p,

@@ -52,7 +52,7 @@ class _Answer:
             "object": kind,
             "created": self.created,
             "model": self.served.name,
-            "system_fingerprint": self.served.model_id,
+            "system_fingerprint": self.served.fingerprint,
         }
 
 

@@ -129,6 +129,7 @@ class Asked:
             served.request_timeout_s,
             n=body.n_choices,
             best_of=body.n_best_of,
+            adapter=served.adapter_id,
         )
 
     def _sampling(self, max_tokens: int) -> SamplingParams:

@@ -106,7 +106,12 @@ def _request(served: Served, ids: Sequence[int], request_id: str) -> GenerateReq
         )
     sampling = SamplingParams(max_tokens=0)
     return GenerateRequest(
-        request_id, tuple(ids), sampling, served.request_timeout_s, is_embedding=True
+        request_id,
+        tuple(ids),
+        sampling,
+        served.request_timeout_s,
+        adapter=served.adapter_id,
+        is_embedding=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what is served."""
+"""`GET /v1/models`: what is served; an adapter is a model whose `parent` it stands beside."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(service: ServiceDependency) -> dict[str, Any]:
-    """All served models."""
-    return {"object": "list", "data": [_describe(service.current())]}
+    """The served model, and after it its adapters."""
+    return {"object": "list", "data": [_describe(each) for each in service.current().usable]}
 
 
 @router.get("/v1/models/{name}")
@@ -28,4 +28,5 @@ def _describe(served: Served) -> dict[str, Any]:
         "created": int(served.created_s),
         "owned_by": "mulm",
         "root": served.ref,
+        "parent": served.base,
     }

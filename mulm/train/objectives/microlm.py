@@ -1,7 +1,8 @@
 """What objectives on a MicroLM share: its origin, its beginning, how it is run and stored.
 
 Base of pretraining, distillation and preference. Invariants: see `base`; what is stored is an
-ordinary model, also where adapters alone were trained, which it then has beside it. Shape letters: B rows, T tokens, D d_model.
+ordinary model, also where adapters alone were trained, which it then has beside it. Shape
+letters: B rows, T tokens, D d_model.
 """
 
 from __future__ import annotations

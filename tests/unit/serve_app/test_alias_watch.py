@@ -22,7 +22,7 @@ class Ledger:
     def __call__(self, _args):
         if self.is_silent:
             raise NotRunningError("no answer")
-        return self.points_to
+        return (self.points_to,)
 
 
 async def until(is_true):
@@ -42,11 +42,11 @@ def test_it_tells_of_each_move_and_survives_silence_and_failures(caplog):
             raise RuntimeError("out of memory")
         if ledger.points_to == "late" and told.count("late") < 3:
             raise NotRunningError("the store does not answer")
-        return ledger.points_to
+        return (ledger.points_to,)
 
     async def check():
         watch = AliasWatch(ledger, SOON_S)
-        watch.follow(LIVE, "one", take_over)
+        watch.follow(LIVE, ("one",), take_over)
         await asyncio.sleep(5 * SOON_S)
         assert told == []
         ledger.is_silent = True
@@ -65,7 +65,7 @@ def test_it_tells_of_each_move_and_survives_silence_and_failures(caplog):
         await until(lambda: told[4:] == ["late"] * 3)
         await asyncio.sleep(5 * SOON_S)
         assert told[4:] == ["late"] * 3, "what fails for the moment is tried until it is there"
-        watch.follow(AppArgs(model="m@1"), "late", take_over)
+        watch.follow(AppArgs(model="m@1"), ("late",), take_over)
         ledger.points_to = "four"
         await asyncio.sleep(5 * SOON_S)
         assert told[7:] == [], "a version stays"

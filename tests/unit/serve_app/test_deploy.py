@@ -14,7 +14,7 @@ from serve_app.deploy import (
     deploy_config,
     is_deployed,
     last_line,
-    names_model,
+    names_models,
     state_of,
 )
 from serve_app.keys import make_key
@@ -93,6 +93,7 @@ def test_running_streams_of_a_replica_that_ends_have_their_time():
     [
         ('{"data": [{"id": "m", "root": "m@1"}]}', True),
         ('{"data": [{"id": "m", "root": "m@2"}]}', False),
+        ('{"data": [{"id": "m", "root": "m@1"}, {"id": "n", "root": "n@1"}]}', False),
         ('{"data": [{"id": "m"}]}', False),
         ('{"data": []}', False),
         ('{"status": "ready"}', False),
@@ -101,7 +102,7 @@ def test_running_streams_of_a_replica_that_ends_have_their_time():
     ],
 )
 def test_a_strangers_answer_is_not_ours(body, is_ours):
-    assert names_model(httpx.Response(200, text=body), "m", "m@1") == is_ours
+    assert names_models(httpx.Response(200, text=body), {"m": "m@1"}) == is_ours
 
 
 @pytest.fixture
