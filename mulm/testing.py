@@ -15,8 +15,9 @@ from mulm.chat_format import LLAMA3
 from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
+from mulm.model.lora import adapt, adapter_of, is_adapter, merged
 from mulm.model.microlm import MicroLM
-from mulm.model.stored import store_model
+from mulm.model.stored import load_model, store_model
 from mulm.model.weights import tensor_bytes
 from mulm.store import Store
 from mulm.train.settled import SettledOptimizer
@@ -101,6 +102,25 @@ def tiny_stored_model(
     return store_model(
         store, model.to(dtype), tokenizer.to_bytes(), tokenizer.fingerprint,
         config={"name": "tiny"}, parents={}, licences=("CC0-1.0",),
+    )  # fmt: skip
+
+
+def tiny_stored_adapter(
+    store: Store, base: Manifest, seed: int = 1, matrices: tuple[str, ...] = ("q", "v", "down")
+) -> Manifest:
+    """A version as training with `lora` leaves it, whose adapter changes what a model says."""
+    generator = torch.Generator().manual_seed(seed)
+    model = adapt(
+        load_model(store, base), rank=3, scale=2.0, matrices=matrices, generator=generator
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_adapter(name):
+                parameter.normal_(0.0, 0.5, generator=generator)
+    return store_model(
+        store, merged(model), store.read(base.blob("tokenizer.json")),
+        base.tokenizer_fingerprint or "", config={"name": f"adapted {seed}"},
+        parents={"init_from": base.id}, adapter=adapter_of(model),
     )  # fmt: skip
 
 

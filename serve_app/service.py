@@ -60,6 +60,11 @@ class Served:
         return self.model_id if self.adapter_id is None else f"{self.model_id}+{self.adapter_id}"
 
     @property
+    def adapter_names(self) -> frozenset[str]:
+        """What clients call its adapters."""
+        return frozenset(each.name for each in self.adapters)
+
+    @property
     def usable(self) -> "tuple[Served, ...]":
         """All that clients can ask: the model, and it with each of its adapters that fit."""
         return (self, *(self.beside(each) for each in self.adapters if not each.problem))
@@ -120,9 +125,11 @@ class Service:
             ConflictError: an adapter that does not fit what is served now.
         """
         served = self.current()
-        if name in (served.name, served.ref, served.asked_ref, served.model_id):
+        others = (served.ref, served.asked_ref, served.model_id)
+        if name == served.name or (name in others and name not in served.adapter_names):
             return served
-        for each in served.adapters:
+        # Names come first: one adapter's reference can be another's name.
+        for each in sorted(served.adapters, key=lambda adapter: adapter.name != name):
             if name in (each.name, each.ref, each.asked_ref, each.id):
                 return served.beside(each)
         shown = name[:_SHOWN_CHARS]

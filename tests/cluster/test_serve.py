@@ -246,7 +246,7 @@ def test_an_alias_is_followed_without_a_failed_request(cluster, refs, client):
         model=f"{name}@live", served_name="tiny", n_slots=1, max_queued=1, max_replicas=1
     )
     token = read_token(cluster.home)
-    deploy(cluster.info, token, args, version=refs[0], home=cluster.home)
+    deploy(cluster.info, token, args, versions={"tiny": refs[0]}, home=cluster.home)
     seen: list[str] = []
     is_over = threading.Event()
 

@@ -11,10 +11,9 @@ from mulm.errors import ConflictError, CorruptError
 from mulm.manifest import Manifest
 from mulm.model.adapter import Adapter
 from mulm.model.adapter_version import require_fit
-from mulm.model.lora import adapt, adapter_of, is_adapter, merged
 from mulm.model.stored import load_adapter, store_model
 from mulm.store import Store
-from mulm.testing import TINY, tiny_model
+from mulm.testing import TINY, tiny_model, tiny_stored_adapter
 
 
 @pytest.fixture
@@ -26,26 +25,12 @@ def stored(store: Store, seed: int, tokenizer: str = "0" * 24, **parents: str) -
     return store_model(store, tiny_model(seed), b"{}", tokenizer, config={}, parents=parents)
 
 
-def trained(store: Store, base: Manifest, seed: int = 1) -> Manifest:
-    """What training with `lora` leaves."""
-    generator = torch.Generator().manual_seed(seed)
-    model = adapt(tiny_model(), rank=2, scale=2.0, matrices=("q", "down"), generator=generator)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if is_adapter(name):
-                parameter.normal_(0.0, 0.3, generator=generator)
-    return store_model(
-        store, merged(model), b"{}", "0" * 24, config={},
-        parents={"init_from": base.id}, adapter=adapter_of(model),
-    )  # fmt: skip
-
-
 def check(store: Store, adapter: Manifest, base: Manifest) -> None:
     require_fit(store, adapter, base, name="poems@1", beside="demo@1")
 
 
 def test_an_adapter_comes_back_as_it_was_stored(store: Store) -> None:
-    version = trained(store, stored(store, 0))
+    version = tiny_stored_adapter(store, stored(store, 0), matrices=("q", "down"))
     adapter = load_adapter(store, version)
     assert set(adapter.changes) == {
         (layer, name) for layer in range(TINY.n_layers) for name in ("attention.q", "mlp.down")
@@ -69,7 +54,7 @@ def test_a_file_of_other_names_is_refused(name: str) -> None:
 
 def test_it_fits_its_base_and_what_was_made_from_that(store: Store) -> None:
     base = stored(store, 0)
-    adapter = trained(store, base)
+    adapter = tiny_stored_adapter(store, base)
     further = stored(store, 2, init_from=base.id)
     smaller = stored(store, 3, model=further.id)
     for model in (base, further, smaller):
@@ -78,7 +63,7 @@ def test_it_fits_its_base_and_what_was_made_from_that(store: Store) -> None:
 
 def test_what_does_not_belong_together_is_refused_with_its_reason(store: Store) -> None:
     base = stored(store, 0)
-    adapter = trained(store, base)
+    adapter = tiny_stored_adapter(store, base)
     with pytest.raises(ConflictError, match="poems@1 has no adapter"):
         check(store, stored(store, 4, init_from=base.id), base)
     with pytest.raises(ConflictError, match="of another model than demo@1"):

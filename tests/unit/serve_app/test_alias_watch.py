@@ -4,6 +4,7 @@ import asyncio
 
 from mulm.engine.fake import FakeModel
 from mulm.errors import CorruptError, NotRunningError
+from mulm.model.adapter import Adapter
 from serve_app.alias_watch import AliasWatch
 from serve_app.engine_host import EngineHost
 from serve_app.opened_model import OpenedModel
@@ -114,5 +115,31 @@ def test_an_engine_host_follows_its_alias():
             while await model_id() != "two":
                 await asyncio.sleep(SOON_S)
         assert set(host._threads) == {"one", "two"}, "the first answers on for a while"
+
+    asyncio.run(check())
+
+
+def test_an_adapters_alias_is_followed_without_loading_the_model_again():
+    opened, points_to = [], ["x@1"]
+
+    def open_model(args):
+        opened.append(args.model)
+        return OpenedModel("one", FakeModel())
+
+    host = EngineHost(
+        open_model,
+        resolve=lambda _args: ("one", points_to[-1]),
+        follow_period_s=SOON_S,
+        open_adapters=lambda _args, _model_id: {points_to[-1]: Adapter({})},
+    )
+
+    async def check():
+        await host.reconfigure({"model": "m@1", "adapters": {"x": "x@live"}})
+        points_to.append("x@2")
+        await until(lambda: "x@2" in host._adapters["one"])
+        assert "x@1" in host._adapters["one"], "the first answers on for a while"
+        await asyncio.sleep(5 * SOON_S)
+        assert opened == ["m@1"]
+        await host.stop()
 
     asyncio.run(check())

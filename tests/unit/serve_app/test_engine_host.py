@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from mulm.engine.fake import FakeConfig, FakeModel
-from mulm.errors import ConfigError, NotRunningError
+from mulm.errors import ConfigError, ConflictError, NotRunningError
 from mulm.messages import GenerateRequest, Grammar, SamplingParams
+from mulm.model.adapter import Adapter
 from mulm.native.build import NoKernelsError
 from serve_app.engine_client import ModelChangingError
 from serve_app.engine_host import EngineHost, n_pages
@@ -165,6 +166,58 @@ def test_a_grammar_is_prepared_off_the_loop_and_refused_before_the_engine_has_it
 
     asyncio.run(check())
     assert seen == [("a+", False)]
+
+
+def adapters_of(args, _model_id):
+    """By the versions that are asked for; those of `unfit` do not fit."""
+    return {ref: None if "unfit" in ref else Adapter({}) for ref in args.adapters.values()}
+
+
+def test_adapters_are_given_to_the_running_engine():
+    opened = []
+
+    def open_model(args):
+        opened.append(args.model)
+        return OpenedModel(f"id of {args.model}", FakeModel())
+
+    host = EngineHost(open_model, KEEP_S, open_adapters=adapters_of)
+
+    async def end_with(adapter, model_id="id of m@1"):
+        return (await collect(host, model_id, replace(REQUEST, adapter=adapter)))[-1].finish_reason
+
+    async def check():
+        await host.reconfigure({"model": "m@1", "adapters": {"x": "x@1", "y": "unfit@1"}})
+        assert await end_with("x@1") == "length"
+        with pytest.raises(ModelChangingError, match="adapter is being changed"):
+            await end_with("unfit@1")
+        await host.reconfigure({"model": "m@1", "adapters": {"x": "x@2"}})
+        assert opened == ["m@1"], "the model stays"
+        assert await end_with("x@2") == await end_with("x@1") == "length"
+        await host.reconfigure({"model": "m@2", "adapters": {"x": "x@2"}})
+        assert await end_with("x@2", "id of m@2") == "length"
+        await asyncio.sleep(KEEP_S + 0.1)
+        assert host._adapters.keys() == {"id of m@2"}
+        await host.stop()
+
+    asyncio.run(check())
+
+
+def test_an_adapter_that_fails_to_open_keeps_what_is_served():
+    def refuse(args, _model_id):
+        if args.adapters:
+            raise ConflictError("does not fit")
+        return {}
+
+    host = EngineHost(lambda args: OpenedModel(args.model, FakeModel()), open_adapters=refuse)
+
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        for model in ("m@1", "m@2"):
+            with pytest.raises(ConflictError, match="does not fit"):
+                await host.reconfigure({"model": model, "adapters": {"x": "x@1"}})
+        assert await host.load() == {"model_id": "m@1", "n_unfinished": 0}
+
+    asyncio.run(check())
 
 
 @pytest.mark.parametrize(
