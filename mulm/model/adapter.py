@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -74,6 +74,13 @@ class Adapter:
             for side, tensor in zip(_SIDES, (change.inner_RI, change.outer_OR), strict=True)
         }
 
+    def on(self, device: torch.device) -> Adapter:
+        """The same on a device."""
+        return Adapter({
+            place: LowRank(change.inner_RI.to(device), change.outer_OR.to(device))
+            for place, change in self.changes.items()
+        })  # fmt: skip
+
     def check(self, config: MicroLMConfig) -> None:
         """Whether it fits a model of that shape.
 
@@ -104,12 +111,16 @@ class RowAdapters:
         """Put an adapter in the place of any that has that number; None removes it."""
         self._adapters.pop(number, None)
         if adapter is not None:
-            self._adapters[number] = adapter
+            self._adapters[number] = adapter.on(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(chain(self._blocks.parameters(), self._blocks.buffers())).device
 
     @contextmanager
     def beside(self, batch: Batch) -> Iterator[None]:
         """Inside the block the rows of a batch are computed with their adapters."""
-        rows = {n: rows_X for n, rows_X in _rows_of(batch).items() if n >= 0}
+        rows = {n: rows_X.to(self._device) for n, rows_X in _rows_of(batch).items() if n >= 0}
         with ExitStack() as hooks:
             for number, rows_X in rows.items():
                 for (layer, name), change in self._adapters[number].changes.items():
@@ -126,10 +137,9 @@ class _Addition:
         self._change, self._rows_X = change, rows_X
 
     def __call__(self, _matrix: nn.Module, inputs: tuple[Any, ...], y_BTO: Tensor) -> None:
-        rows_X = self._rows_X.to(y_BTO.device)
-        x_XI = inputs[0][0, rows_X]
+        x_XI = inputs[0][0, self._rows_X]
         inner_XR = functional.linear(x_XI, self._change.inner_RI.to(x_XI))
-        y_BTO[0, rows_X] += functional.linear(inner_XR, self._change.outer_OR.to(x_XI))
+        y_BTO[0, self._rows_X] += functional.linear(inner_XR, self._change.outer_OR.to(x_XI))
 
 
 def _rows_of(batch: Batch) -> dict[int, Tensor]:
