@@ -1,7 +1,7 @@
 """The engine: continuous batching over one model, synchronous, in one thread.
 
 Called by the engine host's thread; `generate` is for use in this process. One step reads
-*schedule, run, sample, finish*. Invariants: each choice of an accepted request ends in exactly one
+*schedule, run, draw, tell*. Invariants: each choice of an accepted request ends in exactly one
 chunk with a finish reason, unless the request is cancelled; whatever ends it frees its pages at
 once; a request with a seed gets the same tokens whatever runs beside it, as far as the model's
 kernels allow.
@@ -9,10 +9,8 @@ kernels allow.
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Callable, Iterable
-from itertools import zip_longest
 
 import torch
 
@@ -20,18 +18,19 @@ from mulm.data.tokenizer import Tokenizer
 from mulm.engine.adapters import Adapters
 from mulm.engine.budget import StepBudget
 from mulm.engine.check import check_request
+from mulm.engine.drawing import draw
 from mulm.engine.group import Group
 from mulm.engine.pages import pages_for
-from mulm.engine.prompt_rows import look_at_rows, mean_hidden
+from mulm.engine.prompt_rows import look_at_rows
 from mulm.engine.request import Constraint, Sequence
 from mulm.engine.runner import Outcome, Runner
-from mulm.engine.sampler import Sampled, sample
 from mulm.engine.scheduler import Scheduler, Work
 from mulm.engine.speculation import Speculation, Speculator
 from mulm.engine.stats import EngineStats
 from mulm.engine.stops import StopStrings
+from mulm.engine.unfinished import Unfinished
 from mulm.errors import ConfigError, ConflictError, UnknownNameError
-from mulm.messages import GenerateRequest, Grammar, TokenChunk, TokenLogprob, join_chunks
+from mulm.messages import GenerateRequest, Grammar, TokenChunk, join_chunks
 from mulm.model.adapter import Adapter
 from mulm.model.batch import LanguageModel
 
@@ -92,8 +91,7 @@ class Engine:
             speculation.proposer.start(n_slots, self.max_seq_len, self.vocab_size)
             self._speculator = Speculator(speculation, n_slots, self._scheduler.room_ahead)
         self._runner = Runner(model, n_slots, self.n_pages, per_sequence)
-        self._groups: dict[str, Group] = {}
-        self._deadlines: list[tuple[float, str]] = []
+        self._unfinished = Unfinished(self._scheduler.release)
         self._adapters = Adapters()
         self._prompt_tokens = self._generated_tokens = 0
 
@@ -105,7 +103,7 @@ class Engine:
     @property
     def n_unfinished(self) -> int:
         """Requests that run or wait."""
-        return len(self._groups)
+        return len(self._unfinished)
 
     def stats(self) -> EngineStats:
         """Numbers for metrics and for whoever scales engines."""
@@ -128,7 +126,7 @@ class Engine:
             OverloadedError: the waiting line is full.
         """
         check_request(request, self.vocab_size, self.max_seq_len, self.n_pages)
-        if request.request_id in self._groups:
+        if request.request_id in self._unfinished:
             raise ConflictError(f"the request {request.request_id!r} is running already")
         if request.adapter is not None and request.adapter not in self._adapters.numbers:
             raise ConfigError(f"no adapter {request.adapter!r} is loaded", param="model")
@@ -138,36 +136,31 @@ class Engine:
         n_sequences = max(request.n, request.best_of)
         sequences = [self._sequence(request, index, seed) for index in range(n_sequences)]
         self._scheduler.enqueue(sequences)
-        self._groups[request.request_id] = Group(request, sequences)
-        due_s = self._clock() + request.deadline_s
-        heapq.heappush(self._deadlines, (due_s, request.request_id))
+        self._unfinished.add(Group(request, sequences), self._clock() + request.deadline_s)
         self._prompt_tokens += len(request.prompt_ids)
 
     def cancel(self, request_id: str) -> bool:
         """Stop a request and free its pages; False when it has ended already."""
-        group = self._groups.pop(request_id, None)
-        if group is not None:
-            self._release(group)
-        return group is not None
+        return self._unfinished.cancel(request_id)
 
     @torch.inference_mode()
     def step(self) -> list[TokenChunk]:
         """Advance every running sequence by at most one token."""
         begun_s = self._clock()
-        late = self._expire(begun_s)
+        late = self._unfinished.expire(begun_s)
         works = self._scheduler.plan(self._budget)
         if not works:
             return late
         if self._speculator is not None:
             works = self._speculator.guess(works)
         outcome = self._runner.run(works, self._adapters.numbers)
-        chunks = self._sample(works, outcome)
+        chunks = self._draw(works, outcome)
         pieces = [work.n_tokens for work in works if work.n_tokens > 1]
         seconds = self._clock() - begun_s
         self._budget.learn(len(works) - len(pieces), sum(pieces), seconds)
         if self._speculator is not None:
             self._speculator.learn(works, seconds)
-        return late + self._finish(chunks)
+        return late + self._unfinished.tell(chunks)
 
     def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, TokenChunk]:
         """Run requests to their end; the whole answer of each one's first choice, by request id."""
@@ -183,7 +176,7 @@ class Engine:
         waiting = next(source, None)
         answers: dict[str, list[TokenChunk]] = {}
         parts: dict[tuple[str, int], list[TokenChunk]] = {}
-        while waiting is not None or self._groups:
+        while waiting is not None or self._unfinished:
             while waiting is not None and self._has_room_for(waiting):
                 self.add(waiting)
                 answers[waiting.request_id] = []
@@ -236,18 +229,13 @@ class Engine:
     def check_integrity(self) -> None:
         """Assert the invariants: no page or slot leaked, nobody lost."""
         self._scheduler.check_integrity()
-        unfinished = {
-            (s.request.request_id, s.index)
-            for group in self._groups.values()
-            for s in group.sequences
-            if s.finish_reason is None
-        }
+        unfinished = {(s.request.request_id, s.index) for s in self._unfinished}
         found = [(s.request.request_id, s.index) for s in self._scheduler]
         assert len(found) == len(set(found)), "a sequence stands in two places"
         assert set(found) == unfinished, "a sequence was lost"
 
     def _require_unused(self, adapter: str) -> None:
-        if any(group.request.adapter == adapter for group in self._groups.values()):
+        if any(sequence.request.adapter == adapter for sequence in self._unfinished):
             raise ConflictError(
                 f"the adapter {adapter!r} is in use", hint="let its requests end, or cancel them"
             )
@@ -272,87 +260,17 @@ class Engine:
         n_sequences = max(request.n, request.best_of)
         return self._scheduler.can_enqueue(n_sequences, n_sequences * len(request.prompt_ids))
 
-    def _expire(self, now_s: float) -> list[TokenChunk]:
-        late: list[TokenChunk] = []
-        while self._deadlines and self._deadlines[0][0] <= now_s:
-            _, request_id = heapq.heappop(self._deadlines)
-            group = self._groups.get(request_id)
-            if group is None:
-                continue
-            for sequence in [s for s in group.sequences if s.finish_reason is None]:
-                self._scheduler.release(sequence)
-                sequence.finish_reason = "deadline"
-                late += group.tell(TokenChunk(request_id, (), "deadline", sequence.index))
-            del self._groups[request_id]
-        return late
-
-    def _sample(self, works: list[Work], outcome: Outcome) -> list[TokenChunk]:
+    def _draw(self, works: list[Work], outcome: Outcome) -> list[TokenChunk]:
         """Draw the tokens of all who have read all of theirs."""
         complete = [number for number, work in enumerate(works) if work.is_complete]
         for number, work in enumerate(works):
             if work.sequence.wants_all_rows and not work.sequence.has_begun:
                 look_at_rows(work, outcome.of(number), self._runner.logits)
         self._scheduler.advance(works)
-        drawing = [n for n in complete if works[n].sequence.sampling.max_tokens]
-        drawn = self._draw(works, drawing, outcome) if drawing else {}
-        return [self._chunk(works[n], drawn.get(n, [])) for n in complete]
-
-    def _draw(
-        self, works: list[Work], numbers: list[int], outcome: Outcome
-    ) -> dict[int, list[Sampled]]:
-        """A token after the newest of each work, and one after each of its guesses."""
-        hidden_RD, counts = outcome.drawn_rows(works, numbers)
-        pairs = list(zip(numbers, counts, strict=True))
-        rows = [works[number].sequence for number, n in pairs for _ in range(n)]
-        ahead = [at for _, n in pairs for at in range(n)]
-        found = iter(sample(self._runner.logits(hidden_RD), rows, ahead))
-        return {number: [next(found) for _ in range(n)] for number, n in pairs}
-
-    def _chunk(self, work: Work, drawn: list[Sampled]) -> TokenChunk:
-        """Take the tokens that were drawn, as far as the guesses before them were right."""
-        sequence, n_right = work.sequence, 0
-        ids: tuple[int, ...] = ()
-        logprobs: tuple[TokenLogprob, ...] = ()
-        if not drawn:
-            sequence.finish_reason = "length"
-        for token, guess in zip_longest(drawn, work.guesses):
-            taken = sequence.append(token.token_id, token.logprob)
-            ids += taken
-            logprobs += (token.logprob,) if taken and token.logprob else ()
-            if sequence.finish_reason or token.token_id != guess:
-                break
-            n_right += 1
-        self._generated_tokens += len(ids)
-        if self._speculator is not None and work.guesses:
-            self._scheduler.count(sequence, n_right)
-            self._speculator.note(work, n_right)
-        return self._told(sequence, ids, logprobs)
-
-    def _told(
-        self, sequence: Sequence, ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
-    ) -> TokenChunk:
-        reason, request_id = sequence.finish_reason, sequence.request.request_id
-        if sequence.has_begun:
-            return TokenChunk(request_id, ids, reason, sequence.index, logprobs)
-        sequence.has_begun = True
-        prompt_logprobs = tuple(sequence.prompt_logprobs)
-        return TokenChunk(
-            request_id, ids, reason, sequence.index, logprobs, prompt_logprobs,
-            sequence.n_found, mean_hidden(sequence),
-        )  # fmt: skip
-
-    def _finish(self, chunks: list[TokenChunk]) -> list[TokenChunk]:
-        told: list[TokenChunk] = []
-        for chunk in chunks:
-            group = self._groups[chunk.request_id]
-            if chunk.finish_reason:
-                self._scheduler.release(group.sequences[chunk.index])
-            told += group.tell(chunk)
-            if group.has_ended:
-                del self._groups[chunk.request_id]
-        return told
-
-    def _release(self, group: Group) -> None:
-        for sequence in group.sequences:
-            if sequence.finish_reason is None:
-                self._scheduler.release(sequence)
+        found = draw(works, complete, outcome, self._runner.logits)
+        for drawn in found:
+            self._generated_tokens += len(drawn.token_ids)
+            if self._speculator is not None and drawn.work.guesses:
+                self._scheduler.count(drawn.work.sequence, drawn.n_right)
+                self._speculator.note(drawn.work, drawn.n_right)
+        return [drawn.chunk() for drawn in found]
