@@ -2,10 +2,12 @@
 
 A `Proposer` (Leviathan et al., 2023; Chen et al., 2023). The same random numbers decide which token
 of the draft's distribution is drawn, so the less the two distributions differ, the more often the
-guess is the very token. Each slot has a window of pages of its own in the draft's cache. Invariant:
-the cache holds the first `n_read` tokens of a slot's sequence and then those that were guessed.
+guess is the very token. Penalties and grammars hold the draft's tokens too, on a twin of the
+sequence. A stream has a window of pages of its own in the draft's cache; who finds none free is not
+guessed for. Invariants: a window holds the first `n_read` tokens of its owner and then those that
+were guessed; nothing of a sequence changes.
 
-Shape letters: S slots, P pages of one sequence, D d_model, V vocabulary.
+Shape letters: N windows, P pages of one, S sequences, T tokens, R rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import Any
 import torch
 
 from mulm.engine.pages import pages_for
+from mulm.engine.penalties import is_changed_by_answer
 from mulm.engine.request import Sequence
-from mulm.engine.sampler import sample
+from mulm.engine.sampler import choose
 from mulm.errors import ConfigError
 from mulm.model.batch import Batch, LanguageModel
 
@@ -27,23 +30,55 @@ _READ_TOKENS = 256
 """Tokens of one text that are read in one step: who is behind by more guesses nothing yet."""
 
 
-@dataclass(slots=True)
-class _Row:
-    """What the draft's cache holds in one slot."""
+@dataclass(slots=True, eq=False)
+class _Window:
+    """What the draft's cache holds in some pages."""
 
+    number: int
     owner: Sequence | None = None
     n_read: int = 0
     guesses: list[int] = field(default_factory=list)
     """Read as well, behind the others: right or wrong."""
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody who runs needs it."""
+        return self.owner is None or self.owner.slot is None
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Tokens to be read, of which the last one's row is looked at."""
+    def unread(self, end: int) -> list[int]:
+        """The owner's tokens up to `end` that are not there."""
+        assert self.owner is not None
+        ids = self.owner.token_ids
+        for token_id, guess in zip(ids[self.n_read :], self.guesses, strict=False):
+            if token_id != guess:
+                break
+            self.n_read += 1
+        self.guesses = []
+        return ids[self.n_read : min(self.n_read + _READ_TOKENS, end)]
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """A sequence that is guessed for in this step."""
 
     sequence: Sequence
-    ids: Items[int]
+    window: _Window
+    ids: list[int]
+    """To be read next, from `position` on."""
     position: int
+    n_wanted: int
+    twin: Sequence | None = None
+    """Goes on with the guesses, where logits hang on them."""
+    guesses: list[int] = field(default_factory=list)
+
+    def take(self, token_id: int) -> bool:
+        """Guess it; whether there is more to guess."""
+        self.position += len(self.ids)
+        self.ids = [token_id]
+        self.guesses.append(token_id)
+        if len(self.guesses) == self.n_wanted or token_id in self.sequence.sampling.stop_token_ids:
+            return False
+        return self.twin is None or _goes_on(self.twin, token_id)
 
 
 class DraftModel:
@@ -51,14 +86,21 @@ class DraftModel:
 
     Args:
         model: Anything that fulfils `LanguageModel`.
+        kv_bytes: Memory for its keys and values, one window at least; by default one for each slot.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
-        self._model = model
-        self._rows: list[_Row] = []
+    def __init__(self, model: LanguageModel, kv_bytes: int | None = None) -> None:
+        self._model, self._kv_bytes = model, kv_bytes
+        self._windows: list[_Window] = []
+        self._window_of: dict[Sequence, _Window] = {}
         self._cache: Any = None
         self._max_seq_len = 0
-        self._table_SP = torch.empty(0, 0, dtype=torch.int32)
+        self._table_NP = torch.empty(0, 0, dtype=torch.int32)
+
+    @property
+    def n_windows(self) -> int:
+        """Streams that can be guessed for at the same time."""
+        return len(self._windows)
 
     def start(self, n_slots: int, max_seq_len: int, vocab_size: int) -> None:
         """As `Proposer.start`."""
@@ -71,69 +113,83 @@ class DraftModel:
             )
         self._max_seq_len = min(max_seq_len, self._model.config.max_seq_len)
         n_pages = pages_for(self._max_seq_len)
-        self._rows = [_Row() for _ in range(n_slots)]
-        self._cache = self._model.make_cache(n_slots * n_pages)
-        self._table_SP = torch.arange(n_slots * n_pages, dtype=torch.int32).view(n_slots, n_pages)
+        n_windows = n_slots
+        if self._kv_bytes is not None:
+            affordable = self._kv_bytes // (n_pages * self._model.page_bytes())
+            n_windows = max(1, min(n_slots, affordable))
+        self._windows, self._window_of = [_Window(n) for n in range(n_windows)], {}
+        self._cache = self._model.make_cache(n_windows * n_pages)
+        pages_X = torch.arange(n_windows * n_pages, dtype=torch.int32)
+        self._table_NP = pages_X.view(n_windows, n_pages)
 
     def propose(self, sequences: Items[Sequence], counts: Items[int]) -> list[list[int]]:
         """As `Proposer.propose`."""
-        pieces = [self._unread(sequence) for sequence in sequences]
-        found: dict[Sequence, list[int]] = {sequence: [] for sequence in sequences}
-        wanted = {
-            s: min(count, self._max_seq_len - len(s.token_ids))
-            for s, count, piece in zip(sequences, counts, pieces, strict=True)
-            if piece.position + len(piece.ids) == len(s.token_ids)
-        }
-        while pieces := [piece for piece in pieces if piece.ids]:
-            ids = self._extend(pieces, [len(found[piece.sequence]) for piece in pieces])
-            for piece, token_id in zip(pieces, ids, strict=True):
-                if len(found[piece.sequence]) < wanted.get(piece.sequence, 0):
-                    found[piece.sequence].append(token_id)
-            pieces = [
-                _Piece(s, guesses[-1:], len(s.token_ids) + len(guesses) - 1)
-                for s, guesses in found.items()
-                if 0 < len(guesses) < wanted[s]
-            ]
-        for sequence, guesses in found.items():
-            self._row(sequence).guesses = guesses[:-1]
-        return list(found.values())
+        streams = [self._stream(s, n) for s, n in zip(sequences, counts, strict=True)]
+        left = [stream for stream in streams if stream is not None and stream.ids]
+        while left:
+            found = self._extend(left)
+            guessing = [stream for stream in left if stream.n_wanted]
+            left = [s for s, token_id in zip(guessing, found, strict=True) if s.take(token_id)]
+        for stream in streams:
+            if stream is not None:
+                stream.window.guesses = stream.guesses[:-1]
+        return [[] if stream is None else stream.guesses for stream in streams]
 
-    def _unread(self, sequence: Sequence) -> _Piece:
-        """What the draft has not read of a sequence, as much as it may read at once."""
-        row = self._row(sequence)
-        new = sequence.token_ids[row.n_read : row.n_read + len(row.guesses)]
-        for token_id, guess in zip(new, row.guesses, strict=False):
-            if token_id != guess:
-                break
-            row.n_read += 1
-        end = min(row.n_read + _READ_TOKENS, self._max_seq_len)
-        piece = _Piece(sequence, sequence.token_ids[row.n_read : end], row.n_read)
-        row.n_read += len(piece.ids)
-        return piece
+    def _stream(self, sequence: Sequence, count: int) -> _Stream | None:
+        window = self._window(sequence)
+        if window is None:
+            return None
+        ids, position = window.unread(self._max_seq_len), window.n_read
+        window.n_read += len(ids)
+        n_wanted = min(count, self._max_seq_len - len(sequence.token_ids))
+        if window.n_read < len(sequence.token_ids):
+            n_wanted = 0
+        needs_twin = n_wanted > 0 and is_changed_by_answer(sequence)
+        twin = sequence.twin() if needs_twin else None
+        return _Stream(sequence, window, ids, position, max(0, n_wanted), twin)
 
-    def _row(self, sequence: Sequence) -> _Row:
-        assert sequence.slot is not None
-        if self._rows[sequence.slot].owner is not sequence:
-            self._rows[sequence.slot] = _Row(sequence)
-        return self._rows[sequence.slot]
+    def _window(self, sequence: Sequence) -> _Window | None:
+        """Its own, or one that nobody needs any more."""
+        window = self._window_of.get(sequence)
+        if window is None:
+            window = next((window for window in self._windows if window.is_free), None)
+            if window is None:
+                return None
+            if window.owner is not None:
+                del self._window_of[window.owner]
+            window.owner, window.n_read, window.guesses = sequence, 0, []
+            self._window_of[sequence] = window
+        return window
 
-    def _extend(self, pieces: Items[_Piece], ahead: Items[int]) -> list[int]:
-        """Read the pieces; the token that would be drawn after each."""
-        begins = [0, *accumulate(len(piece.ids) for piece in pieces)]
-        positions = [piece.position + n for piece in pieces for n in range(len(piece.ids))]
-        slots = torch.tensor([piece.sequence.slot for piece in pieces])
+    def _extend(self, streams: Items[_Stream]) -> list[int]:
+        """Read what they have to read; the token that would be drawn after each that wants one."""
+        begins = [0, *accumulate(len(stream.ids) for stream in streams)]
+        positions = [stream.position + n for stream in streams for n in range(len(stream.ids))]
+        numbers = torch.tensor([stream.window.number for stream in streams])
         n_pages = pages_for(max(positions) + 1)
-        ids = [token_id for piece in pieces for token_id in piece.ids]
         batch = Batch(
-            _int32(ids),
+            _int32([token_id for stream in streams for token_id in stream.ids]),
             _int32(positions),
             _int32(begins),
-            self._table_SP[slots, :n_pages].contiguous(),
-            _int32([end - 1 for end in begins[1:]]),
+            self._table_NP[numbers, :n_pages].contiguous(),
+            _int32([end - 1 for s, end in zip(streams, begins[1:], strict=True) if s.n_wanted]),
         )
-        logits_RV = self._model.logits(self._model.extend(batch, self._cache)).float()
-        drawn = sample(logits_RV, [piece.sequence for piece in pieces], ahead)
-        return [sampled.token_id for sampled in drawn]
+        hidden_RD = self._model.extend(batch, self._cache)
+        guessing = [stream for stream in streams if stream.n_wanted]
+        if not guessing:
+            return []
+        ahead = [0 if stream.twin else len(stream.guesses) for stream in guessing]
+        rows = [stream.twin or stream.sequence for stream in guessing]
+        return choose(self._model.logits(hidden_RD).float(), rows, ahead)
+
+
+def _goes_on(twin: Sequence, token_id: int) -> bool:
+    """Add a token to a twin; whether another one can follow."""
+    twin.token_ids.append(token_id)
+    if twin.constraint is None:
+        return True
+    twin.constraint.accept(token_id)
+    return not twin.constraint.is_done
 
 
 def _int32(values: Items[int]) -> torch.Tensor:

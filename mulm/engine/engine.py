@@ -88,8 +88,7 @@ class Engine:
         self._budget = StepBudget(prefill_tokens, longest_step_s)
         self._speculator: Speculator | None = None
         if speculation is not None:
-            speculation.proposer.start(n_slots, self.max_seq_len, self.vocab_size)
-            self._speculator = Speculator(speculation, n_slots, self._scheduler.room_ahead)
+            self.speculate(speculation)
         self._runner = Runner(model, n_slots, self.n_pages, per_sequence)
         self._unfinished = Unfinished(self._scheduler.release)
         self._adapters = Adapters()
@@ -200,6 +199,18 @@ class Engine:
         self._scheduler.read_anew()
         self._runner.swap(model)
         self._adapters.give_to(model)
+
+    def speculate(self, speculation: Speculation) -> None:
+        """Let this one guess from the next step on; answers do not change.
+
+        Raises:
+            ConfigError: it has another vocabulary; nothing has changed.
+        """
+        before, n_slots = self._speculator, self._scheduler.n_slots
+        speculation.proposer.start(n_slots, self.max_seq_len, self.vocab_size)
+        self._speculator = Speculator(speculation, n_slots, self._scheduler.room_ahead)
+        if before is not None:
+            self._speculator.go_on_from(before)
 
     def set_adapter(self, name: str, adapter: Adapter) -> None:
         """Hold a LoRA adapter, which requests can name, in the place of any that has that name.

@@ -85,14 +85,13 @@ class GrammarConstraint:
         self._left_s += _BUDGET_PER_TOKEN_S - (time.thread_time() - begin_s)
 
     def count_accepted(self, token_ids: Sequence[int]) -> int:
-        """How many of these could follow, one after the other; nothing changes."""
-        return int(self._matcher.validate_tokens(list(token_ids)))
+        """How many of these could follow, one after the other; nothing changes.
 
-    def rollback(self, n_tokens: int) -> None:
-        """Take back the last tokens; a broken constraint stays broken."""
-        self._is_only_end = False
-        if n_tokens and not self._has_failed:
-            self._matcher.rollback(n_tokens)
+        The matcher would break at a token that is none of the tokenizer's.
+        """
+        text_ids = self._vocabulary.text_ids
+        n_text = next((n for n, i in enumerate(token_ids) if i not in text_ids), len(token_ids))
+        return int(self._matcher.validate_tokens(list(token_ids[:n_text])))
 
     def copy(self) -> GrammarConstraint:
         """Another one that stands at the same place."""

@@ -29,7 +29,8 @@ class GrammarVocabulary:
         self.n_words = -(-tokenizer.vocab_size // 32)
         self.library_tokenizer: Any = LLTokenizer(tokens)
         ids = range(tokenizer.vocab_size)
-        self.text_W = self.bits(i for i in ids if tokenizer.token_bytes(i))
+        self.text_ids = frozenset(i for i in ids if tokenizer.token_bytes(i))
+        self.text_W = self.bits(self.text_ids)
 
     def bits(self, token_ids: Iterable[int]) -> Tensor:
         """bits_W of some tokens; ids beyond the tokenizer's last are left out."""

@@ -7,6 +7,7 @@ stored (tokens, how many of them the cache holds, the pages); everything else is
 from __future__ import annotations
 
 from collections.abc import Hashable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,8 +26,11 @@ class Constraint(Protocol):
     def accept(self, token_id: int) -> None:
         """Go on with a token, which was allowed."""
 
-    def rollback(self, n_tokens: int) -> None:
-        """Take back the last tokens."""
+    def count_accepted(self, token_ids: Items[int]) -> int:
+        """How many of these could follow, one after the other; nothing changes."""
+
+    def copy(self) -> Constraint:
+        """Another one that stands at the same place; what becomes of it changes nothing here."""
 
     @property
     def is_done(self) -> bool:
@@ -133,6 +137,14 @@ class Sequence:
         elif self.n_generated >= self.sampling.max_tokens:
             self.finish_reason = "length"
         return (token_id,)
+
+    def twin(self) -> Sequence:
+        """Another one with the same tokens, to try more of them on; nothing changes here."""
+        twin = Sequence(self.request, self.index, self.seed)
+        twin.token_ids = list(self.token_ids)
+        twin.tally = None if self.tally is None else self.tally.copy(twin.token_ids)
+        twin.constraint = None if self.constraint is None else self.constraint.copy()
+        return twin
 
     @property
     def _end(self) -> FinishReason:

@@ -51,12 +51,19 @@ def sample(
             guessed; only for sequences whose logits are not changed by what they have generated.
     """
     raw = RawRows(logits_RV, sequences)
+    ids = choose(logits_RV, sequences, ahead)
+    found = raw.describe(ids)
+    return [Sampled(token_id, found.get(row)) for row, token_id in enumerate(ids)]
+
+
+def choose(
+    logits_RV: Tensor, sequences: Items[Sequence], ahead: Items[int] | None = None
+) -> list[int]:
+    """As `sample`, without anything about the tokens."""
     changed = [r for r, s in enumerate(sequences) if is_changed(s)]
     if changed:
         change(logits_RV, changed, sequences)
-    ids = _ids(logits_RV, sequences, ahead or [0] * len(sequences))
-    found = raw.describe(ids)
-    return [Sampled(token_id, found.get(row)) for row, token_id in enumerate(ids)]
+    return _ids(logits_RV, sequences, ahead or [0] * len(sequences))
 
 
 def _ids(logits_RV: Tensor, sequences: Items[Sequence], ahead: Items[int]) -> list[int]:

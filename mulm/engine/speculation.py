@@ -2,8 +2,9 @@
 
 Called by the engine. A token's random numbers are a function of its seed, choice and position, so
 a guess is right or wrong: it is taken where it equals the token that is drawn there anyway. Who
-proposes fulfils `Proposer`; where its guesses do not pay it is not asked. Invariant: guesses change
-no answer, only how many steps it takes.
+proposes fulfils `Proposer`; where its guesses do not pay it is not asked. Guesses that cannot be
+right (behind an end, or against a grammar) are not read. Invariant: guesses change no answer, only
+how many steps it takes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mulm.engine.payoff import Payoff
-from mulm.engine.penalties import is_changed_by_answer
 from mulm.engine.request import Sequence
 from mulm.engine.scheduler import Work
 
@@ -90,19 +90,26 @@ class Speculator:
         self._streams = [_Stream() for _ in range(n_slots)]
         self._payoff = Payoff()
         self._n_right = 0
+        self._is_asked = False
+
+    def go_on_from(self, other: Speculator) -> None:
+        """Count on where another one stops."""
+        self.n_proposed, self.n_accepted = other.n_proposed, other.n_accepted
 
     def guess(self, works: list[Work]) -> list[Work]:
         """The plan, with guesses where they are worth a try."""
-        self._n_right = 0
+        self._n_right, self._is_asked = 0, False
         if not self._payoff.is_wanted(len(works)):
             return works
         asked = {n: count for n, work in enumerate(works) if (count := self._n_wanted(work)) > 0}
         if not asked:
             return works
+        self._is_asked = True
         found = self._proposer.propose([works[n].sequence for n in asked], list(asked.values()))
         works = list(works)
-        for (n, count), guesses in zip(asked.items(), found, strict=True):
-            n_fitting = self._room_ahead(works[n].sequence, min(count, len(guesses)))
+        for (n, count), proposed in zip(asked.items(), found, strict=True):
+            guesses = possible(works[n].sequence, proposed[:count])
+            n_fitting = self._room_ahead(works[n].sequence, len(guesses))
             works[n] = replace(works[n], guesses=tuple(guesses[:n_fitting]))
             self.n_proposed += n_fitting
         return works
@@ -114,9 +121,14 @@ class Speculator:
         self.n_accepted += n_right
 
     def learn(self, works: list[Work], seconds: float) -> None:
-        """What the step took; steps that read prompts say nothing about guesses."""
-        if all(work.n_tokens == 1 for work in works):
-            is_guessed = any(work.guesses for work in works)
+        """What the step took.
+
+        Steps that read prompts say nothing about guesses, nor do those in which nobody had any:
+        they are not plain either.
+        """
+        is_guessed = any(work.guesses for work in works)
+        is_telling = is_guessed or not self._is_asked
+        if is_telling and all(work.n_tokens == 1 for work in works):
             n_tokens = len(works) + self._n_right
             self._payoff.note(len(works), n_tokens, seconds, is_guessed=is_guessed)
 
@@ -124,7 +136,7 @@ class Speculator:
         """Guesses that are of use: none beyond the answer's end."""
         sequence = work.sequence
         is_stream = work.is_complete and work.n_tokens == 1 and sequence.has_begun
-        if not is_stream or is_changed_by_answer(sequence):
+        if not is_stream:
             return 0
         stream = self._stream(sequence)
         if stream.n_to_wait:
@@ -138,3 +150,14 @@ class Speculator:
             length = min(_FIRST_LENGTH, self._longest)
             self._streams[sequence.slot] = _Stream(sequence, length)
         return self._streams[sequence.slot]
+
+
+def possible(sequence: Sequence, guesses: list[int]) -> list[int]:
+    """As many of the guesses as could be right, as far as that is known without the model."""
+    stops = sequence.sampling.stop_token_ids
+    if stops:
+        n_before_end = next((n for n, guess in enumerate(guesses) if guess in stops), len(guesses))
+        guesses = guesses[:n_before_end]
+    if guesses and sequence.constraint is not None:
+        guesses = guesses[: sequence.constraint.count_accepted(guesses)]
+    return guesses

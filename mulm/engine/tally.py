@@ -45,3 +45,10 @@ class Tally:
             torch.frombuffer(self._ids, dtype=torch.int64),
             torch.frombuffer(self._counts, dtype=torch.float32),
         )
+
+    def copy(self, token_ids: Sequence[int]) -> Tally:
+        """Another one for a text that begins as this one does."""
+        other = Tally((), 0, has_prompt=False)
+        other._token_ids, other._n_seen = token_ids, self._n_seen
+        other._place, other._ids, other._counts = dict(self._place), self._ids[:], self._counts[:]
+        return other

@@ -19,7 +19,7 @@ from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.engine.prompt_lookup import PromptLookup
 from mulm.engine.speculation import Proposer, Speculation
 from mulm.errors import ConfigError
-from mulm.messages import GenerateRequest, Grammar, SamplingParams, TokenChunk
+from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.native.build import NoKernelsError, build
@@ -165,30 +165,6 @@ def test_noise_is_counted_and_asked_for_ever_more_seldom():
     assert stats.proposed_tokens < 15
 
 
-def test_nothing_is_guessed_where_logits_depend_on_the_answer():
-    class AnyText:
-        is_done = is_broken = False
-
-        def fill_mask(self, mask_W) -> None:
-            mask_W.fill_(-1)
-
-        def accept(self, token_id) -> None: ...
-
-        def rollback(self, n_tokens) -> None: ...
-
-    proposer = Noise()
-    held = [
-        request("presence", presence_penalty=0.1),
-        request("frequency", frequency_penalty=0.1),
-        request("repetition", repetition_penalty=1.1),
-        request("grammar", grammar=Grammar("regex", ".*")),
-        request("early", stop_token_ids=(0,), min_tokens=20),
-    ]
-    under_test = engine(proposer, n_slots=9, make_constraint=lambda *_: AnyText())
-    under_test.generate([*held, request("free")])
-    assert {r.request_id for r in proposer.asked} == {"free"}
-
-
 def test_a_rejected_token_is_in_no_page_that_is_found_again():
     prompt = tuple(range(14))
     under_test = engine(Noise(), n_slots=1)
@@ -207,20 +183,42 @@ def test_guesses_take_pages_from_nobody():
     assert under_test.stats().accepted_tokens > 20
 
 
-def test_a_draft_of_another_vocabulary_is_refused():
-    with pytest.raises(ConfigError) as caught:
-        engine(DraftModel(FakeModel(FakeConfig(vocab_size=50))))
-    assert caught.value.details["param"] == "draft"
+def test_another_proposer_takes_over_and_numbers_go_on():
+    under_test = engine(Oracle(PLAIN, 0.0), n_slots=2)
+    under_test.add(REQUESTS[0])
+    told = [chunk for _ in range(4) for chunk in under_test.step()]
+    n_before = under_test.stats().accepted_tokens
+    assert n_before > 0
+    with pytest.raises(ConfigError):
+        under_test.speculate(Speculation(DraftModel(FakeModel(FakeConfig(vocab_size=50)))))
+    under_test.speculate(Speculation(DraftModel(fake())))
+    while under_test.n_unfinished:
+        told += under_test.step()
+    whole = PLAIN["greedy"][0].token_ids
+    assert tuple(token_id for chunk in told for token_id in chunk.token_ids) == whole
+    assert under_test.stats().accepted_tokens > n_before + 10
 
 
-def test_a_long_text_is_read_by_the_draft_in_pieces():
-    config = FakeConfig(vocab_size=288, max_seq_len=1000)
-    draft = FakeModel(config)
-    under_test = engine(DraftModel(draft), FakeModel(config), n_slots=1)
-    under_test.generate([request("a", [n % 288 for n in range(700)], 60)])
-    assert max(max(sizes) for sizes in draft.batches) == 256
-    stats = under_test.stats()
-    assert stats.accepted_tokens == stats.proposed_tokens > 30
+class Silent(Noise):
+    """Knows nothing, and takes a second to say so."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def propose(self, sequences, counts) -> list[list[int]]:
+        self.clock[0] += 1.0
+        return [[] for _ in sequences]
+
+
+def test_a_step_in_which_nobody_had_guesses_is_not_taken_for_a_plain_one():
+    now = [0.0]
+    under_test = engine(Silent(now), n_slots=1, clock=lambda: now[0])
+    under_test.add(request("a", max_tokens=60))
+    while under_test.n_unfinished:
+        under_test.step()
+    assert under_test._speculator is not None
+    assert under_test._speculator._payoff.is_wanted(1)
 
 
 lives = st.lists(
@@ -324,6 +322,8 @@ def test_real_models_answer_alike(real_model, proposer, n_slots):
     requests[3] = replace(
         requests[3], n=2, sampling=replace(requests[3].sampling, logprobs=2, top_p=0.9)
     )
+    punished = {"presence_penalty": 0.7, "repetition_penalty": 1.3}
+    requests[4:6] = [replace(r, sampling=replace(r.sampling, **punished)) for r in requests[4:6]]
     plain = answers(requests, model=real_model, n_slots=n_slots)
     made: dict[str, Callable[[], Proposer]] = {
         "noise": Noise,
