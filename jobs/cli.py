@@ -195,6 +195,7 @@ def _print_preview(
 @click.option("--min-replicas", type=int, help="Engines kept running; 1 if not given.")
 @click.option("--max-replicas", type=int, help="Engines at most, under load; 2 if not given.")
 @click.option("--max-seq-len", type=int, help="A shorter window than the model's: less memory.")
+@click.option("--draft", help="A smaller model of the same tokenizer, which guesses.")
 @with_overrides
 @with_json
 def serve(
@@ -202,7 +203,7 @@ def serve(
     adapters: tuple[str, ...],
     overrides: tuple[str, ...],
     as_json: bool,
-    **values: int | None,
+    **values: int | str | None,
 ) -> None:
     """Serve MODEL behind the OpenAI-compatible HTTP API.
 
@@ -210,6 +211,7 @@ def serve(
     Example:  mulm serve demo
               mulm serve demo@1 --max-replicas 4
               mulm serve demo --adapter demo-poems --adapter other=demo-poems@2
+              mulm serve demo --draft demo-small
               mulm serve qwen --max-seq-len 4096 --set n_slots=64
     """
     with open_journey() as journey:

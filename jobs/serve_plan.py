@@ -17,6 +17,7 @@ from mulm.facts import Facts
 from mulm.model.adapter_version import ADAPTER
 from mulm.refs import parse_ref
 from mulm.store import Store
+from serve_app.checked_args import require_window, with_pinned_draft
 from serve_app.chosen_adapter import choose_adapters
 from serve_app.settings import AppArgs
 
@@ -53,6 +54,7 @@ def plan_serving(
         CorruptError: a file of one is damaged.
         ConfigError: a setting is impossible, or the window longer than the model's.
         ConflictError: an adapter does not fit the model.
+        TokenizerMismatchError: a draft does not.
     """
     given = {name: value for name, value in (values or {}).items() if value is not None}
     given |= {"model": model, "adapters": adapters_by_name(adapters)}
@@ -62,9 +64,8 @@ def plan_serving(
     version = facts.resolve("model", args.ref)
     manifest = store.load(version.manifest_id)
     store.paths(manifest.blobs)
-    _require_window(
-        args.max_seq_len, version.ref, json.loads(store.read(manifest.blob("config.json")))
-    )
+    require_window(args.max_seq_len, version, json.loads(store.read(manifest.blob("config.json"))))
+    args = with_pinned_draft(args, manifest, store, facts)
     chosen = choose_adapters(args, manifest, store, facts)
     for each in chosen:
         each.require_usable()
@@ -95,12 +96,3 @@ def pinned(facts: Facts, ref: str) -> str:
     """An alias is followed when it moves; a name is pinned to its newest version."""
     parsed = parse_ref(ref)
     return ref if parsed.alias is not None else facts.resolve("model", parsed).ref
-
-
-def _require_window(asked: int | None, ref: str, shape: Mapping[str, Any]) -> None:
-    window = int(shape["max_seq_len"])
-    if asked is not None and asked > window:
-        raise ConfigError(
-            f"max_seq_len {asked} is more than {ref} can read",
-            hint=f"its window is {window} tokens",
-        )

@@ -16,6 +16,7 @@ from contextlib import aclosing
 from typing import Any
 
 from mulm.config import parse_config
+from mulm.engine.draft_model import DraftModel
 from mulm.engine.engine import Engine
 from mulm.engine.pages import pages_for
 from mulm.engine.prompt_lookup import PromptLookup
@@ -24,7 +25,7 @@ from mulm.engine.stats import EngineStats
 from mulm.errors import NotRunningError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk
 from mulm.model.adapter import Adapter
-from mulm.model.batch import PAGE_TOKENS
+from mulm.model.batch import PAGE_TOKENS, LanguageModel
 from mulm.native.build import NoKernelsError
 from serve_app.alias_watch import (
     FOLLOW_PERIOD_S,
@@ -40,7 +41,6 @@ from serve_app.engine_thread import EngineThread
 from serve_app.held_adapters import HeldAdapters
 from serve_app.opened_model import (
     TORCH_THREADS_BESIDE_KERNELS,
-    MakeModel,
     OpenedModel,
     open_adapters,
     open_from_store,
@@ -53,6 +53,9 @@ _log = logging.getLogger(__name__)
 
 KEEP_PREVIOUS_S = 30.0
 """How long a replaced model takes new requests: until each ingress has noticed, by far."""
+
+_DRAFT_SHARE = 8
+"""A draft is smaller than its model by about as much."""
 
 OpenModel = Callable[[AppArgs], OpenedModel]
 OpenAdapters = Callable[[AppArgs, str], Mapping[str, Adapter | None]]
@@ -223,8 +226,8 @@ class EngineHost:
         self._adapters[opened.id] = HeldAdapters(thread, self._keep_previous_s)
         if opened.prepare is not None:
             self._prepares[opened.id] = opened.prepare
-        if opened.make_faster is not None:
-            self._begin(_speed_up(thread, opened.make_faster))
+        if opened.make_faster is not None or opened.make_draft_faster is not None:
+            self._begin(_speed_up(thread, opened, args))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -241,14 +244,17 @@ class EngineHost:
             )
 
 
-async def _speed_up(thread: EngineThread, make_faster: MakeModel) -> None:
+async def _speed_up(thread: EngineThread, opened: OpenedModel, args: AppArgs) -> None:
     """Have the kernels take over when they are compiled; without them it goes on as it is."""
     try:
-        faster = await asyncio.to_thread(make_faster)
+        if opened.make_faster is not None:
+            faster = await asyncio.to_thread(opened.make_faster)
+            thread.swap(faster, TORCH_THREADS_BESIDE_KERNELS)
+        if opened.make_draft_faster is not None:
+            draft = await asyncio.to_thread(opened.make_draft_faster)
+            thread.speculate(drafted(draft, args))
     except NoKernelsError as error:
         _log.warning("kernels failed, plain torch goes on reason=%s", error.message)
-    else:
-        thread.swap(faster, TORCH_THREADS_BESIDE_KERNELS)
 
 
 def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
@@ -262,11 +268,28 @@ def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
         args.max_seq_len,
         # Serve's queue holds back what exceeds twice the slots; the line here is never longer.
         max_waiting=2 * args.n_slots,
-        speculation=Speculation(PromptLookup(), args.n_guesses) if args.n_guesses else None,
+        speculation=speculation_of(opened, args),
         n_pages=n_pages(args, pages_for(window + 1), opened.model.page_bytes()),
         tokenizer=opened.tokenizer,
         make_constraint=opened.make_constraint,
     )
+
+
+def speculation_of(opened: OpenedModel, args: AppArgs) -> Speculation | None:
+    """Who guesses: the draft where there is one, else the text itself where guesses are asked for.
+
+    Raises:
+        ConfigError: the draft has another vocabulary.
+    """
+    if opened.draft is not None:
+        return drafted(opened.draft, args)
+    return Speculation(PromptLookup(), args.n_guesses) if args.n_guesses else None
+
+
+def drafted(draft: LanguageModel, args: AppArgs) -> Speculation:
+    """Guesses of a draft, whose keys and values take an eighth of the model's memory at most."""
+    proposer = DraftModel(draft, args.kv_cache_bytes // _DRAFT_SHARE)
+    return Speculation(proposer, args.n_guesses) if args.n_guesses else Speculation(proposer)
 
 
 def pressure(stats: EngineStats, n_slots: int) -> float:

@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 import torch
 
 from mulm.engine.engine import Engine
+from mulm.engine.speculation import Speculation
 from mulm.engine.stats import EngineStats
 from mulm.errors import MulmError, NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk, join_chunks
@@ -158,6 +159,10 @@ class EngineThread:
         command = EngineAct(work)
         self._enter(command)
         await asyncio.wrap_future(command.done)
+
+    def speculate(self, speculation: Speculation) -> None:
+        """Let this one, of the same vocabulary, guess from the next step on."""
+        self._inbox.put(EngineAct(lambda engine: engine.speculate(speculation)))
 
     def check_health(self) -> None:
         """Raise NotRunningError unless the engine is idle or finished a step lately."""

@@ -30,6 +30,7 @@ from mulm.native.build import NoKernelsError, find_compiler, library_path
 from mulm.native.model import NativeModel
 from mulm.store import Store
 from serve_app.chosen_adapter import choose_adapters
+from serve_app.draft import draft_for
 from serve_app.settings import AppArgs
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ class OpenedModel:
     """Holds answers to grammars; None where llguidance is not installed."""
     prepare: Callable[[Grammar], None] | None = None
     """Compiles a grammar, so that making its constraints is quick."""
+    draft: LanguageModel | None = None
+    """Guesses for it."""
+    make_draft_faster: MakeModel | None = None
+    """As `make_faster`, of the draft."""
 
 
 def open_from_store(args: AppArgs) -> OpenedModel:
@@ -62,17 +67,22 @@ def open_from_store(args: AppArgs) -> OpenedModel:
     Raises:
         NotFoundError: no such model.
         CorruptError: a file does not match its checksum.
+        TokenizerMismatchError, ConfigError: the draft does not fit; see `draft_for`.
     """
     from actors.ledger_host import connect_facts
     from actors.store_host import cluster_store
     from mulm.home import Home
 
     home = Home.from_env()
-    store = cluster_store(home)
-    manifest = store.load(connect_facts().resolve("model", args.ref).manifest_id)
+    store, facts = cluster_store(home), connect_facts()
+    manifest = store.load(facts.resolve("model", args.ref).manifest_id)
+    draft_manifest = draft_for(manifest, args, store, facts)
     tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
     grammars = Grammars(tokenizer) if is_installed() else None
     model, make_faster = open_weights(store, manifest, args, home.compiled)
+    draft, make_draft_faster = None, None
+    if draft_manifest is not None:
+        draft, make_draft_faster = open_weights(store, draft_manifest, args, home.compiled)
     return OpenedModel(
         manifest.id,
         model,
@@ -80,6 +90,8 @@ def open_from_store(args: AppArgs) -> OpenedModel:
         tokenizer,
         None if grammars is None else grammars.constraint,
         None if grammars is None else grammars.prepare,
+        draft,
+        make_draft_faster,
     )
 
 

@@ -49,6 +49,8 @@ class AppArgs(Frozen):
     """The type of keys and values: that of the model, or half of it on CPUs with the kernels."""
     n_guesses: Annotated[int, Field(ge=0, le=16)] = 0
     """Tokens of a stream that are guessed in one step at most; pays for answers that copy."""
+    draft: str | None = None
+    """A smaller model of the same tokenizer that guesses, by reference; `n_guesses` at most."""
     max_seq_len: Annotated[int, Field(ge=2)] | None = None
     """A smaller window than the model's, to save memory."""
     max_queued: Annotated[int, Field(ge=1)] = 64
@@ -77,6 +79,8 @@ class AppArgs(Frozen):
         for name, ref in self.adapters.items():
             check_name(name)
             parse_ref(ref)
+        if self.draft is not None:
+            parse_ref(self.draft)
         if self.max_replicas < self.min_replicas:
             raise ValueError("max_replicas must not be smaller than min_replicas")
         return self

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from mulm.engine.fake import FakeConfig, FakeModel
+from mulm.engine.prompt_lookup import PromptLookup
 from mulm.errors import ConfigError, ConflictError, NotRunningError
 from mulm.messages import GenerateRequest, Grammar, SamplingParams
 from mulm.model.adapter import Adapter
 from mulm.native.build import NoKernelsError
 from serve_app.engine_client import ModelChangingError
-from serve_app.engine_host import EngineHost, n_pages
+from serve_app.engine_host import EngineHost, n_pages, speculation_of
 from serve_app.opened_model import OpenedModel
 from serve_app.settings import AppArgs
 
@@ -218,6 +219,105 @@ def test_an_adapter_that_fails_to_open_keeps_what_is_served():
         assert await host.load() == {"model_id": "m@1", "n_unfinished": 0}
 
     asyncio.run(check())
+
+
+def stats(host, model_id="m"):
+    return host._threads[model_id].stats()
+
+
+@pytest.mark.parametrize("n_guesses", [0, 3])
+def test_a_draft_guesses_and_changes_no_answer(n_guesses):
+    draft = FakeModel()
+    host = EngineHost(lambda _args: OpenedModel("m", FakeModel(), draft=draft))
+    plain = EngineHost(lambda _args: OpenedModel("m", FakeModel()))
+
+    async def check():
+        for one in (host, plain):
+            await one.reconfigure({"model": "m@1", "n_guesses": n_guesses})
+        assert tokens(await collect(host, "m")) == tokens(await collect(plain, "m"))
+        assert stats(host).accepted_tokens > 0
+        assert draft.batches
+        await host.stop()
+        await plain.stop()
+
+    asyncio.run(check())
+
+
+def tokens(chunks):
+    return [token_id for chunk in chunks for token_id in chunk.token_ids]
+
+
+def test_a_models_draft_comes_and_goes_with_an_alias():
+    """`open_model` leaves it out where it does not fit."""
+    drafts = [FakeModel(), None, FakeModel()]
+    opened = iter(
+        OpenedModel(f"m{n}", FakeModel(salt=n), draft=draft) for n, draft in enumerate(drafts)
+    )
+    points_to = ["m0"]
+    host = EngineHost(
+        lambda _args: next(opened), resolve=lambda _args: points_to[0], follow_period_s=0.01
+    )
+
+    async def check():
+        await host.reconfigure({"model": "m@live", "draft": "small@1"})
+        for n, draft in enumerate(drafts):
+            points_to[0] = f"m{n}"
+            while (await host.load())["model_id"] != f"m{n}":
+                await asyncio.sleep(0.01)
+            assert (await collect(host, f"m{n}"))[-1].finish_reason == "length"
+            assert (stats(host, f"m{n}").proposed_tokens > 0) is (draft is not None)
+        await host.stop()
+
+    asyncio.run(check())
+
+
+def test_a_drafts_faster_form_takes_over_after_the_models():
+    slow, fast = FakeModel(), FakeModel()
+    made = []
+
+    def make(name, model):
+        made.append(name)
+        return model
+
+    opened = OpenedModel(
+        "m",
+        FakeModel(),
+        lambda: make("model", FakeModel()),
+        draft=slow,
+        make_draft_faster=lambda: make("draft", fast),
+    )
+    host = EngineHost(lambda _args: opened)
+
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        await asyncio.gather(*host._tasks)
+        assert made == ["model", "draft"]
+        await collect(host, "m")
+        assert fast.batches
+        assert not slow.batches
+        await host.stop()
+
+    asyncio.run(check())
+
+
+def test_a_drafts_memory_is_an_eighth():
+    windows = [
+        speculation_of(
+            OpenedModel("m", FakeModel(), draft=FakeModel(FakeConfig(max_seq_len=1 << 14))),
+            AppArgs(kv_cache_bytes=n_mb << 20),
+        )
+        for n_mb in (1, 2)
+    ]
+    for speculation in windows:
+        speculation.proposer.start(100, 1 << 14, FakeConfig().vocab_size)
+    assert [s.proposer.n_windows for s in windows] == [8, 16]
+    assert {s.max_guesses for s in windows} == {8}
+
+
+def test_without_a_draft_the_text_itself_is_asked_where_guesses_are_wanted():
+    opened = OpenedModel("m", FakeModel())
+    assert speculation_of(opened, AppArgs()) is None
+    assert isinstance(speculation_of(opened, AppArgs(n_guesses=2)).proposer, PromptLookup)
 
 
 @pytest.mark.parametrize(
