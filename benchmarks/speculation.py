@@ -2,6 +2,7 @@
 
     python -m benchmarks.speculation
     python -m benchmarks.speculation --shape 20M --threads 2 --rounds 3
+    python -m benchmarks.speculation --presence-penalty 0.5   # rows are drawn in order
 
 Weights are random, so texts are made: a step is computed whole, then the wanted token's logit is
 raised above all others. The repetitive text comes again every 40 tokens; in the random one no run
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="20M")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--presence-penalty", type=float, default=0.0)
     options = parser.parse_args()
     torch.set_num_threads(1)  # OpenMP's waiting threads would take the cores from the kernels'
     config = SHAPES[options.shape]
@@ -118,7 +120,7 @@ def main() -> None:
     draft = NativeModel(random_model(small(config)), KERNELS, options.threads)
     for text in (repetitive, random):
         for n in BATCHES:
-            compare(text, n, native, draft, options.rounds)
+            compare(text, n, native, draft, options)
 
 
 def small(config: MicroLMConfig) -> MicroLMConfig:
@@ -128,7 +130,11 @@ def small(config: MicroLMConfig) -> MicroLMConfig:
 
 
 def compare(
-    text: Callable[[int], NextId], n: int, native: NativeModel, draft: NativeModel, rounds: int
+    text: Callable[[int], NextId],
+    n: int,
+    native: NativeModel,
+    draft: NativeModel,
+    options: argparse.Namespace,
 ) -> None:
     """All ways in turn; their engines live as long as a server's would."""
     next_id = text(native.config.vocab_size)
@@ -142,11 +148,12 @@ def compare(
         name: Engine(Scripted(native, next_id), n, 512, speculation=way)
         for name, way in ways.items()
     }
-    for number in range(rounds):
+    params = SamplingParams(NEW, 0.0, presence_penalty=options.presence_penalty)
+    for number in range(options.rounds):
         plain = 0.0
         for name, engine in engines.items():
             before = engine.stats()
-            rate = tokens_per_s(engine, next_id, n, number)
+            rate = tokens_per_s(engine, next_id, n, number, params)
             plain = plain or rate
             stats = engine.stats()
             proposed = stats.proposed_tokens - before.proposed_tokens
@@ -158,9 +165,10 @@ def compare(
             )
 
 
-def tokens_per_s(engine: Engine, next_id: NextId, n: int, number: int) -> float:
+def tokens_per_s(
+    engine: Engine, next_id: NextId, n: int, number: int, params: SamplingParams
+) -> float:
     """Of `n` streams, from the step in which the last of them has begun."""
-    params = SamplingParams(max_tokens=NEW, temperature=0)
     for row in range(n):
         ids = [PERIOD * (1 + row + n * number)]
         while len(ids) < PROMPT:

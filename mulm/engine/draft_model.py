@@ -26,8 +26,11 @@ from mulm.engine.sampler import choose
 from mulm.errors import ConfigError
 from mulm.model.batch import Batch, LanguageModel
 
-_READ_TOKENS = 256
-"""Tokens of one text that are read in one step: who is behind by more guesses nothing yet."""
+_CATCH_UP_TOKENS = 256
+"""Of all texts that are new or were left behind, in one step, which streams wait for: who is behind
+by more guesses nothing yet."""
+_KEEP_UP_TOKENS = 32
+"""More than a step can find: who is behind by less is read in any case."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,15 +49,15 @@ class _Window:
         return self.owner is None or self.owner.slot is None
 
     def unread(self, end: int) -> list[int]:
-        """The owner's tokens up to `end` that are not there."""
+        """The owner's tokens up to `end` that are not there, the newest in any case."""
         assert self.owner is not None
         ids = self.owner.token_ids
-        for token_id, guess in zip(ids[self.n_read :], self.guesses, strict=False):
+        for token_id, guess in zip(ids[self.n_read : -1], self.guesses, strict=False):
             if token_id != guess:
                 break
             self.n_read += 1
         self.guesses = []
-        return ids[self.n_read : min(self.n_read + _READ_TOKENS, end)]
+        return ids[self.n_read : end]
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +97,7 @@ class DraftModel:
         self._windows: list[_Window] = []
         self._window_of: dict[Sequence, _Window] = {}
         self._cache: Any = None
-        self._max_seq_len = 0
+        self._max_seq_len = self._n_catching_up = 0
         self._table_NP = torch.empty(0, 0, dtype=torch.int32)
 
     @property
@@ -124,6 +127,7 @@ class DraftModel:
 
     def propose(self, sequences: Items[Sequence], counts: Items[int]) -> list[list[int]]:
         """As `Proposer.propose`."""
+        self._n_catching_up = _CATCH_UP_TOKENS
         streams = [self._stream(s, n) for s, n in zip(sequences, counts, strict=True)]
         left = [stream for stream in streams if stream is not None and stream.ids]
         while left:
@@ -140,6 +144,9 @@ class DraftModel:
         if window is None:
             return None
         ids, position = window.unread(self._max_seq_len), window.n_read
+        if len(ids) > _KEEP_UP_TOKENS:
+            ids = ids[: self._n_catching_up]
+            self._n_catching_up -= len(ids)
         window.n_read += len(ids)
         n_wanted = min(count, self._max_seq_len - len(sequence.token_ids))
         if window.n_read < len(sequence.token_ids):

@@ -48,6 +48,31 @@ def test_a_long_text_is_read_by_the_draft_in_pieces():
     assert stats.accepted_tokens == stats.proposed_tokens > 30
 
 
+def test_many_long_texts_are_read_by_the_draft_one_after_the_other():
+    config = FakeConfig(vocab_size=288, max_seq_len=1000)
+    draft, model = FakeModel(config), FakeModel(config)
+    under_test = engine(DraftModel(draft), model)
+    asked = [request(f"r{n}", [(n + i) % 288 for i in range(300)], 60) for n in range(4)]
+    under_test.generate(asked)
+    assert max(map(sum, draft.batches)) <= 256 + 3 * 9
+    stats = under_test.stats()
+    assert stats.accepted_tokens == stats.proposed_tokens > 100
+
+
+def test_what_it_read_beyond_the_answer_is_read_again():
+    """Of its guesses fewer are taken than it made, so that it may know the newest token."""
+
+    class Few(DraftModel):
+        def propose(self, sequences, counts):
+            return [found[:1] for found in super().propose(sequences, counts)]
+
+    under_test = engine(Few(fake()), n_slots=1)
+    under_test.generate([request("a")])
+    stats = under_test.stats()
+    n_plain = 1 + 8  # the first, and the trial of going without
+    assert stats.accepted_tokens == stats.proposed_tokens == (40 - n_plain) // 2
+
+
 WINDOW_BYTES = pages_for(CONFIG.max_seq_len) * PAGE_TOKENS
 """A page of the fake model has a byte for each token."""
 
