@@ -76,13 +76,11 @@ def open_from_store(args: AppArgs) -> OpenedModel:
     home = Home.from_env()
     store, facts = cluster_store(home), connect_facts()
     manifest = store.load(facts.resolve("model", args.ref).manifest_id)
-    draft_manifest = draft_for(manifest, args, store, facts)
+    draft_manifest = draft_for(manifest, args, store, facts)  # refused before weights are read
     tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
     grammars = Grammars(tokenizer) if is_installed() else None
     model, make_faster = open_weights(store, manifest, args, home.compiled)
-    draft, make_draft_faster = None, None
-    if draft_manifest is not None:
-        draft, make_draft_faster = open_weights(store, draft_manifest, args, home.compiled)
+    draft = draft_manifest and open_weights(store, draft_manifest, args, home.compiled)
     return OpenedModel(
         manifest.id,
         model,
@@ -90,8 +88,7 @@ def open_from_store(args: AppArgs) -> OpenedModel:
         tokenizer,
         None if grammars is None else grammars.constraint,
         None if grammars is None else grammars.prepare,
-        draft,
-        make_draft_faster,
+        *(draft or (None, None)),
     )
 
 

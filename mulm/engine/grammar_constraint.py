@@ -51,6 +51,11 @@ class GrammarConstraint:
         return self._has_failed or (self._is_only_end and not self._can_end())
 
     @property
+    def is_slow(self) -> bool:
+        """Whether it has used up so much time that none should be spent on what may come."""
+        return self._left_s < _BUDGET_S / 2
+
+    @property
     def error(self) -> str:
         """Why it is broken, where the library says."""
         return str(self._matcher.get_error())

@@ -40,6 +40,10 @@ class Constraint(Protocol):
     def is_broken(self) -> bool:
         """Whether it gave up, at a limit, before the answer was whole."""
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether it takes too long to be tried on tokens that may not come."""
+
 
 class StopText(Protocol):
     """Watches an answer for the texts that end it."""

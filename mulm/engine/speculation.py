@@ -136,7 +136,7 @@ class Speculator:
         """Guesses that are of use: none beyond the answer's end."""
         sequence = work.sequence
         is_stream = work.is_complete and work.n_tokens == 1 and sequence.has_begun
-        if not is_stream:
+        if not is_stream or (sequence.constraint is not None and sequence.constraint.is_slow):
             return 0
         stream = self._stream(sequence)
         if stream.n_to_wait:

@@ -282,3 +282,15 @@ def test_guesses_that_cannot_be_right_are_not_read(guesses, n_possible):
     [answer] = under_test.generate_all([asked])["r0"]
     assert TOKENIZER.decode(answer.token_ids) == "yes, yes, yes"
     assert under_test.stats().proposed_tokens <= n_possible
+
+
+def test_a_slow_grammar_is_not_tried_ahead():
+    asked = request("r0", grammar=Grammar("regex", "(yes, ){2}yes"), max_tokens=40, temperature=0.0)
+    under_test = engine(Fixed(YES), n_slots=1)
+    under_test.add(asked)
+    [sequence] = under_test._unfinished
+    assert not sequence.constraint.is_slow
+    sequence.constraint._left_s = 0.1
+    while under_test.n_unfinished:
+        under_test.step()
+    assert under_test.stats().proposed_tokens == 0
