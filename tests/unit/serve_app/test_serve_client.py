@@ -235,11 +235,14 @@ def test_where_an_engine_cannot_connect_tokens_come_over_the_handle_for_a_while(
 
     async def later():
         now_s = 0.0
-        client = ServeEngineClient(engine, TokenReceiver("127.0.0.1"), lambda: now_s)
+        receiver = TokenReceiver("127.0.0.1")
+        client = ServeEngineClient(engine, receiver, lambda: now_s)
         for now_s, n_streamed in ((0.0, 2), (29.0, 3), (31.0, 3)):
             engine.is_behind_a_firewall = now_s == 0
             async with aclosing(client.generate("m", GenerateRequest("a", (1,)))) as chunks:
                 assert [chunk async for chunk in chunks] == [TokenChunk("a", (1,)), END]
             assert engine.n_streamed == n_streamed
+        await engine.sender.close()
+        await receiver.close()
 
     asyncio.run(later())
