@@ -16,17 +16,9 @@ from contextlib import aclosing
 from typing import Any
 
 from mulm.config import parse_config
-from mulm.engine.draft_model import DraftModel
-from mulm.engine.engine import Engine
-from mulm.engine.pages import pages_for
-from mulm.engine.prompt_lookup import PromptLookup
-from mulm.engine.speculation import Speculation
-from mulm.engine.stats import EngineStats
 from mulm.errors import NotRunningError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk
 from mulm.model.adapter import Adapter
-from mulm.model.batch import PAGE_TOKENS, LanguageModel
-from mulm.native.build import NoKernelsError
 from serve_app.alias_watch import (
     FOLLOW_PERIOD_S,
     AliasWatch,
@@ -36,11 +28,11 @@ from serve_app.alias_watch import (
     resolve_ids,
 )
 from serve_app.engine_client import ModelChangingError
+from serve_app.engine_of_model import make_engine, pressure, speed_up
 from serve_app.engine_report import REPORT_PERIOD_S, EngineReport
 from serve_app.engine_thread import EngineThread
 from serve_app.held_adapters import HeldAdapters
 from serve_app.opened_model import (
-    TORCH_THREADS_BESIDE_KERNELS,
     OpenedModel,
     open_adapters,
     open_from_store,
@@ -53,9 +45,6 @@ _log = logging.getLogger(__name__)
 
 KEEP_PREVIOUS_S = 30.0
 """How long a replaced model takes new requests: until each ingress has noticed, by far."""
-
-_DRAFT_SHARE = 8
-"""A draft is smaller than its model by about as much."""
 
 OpenModel = Callable[[AppArgs], OpenedModel]
 OpenAdapters = Callable[[AppArgs, str], Mapping[str, Adapter | None]]
@@ -227,7 +216,7 @@ class EngineHost:
         if opened.prepare is not None:
             self._prepares[opened.id] = opened.prepare
         if opened.make_faster is not None or opened.make_draft_faster is not None:
-            self._begin(_speed_up(thread, opened, args))
+            self._begin(speed_up(thread, opened, args))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -242,70 +231,6 @@ class EngineHost:
                 EngineReport(model_id, thread.id, thread.stats())
                 for model_id, thread in self._threads.items()
             )
-
-
-async def _speed_up(thread: EngineThread, opened: OpenedModel, args: AppArgs) -> None:
-    """Have the kernels take over when they are compiled; without them it goes on as it is."""
-    try:
-        if opened.make_faster is not None:
-            faster = await asyncio.to_thread(opened.make_faster)
-            thread.swap(faster, TORCH_THREADS_BESIDE_KERNELS)
-        if opened.make_draft_faster is not None:
-            draft = await asyncio.to_thread(opened.make_draft_faster)
-            thread.speculate(drafted(draft, args))
-    except NoKernelsError as error:
-        _log.warning("kernels failed, plain torch goes on reason=%s", error.message)
-
-
-def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
-    """An engine with as many slots and pages as `args` say."""
-    window = min(
-        args.max_seq_len or opened.model.config.max_seq_len, opened.model.config.max_seq_len
-    )
-    return Engine(
-        opened.model,
-        args.n_slots,
-        args.max_seq_len,
-        # Serve's queue holds back what exceeds twice the slots; the line here is never longer.
-        max_waiting=2 * args.n_slots,
-        speculation=speculation_of(opened, args),
-        n_pages=n_pages(args, pages_for(window + 1), opened.model.page_bytes()),
-        tokenizer=opened.tokenizer,
-        make_constraint=opened.make_constraint,
-    )
-
-
-def speculation_of(opened: OpenedModel, args: AppArgs) -> Speculation | None:
-    """Who guesses: the draft where there is one, else the text itself where guesses are asked for.
-
-    Raises:
-        ConfigError: the draft has another vocabulary.
-    """
-    if opened.draft is not None:
-        return drafted(opened.draft, args)
-    return Speculation(PromptLookup(), args.n_guesses) if args.n_guesses else None
-
-
-def drafted(draft: LanguageModel, args: AppArgs) -> Speculation:
-    """Guesses of a draft, whose keys and values take an eighth of the model's memory at most."""
-    proposer = DraftModel(draft, args.kv_cache_bytes // _DRAFT_SHARE)
-    return Speculation(proposer, args.n_guesses) if args.n_guesses else Speculation(proposer)
-
-
-def pressure(stats: EngineStats, n_slots: int) -> float:
-    """How many engines like this one its work would fill: by slots, or by pages if they run out.
-
-    Waiting tokens count with the pages that they will need.
-    """
-    slots = (stats.n_running + stats.n_waiting) / n_slots
-    n_used = stats.n_pages - stats.n_free_pages + stats.waiting_tokens / PAGE_TOKENS
-    return max(slots, n_used / stats.n_pages)
-
-
-def n_pages(args: AppArgs, per_window: int, page_bytes: int) -> int:
-    """Pages of keys and values: what the memory given holds, a whole window at least."""
-    affordable = args.kv_cache_bytes // page_bytes
-    return max(per_window, min(args.n_slots * per_window, affordable))
 
 
 def _makes_same_engine(one: AppArgs, other: AppArgs) -> bool:

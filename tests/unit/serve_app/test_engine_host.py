@@ -14,7 +14,8 @@ from mulm.messages import GenerateRequest, Grammar, SamplingParams
 from mulm.model.adapter import Adapter
 from mulm.native.build import NoKernelsError
 from serve_app.engine_client import ModelChangingError
-from serve_app.engine_host import EngineHost, n_pages, speculation_of
+from serve_app.engine_host import EngineHost
+from serve_app.engine_of_model import n_pages, speculation_of
 from serve_app.opened_model import OpenedModel
 from serve_app.settings import AppArgs
 

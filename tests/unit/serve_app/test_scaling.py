@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mulm.engine.stats import EngineStats
-from serve_app.engine_host import pressure
+from serve_app.engine_of_model import pressure
 from serve_app.prefix_key import home_of, key_of
 from serve_app.scaling import by_pressure
 
