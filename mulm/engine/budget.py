@@ -6,6 +6,7 @@ that every prompt comes to its end; without streams nobody waits, and a step rea
 
 from __future__ import annotations
 
+from mulm.errors import ConfigError
 from mulm.model.batch import PAGE_TOKENS
 
 _NEWEST = 0.2
@@ -21,9 +22,14 @@ class StepBudget:
     Args:
         most_tokens: Of a step.
         longest_s: Of a step that streams wait for; None for plans that depend on no clock.
+
+    Raises:
+        ConfigError: not a token at a time.
     """
 
     def __init__(self, most_tokens: int, longest_s: float | None) -> None:
+        if most_tokens < 1:
+            raise ConfigError(f"{most_tokens} tokens a step read no prompt", param="prefill_tokens")
         self._most_tokens, self._longest_s = most_tokens, longest_s
         self._streams_s: float | None = None
         self._token_s: float | None = None

@@ -6,6 +6,8 @@ window and no more pages than there are, so it cannot wait for ever.
 
 from __future__ import annotations
 
+import math
+
 from mulm.engine.pages import pages_for
 from mulm.errors import ConfigError, ContextLengthError
 from mulm.messages import GenerateRequest
@@ -24,7 +26,7 @@ def check_request(
         ConfigError: another value is impossible; `param` names it.
     """
     _check_length(request, max_seq_len, n_pages)
-    _check_sampling(request)
+    _check_sampling(request, vocab_size)
     _check_ids("prompt", request.prompt_ids, vocab_size)
     _check_ids("logit_bias", [token_id for token_id, _ in request.sampling.logit_bias], vocab_size)
     _check_ids("stop_token_ids", request.sampling.stop_token_ids, vocab_size)
@@ -51,7 +53,7 @@ def _check_length(request: GenerateRequest, max_seq_len: int, n_pages: int) -> N
         )
 
 
-def _check_sampling(request: GenerateRequest) -> None:
+def _check_sampling(request: GenerateRequest, vocab_size: int) -> None:
     p = request.sampling
     wrong = {
         "temperature": not 0 <= p.temperature <= _LARGEST,
@@ -63,6 +65,10 @@ def _check_sampling(request: GenerateRequest) -> None:
         "frequency_penalty": not abs(p.frequency_penalty) <= _LARGEST,
         "logit_bias": not all(abs(bias) <= _LARGEST for _, bias in p.logit_bias),
         "min_tokens": not 0 <= p.min_tokens <= max(p.max_tokens, 0),
+        "logprobs": not 0 <= (p.logprobs or 0) <= vocab_size,
+        "prompt_logprobs": not 0 <= (p.prompt_logprobs or 0) <= vocab_size,
+        "stop": "" in p.stops,
+        "deadline_s": math.isnan(request.deadline_s),
         "n": request.n < 1,
         "best_of": request.best_of > 1 and request.best_of < request.n,
     }

@@ -10,7 +10,7 @@ kernels allow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -171,9 +171,21 @@ class Engine:
 
         However many there are, only as many as the waiting line holds are taken at a time.
         """
-        source = iter(requests)
-        waiting = next(source, None)
         answers: dict[str, list[TokenChunk]] = {}
+        try:
+            self._answer_all(iter(requests), answers)
+        except BaseException:  # one that cannot be taken, or Ctrl-C: the others go with it
+            for request_id in answers:
+                self.cancel(request_id)
+            raise
+        for choices in answers.values():
+            choices.sort(key=lambda choice: choice.index)
+        return answers
+
+    def _answer_all(
+        self, source: Iterator[GenerateRequest], answers: dict[str, list[TokenChunk]]
+    ) -> None:
+        waiting = next(source, None)
         parts: dict[tuple[str, int], list[TokenChunk]] = {}
         while waiting is not None or self._unfinished:
             while waiting is not None and self._has_room_for(waiting):
@@ -185,9 +197,6 @@ class Engine:
                 parts.setdefault(key, []).append(chunk)
                 if chunk.finish_reason:
                     answers[chunk.request_id].append(join_chunks(parts.pop(key)))
-        for choices in answers.values():
-            choices.sort(key=lambda choice: choice.index)
-        return answers
 
     def swap(self, model: LanguageModel) -> None:
         """Go on with other weights of the same shape from the next step on.

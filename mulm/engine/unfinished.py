@@ -13,6 +13,8 @@ from mulm.engine.group import Group
 from mulm.engine.request import Sequence
 from mulm.messages import TokenChunk
 
+_MANY = 64
+
 
 class Unfinished:
     """Groups of choices.
@@ -24,7 +26,8 @@ class Unfinished:
     def __init__(self, release: Callable[[Sequence], None]) -> None:
         self._release = release
         self._groups: dict[str, Group] = {}
-        self._deadlines: list[tuple[float, str]] = []  # a heap
+        self._deadlines: list[tuple[float, int, Group]] = []  # a heap; ended ones leave it later
+        self._n_added = 0
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -40,7 +43,11 @@ class Unfinished:
     def add(self, group: Group, due_s: float) -> None:
         """Keep a request until then."""
         self._groups[group.request.request_id] = group
-        heapq.heappush(self._deadlines, (due_s, group.request.request_id))
+        self._n_added += 1
+        heapq.heappush(self._deadlines, (due_s, self._n_added, group))
+        if len(self._deadlines) > 2 * len(self._groups) + _MANY:
+            self._deadlines = [entry for entry in self._deadlines if self._holds(entry[2])]
+            heapq.heapify(self._deadlines)
 
     def cancel(self, request_id: str) -> bool:
         """Let go of it with all that it holds; False when it has ended already."""
@@ -54,16 +61,19 @@ class Unfinished:
         """End those whose time is over; what their clients get."""
         late: list[TokenChunk] = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
-            _, request_id = heapq.heappop(self._deadlines)
-            group = self._groups.get(request_id)
-            if group is None:
+            _, _, group = heapq.heappop(self._deadlines)
+            if not self._holds(group):  # another request may have its id by now
                 continue
+            request_id = group.request.request_id
             for sequence in _open(group):
                 self._release(sequence)
                 sequence.finish_reason = "deadline"
                 late += group.tell(TokenChunk(request_id, (), "deadline", sequence.index))
             del self._groups[request_id]
         return late
+
+    def _holds(self, group: Group) -> bool:
+        return self._groups.get(group.request.request_id) is group
 
     def tell(self, chunks: Iterable[TokenChunk]) -> list[TokenChunk]:
         """What clients get of a step's chunks; who has ended leaves."""

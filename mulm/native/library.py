@@ -7,6 +7,7 @@ Python's lock.
 from __future__ import annotations
 
 import ctypes
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from mulm.model.batch import PAGE_TOKENS
-from mulm.native.build import build
+from mulm.native.build import NoKernelsError, build
+
+_log = logging.getLogger(__name__)
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
@@ -55,13 +58,27 @@ FAULTS = (
 @cache
 def load_library(folder: Path, extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The kernels, compiled into `folder` if they are not there yet. Raises NoKernelsError."""
-    library = ctypes.CDLL(str(build(folder, extra_flags)))
+    library = _opened(folder, extra_flags)
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     assert library.mulm_page_tokens() == PAGE_TOKENS, "pages differ between Python and C++"
     assert library.mulm_widest_head() == WIDEST_HEAD, "heads differ between Python and C++"
     return library
+
+
+def _opened(folder: Path, extra_flags: tuple[str, ...]) -> ctypes.CDLL:
+    """A file that is damaged is compiled anew."""
+    path = build(folder, extra_flags)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        _log.warning("kernels are compiled anew reason=%s", error)
+        path.unlink(missing_ok=True)
+    try:
+        return ctypes.CDLL(str(build(folder, extra_flags)))
+    except OSError as error:
+        raise NoKernelsError(f"the compiled kernels cannot be loaded: {error}") from None
 
 
 def address(tensor: Tensor, dtype: torch.dtype) -> int:

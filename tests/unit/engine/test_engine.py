@@ -292,9 +292,38 @@ def test_the_waiting_line_is_bounded_in_tokens():
         (request("x", temperature=float("nan")), "temperature"),
         (request("x", logit_bias=((50, 1.0),)), "logit_bias"),
         (replace(request("x"), n=3, best_of=2), "best_of"),
+        (request("x", logprobs=-1), "logprobs"),
+        (request("x", logprobs=10**6), "logprobs"),
+        (request("x", prompt_logprobs=-1), "prompt_logprobs"),
+        (request("x", stops=("",)), "stop"),
+        (request("x", deadline_s=float("nan")), "deadline_s"),
     ],
 )
 def test_what_is_impossible_is_named(bad, param):
     with pytest.raises(ConfigError) as caught:
         engine().add(bad)
     assert caught.value.details["param"] == param
+
+
+def test_a_request_that_cannot_be_taken_takes_the_others_with_it_and_leaves_nothing():
+    under_test = engine(n_slots=2)
+    with pytest.raises(ContextLengthError):
+        under_test.generate([request("good"), request("bad", (1,) * 60, max_tokens=50)])
+    assert under_test.n_unfinished == 0
+    under_test.check_integrity()
+    assert set(under_test.generate([request("next")])) == {"next"}
+
+
+def test_an_id_that_is_used_again_has_a_deadline_of_its_own():
+    clock = Clock()
+    under_test = engine(n_slots=1, clock=clock)
+    under_test.generate([request("a", max_tokens=1, deadline_s=5.0)])
+    under_test.add(request("a", max_tokens=20, deadline_s=600.0))
+    under_test.step()
+    clock.now_s = 6.0
+    assert [chunk.finish_reason for chunk in under_test.step()] == [None]
+
+
+def test_a_step_that_may_read_nothing_is_refused():
+    with pytest.raises(ConfigError):
+        engine(n_slots=1, prefill_tokens=0)

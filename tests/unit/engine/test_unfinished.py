@@ -63,3 +63,14 @@ def test_cancelled_once(unfinished, released):
     assert not unfinished.cancel("a")
     assert released == [("a", 0), ("a", 1)]
     assert unfinished.expire(2.0) == []
+
+
+def test_what_has_ended_is_not_remembered_until_its_deadline(unfinished):
+    kept = group("kept")
+    unfinished.add(kept, 1e9)
+    for number in range(2000):
+        one = group(str(number))
+        unfinished.add(one, 1e6)
+        unfinished.tell([end(one, 0)])
+    assert len(unfinished._deadlines) < 100
+    assert [chunk.request_id for chunk in unfinished.expire(1e9)] == ["kept"]
