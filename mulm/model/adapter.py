@@ -54,7 +54,7 @@ class Adapter:
         Raises:
             CorruptError: the names are not those of whole pairs.
         """
-        places = {name.rpartition(".")[0] for name in tensors}
+        places = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
         if tensors.keys() != {f"{place}.{side}" for place in places for side in _SIDES}:
             raise CorruptError("an adapter's file lacks one of two factors")
         changes: dict[tuple[int, str], LowRank] = {}

@@ -49,6 +49,7 @@ class PagedAttention:
         at_T = batch.positions_T.long()
         page_T = batch.pages_SP.long()[owner_T, at_T // PAGE_TOKENS]
         self.place_T = (page_T * PAGE_TOKENS + at_T % PAGE_TOKENS).to(device)
+        self._empty(page_T[at_T % PAGE_TOKENS == 0].to(device))
         single = [s for s, size in enumerate(sizes) if size == 1]
         self.rows_B = torch.tensor([begins[s] for s in single], device=device)
         if single:
@@ -56,7 +57,8 @@ class PagedAttention:
             n_pages = int(last_B.max()) // PAGE_TOKENS + 1
             held_BP = torch.arange(n_pages) <= (last_B // PAGE_TOKENS)[:, None]
             pages_BP = batch.pages_SP[single, :n_pages].long()
-            self.pages_BP = torch.where(held_BP, pages_BP, 0).to(device)
+            # Where others have more pages a sequence sees its own first one again, and not in fact.
+            self.pages_BP = torch.where(held_BP, pages_BP, pages_BP[:, :1]).to(device)
             seen_P = torch.arange(n_pages * PAGE_TOKENS)
             self.may_see_B11P = (seen_P <= last_B[:, None])[:, None, None].to(device)
         self.prompts = [
@@ -77,6 +79,16 @@ class PagedAttention:
             rows = slice(prompt.begin, prompt.begin + prompt.n_tokens)
             mixed_BTNH[:, rows] = prompt.attend(q_BTNH[:, rows], k_PXKH, v_PXKH)
         return mixed_BTNH
+
+    def _empty(self, begun_P: Tensor) -> None:
+        """Empty the pages that this batch begins.
+
+        Tokens that are not there yet count nothing, but nothing times what a broken model left
+        there before could be no number, and spoil another sequence.
+        """
+        if len(begun_P):
+            self.cache.k_LPXKH[:, begun_P] = 0
+            self.cache.v_LPXKH[:, begun_P] = 0
 
     def _streams(self, q_BNH: Tensor, k_PXKH: Tensor, v_PXKH: Tensor) -> Tensor:
         k_BKPH, v_BKPH = (x[self.pages_BP].flatten(1, 2).transpose(1, 2) for x in (k_PXKH, v_PXKH))

@@ -56,6 +56,7 @@ struct Task {
 class Heads {
   public:
     virtual ~Heads() = default;
+    virtual void begin_page(size_t number, size_t t) = 0;
     virtual void place(const Layer& layer, size_t number, int thread) = 0;
     virtual void attend(size_t number) = 0;
     virtual void join_stretches(int thread) = 0;
@@ -75,6 +76,15 @@ class HeadsOf final : public Heads {
     }
 
     bool has_stretches() const override { return n_stretches_; }
+
+    // A page that a token begins is emptied: tokens that are not there yet count nothing, but nothing times
+    // what a broken model left there before could be no number, and spoil another sequence.
+    void begin_page(size_t number, size_t t) override {
+        const int position = b_.positions[t];
+        if (position % kPageTokens) return;
+        const int32_t page = table(sequence_of_[t])[position / kPageTokens];
+        std::memset(pages_.keys(number, page, 0), 0, pages_.page_bytes);
+    }
 
     // Queries, keys and values of new tokens: normalised, turned, put where attention finds them.
     void place(const Layer& layer, size_t number, int thread) override {

@@ -114,7 +114,10 @@ class Step {
     void layer(const Layer& layer, size_t number, int thread) {
         const size_t D = s_.d_model;
         const Rows rows{rows_, row_bytes_, scales_};
-        each_row(thread, [&](size_t t) { norm_row(t, layer.attention_norm); });
+        each_row(thread, [&](size_t t) {
+            norm_row(t, layer.attention_norm);
+            heads_->begin_page(number, t);
+        });
         write_inner_rows(number, kQkv, rows, thread);
         m_.pool.wait();
         multiply_by(number, kQkv, rows, thread, 1, [&](size_t t, size_t unit, Floats* y, int n) {

@@ -139,3 +139,19 @@ def test_unknown_preset_names_the_nearest() -> None:
 def test_heads_must_divide() -> None:
     with pytest.raises(ValueError, match="multiple of n_kv_heads"):
         MicroLMConfig.model_validate(TINY.model_dump() | {"n_heads": 3})
+
+
+def test_what_a_broken_model_leaves_in_a_page_spoils_nobody() -> None:
+    model, table, other = tiny_model(), [1, 2, 3], [4, 5, 6]
+    short, long = ids(6).tolist(), ids(40).tolist()
+    with torch.inference_mode():
+        clean = model.extend(Batch.of((short[:5], 0, table)), model.make_cache(8))
+        cache = model.make_cache(8)
+        cache.k_LPXKH.fill_(float("nan"))
+        cache.v_LPXKH.fill_(float("nan"))
+        assert torch.equal(model.extend(Batch.of((short[:5], 0, table)), cache), clean)
+        model.extend(Batch.of((long[:39], 0, other)), cache)
+        streams = Batch.of((short[5:], 5, table), (long[39:], 39, other))
+        assert not model.extend(streams, cache).isnan().any(), (
+            "page 0 is nobody's and was never read"
+        )

@@ -122,3 +122,17 @@ def test_the_portable_code_computes_the_same(kernels):
         portable = NativeModel(model, kernels, 2, kv_dtype, flags)
         found, wanted = read(portable, ids), read(NativeModel(model, kernels, 2, kv_dtype), ids)
         assert (found - wanted).norm() < 0.01 * wanted.norm()
+
+
+@pytest.mark.parametrize("kv_dtype", [None, "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_broken_model_leaves_in_a_page_spoils_nobody(kernels, dtype, kv_dtype):
+    broken = micro(dtype=dtype)
+    broken.embedding.weight.data[77] = float("nan")
+    model = NativeModel(broken, kernels, 2, kv_dtype)
+    cache, clean = model.make_cache(N_PAGES), [token for token in tokens(8) if token != 77]
+    before = model.extend(Batch.of((clean, 0, [3])), cache)
+    assert model.extend(Batch.of(([77] * 16, 0, [3])), cache).isnan().any()
+    assert torch.equal(model.extend(Batch.of((clean, 0, [3])), cache), before)
+    one = model.extend(Batch.of(([clean[0]], len(clean), [3])), cache)
+    assert not one.isnan().any()
