@@ -8,6 +8,7 @@ interpreter's lock and in few threads; what was compiled and is asked for again 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class Grammars:
             ConfigError: it is no grammar, too large, or cannot be held; `param` is "grammar".
             OverloadedError: too many are being compiled.
         """
-        self._matcher(grammar)
+        self._matcher(grammar, _MAX_USES)
 
     def constraint(self, grammar: Grammar, stop_token_ids: Sequence[int] = ()) -> GrammarConstraint:
         """What holds one answer to `grammar`; it may end with one of the tokens given.
@@ -70,13 +71,14 @@ class Grammars:
         Raises:
             ConfigError, OverloadedError: as `prepare`.
         """
-        return GrammarConstraint(self._matcher(grammar), self._vocabulary, stop_token_ids)
+        matcher = self._matcher(grammar, math.inf)  # to make it anew is for a thread that may wait
+        return GrammarConstraint(matcher, self._vocabulary, stop_token_ids)
 
-    def _matcher(self, grammar: Grammar) -> Any:
+    def _matcher(self, grammar: Grammar, max_uses: float) -> Any:
         """A matcher at the beginning, that nobody else holds."""
         with self._lock:
             known, n_uses = self._compiled.get(grammar, (None, 0))
-            if known is not None and n_uses < _MAX_USES:
+            if known is not None and n_uses < max_uses:
                 fresh = known.deep_copy()
                 if not _has_error(fresh):
                     self._keep(grammar, known, n_uses + 1)

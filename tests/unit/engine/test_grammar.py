@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -318,3 +319,23 @@ def test_a_slow_compilation_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(grammar_module, "source_of", lambda _: time.sleep(0.1))
     with pytest.raises(ConfigError, match="too long"):
         Grammars(TOKENIZER).prepare(Grammar("json_object"))
+
+
+def test_a_worn_grammar_is_made_anew_where_it_is_prepared_and_not_in_the_engines_thread(
+    monkeypatch,
+):
+    grammars, one = Grammars(tiny_tokenizer()), Grammar("json_object")
+    made, compile_it = [], Grammars._compile
+
+    def noted(self: Grammars, grammar: Grammar) -> Any:
+        made.append(threading.current_thread().name)
+        return compile_it(self, grammar)
+
+    monkeypatch.setattr(Grammars, "_compile", noted)
+    for _ in range(400):
+        waiting = threading.Thread(target=grammars.prepare, args=(one,), name="may wait")
+        waiting.start()
+        waiting.join()
+        grammars.constraint(one)
+    assert 2 <= len(made) <= 5
+    assert set(made) == {"may wait"}
