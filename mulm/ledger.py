@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.facts import Alias, Event, Key, Phase, Pointed, Run, Scope, Version
+from mulm.ledger_database import LedgerDatabase
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
-from mulm.ledger_schema import open_database
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
-from mulm.sqlite_errors import named_errors
 
 
 class Ledger:
@@ -33,11 +30,8 @@ class Ledger:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         make_folder(path.parent)
-        self._path = path
         self._clock = clock
-        self._lock = threading.Lock()
-        with named_errors(path):
-            self._db = open_database(path)
+        self._db = LedgerDatabase(path)
 
     def __enter__(self) -> Self:
         return self
@@ -51,14 +45,14 @@ class Ledger:
 
     def publish(self, kind: Kind, name: str, manifest_id: str) -> Version:
         check_name(name)
-        with self._writing():
-            known = self._one(
+        with self._db.writing():
+            known = self._db.one(
                 "SELECT * FROM versions WHERE kind=? AND name=? AND manifest_id=?",
                 kind, name, manifest_id,
             )  # fmt: skip
             if known:
                 return version_of(known)
-            top = self._one(
+            top = self._db.one(
                 "SELECT max(number) AS top FROM (SELECT kind, name, number FROM versions"
                 " UNION ALL SELECT kind, name, number FROM removed) WHERE kind=? AND name=?",
                 kind, name,
@@ -69,15 +63,15 @@ class Ledger:
         return Version(*row)
 
     def resolve(self, kind: Kind, ref: Ref) -> Version:
-        with self._reading():
+        with self._db.reading():
             number = ref.version
             if ref.alias:
-                alias = self._one(
+                alias = self._db.one(
                     "SELECT number FROM aliases WHERE kind=? AND name=? AND alias=?",
                     kind, ref.name, ref.alias,
                 )  # fmt: skip
                 number = alias["number"] if alias else 0
-            found = self._one(
+            found = self._db.one(
                 "SELECT * FROM versions WHERE kind=? AND name=? AND (? IS NULL OR number=?)"
                 " ORDER BY number DESC LIMIT 1",
                 kind, ref.name, number, number,
@@ -87,7 +81,7 @@ class Ledger:
         return version_of(found)
 
     def versions(self, kind: Kind, name: str | None = None) -> list[Version]:
-        rows = self._all(
+        rows = self._db.all(
             "SELECT * FROM versions WHERE kind=? AND (? IS NULL OR name=?)"
             " ORDER BY created_s, number",
             kind, name, name,
@@ -95,14 +89,14 @@ class Ledger:
         return [version_of(row) for row in rows]
 
     def published_as(self, manifest_id: str) -> list[Version]:
-        rows = self._all(
+        rows = self._db.all(
             "SELECT * FROM versions WHERE manifest_id=? ORDER BY created_s, kind, name, number",
             manifest_id,
         )
         return [version_of(row) for row in rows]
 
     def remove_version(self, kind: Kind, name: str, number: int) -> None:
-        with self._writing():
+        with self._db.writing():
             version = self._numbered(kind, name, number)
             if version:
                 self._require_no_alias(version)
@@ -118,7 +112,7 @@ class Ledger:
         self, kind: Kind, name: str, alias: str, number: int, only_from: int | None = None
     ) -> None:
         check_alias(alias)
-        with self._writing():
+        with self._db.writing():
             version = self._numbered(kind, name, number)
             if version:
                 self._require_alias_at(kind, name, alias, only_from)
@@ -129,7 +123,7 @@ class Ledger:
             raise self._not_found(kind, Ref(name, version=number))
 
     def alias_history(self, kind: Kind, name: str, alias: str) -> list[Pointed]:
-        rows = self._all(
+        rows = self._db.all(
             "SELECT number, set_s FROM alias_history WHERE kind=? AND name=? AND alias=?"
             " ORDER BY rowid DESC",
             kind, name, alias,
@@ -137,18 +131,18 @@ class Ledger:
         return [Pointed(**row) for row in rows]
 
     def aliases(self, kind: Kind, name: str) -> dict[str, int]:
-        rows = self._all("SELECT alias, number FROM aliases WHERE kind=? AND name=?", kind, name)
+        rows = self._db.all("SELECT alias, number FROM aliases WHERE kind=? AND name=?", kind, name)
         return {row["alias"]: row["number"] for row in rows}
 
     def all_aliases(self, kind: Kind | None = None) -> list[Alias]:
-        rows = self._all(
+        rows = self._db.all(
             "SELECT * FROM aliases WHERE ? IS NULL OR kind=? ORDER BY kind, name, alias", kind, kind
         )
         return [Alias(**row) for row in rows]
 
     def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
         now_s = self._clock()
-        with self._writing():
+        with self._db.writing():
             self._db.execute(
                 "INSERT OR IGNORE INTO runs VALUES (?,?,?,'queued',?,?,NULL,NULL)",
                 (run_id, kind, json.dumps(dict(config)), now_s, now_s),
@@ -156,7 +150,7 @@ class Ledger:
         return self.run(run_id)
 
     def set_config(self, run_id: str, config: Mapping[str, Any]) -> None:
-        with self._writing():
+        with self._db.writing():
             changed = self._db.execute(
                 "UPDATE runs SET config=?, updated_s=? WHERE id=?",
                 (dumped(config), self._clock(), run_id),
@@ -165,9 +159,9 @@ class Ledger:
                 raise NotFoundError(f"no run {run_id!r}")
 
     def run(self, run_id: str) -> Run:
-        rows = self._all("SELECT * FROM runs WHERE id=?", run_id)
+        rows = self._db.all("SELECT * FROM runs WHERE id=?", run_id)
         if not rows:
-            known = [row["id"] for row in self._all("SELECT id FROM runs")]
+            known = [row["id"] for row in self._db.all("SELECT id FROM runs")]
             raise NotFoundError(f"no run {run_id!r}", hint=nearest(run_id, known[-20:]))
         return run_of(rows[0])
 
@@ -180,7 +174,7 @@ class Ledger:
     ) -> list[Run]:
         last = None if after is None else self.run(after)
         created_s = None if last is None else last.created_s
-        rows = self._all(
+        rows = self._db.all(
             "SELECT * FROM runs WHERE (?1 IS NULL OR kind=?1) AND (?2 IS NULL OR phase=?2)"
             " AND (?3 IS NULL OR created_s < ?3 OR (created_s = ?3 AND id > ?4))"
             " ORDER BY created_s DESC, id LIMIT ?5",
@@ -197,8 +191,8 @@ class Ledger:
         error: Mapping[str, Any] | None = None,
         only_from: Collection[Phase] | None = None,
     ) -> None:
-        with self._writing():
-            now = self._one("SELECT phase FROM runs WHERE id=?", run_id)
+        with self._db.writing():
+            now = self._db.one("SELECT phase FROM runs WHERE id=?", run_id)
             if not now:
                 raise NotFoundError(f"no run {run_id!r}")
             if only_from is not None and now["phase"] not in only_from:
@@ -211,13 +205,13 @@ class Ledger:
             self._append(run_id, [("phase", data)])
 
     def append_events(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        with self._writing():
+        with self._db.writing():
             return self._append(run_id, events)
 
     def events(
         self, run_id: str, after: int = 0, limit: int = 1000, kinds: Collection[str] = ()
     ) -> list[Event]:
-        rows = self._all(
+        rows = self._db.all(
             "SELECT * FROM events WHERE run_id=? AND seq>?"
             " AND (?='[]' OR kind IN (SELECT value FROM json_each(?))) ORDER BY seq LIMIT ?",
             run_id, after, wanted := json.dumps(sorted(kinds)), wanted, limit,
@@ -225,7 +219,7 @@ class Ledger:
         return [event_of(row) for row in rows]
 
     def last_event(self, run_id: str, kind: str | None = None) -> Event | None:
-        rows = self._all(
+        rows = self._db.all(
             "SELECT * FROM events WHERE run_id=? AND (? IS NULL OR kind=?)"
             " ORDER BY seq DESC LIMIT 1",
             run_id, kind, kind,
@@ -234,7 +228,7 @@ class Ledger:
 
     def add_key(self, key_id: str, digest: str, name: str, scope: Scope = "all") -> None:
         try:
-            with self._writing():
+            with self._db.writing():
                 self._db.execute(
                     "INSERT INTO keys (id, digest, name, created_s, scope) VALUES (?,?,?,?,?)",
                     (key_id, digest, name, self._clock(), scope),
@@ -243,7 +237,7 @@ class Ledger:
             raise ConflictError(f"the key {key_id!r} exists already") from None
 
     def replace_key(self, key_id: str, digest: str, name: str) -> None:
-        with self._writing():
+        with self._db.writing():
             self._db.execute("DELETE FROM keys WHERE name = ?", (name,))
             self._db.execute(
                 "INSERT OR REPLACE INTO keys (id, digest, name, created_s) VALUES (?,?,?,?)",
@@ -251,7 +245,7 @@ class Ledger:
             )
 
     def valid_keys(self) -> list[Key]:
-        rows = self._all("SELECT id, name, created_s, scope FROM keys ORDER BY created_s, id")
+        rows = self._db.all("SELECT id, name, created_s, scope FROM keys ORDER BY created_s, id")
         return [Key(**row) for row in rows]
 
     def key(self, key_id: str) -> Key:
@@ -261,28 +255,16 @@ class Ledger:
         raise NotFoundError(f"no key {key_id!r}")
 
     def remove_key(self, key_id: str) -> None:
-        with self._writing():
+        with self._db.writing():
             removed = self._db.execute("DELETE FROM keys WHERE id=?", (key_id,)).rowcount
         if not removed:
             raise NotFoundError(f"no key {key_id!r}")
 
     def key_digests(self) -> dict[str, str]:
-        return {row["digest"]: row["id"] for row in self._all("SELECT digest, id FROM keys")}
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with self._lock, named_errors(self._path):
-            yield
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction, alone from its first reading: another process may write too."""
-        with self._reading(), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
+        return {row["digest"]: row["id"] for row in self._db.all("SELECT digest, id FROM keys")}
 
     def _append(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        last = self._one("SELECT max(seq) AS seq FROM events WHERE run_id=?", run_id)
+        last = self._db.one("SELECT max(seq) AS seq FROM events WHERE run_id=?", run_id)
         seq = int(last["seq"] or 0) if last else 0
         for kind, data in events:
             seq += 1
@@ -291,13 +273,13 @@ class Ledger:
         return seq
 
     def _numbered(self, kind: Kind, name: str, number: int) -> Version | None:
-        row = self._one(
+        row = self._db.one(
             "SELECT * FROM versions WHERE kind=? AND name=? AND number=?", kind, name, number
         )
         return version_of(row) if row else None
 
     def _require_alias_at(self, kind: Kind, name: str, alias: str, only_from: int | None) -> None:
-        row = self._one(
+        row = self._db.one(
             "SELECT number FROM aliases WHERE kind=? AND name=? AND alias=?", kind, name, alias
         )
         now = row["number"] if row else 0
@@ -306,7 +288,7 @@ class Ledger:
             raise ConflictError(f"{name}@{alias} {where} by now", hint="look at it again")
 
     def _require_no_alias(self, version: Version) -> None:
-        alias = self._one(
+        alias = self._db.one(
             "SELECT alias FROM aliases WHERE kind=? AND name=? AND number=?",
             version.kind, version.name, version.number,
         )  # fmt: skip
@@ -322,16 +304,3 @@ class Ledger:
         names = {v.partition("@")[0] for v in known}
         options = known if ref.name in names else names
         return NotFoundError(f"no {kind} {str(ref)!r}", hint=nearest(str(ref), options))
-
-    def _all(self, query: str, *values: object) -> list[dict[str, Any]]:
-        with self._reading():
-            return self._rows(query, values)
-
-    def _one(self, query: str, *values: object) -> dict[str, Any] | None:
-        rows = self._rows(query, values)
-        return rows[0] if rows else None
-
-    def _rows(self, query: str, values: tuple[object, ...]) -> list[dict[str, Any]]:
-        with closing(self._db.execute(query, values)) as cursor:
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
