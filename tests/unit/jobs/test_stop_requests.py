@@ -59,7 +59,7 @@ def test_afterwards_none_is_sent(ledger: Ledger) -> None:
     assert "stop-requests" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_ledger_that_is_away_is_asked_again(ledger: Ledger) -> None:
+def test_a_ledger_that_is_away_is_asked_again(ledger: Ledger, tmp_path: Path) -> None:
     class Flaky(Ledger):
         n_calls = 0
 
@@ -69,7 +69,7 @@ def test_a_ledger_that_is_away_is_asked_again(ledger: Ledger) -> None:
                 raise NotRunningError("away")
             return super().run(run_id)
 
-    with Flaky(ledger._path) as flaky:
+    with Flaky(tmp_path / "ledger.sqlite") as flaky:
         ledger.set_phase("run_a", "pausing")
         with pytest.raises(KeyboardInterrupt), stopped_on_request(flaky, "run_a", 0.01):
             wait(5)
