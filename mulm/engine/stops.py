@@ -22,6 +22,8 @@ class StopStrings:
 
     def push(self, token_id: int) -> bool:
         """Whether a stop is whole with this token."""
+        n_before = len(self._tail)
         text = self._tail + self._decoder.push([token_id])
         self._tail = text[max(0, len(text) - self._longest + 1) :] if self._longest > 1 else ""
-        return any(stop in text for stop in self._stops)
+        # A short one that was seen before, and passed over, may be in the tail still.
+        return any(text.find(stop, max(0, n_before - len(stop) + 1)) >= 0 for stop in self._stops)

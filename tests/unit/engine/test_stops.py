@@ -32,3 +32,9 @@ def test_a_stop_is_seen_with_the_token_that_completes_it(tokenizer, stop):
 
 def test_what_is_not_there_is_not_seen(tokenizer):
     assert seen_at(tokenizer, "the end of the story", ["the  end", "storys", "\n"]) is None
+
+
+def test_a_stop_that_was_passed_over_is_not_seen_again(tokenizer):
+    under_test = StopStrings(tokenizer, ("a", "a much longer stop"))
+    seen = [under_test.push(token_id) for token_id in tokenizer.encode("xaxyzxyza")]
+    assert [at for at, is_there in enumerate(seen) if is_there] == [1, 8]
