@@ -1,13 +1,15 @@
 """Starts runs as jobs of the cluster: a config is made one run, whoever gives it.
 
-Used by the HTTP API. Invariants: the id is what every other way to start the same run gives it; a
-run that has succeeded is not done again, and one that is under way is not started twice.
+Used by the HTTP API, and by the command line for the job itself. Invariants: the id is what every
+other way to start the same run gives it; a run that has succeeded is not done again, and one that
+is under way is not started twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from actors.job_client import JobClient
@@ -17,23 +19,12 @@ from mulm.errors import ConfigError, ConflictError, NotFoundError
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
 from mulm.home import Home
-from mulm.runs.identity import (
-    compress_identity,
-    evaluate_identity,
-    pinned,
-    run_id_of,
-    train_identity,
-)
+from mulm.runs.identity import IDENTITIES, pinned, run_id_of
 from mulm.runs.kinds import SCHEMAS
 from mulm.runs.standing import Standing
 from mulm.runs.transitions import may_resume
 from mulm.store import Store
 
-_IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], Mapping[str, Any]]] = {
-    "train": train_identity,
-    "evaluate": evaluate_identity,
-    "compress": compress_identity,
-}
 _RESUMED = ("train", "compress")
 """Kinds that read versions only: nothing that they read can have changed."""
 
@@ -68,7 +59,7 @@ class RunStarter:
         """
         config = pinned(load_config(SCHEMAS[kind], values), self._facts)
         _require_no_files(config)
-        run_id = run_id_of(kind, config, _IDENTITIES[kind](config, self._facts, self._store))
+        run_id = run_id_of(kind, config, IDENTITIES[kind](config, self._facts, self._store))
         try:
             phase = self._facts.run(run_id).phase
         except NotFoundError:
@@ -99,11 +90,24 @@ class RunStarter:
         self._submit(run.id, run.kind, load_config(SCHEMAS[run.kind], run.config))
 
     def _submit(self, run_id: str, kind: str, config: Frozen) -> None:
-        folder, values = self._home.run(run_id), config.model_dump(mode="json")
-        path = folder / "config.json"
-        write_atomic(path, canonical_json(values))
-        self._facts.create_run(run_id, kind, values)  # what is answered is there, whatever happens
-        self._jobs.submit(f"jobs.{kind}", run_id, path, folder)
+        # What is answered is there, whatever happens.
+        self._facts.create_run(run_id, kind, config.model_dump(mode="json"))
+        submit(self._home, self._jobs, kind, config, run_id, self._home.run(run_id))
+
+
+def submit(
+    home: Home, jobs: JobClient, kind: str, config: Frozen, run_id: str, folder: Path | None
+) -> str:
+    """Begin the job of a run, its config in the run's folder; returns the job's id.
+
+    Relative paths of the config begin in `folder`, by default in the current one.
+
+    Raises:
+        NotRunningError: the application is not up.
+    """
+    path = home.run(run_id) / "config.json"
+    write_atomic(path, canonical_json(config.model_dump(mode="json")))
+    return jobs.submit(f"jobs.{kind}", run_id, path, folder)
 
 
 def _require_no_files(config: Frozen) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from actors.cluster import connect
 from actors.cluster_info import ClusterInfo, read_token
 from actors.job_client import JobClient, JobWatch, lost_run_error
+from actors.run_starter import submit
 from actors.write_fact import write_fact
 from jobs.chat_client import ChatClient
 from jobs.entry import Identity, damage_of, is_finished
@@ -26,8 +27,7 @@ from jobs.follow import follow, known_run, last_seq
 from jobs.progress import Progress
 from jobs.run_resume import Continuation
 from jobs.work_here import work_here
-from mulm.atomic import write_atomic
-from mulm.config import Frozen, canonical_json, load_config, parse_config
+from mulm.config import Frozen, load_config, parse_config
 from mulm.data.recipe import Recipe
 from mulm.errors import MulmError, NotRunningError, StoppedError
 from mulm.eval.config import EvaluateConfig
@@ -110,10 +110,8 @@ class Journey:
         Raises:
             NotRunningError: the application is not up.
         """
-        return self._submit(
-            JobClient.of(connect(self._home), self._home),
-            found.kind, found.config, found.run_id, found.folder,
-        )  # fmt: skip
+        jobs = JobClient.of(connect(self._home), self._home)
+        return submit(self._home, jobs, found.kind, found.config, found.run_id, found.folder)
 
     def attend(self, run_id: str, job: FollowedJob) -> Result:
         """Show a run that goes on elsewhere until it ends.
@@ -197,20 +195,13 @@ class Journey:
         with chdir(folder) if folder else nullcontext():
             return work_here(kind, config, run_id, self._home, self._progress)
 
-    def _submit(
-        self, jobs: JobClient, kind: str, config: Frozen, run_id: str, folder: Path | None
-    ) -> str:
-        config_path = self._home.run(run_id) / "config.json"
-        write_atomic(config_path, canonical_json(config.model_dump(mode="json")))
-        return jobs.submit(f"jobs.{kind}", run_id, config_path, folder)
-
     def _run_job(
         self, kind: str, config: Frozen, run_id: str, info: ClusterInfo, folder: Path | None
     ) -> Result:
         jobs = JobClient.of(info, self._home)
         after = last_seq(self._facts, run_id)
         try:
-            self._submit(jobs, kind, config, run_id, folder)
+            submit(self._home, jobs, kind, config, run_id, folder)
             watch = JobWatch(jobs, run_id)
             return dict(follow(run_id, after, self._facts, watch, self._progress).result or {})
         except KeyboardInterrupt:

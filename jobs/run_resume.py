@@ -8,32 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import chdir
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mulm.config import Frozen, load_config
 from mulm.errors import ConflictError
 from mulm.facts import Facts, Run
-from mulm.runs.identity import (
-    compress_identity,
-    evaluate_identity,
-    prepare_identity,
-    run_id_of,
-)
-from mulm.runs.kinds import SCHEMAS
+from mulm.runs.identity import IDENTITIES, run_id_of
+from mulm.runs.kinds import SCHEMAS, TRAIN
 from mulm.store import Store
 
 _DERIVED = re.compile(r"run_[0-9a-f]{12}")
-# A training run's checkpoints themselves say what they belong to.
-_IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], Mapping[str, Any]]] = {
-    "prepare": prepare_identity,
-    "evaluate": evaluate_identity,
-    "compress": compress_identity,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +66,11 @@ def _folder(facts: Facts, run_id: str) -> Path:
 
 
 def _require_same_files(found: Continuation, facts: Facts, store: Store) -> None:
-    identity = _IDENTITIES.get(found.kind)
-    if identity is None or not _DERIVED.fullmatch(found.run_id):
+    # A training run's checkpoints themselves say what they belong to.
+    if found.kind == TRAIN or not _DERIVED.fullmatch(found.run_id):
         return
     with chdir(found.folder):
-        values = identity(found.config, facts, store)
+        values = IDENTITIES[found.kind](found.config, facts, store)
     if run_id_of(found.kind, found.config, values) != found.run_id:
         raise ConflictError(
             f"what {found.run_id} reads, or the code, has changed since it began",

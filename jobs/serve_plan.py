@@ -1,7 +1,7 @@
 """What `mulm serve` is to put behind HTTP: settings with pinned references that fit together.
 
-Called by the journey. Invariant: what is wrong with a model, a window or an adapter is told here,
-not by a replica that dies.
+Called by the journey. Invariant: what is wrong with a model, a window, a draft or an adapter is
+told here, not by a replica that dies.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 from mulm.config import load_config
 from mulm.errors import ConfigError
-from mulm.facts import Facts
+from mulm.facts import Facts, Version
+from mulm.manifest import Manifest
 from mulm.model.adapter_version import ADAPTER
 from mulm.refs import parse_ref
 from mulm.store import Store
-from serve_app.checked_args import require_window, with_pinned_draft
 from serve_app.chosen_adapter import choose_adapters
+from serve_app.draft import require_fit
 from serve_app.settings import AppArgs
 
 
@@ -64,8 +65,8 @@ def plan_serving(
     version = facts.resolve("model", args.ref)
     manifest = store.load(version.manifest_id)
     store.paths(manifest.blobs)
-    require_window(args.max_seq_len, version, json.loads(store.read(manifest.blob("config.json"))))
-    args = with_pinned_draft(args, manifest, store, facts)
+    _require_window(args.max_seq_len, version, manifest, store)
+    args = _with_pinned_draft(args, manifest, store, facts)
     chosen = choose_adapters(args, manifest, store, facts)
     for each in chosen:
         each.require_usable()
@@ -96,3 +97,21 @@ def pinned(facts: Facts, ref: str) -> str:
     """An alias is followed when it moves; a name is pinned to its newest version."""
     parsed = parse_ref(ref)
     return ref if parsed.alias is not None else facts.resolve("model", parsed).ref
+
+
+def _require_window(asked: int | None, version: Version, model: Manifest, store: Store) -> None:
+    window = int(json.loads(store.read(model.blob("config.json")))["max_seq_len"])
+    if asked is not None and asked > window:
+        raise ConfigError(
+            f"max_seq_len {asked} is more than {version.ref} can read",
+            hint=f"its window is {window} tokens",
+        )
+
+
+def _with_pinned_draft(args: AppArgs, model: Manifest, store: Store, facts: Facts) -> AppArgs:
+    if args.draft is None:
+        return args
+    draft = store.load(facts.resolve("model", parse_ref(args.draft)).manifest_id)
+    require_fit(args.draft, draft, model, store)
+    store.paths(draft.blobs)
+    return args.model_copy(update={"draft": pinned(facts, args.draft)})

@@ -38,7 +38,7 @@ class GrammarConstraint:
     @property
     def may_end(self) -> bool:
         """Whether what was accepted is a whole answer."""
-        return self._can_end()
+        return bool(self._matcher.is_accepting()) and not self._has_failed
 
     @property
     def is_done(self) -> bool:
@@ -48,7 +48,7 @@ class GrammarConstraint:
     @property
     def is_broken(self) -> bool:
         """Whether a limit was met, or a token came that was not allowed."""
-        return self._has_failed or (self._is_only_end and not self._can_end())
+        return self._has_failed or (self._is_only_end and not self.may_end)
 
     @property
     def is_slow(self) -> bool:
@@ -79,7 +79,7 @@ class GrammarConstraint:
             own_W.zero_()
         own_W &= self._text_W
         self._is_only_end = not bool(own_W.any())
-        if self._is_only_end or self._can_end():
+        if self._is_only_end or self.may_end:
             own_W |= self._stops_W
 
     def accept(self, token_id: int) -> None:
@@ -110,6 +110,3 @@ class GrammarConstraint:
     @property
     def _has_failed(self) -> bool:
         return self._left_s < 0 or bool(self._matcher.is_error())
-
-    def _can_end(self) -> bool:
-        return bool(self._matcher.is_accepting()) and not self._has_failed

@@ -6,7 +6,7 @@ Light: imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,3 +126,12 @@ def compress_identity(config: CompressConfig, facts: Facts, _store: Store) -> di
         "model": facts.resolve("model", parse_ref(config.model)).manifest_id,
         "compress": COMPRESS_VERSION,
     }
+
+
+IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], dict[str, Any]]] = {
+    "prepare": prepare_identity,
+    "train": train_identity,
+    "evaluate": evaluate_identity,
+    "compress": compress_identity,
+}
+"""What identifies a run of each kind beside its config."""

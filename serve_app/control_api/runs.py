@@ -12,6 +12,7 @@ from mulm.config import Frozen
 from mulm.errors import ConfigError
 from mulm.facts import Event, Phase
 from mulm.runs.curve import curve, finite, thinned
+from mulm.runs.digest import all_events
 from mulm.runs.kinds import name_of, references_of
 from mulm.runs.standing import Standing
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
@@ -25,7 +26,6 @@ EVENT_STREAM = "text/event-stream"
 _NOTHING_MORE: dict[str, Any] = {"description": "The run has ended, and all was told."}
 _DONE_BEFORE: dict[str, Any] = {"description": "This run was finished before."}
 _MAX_LINES = 10_000
-_EVENTS_AT_ONCE = 10_000
 
 
 class NewRun(Frozen):
@@ -98,14 +98,8 @@ def get_metrics(
 ) -> dict[str, Any]:
     """The numbers of a training run, a row for each step that was reported."""
     control.facts.run(run_id)
-    events: list[Event] = []
-    while True:
-        after = events[-1].seq if events else 0
-        more = control.facts.events(run_id, after, _EVENTS_AT_ONCE, ("metric",))
-        events += more
-        if len(more) < _EVENTS_AT_ONCE:
-            break
-    return {"object": "list", "data": thinned(curve(events), every, last), "has_more": False}
+    rows = curve(all_events(control.facts, run_id, "metric"))
+    return {"object": "list", "data": thinned(rows, every, last), "has_more": False}
 
 
 @router.get("/{run_id}/logs")

@@ -43,12 +43,9 @@ def only(*neutral: object) -> AfterValidator:
     return AfterValidator(check)
 
 
-Number = float | int | None
 Unsupported = Annotated[Any, only(None)]
-NeutralZero = Annotated[Any, only(None, 0, 0.0)]
 NeutralFalse = Annotated[Any, only(None, False)]
 NeutralList = Annotated[Any, only(None, [])]
-NeutralMapping = Annotated[Any, only(None, {})]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(strict=True, ge=0)]
 TokenKey = Annotated[int, Field(ge=0)]

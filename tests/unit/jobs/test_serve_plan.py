@@ -5,11 +5,22 @@ from __future__ import annotations
 import pytest
 
 from jobs.serve_plan import adapters_by_name, plan_serving
-from mulm.errors import ConfigError, ConflictError, CorruptError, NotFoundError
+from mulm.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    NotFoundError,
+    TokenizerMismatchError,
+)
 from mulm.ledger import Ledger
 from mulm.model.adapter_version import ADAPTER
 from mulm.store import Store
-from mulm.testing import tiny_stored_adapter, tiny_stored_model, tiny_tokenizer
+from mulm.testing import (
+    tiny_llama3_tokenizer,
+    tiny_stored_adapter,
+    tiny_stored_model,
+    tiny_tokenizer,
+)
 
 
 @pytest.fixture
@@ -26,6 +37,11 @@ def facts(tmp_path, store):
         for seed in (1, 2):
             ledger.publish("model", "poems", tiny_stored_adapter(store, base, seed).id)
         ledger.set_alias("model", "poems", "live", 1)
+        for n_layers in (1, 3):
+            small = tiny_stored_model(store, tiny_tokenizer(), n_layers=n_layers)
+            ledger.publish("model", "small", small.id)
+        ledger.set_alias("model", "small", "fast", 1)
+        ledger.publish("model", "other", tiny_stored_model(store, tiny_llama3_tokenizer()).id)
         yield ledger
 
 
@@ -69,3 +85,37 @@ def test_two_of_one_name_are_refused():
     assert adapters_by_name(["a", "b=a@2"]) == {"a": "a", "b": "a@2"}
     with pytest.raises(ConfigError, match="served as 'a'"):
         adapters_by_name(["a", "a@2"])
+
+
+def drafted(store, facts, draft, model="demo"):
+    return plan_serving(store, facts, model, values={"draft": draft}).args.draft
+
+
+def test_a_drafts_name_is_pinned_and_its_alias_stays_one(store, facts):
+    found = {draft: drafted(store, facts, draft) for draft in ("small", "small@1", "small@fast")}
+    assert found == {"small": "small@2", "small@1": "small@1", "small@fast": "small@fast"}
+    assert drafted(store, facts, None) is None
+
+
+@pytest.mark.parametrize("model", ["demo@1", "demo@live"])
+def test_a_wrong_draft_is_told_before_anything_starts(store, facts, model):
+    for draft, error in (("other", TokenizerMismatchError), ("nobody", NotFoundError)):
+        with pytest.raises(error):
+            drafted(store, facts, draft, model)
+
+
+def test_a_damaged_draft_is_told(store, facts):
+    manifest = store.load(facts.versions("model", "small")[1].manifest_id)
+    path = store.path(manifest.blob("model.safetensors"))
+    path.chmod(0o600)
+    path.write_bytes(b"short")
+    with pytest.raises(CorruptError):
+        drafted(Store(store.root), facts, "small")
+
+
+def test_a_window_is_the_models_at_most(store, facts):
+    for window in (None, 64):
+        plan = plan_serving(store, facts, "demo", values={"max_seq_len": window})
+        assert plan.args.max_seq_len == window
+    with pytest.raises(ConfigError, match="65"):
+        plan_serving(store, facts, "demo", values={"max_seq_len": 65})
