@@ -17,7 +17,9 @@ import click
 
 import mulm
 from jobs.cli_compress import compress
+from jobs.cli_config import config
 from jobs.cli_data import data
+from jobs.cli_doctor import doctor
 from jobs.cli_eval import evaluate
 from jobs.cli_model import model
 from jobs.cli_runs import runs
@@ -50,7 +52,9 @@ def cli() -> None:
 
 cli.add_command(chat)
 cli.add_command(compress)
+cli.add_command(config)
 cli.add_command(data)
+cli.add_command(doctor)
 cli.add_command(evaluate)
 cli.add_command(generate)
 cli.add_command(model)

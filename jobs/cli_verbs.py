@@ -5,6 +5,7 @@ Used by `jobs.cli` and the groups of verbs beside it (`jobs.cli_data`, `jobs.cli
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -15,11 +16,14 @@ import click
 from jobs.progress import Progress
 from mulm.errors import UnknownNameError, nearest
 from mulm.home import Home
+from mulm.terminal_text import harmless
 
 if TYPE_CHECKING:
     from jobs.journey import Journey
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_QUIET = "mulm.is_quiet"
 
 
 class Verbs(click.Group):
@@ -37,9 +41,46 @@ class Verbs(click.Group):
 
 
 def with_json(command: F) -> F:
-    """The `--json` option that every verb has."""
+    """The options that every verb has: `--json` and `--quiet`."""
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    return option(with_quiet(command))
+
+
+def with_quiet(command: F) -> F:
+    """The `--quiet` option by itself, for verbs with a `--json` of their own."""
+    option = click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=_note_quiet,
+        help="Say nothing but the result and errors.",
+    )  # fmt: skip
     return option(command)
+
+
+def _note_quiet(context: click.Context, _option: click.Parameter, is_quiet: bool) -> None:
+    context.meta[_QUIET] = is_quiet
+
+
+def is_quiet() -> bool:
+    """Whether the verb under way was told to say no more than its result."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(_QUIET))
+
+
+def shown_progress() -> Progress:
+    """Progress on stderr, or nowhere for a quiet verb."""
+    return Progress(_Nowhere() if is_quiet() else sys.stderr)
+
+
+def say(text: str) -> None:
+    """A line beside the result, on stderr; quiet verbs leave it out."""
+    if not is_quiet():
+        click.echo(harmless(text), err=True)
+
+
+class _Nowhere(io.StringIO):
+    """Takes what is written and keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 def with_overrides(command: F) -> F:
@@ -54,7 +95,7 @@ def open_journey() -> Journey:
     """The stages on this machine's installation, shown on stderr."""
     from jobs.journey import Journey
 
-    return Journey(Home.from_env(), Progress(sys.stderr))
+    return Journey(Home.from_env(), shown_progress())
 
 
 def print_result(result: Mapping[str, Any], as_json: bool, sentence: str) -> None:
@@ -71,6 +112,6 @@ def print_versions(versions: list[Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
     elif not rows:
-        click.echo("there are none yet", err=True)
+        say("there are none yet")
     for row in [] if as_json else rows:
         click.echo(f"{row['ref']:<24} {row['id']}")

@@ -32,6 +32,9 @@ EXIT_BY_CODE: dict[str, int] = {
     "stopped": 130,
 }
 
+FAULTS_FOUND = 30
+"""`mulm doctor` worked, and found something that does not."""
+
 
 def exit_code(error: BaseException) -> int:
     """The exit code of an error; 1 for what is not of our family."""

@@ -41,7 +41,7 @@ VERBS = {
     "demo",
     "compress",
 }
-VERBS |= {"runs"}
+VERBS |= {"runs", "config", "doctor"}
 
 
 @pytest.fixture
