@@ -122,10 +122,14 @@ class Sequence:
         return ("root", self.request.adapter)
 
     def append(self, token_id: int, logprob: TokenLogprob | None) -> tuple[int, ...]:
-        """Take a sampled token, note whether it ends the choice; returns what the client gets."""
+        """Take a sampled token, note whether it ends the choice; returns what the client gets.
+
+        Where the grammar lets nothing follow the token is none of the answer's, whatever it is: the
+        one that ends it, or, where none was named, what is drawn when all is forbidden.
+        """
         is_at_end = self.constraint is not None and self.constraint.is_done
-        may_stop = is_at_end or self.n_generated >= self.sampling.min_tokens
-        if may_stop and token_id in self.sampling.stop_token_ids:
+        may_stop = self.n_generated >= self.sampling.min_tokens
+        if is_at_end or (may_stop and token_id in self.sampling.stop_token_ids):
             self.finish_reason = self._end
             return ()
         self.token_ids.append(token_id)

@@ -279,6 +279,12 @@ def test_an_ambiguous_grammar_runs_out_of_time(monkeypatch: pytest.MonkeyPatch) 
     [(text, chunk)] = answers(grammar, n=1, stop_token_ids=())
     assert set(text) == {"a"}
     assert chunk.finish_reason == "length"
+    assert GRAMMARS.constraint(grammar).count_accepted(chunk.token_ids) == len(chunk.token_ids)
+
+
+def test_an_answer_that_may_only_be_empty_has_no_token() -> None:
+    [(_, chunk)] = answers(Grammar("regex", ""), n=1, stop_token_ids=())
+    assert (chunk.token_ids, chunk.finish_reason) == ((), "stop")
 
 
 def test_what_was_compiled_is_kept_and_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
