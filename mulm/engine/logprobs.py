@@ -1,7 +1,8 @@
 """Log-probabilities of tokens, of the distribution that the model gives before any change.
 
-Called by the sampler and, for prompts, by the engine. Shape letters: R rows, V vocabulary, K
-alternatives.
+Called by the sampler and, for prompts, by the engine. Invariant: of equal logits the lowest id is
+the largest, as for the sampler, so a greedy token is the first of its alternatives. Shape letters:
+R rows, V vocabulary, K alternatives, C candidates of a row.
 """
 
 from __future__ import annotations
@@ -24,12 +25,29 @@ def logprobs_of(logits_RV: Tensor, ids: Items[int], n_top: int) -> list[TokenLog
     own = (logits_RV[rows_R, ids_R] - total_R).tolist()
     if not n_top:
         return [TokenLogprob(i, x) for i, x in zip(ids, own, strict=True)]
-    top_RK, places_RK = logits_RV.topk(min(n_top, logits_RV.shape[-1]), dim=-1)
-    values, places = (top_RK - total_R[:, None]).tolist(), places_RK.tolist()
+    top_RK, ids_RK = _largest(logits_RV, min(n_top, logits_RV.shape[-1]))
+    values, alternatives = (top_RK - total_R[:, None]).tolist(), ids_RK.tolist()
     return [
-        TokenLogprob(ids[r], own[r], tuple(zip(places[r], values[r], strict=True)))
+        TokenLogprob(ids[r], own[r], tuple(zip(alternatives[r], values[r], strict=True)))
         for r in range(len(ids))
     ]
+
+
+def _largest(logits_RV: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Logits and ids (R, K) of the `n` largest, in order; of equal ones those of the lowest ids.
+
+    `topk` takes any of those that equal the last one, so rows that have more are looked at again.
+    """
+    values_RK, ids_RK = logits_RV.topk(n, dim=-1)
+    ids_RK, order_RK = ids_RK.sort(dim=-1)
+    values_RK, order_RK = values_RK.gather(1, order_RK).sort(dim=-1, descending=True, stable=True)
+    ids_RK = ids_RK.gather(1, order_RK)
+    n_candidates_R = (logits_RV >= values_RK[:, -1:]).sum(dim=-1)
+    for row in (n_candidates_R > n).nonzero()[:, 0].tolist():
+        ids_C = (logits_RV[row] >= values_RK[row, -1]).nonzero()[:, 0]
+        order_C = logits_RV[row, ids_C].sort(descending=True, stable=True).indices
+        ids_RK[row] = ids_C[order_C[:n]]
+    return values_RK, ids_RK
 
 
 def log_total(logits_RV: Tensor) -> Tensor:
