@@ -12,6 +12,8 @@ from mulm.engine.pages import pages_for
 from mulm.errors import ConfigError, ContextLengthError
 from mulm.messages import GenerateRequest
 
+_MOST_CHOICES = 1024
+"""Of one request: each is a sequence with the prompt's ids, and is made before it waits."""
 _LARGEST = 1e6
 """What a number may be so that fp32 logits stay finite; NaN is not."""
 
@@ -26,6 +28,7 @@ def check_request(
         ConfigError: another value is impossible; `param` names it.
     """
     _check_length(request, max_seq_len, n_pages)
+    _check_choices(request)
     _check_sampling(request, vocab_size)
     _check_ids("prompt", request.prompt_ids, vocab_size)
     _check_ids("logit_bias", [token_id for token_id, _ in request.sampling.logit_bias], vocab_size)
@@ -53,6 +56,18 @@ def _check_length(request: GenerateRequest, max_seq_len: int, n_pages: int) -> N
         )
 
 
+def _check_choices(request: GenerateRequest) -> None:
+    for param, n in (("n", request.n), ("best_of", request.best_of)):
+        if not 1 <= n <= _MOST_CHOICES:
+            raise ConfigError(
+                f"{param} is {n}, and a request has 1 to {_MOST_CHOICES} choices",
+                hint="ask for more of them in further requests",
+                param=param,
+            )
+    if 1 < request.best_of < request.n:
+        raise ConfigError("best_of must not be smaller than n", param="best_of")
+
+
 def _check_sampling(request: GenerateRequest, vocab_size: int) -> None:
     p = request.sampling
     wrong = {
@@ -69,8 +84,6 @@ def _check_sampling(request: GenerateRequest, vocab_size: int) -> None:
         "prompt_logprobs": not 0 <= (p.prompt_logprobs or 0) <= vocab_size,
         "stop": "" in p.stops,
         "deadline_s": math.isnan(request.deadline_s),
-        "n": request.n < 1,
-        "best_of": request.best_of > 1 and request.best_of < request.n,
     }
     for param, is_wrong in wrong.items():
         if is_wrong:

@@ -129,10 +129,11 @@ class Engine:
             raise ConflictError(f"the request {request.request_id!r} is running already")
         if request.adapter is not None and request.adapter not in self._adapters.numbers:
             raise ConfigError(f"no adapter {request.adapter!r} is loaded", param="model")
+        self._scheduler.require_room(*_size(request))
         seed = request.sampling.seed
         if seed is None:
             seed = int(torch.randint(2**62, (1,), generator=self._seeds))
-        n_sequences = max(request.n, request.best_of)
+        n_sequences, _ = _size(request)
         sequences = [self._sequence(request, index, seed) for index in range(n_sequences)]
         self._scheduler.enqueue(sequences)
         self._unfinished.add(Group(request, sequences), self._clock() + request.deadline_s)
@@ -188,7 +189,7 @@ class Engine:
         waiting = next(source, None)
         parts: dict[tuple[str, int], list[TokenChunk]] = {}
         while waiting is not None or self._unfinished:
-            while waiting is not None and self._has_room_for(waiting):
+            while waiting is not None and self._scheduler.can_enqueue(*_size(waiting)):
                 self.add(waiting)
                 answers[waiting.request_id] = []
                 waiting = next(source, None)
@@ -276,10 +277,6 @@ class Engine:
             sequence.constraint = self._make_constraint(sampling.grammar, sampling.stop_token_ids)
         return sequence
 
-    def _has_room_for(self, request: GenerateRequest) -> bool:
-        n_sequences = max(request.n, request.best_of)
-        return self._scheduler.can_enqueue(n_sequences, n_sequences * len(request.prompt_ids))
-
     def _draw(self, works: list[Work], outcome: Outcome) -> list[TokenChunk]:
         """Draw the tokens of all who have read all of theirs."""
         complete = [number for number, work in enumerate(works) if work.is_complete]
@@ -294,3 +291,9 @@ class Engine:
                 self._scheduler.count(drawn.work.sequence, drawn.n_right)
                 self._speculator.note(drawn.work, drawn.n_right)
         return [drawn.chunk() for drawn in found]
+
+
+def _size(request: GenerateRequest) -> tuple[int, int]:
+    """Its sequences, and the tokens that they bring to the waiting line."""
+    n_sequences = max(request.n, request.best_of)
+    return n_sequences, n_sequences * len(request.prompt_ids)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from mulm.engine.budget import StepBudget
@@ -85,21 +86,19 @@ class Scheduler:
         fits = self.n_waiting + n_sequences <= self._max_waiting + len(self._free_slots)
         return fits and self.waiting_tokens + n_tokens <= self._max_waiting_tokens
 
-    def enqueue(self, sequences: list[Sequence]) -> None:
-        """Put a request's sequences at the end of the line.
-
-        Raises:
-            OverloadedError: the line is full.
-        """
-        n_tokens = sum(s.n_unread for s in sequences)
-        if not self.can_enqueue(len(sequences), n_tokens):
+    def require_room(self, n_sequences: int, n_tokens: int) -> None:
+        """Refuse what `can_enqueue` denies. Raises OverloadedError."""
+        if not self.can_enqueue(n_sequences, n_tokens):
             raise OverloadedError(
                 f"{self.n_running} sequences are running and {self.n_waiting} are waiting"
                 f" with {self.waiting_tokens} tokens",
                 hint="try again in a moment",
             )
+
+    def enqueue(self, sequences: Items[Sequence]) -> None:
+        """Put a request's sequences at the end of the line; only after `can_enqueue`."""
         self._waiting.extend(sequences)
-        self.waiting_tokens += n_tokens
+        self.waiting_tokens += sum(s.n_unread for s in sequences)
 
     def plan(self, step: StepBudget) -> list[Work]:
         """The work of one step: a token of each stream, then as much of prompts as it may last."""

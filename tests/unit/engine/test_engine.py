@@ -292,6 +292,8 @@ def test_the_waiting_line_is_bounded_in_tokens():
         (request("x", temperature=float("nan")), "temperature"),
         (request("x", logit_bias=((50, 1.0),)), "logit_bias"),
         (replace(request("x"), n=3, best_of=2), "best_of"),
+        (replace(request("x"), n=0), "n"),
+        (replace(request("x"), best_of=0), "best_of"),
         (request("x", logprobs=-1), "logprobs"),
         (request("x", logprobs=10**6), "logprobs"),
         (request("x", prompt_logprobs=-1), "prompt_logprobs"),
@@ -303,6 +305,32 @@ def test_what_is_impossible_is_named(bad, param):
     with pytest.raises(ConfigError) as caught:
         engine().add(bad)
     assert caught.value.details["param"] == param
+
+
+def test_who_finds_no_room_has_nothing_made_for_him():
+    made = []
+
+    def make_constraint(grammar, stop_token_ids):
+        made.append(grammar)
+        raise AssertionError("there is no room for it")
+
+    under_test = engine(n_slots=1, max_waiting=1, make_constraint=make_constraint, seed=3)
+    under_test.add(request("a"))
+    under_test.add(request("b"))
+    for _ in range(3):
+        with pytest.raises(OverloadedError):
+            under_test.add(replace(request("c", grammar=Grammar("json_object")), n=100))
+    assert made == []
+
+
+@pytest.mark.parametrize("param", ["n", "best_of"])
+def test_choices_of_a_request_are_bounded_where_nobody_waits_too(param):
+    under_test = engine()
+    with pytest.raises(ConfigError, match="1 to 1024 choices") as caught:
+        under_test.add(replace(request("x", max_tokens=1), **{param: 50_000}))
+    assert caught.value.details["param"] == param
+    assert under_test.n_unfinished == 0
+    assert len(under_test.generate_all([replace(request("x", max_tokens=1), n=1024)])["x"]) == 1024
 
 
 def test_a_request_that_cannot_be_taken_takes_the_others_with_it_and_leaves_nothing():
