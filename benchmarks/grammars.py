@@ -125,7 +125,7 @@ def ours(tokenizer: Tokenizer) -> Compile:
 
     class Ours:
         def __init__(self, grammar: Grammar) -> None:
-            self._constraint = grammars.constraint(grammar, tokenizer.stop_ids)
+            self._constraint = grammars.compile(grammar, tokenizer.stop_ids)
 
         def mask(self, mask_W: torch.Tensor) -> None:
             self._constraint.fill_mask(mask_W)

@@ -3,16 +3,18 @@
 Made by whoever makes an engine, which asks for a constraint with each request that has a grammar.
 Built on llguidance (MIT), which needs no torch; without it a grammar is refused and all else works.
 Invariants: whatever text comes, it is compiled or refused within about 100 ms, outside the
-interpreter's lock and in few threads; what was compiled and is asked for again costs microseconds.
+interpreter's lock and in few threads; the engine's thread waits for none of it, so a grammar holds
+up no stream; what was compiled and is asked for again costs microseconds.
 """
 
 from __future__ import annotations
 
-import math
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from mulm.data.tokenizer import Tokenizer
@@ -23,12 +25,16 @@ from mulm.errors import ConfigError, OverloadedError
 from mulm.messages import Grammar
 
 _N_CACHED = 16
+_N_AWAITED, _AWAITED_S = 64, 5.0
+"""More are kept for so long where requests have prepared them, until the engine asks for them."""
 _MAX_USES = 256
 """A compiled grammar's lexer grows with the answers that it has seen: then a fresh one is made."""
 _N_THREADS = 2
 _DEADLINE_S = 2.0
 _STACK_BYTES = 64 << 20
 """Rules are followed by recursion in native code; other systems give a thread 512 kB."""
+_STACK_SIZE = threading.Lock()
+"""The size of new threads' stacks is the process's own, whoever changes it."""
 _LIMITS = {
     "max_items_in_row": 10_000,
     "initial_lexer_fuel": 200_000,
@@ -41,18 +47,36 @@ _LIMITS = {
 _ERROR_CHARACTERS = 300
 
 
+@dataclass(slots=True)
+class _Compiled:
+    """Matchers at the beginning of a grammar; copies of one share a lexer, which may get full.
+
+    So what is only tried has another lexer than the answers.
+    """
+
+    answers: Any
+    trials: Any
+    n_uses: int = 0
+    awaited_until_s: float = 0.0
+
+
 class Grammars:
     """Compiles grammars for one tokenizer and keeps the newest; safe in any thread.
+
+    Args:
+        tokenizer: The model's.
+        clock: Seconds.
 
     Raises:
         ConfigError: llguidance is not installed.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, clock: Callable[[], float] = time.monotonic) -> None:
         self._library = _library()
         self._vocabulary = GrammarVocabulary(tokenizer)
         self._limits = self._library.LLParserLimits(**_LIMITS)
-        self._compiled: OrderedDict[Grammar, tuple[Any, int]] = OrderedDict()
+        self._compiled: OrderedDict[Grammar, _Compiled] = OrderedDict()
+        self._clock = clock
         self._lock = threading.Lock()
         self._at_work = threading.Semaphore(_N_THREADS)
 
@@ -63,42 +87,58 @@ class Grammars:
             ConfigError: it is no grammar, too large, or cannot be held; `param` is "grammar".
             OverloadedError: too many are being compiled.
         """
-        self._matcher(grammar, _MAX_USES)
+        with self._lock:
+            known = self._compiled.get(grammar)
+            if known is not None and known.n_uses < _MAX_USES and not _is_full(known):
+                self._keep(grammar, known)
+                return
+        made = self._compile(grammar)
+        with self._lock:
+            self._keep(grammar, made)
 
     def constraint(self, grammar: Grammar, stop_token_ids: Sequence[int] = ()) -> GrammarConstraint:
-        """What holds one answer to `grammar`; it may end with one of the tokens given.
+        """What holds one answer to a grammar that was prepared just now; never waits.
+
+        It may end with one of the tokens given.
+
+        Raises:
+            OverloadedError: it is not there any more, as many others were prepared since.
+        """
+        with self._lock:
+            known = self._compiled.get(grammar)
+            if known is None or _is_full(known):
+                raise OverloadedError(
+                    "too many grammars are in use at the same time", hint="try again in a moment"
+                )
+            known.n_uses += 1
+            self._compiled.move_to_end(grammar)
+            matcher, trial = known.answers.deep_copy(), known.trials.deep_copy()
+        return GrammarConstraint(matcher, trial, self._vocabulary, stop_token_ids)
+
+    def compile(self, grammar: Grammar, stop_token_ids: Sequence[int] = ()) -> GrammarConstraint:
+        """Both at once, where nobody else waits: for engines of this process.
 
         Raises:
             ConfigError, OverloadedError: as `prepare`.
         """
-        matcher = self._matcher(grammar, math.inf)  # to make it anew is for a thread that may wait
-        return GrammarConstraint(matcher, self._vocabulary, stop_token_ids)
+        self.prepare(grammar)
+        return self.constraint(grammar, stop_token_ids)
 
-    def _matcher(self, grammar: Grammar, max_uses: float) -> Any:
-        """A matcher at the beginning, that nobody else holds."""
-        with self._lock:
-            known, n_uses = self._compiled.get(grammar, (None, 0))
-            if known is not None and n_uses < max_uses:
-                fresh = known.deep_copy()
-                if not _has_error(fresh):
-                    self._keep(grammar, known, n_uses + 1)
-                    return fresh
-        made = self._compile(grammar)
-        with self._lock:
-            self._keep(grammar, made, 1)
-            return made.deep_copy()
-
-    def _keep(self, grammar: Grammar, made: Any, n_uses: int) -> None:
-        self._compiled[grammar] = (made, n_uses)
+    def _keep(self, grammar: Grammar, made: _Compiled) -> None:
+        """As the newest; the oldest go, those last that a request has prepared just now."""
+        now_s = self._clock()
+        made.awaited_until_s = now_s + _AWAITED_S
+        self._compiled[grammar] = made
         self._compiled.move_to_end(grammar)
-        while len(self._compiled) > _N_CACHED:
-            self._compiled.popitem(last=False)
+        for old, it in list(self._compiled.items())[:-_N_CACHED]:
+            if it.awaited_until_s <= now_s or len(self._compiled) > _N_AWAITED:
+                del self._compiled[old]
 
-    def _compile(self, grammar: Grammar) -> Any:
+    def _compile(self, grammar: Grammar) -> _Compiled:
         """In a thread of its own, with room for recursion and a deadline."""
         if not self._at_work.acquire(timeout=_DEADLINE_S):
             raise OverloadedError("other grammars are being compiled", hint="try again later")
-        made: Future[Any] = Future()
+        made: Future[_Compiled] = Future()
 
         def run() -> None:
             try:
@@ -114,20 +154,24 @@ class Grammars:
         except TimeoutError:
             raise _refuse("takes too long to compile") from None
 
-    def _compile_here(self, grammar: Grammar) -> Any:
+    def _compile_here(self, grammar: Grammar) -> _Compiled:
         source = source_of(grammar)
+        made = _Compiled(self._read(source), self._read(source))
+        # The first mask finds what has no answer at all, or too many at once; the second what has
+        # filled the lexer, which copies share, so that no answer could follow the first.
+        for _ in range(2):
+            first = GrammarConstraint(made.answers.deep_copy(), None, self._vocabulary, ())
+            self._vocabulary.try_mask(first)
+            if first.is_broken:
+                raise _refuse(f"has no answer, or too many at once: {_readable(first.error)}")
+        return made
+
+    def _read(self, source: str) -> Any:
         matcher = self._library.LLMatcher(
             self._vocabulary.library_tokenizer, source, log_level=0, limits=self._limits
         )
         if matcher.is_error():
             raise _refuse(f"cannot be held: {_readable(matcher.get_error())}")
-        # The first mask finds what has no answer at all, or too many at once; the second what has
-        # filled the lexer, which copies share, so that no answer could follow the first.
-        for _ in range(2):
-            trial = GrammarConstraint(matcher.deep_copy(), self._vocabulary, ())
-            self._vocabulary.try_mask(trial)
-            if trial.is_broken:
-                raise _refuse(f"has no answer, or too many at once: {_readable(trial.error)}")
         return matcher
 
 
@@ -152,11 +196,11 @@ def _library() -> Any:
     return llguidance
 
 
-def _has_error(matcher: Any) -> bool:
-    """Whether it is broken already; copies share a lexer that another answer may have filled."""
-    if not matcher.is_error():
-        matcher.compute_bitmask()
-    return bool(matcher.is_error())
+def _is_full(compiled: _Compiled) -> bool:
+    """Whether answers have filled the lexer, so that no other could follow."""
+    fresh = compiled.answers.deep_copy()
+    fresh.compute_bitmask()
+    return bool(fresh.is_error())
 
 
 def _readable(message: str) -> str:
@@ -173,8 +217,9 @@ def _refuse(what: str) -> ConfigError:
 
 def _start_with_stack(thread: threading.Thread) -> None:
     """Start it with a stack of its own size; a thread that another starts just now gets it too."""
-    before = threading.stack_size(_STACK_BYTES)
-    try:
-        thread.start()
-    finally:
-        threading.stack_size(before)
+    with _STACK_SIZE:
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)

@@ -1,8 +1,9 @@
 """Holds one answer to a grammar, token by token.
 
 Made by `Grammars` for each sequence, used by the sampler and the speculation in the engine's
-thread. Invariants: a token that ends the answer is allowed exactly where the grammar may end; some
-token is always allowed, and where a limit leaves none the constraint is broken and says so.
+thread. Invariants: a token that ends the answer is allowed exactly where the grammar may end; where
+a limit, or the grammar itself, lets nothing follow, `is_done` says so once the mask is known; what
+is only tried takes nothing from an answer, not even room in the library's lexer.
 Shape letters: W words of 32 bits, one bit a token.
 """
 
@@ -23,12 +24,26 @@ takes longer with each token, and would hold up all other answers."""
 
 
 class GrammarConstraint:
-    """Where in a grammar one answer stands."""
+    """Where in a grammar one answer stands.
+
+    Args:
+        matcher: At the beginning.
+        trial: Another, whose lexer no answer uses, for tokens that may not come; None where none
+            are tried.
+        vocabulary: The tokenizer's.
+        stop_token_ids: Tokens that may end it.
+    """
 
     def __init__(
-        self, matcher: Any, vocabulary: GrammarVocabulary, stop_token_ids: Sequence[int]
+        self,
+        matcher: Any,
+        trial: Any,
+        vocabulary: GrammarVocabulary,
+        stop_token_ids: Sequence[int],
     ) -> None:
-        self._matcher = matcher
+        self._matcher, self._trial = matcher, trial
+        self._untried: list[int] = []
+        """Accepted, and not yet by `_trial`."""
         self._vocabulary = vocabulary
         self._stops_W = vocabulary.bits(stop_token_ids)
         self._text_W = vocabulary.text_W & ~self._stops_W
@@ -87,6 +102,7 @@ class GrammarConstraint:
         self._is_only_end = False
         begin_s = time.thread_time()
         self._matcher.consume_token(token_id)
+        self._untried.append(token_id)
         self._left_s += _BUDGET_PER_TOKEN_S - (time.thread_time() - begin_s)
 
     def count_accepted(self, token_ids: Sequence[int]) -> int:
@@ -96,16 +112,24 @@ class GrammarConstraint:
         """
         text_ids = self._vocabulary.text_ids
         n_text = next((n for n, i in enumerate(token_ids) if i not in text_ids), len(token_ids))
-        return int(self._matcher.validate_tokens(list(token_ids[:n_text])))
+        return int(self._tried().validate_tokens(list(token_ids[:n_text])))
 
     def copy(self) -> GrammarConstraint:
         """Another one that stands at the same place."""
         other = GrammarConstraint.__new__(GrammarConstraint)
-        other._matcher = self._matcher.deep_copy()
+        other._matcher, other._trial = self._tried().deep_copy(), self._tried().deep_copy()
+        other._untried = []
         other._vocabulary = self._vocabulary
         other._stops_W, other._text_W = self._stops_W, self._text_W
         other._is_only_end, other._left_s = self._is_only_end, self._left_s
         return other
+
+    def _tried(self) -> Any:
+        """The matcher for trials, where the answer stands."""
+        if self._untried:
+            self._trial.consume_tokens(self._untried)
+            self._untried = []
+        return self._trial
 
     @property
     def _has_failed(self) -> bool:

@@ -147,7 +147,7 @@ def said(use: ToolUse, seed: int, n_tokens: int = 400) -> str:
     tokenizer = tiny_tokenizer()
     grammar = use.grammar()
     assert grammar is not None
-    constraint = Grammars(tokenizer).constraint(grammar, tokenizer.stop_ids)
+    constraint = Grammars(tokenizer).compile(grammar, tokenizer.stop_ids)
     rng, ids = random.Random(seed), []
     mask_W = torch.zeros(10, dtype=torch.int32)
     for _ in range(n_tokens):

@@ -77,7 +77,7 @@ def engine(proposer: Proposer | None, **options: Any) -> Engine:
     speculation = None if proposer is None else Speculation(proposer)
     return Engine(
         fake(), tokenizer=TOKENIZER, speculation=speculation, clock=lambda: 0.0,
-        make_constraint=GRAMMARS.constraint, **options,
+        make_constraint=GRAMMARS.compile, **options,
     )  # fmt: skip
 
 

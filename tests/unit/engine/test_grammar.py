@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.engine.grammar import Grammars, is_installed
 from mulm.engine.grammar_constraint import GrammarConstraint
-from mulm.errors import ConfigError
+from mulm.errors import ConfigError, OverloadedError
 from mulm.messages import GenerateRequest, Grammar, SamplingParams, TokenChunk
 from mulm.testing import tiny_tokenizer
 
@@ -71,9 +72,7 @@ def allowed(constraint: GrammarConstraint) -> list[int]:
 
 def engine() -> Engine:
     model = FakeModel(FakeConfig(TOKENIZER.vocab_size, 512))
-    return Engine(
-        model, n_slots=8, tokenizer=TOKENIZER, make_constraint=GRAMMARS.constraint, seed=0
-    )
+    return Engine(model, n_slots=8, tokenizer=TOKENIZER, make_constraint=GRAMMARS.compile, seed=0)
 
 
 def answers(grammar: Grammar, n: int = 8, **sampling: Any) -> Iterator[tuple[str, TokenChunk]]:
@@ -135,7 +134,7 @@ def test_a_key_cannot_be_said_twice_by_numbers(inline: bool) -> None:
     """The second "a" would count, and need be no integer."""
     text = '{"type":"object","properties":{"a":{"type":"integer"}}}'
     grammar = Grammar("ebnf", f"start: %json {text}\n") if inline else Grammar("json_schema", text)
-    constraint = GRAMMARS.constraint(grammar, STOPS)
+    constraint = GRAMMARS.compile(grammar, STOPS)
     for again in ('"a"', '"\\u0061"'):
         ids = TOKENIZER.encode('{"a":1,' + again + ':"x"}')
         assert constraint.count_accepted(ids) < len(ids)
@@ -145,7 +144,7 @@ def test_a_key_cannot_be_said_twice_by_numbers(inline: bool) -> None:
 
 def test_free_until_the_trigger() -> None:
     grammar = Grammar("choice", '["yes","no"]', after="<?>")
-    constraint = GRAMMARS.constraint(grammar, STOPS)
+    constraint = GRAMMARS.compile(grammar, STOPS)
     text_ids = {i for i in range(TOKENIZER.vocab_size) if TOKENIZER.token_bytes(i)}
     for token_id in TOKENIZER.encode("free > <"):
         # All text is free; bytes that are no UTF-8 are not.
@@ -168,13 +167,13 @@ def test_a_token_may_reach_over_the_trigger() -> None:
     """The rest of it is held already."""
     over = next(i for i in range(TOKENIZER.vocab_size) if TOKENIZER.token_bytes(i) == b"er")
     for choices, is_allowed in (('["rat"]', True), ('["cat"]', False)):
-        constraint = GRAMMARS.constraint(Grammar("choice", choices, after="se"), STOPS)
+        constraint = GRAMMARS.compile(Grammar("choice", choices, after="se"), STOPS)
         constraint.accept(TOKENIZER.encode("s")[0])
         assert (over in allowed(constraint)) is is_allowed
 
 
 def test_special_tokens_are_no_text_and_the_end_comes_where_it_may() -> None:
-    constraint = GRAMMARS.constraint(Grammar("regex", "a|ab"), (STOPS[0],))
+    constraint = GRAMMARS.compile(Grammar("regex", "a|ab"), (STOPS[0],))
     special = set(TOKENIZER.special_tokens.values())
     assert not special & set(allowed(constraint))
     constraint.accept(TOKENIZER.encode("a")[0])
@@ -185,7 +184,7 @@ def test_special_tokens_are_no_text_and_the_end_comes_where_it_may() -> None:
 
 def test_an_ordinary_token_that_ends_is_no_text() -> None:
     b = TOKENIZER.encode("b")[0]
-    constraint = GRAMMARS.constraint(Grammar("regex", "a[abc]"), (b,))
+    constraint = GRAMMARS.compile(Grammar("regex", "a[abc]"), (b,))
     constraint.accept(TOKENIZER.encode("a")[0])
     assert b not in allowed(constraint)
     constraint.accept(TOKENIZER.encode("c")[0])
@@ -232,7 +231,7 @@ texts = st.text(alphabet=st.sampled_from('ab"\\{}[]: ,é🙂01ntrue'), max_size=
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(SCHEMAS), texts, st.lists(st.integers(0, 400), max_size=6))
 def test_what_a_copy_takes_changes_nothing(schema: Any, text: str, astray: list[int]) -> None:
-    constraint = GRAMMARS.constraint(Grammar("json_schema", json.dumps(schema)), STOPS)
+    constraint = GRAMMARS.compile(Grammar("json_schema", json.dumps(schema)), STOPS)
     for token_id in TOKENIZER.encode(text):
         now, was_done = allowed(constraint), constraint.is_done
         copied = constraint.copy()
@@ -252,7 +251,7 @@ def test_what_a_copy_takes_changes_nothing(schema: Any, text: str, astray: list[
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))
 def test_any_choices_are_held(choices: list[str]) -> None:
     try:
-        constraint = GRAMMARS.constraint(Grammar("choice", json.dumps(choices)), STOPS)
+        constraint = GRAMMARS.compile(Grammar("choice", json.dumps(choices)), STOPS)
     except ConfigError:
         assert any("\0" in choice for choice in choices)
         return
@@ -265,7 +264,7 @@ def test_any_choices_are_held(choices: list[str]) -> None:
 
 
 def test_a_token_that_is_not_allowed_breaks_it_and_ends_the_answer() -> None:
-    constraint = GRAMMARS.constraint(Grammar("choice", '["yes"]'), STOPS)
+    constraint = GRAMMARS.compile(Grammar("choice", '["yes"]'), STOPS)
     constraint.accept(TOKENIZER.encode("n")[0])
     assert constraint.is_broken
     assert constraint.is_done
@@ -279,7 +278,7 @@ def test_an_ambiguous_grammar_runs_out_of_time(monkeypatch: pytest.MonkeyPatch) 
     [(text, chunk)] = answers(grammar, n=1, stop_token_ids=())
     assert set(text) == {"a"}
     assert chunk.finish_reason == "length"
-    assert GRAMMARS.constraint(grammar).count_accepted(chunk.token_ids) == len(chunk.token_ids)
+    assert GRAMMARS.compile(grammar).count_accepted(chunk.token_ids) == len(chunk.token_ids)
 
 
 def test_an_answer_that_may_only_be_empty_has_no_token() -> None:
@@ -287,25 +286,129 @@ def test_an_answer_that_may_only_be_empty_has_no_token() -> None:
     assert (chunk.token_ids, chunk.finish_reason) == ((), "stop")
 
 
-def test_what_was_compiled_is_kept_and_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    grammars, sources = Grammars(TOKENIZER), []
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Grammar]:
+    """What is compiled from now on."""
+    sources: list[Grammar] = []
     real = grammar_module.source_of
     monkeypatch.setattr(
         grammar_module, "source_of", lambda grammar: sources.append(grammar) or real(grammar)
     )
+    return sources
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def choice_of(n: int) -> Grammar:
+    return Grammar("choice", json.dumps([str(n)]))
+
+
+def test_what_was_compiled_is_kept_and_renewed(
+    monkeypatch: pytest.MonkeyPatch, compiled: list[Grammar]
+) -> None:
     monkeypatch.setattr(grammar_module, "_N_CACHED", 2)
     monkeypatch.setattr(grammar_module, "_MAX_USES", 3)
-    a, b, c = (Grammar("choice", json.dumps([text])) for text in "abc")
+    clock = Clock()
+    grammars = Grammars(TOKENIZER, clock)
+    a, b, c = map(choice_of, range(3))
     for grammar in (a, a, a):
-        grammars.prepare(grammar)
-    assert sources == [a]
-    grammars.prepare(a)
-    assert sources == [a, a], "renewed after three uses"
+        grammars.compile(grammar)
+    assert compiled == [a]
+    grammars.compile(a)
+    assert compiled == [a, a], "renewed after three uses"
+    clock.now_s = 10.0
     for grammar in (b, c, b):
-        grammars.prepare(grammar)
-    assert sources == [a, a, b, c]
-    grammars.prepare(a)
-    assert sources == [a, a, b, c, a], "the oldest was dropped"
+        grammars.compile(grammar)
+    assert compiled == [a, a, b, c]
+    grammars.compile(a)
+    assert compiled == [a, a, b, c, a], "the oldest was dropped"
+
+
+def test_the_engines_thread_never_compiles(compiled: list[Grammar]) -> None:
+    clock = Clock()
+    grammars = Grammars(TOKENIZER, clock)
+    with pytest.raises(OverloadedError):
+        grammars.constraint(choice_of(0))
+    assert compiled == []
+    for n in range(30):
+        grammars.prepare(choice_of(n))
+    for n in range(30):  # all of them are awaited still
+        grammars.constraint(choice_of(n))
+    clock.now_s = 10.0
+    grammars.prepare(choice_of(30))
+    assert len(grammars._compiled) == 16
+    with pytest.raises(OverloadedError, match="too many"):
+        grammars.constraint(choice_of(0))
+    grammars.constraint(choice_of(29))
+    for n in range(100):
+        grammars.prepare(choice_of(n))
+    assert len(grammars._compiled) == 64
+    assert len(compiled) <= 131
+
+
+def test_streams_go_on_beside_a_grammar_that_is_not_there() -> None:
+    model = FakeModel(FakeConfig(TOKENIZER.vocab_size, 512))
+    under_test = Engine(
+        model, n_slots=2, tokenizer=TOKENIZER, make_constraint=Grammars(TOKENIZER).constraint
+    )
+    under_test.add(GenerateRequest("free", (40,), SamplingParams(max_tokens=3)))
+    sampling = SamplingParams(max_tokens=3, grammar=Grammar("json_object"))
+    with pytest.raises(OverloadedError):
+        under_test.add(GenerateRequest("held", (40,), sampling))
+    under_test.check_integrity()
+    assert [chunk.request_id for chunk in under_test.step()] == ["free"]
+
+
+def test_tokens_that_are_only_tried_take_no_room_of_the_lexer_from_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its automaton has a state for each of the last 31 letters."""
+    monkeypatch.setitem(grammar_module._LIMITS, "max_lexer_states", 250)
+    constraint = Grammars(TOKENIZER).compile(Grammar("regex", "[ab]*a[ab]{30}"), STOPS)
+    letters = [TOKENIZER.encode(letter)[0] for letter in "ab"]
+    random = Random(0)
+    constraint.accept(letters[0])
+    twins = [constraint.copy() for _ in range(3)]
+    for _ in range(500):
+        for twin in twins:
+            if not twin.is_broken:
+                allowed(twin)
+                twin.accept(random.choice(letters))
+        constraint.count_accepted(random.choices(letters, k=30))
+    assert all(twin.is_broken for twin in twins), "their lexer is full"
+    for _ in range(30):
+        assert set(allowed(constraint)) >= set(letters)
+        constraint.accept(letters[1])
+    assert constraint.may_end
+    assert not constraint.is_broken
+    constraint.copy()
+    assert 0 <= constraint.count_accepted(letters) <= 2
+
+
+def test_threads_that_start_at_the_same_time_have_the_stack_that_they_need() -> None:
+    """The size is set for the whole process while one starts."""
+    sizes: list[int] = []
+
+    class Slow(threading.Thread):
+        def start(self) -> None:
+            for _ in range(5):
+                sizes.append(threading.stack_size(64 << 20))  # there is no other way to ask
+                time.sleep(0.002)
+
+    starters = [
+        threading.Thread(target=grammar_module._start_with_stack, args=(Slow(),)) for _ in range(6)
+    ]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join()
+    assert sizes == [64 << 20] * 30
+    assert threading.stack_size(0) == 0
 
 
 def test_without_the_library_a_grammar_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

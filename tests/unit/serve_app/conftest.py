@@ -101,7 +101,7 @@ def served(tokenizer, window) -> Served:
 @pytest.fixture
 def thread(tokenizer, window):
     config = FakeConfig(vocab_size=320, max_seq_len=window)
-    constraint = Grammars(tokenizer).constraint
+    constraint = Grammars(tokenizer).compile
     engine = Engine(
         FakeModel(config), 4, max_waiting=64, tokenizer=tokenizer, make_constraint=constraint
     )
