@@ -16,9 +16,10 @@ from pathlib import Path
 import click
 
 import mulm
+from jobs.cli_backup import backup, restore
 from jobs.cli_compress import compress
 from jobs.cli_config import config
-from jobs.cli_data import data
+from jobs.cli_data import data, data_gc
 from jobs.cli_doctor import doctor
 from jobs.cli_eval import evaluate
 from jobs.cli_model import model
@@ -50,14 +51,17 @@ def cli() -> None:
     """
 
 
+cli.add_command(backup)
 cli.add_command(chat)
 cli.add_command(compress)
 cli.add_command(config)
 cli.add_command(data)
 cli.add_command(doctor)
 cli.add_command(evaluate)
+cli.add_command(data_gc, "gc")
 cli.add_command(generate)
 cli.add_command(model)
+cli.add_command(restore)
 cli.add_command(runs)
 
 

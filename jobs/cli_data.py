@@ -168,9 +168,11 @@ def data_verify(ref: str | None, as_json: bool) -> None:
 def data_gc(dry_run: bool, grace: float, as_json: bool) -> None:
     """Remove files that no name, no run and no model needs, of any kind of version.
 
+    `mulm gc` and `mulm data gc` are the same.
+
     \b
     Example:  mulm data gc --dry-run
-              mulm data gc --grace 1
+              mulm gc --grace 1
     """
     from jobs.dataset_upkeep import collected
     from jobs.dataset_words import size_text

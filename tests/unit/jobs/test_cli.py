@@ -41,7 +41,7 @@ VERBS = {
     "demo",
     "compress",
 }
-VERBS |= {"runs", "config", "doctor"}
+VERBS |= {"runs", "config", "doctor", "backup", "restore", "gc"}
 
 
 @pytest.fixture
