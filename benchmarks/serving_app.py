@@ -24,14 +24,16 @@ import uvicorn
 
 from benchmarks.serve_engine import make_model
 from benchmarks.serve_shapes import open_exported
+from mulm.accounts import Key
 from mulm.data.tokenizer import Tokenizer
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.messages import GenerateRequest, TokenChunk
 from mulm.model.batch import Batch
 from mulm.testing import tiny_tokenizer
-from serve_app.auth import KeyRing, digest_of
+from serve_app.auth import KeyRing
 from serve_app.engine_host import EngineHost
 from serve_app.ingress import make_app
+from serve_app.key_text import digest_of
 from serve_app.opened_model import OpenedModel
 from serve_app.service import Served, Service
 from serve_app.settings import AppArgs
@@ -116,7 +118,8 @@ def served(tokenizer: Tokenizer, model_id: str, max_seq_len: int, ref: str = "a@
 def make_service_app(host: EngineHost, light: Served) -> tuple[Service, Any]:
     """The application in front of a host."""
     service = Service(LocalClient(host), light)
-    return service, make_app(service, KeyRing(lambda: {digest_of(KEY): "key_1"}))
+    owner = Key("key_1", "measured", time.time(), "all")
+    return service, make_app(service, KeyRing(lambda: {digest_of(KEY, b""): owner}, b""))
 
 
 class SleepyModel(FakeModel):

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from mulm.accounts import Key, KeyLimits, Scope
 from mulm.manifest import Kind
 from mulm.refs import Ref
 
@@ -18,9 +19,6 @@ Phase = Literal[
     "queued", "preparing", "running", "pausing", "paused", "finalizing",
     "succeeded", "failed", "cancelled",
 ]  # fmt: skip
-Scope = Literal["all", "inference"]
-"""What a key lets somebody do: everything, or have models answer."""
-
 ENDED: frozenset[Phase] = frozenset({"succeeded", "failed", "cancelled"})
 RESTING: frozenset[Phase] = ENDED | {"paused"}
 """Where no process works on a run; what a paused one reads is kept, since it may go on."""
@@ -63,16 +61,6 @@ class Pointed:
 
     number: int
     set_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """An API key, without anything that would let somebody in."""
-
-    id: str
-    name: str
-    created_s: float
-    scope: Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,23 +185,47 @@ class Facts(Protocol):
     def last_event(self, run_id: str, kind: str | None = None) -> Event | None:
         """The newest event of a run, or the newest of one kind."""
 
-    def add_key(self, key_id: str, digest: str, name: str, scope: Scope = "all") -> None:
-        """Note an API key by the SHA-256 of its text. Raises ConflictError."""
+    def add_key(
+        self,
+        key_id: str,
+        digest: str,
+        name: str,
+        scope: Scope = "all",
+        models: tuple[str, ...] = (),
+        expires_s: float | None = None,
+        limits: KeyLimits | None = None,
+    ) -> Key:
+        """Note an API key by the digest of its secret. Raises ConflictError."""
 
     def replace_key(self, key_id: str, digest: str, name: str) -> None:
-        """As `add_key`; every other key of that name is not valid any more."""
+        """Note a key for everything; every other key of that name is not valid any more.
+
+        Raises ConflictError for a secret that was revoked.
+        """
+
+    def change_key(self, key: Key) -> None:
+        """Note a key's name, scope, models, end and limits. Raises NotFoundError."""
+
+    def rotate_key(self, key_id: str, digest: str, overlap_s: float) -> None:
+        """Give a key another secret; those before it end after `overlap_s` seconds.
+
+        Raises NotFoundError, and ConflictError for a secret that was revoked.
+        """
 
     def valid_keys(self) -> list[Key]:
-        """All of them, oldest first."""
+        """All that were not revoked, oldest first; some may have expired."""
 
     def key(self, key_id: str) -> Key:
-        """A valid key. Raises NotFoundError."""
+        """A key that was not revoked. Raises NotFoundError."""
 
     def remove_key(self, key_id: str) -> None:
         """Make a key invalid. Raises NotFoundError."""
 
-    def key_digests(self) -> dict[str, str]:
-        """Digest to key id of every valid key."""
+    def key_secrets(self) -> dict[str, Key]:
+        """Digest to key of every secret; of one that was rotated away with its own end."""
+
+    def is_retired(self, digest: str) -> bool:
+        """Whether a secret was rotated away or revoked."""
 
 
 def _texts(value: Any) -> Iterator[str]:

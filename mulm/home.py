@@ -56,6 +56,11 @@ class Home:
         return self.root / "api_key"
 
     @property
+    def key_secret(self) -> Path:
+        """What digests of API keys are made with, mode 0600; without it no new key is valid."""
+        return self.root / "key_secret"
+
+    @property
     def ray_token(self) -> Path:
         """The token that guards Ray's dashboard and jobs, mode 0600."""
         return self.root / "ray_token"

@@ -10,7 +10,6 @@ without a gap; an alias points to an existing version; a number means one manife
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -18,14 +17,15 @@ from typing import Any, Self
 
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
-from mulm.facts import Alias, Event, Key, Phase, Pointed, Run, Scope, Version
+from mulm.facts import Alias, Event, Phase, Pointed, Run, Version
 from mulm.ledger_database import LedgerDatabase
+from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
 
 
-class Ledger:
+class Ledger(KeyRows):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -225,43 +225,6 @@ class Ledger:
             run_id, kind, kind,
         )  # fmt: skip
         return event_of(rows[0]) if rows else None
-
-    def add_key(self, key_id: str, digest: str, name: str, scope: Scope = "all") -> None:
-        try:
-            with self._db.writing():
-                self._db.execute(
-                    "INSERT INTO keys (id, digest, name, created_s, scope) VALUES (?,?,?,?,?)",
-                    (key_id, digest, name, self._clock(), scope),
-                )
-        except sqlite3.IntegrityError:
-            raise ConflictError(f"the key {key_id!r} exists already") from None
-
-    def replace_key(self, key_id: str, digest: str, name: str) -> None:
-        with self._db.writing():
-            self._db.execute("DELETE FROM keys WHERE name = ?", (name,))
-            self._db.execute(
-                "INSERT OR REPLACE INTO keys (id, digest, name, created_s) VALUES (?,?,?,?)",
-                (key_id, digest, name, self._clock()),
-            )
-
-    def valid_keys(self) -> list[Key]:
-        rows = self._db.all("SELECT id, name, created_s, scope FROM keys ORDER BY created_s, id")
-        return [Key(**row) for row in rows]
-
-    def key(self, key_id: str) -> Key:
-        for key in self.valid_keys():
-            if key.id == key_id:
-                return key
-        raise NotFoundError(f"no key {key_id!r}")
-
-    def remove_key(self, key_id: str) -> None:
-        with self._db.writing():
-            removed = self._db.execute("DELETE FROM keys WHERE id=?", (key_id,)).rowcount
-        if not removed:
-            raise NotFoundError(f"no key {key_id!r}")
-
-    def key_digests(self) -> dict[str, str]:
-        return {row["digest"]: row["id"] for row in self._db.all("SELECT digest, id FROM keys")}
 
     def _append(self, run_id: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
         last = self._db.one("SELECT max(seq) AS seq FROM events WHERE run_id=?", run_id)

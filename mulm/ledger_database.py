@@ -54,6 +54,10 @@ class LedgerDatabase:
         with self.reading():
             return self._rows(query, values)
 
+    def all_inside(self, query: str, *values: object) -> list[Row]:
+        """Within `reading` or `writing`: the rows."""
+        return self._rows(query, values)
+
     def one(self, query: str, *values: object) -> Row | None:
         """Within `reading` or `writing`: the first row, if there is any."""
         rows = self._rows(query, values)

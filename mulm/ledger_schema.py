@@ -30,10 +30,17 @@ CREATE TABLE IF NOT EXISTS events (
     PRIMARY KEY (run_id, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS keys (
     id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT NOT NULL, created_s REAL NOT NULL,
-    scope TEXT NOT NULL DEFAULT 'all');
+    scope TEXT NOT NULL DEFAULT 'all', models TEXT, expires_s REAL, limits TEXT);
+CREATE TABLE IF NOT EXISTS retired_secrets (
+    digest TEXT PRIMARY KEY, key_id TEXT NOT NULL, until_s REAL NOT NULL);
 """
-_KEY_SCOPE = "ALTER TABLE keys ADD COLUMN scope TEXT NOT NULL DEFAULT 'all'"
-"""For databases from before keys had one."""
+_KEY_COLUMNS = {
+    "scope": "TEXT NOT NULL DEFAULT 'all'",
+    "models": "TEXT",
+    "expires_s": "REAL",
+    "limits": "TEXT",
+}
+"""For databases from before keys had them."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -43,8 +50,9 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         database.executescript(_SCHEMA)
-        if "scope" not in [row[1] for row in database.execute("PRAGMA table_info(keys)")]:
-            database.execute(_KEY_SCOPE)
+        known = {row[1] for row in database.execute("PRAGMA table_info(keys)")}
+        for name in _KEY_COLUMNS.keys() - known:
+            database.execute(f"ALTER TABLE keys ADD COLUMN {name} {_KEY_COLUMNS[name]}")
     except BaseException:
         database.close()
         raise

@@ -1,24 +1,24 @@
-"""Who may call: API keys, compared by the SHA-256 of their text.
+"""Who may call: API keys, known by the digests of their texts.
 
 `AuthMiddleware` guards every route except those in `OPEN_PATHS`; `KeyRing` asks the ledger
 for the digests and remembers them for a few seconds. Invariants: deny by default, also what
-does not exist; a key's text is never stored or logged; comparing takes constant time; a ledger that
-does not answer delays nobody whose key is known.
+does not exist; a key's text is never stored or logged; what was revoked is refused within
+`KEYS_MAX_AGE_S` while the ledger answers; a ledger that does not delays nobody whose key is known.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mulm.accounts import Key
 from mulm.errors import AuthError, NotRunningError
+from serve_app.key_text import digest_of
 from serve_app.settings import KEYS_MAX_AGE_S
 
 _log = logging.getLogger(__name__)
@@ -27,13 +27,20 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health"})
 STALE_KEYS_MAX_AGE_S = 300.0
 """How long the known keys stay good while the ledger does not answer."""
 
-_WAIT_AGE_S = 2 * KEYS_MAX_AGE_S
-"""Keys older than this, as after a quiet hour, are asked for before they are believed."""
+_ASK_AGE_S = KEYS_MAX_AGE_S / 2
+"""Keys older than this are asked for beside the requests; those older than `KEYS_MAX_AGE_S`, as
+after a quiet hour, before they are believed."""
 
 _RETRY_S = 1.0
 _WAIT_S = 2.0
 
 _HINT = "send the header `Authorization: Bearer <key>` with the key in MULM_HOME/api_key"
+
+
+class ForbiddenError(AuthError):
+    """A key that is valid may not do this."""
+
+    code = "forbidden"
 
 
 class KeyRing:
@@ -43,44 +50,53 @@ class KeyRing:
     long, only when what is known is too old or does not hold its key.
 
     Args:
-        fetch: Digest to key id, from the ledger; may block, so it runs in a thread.
+        fetch: Digest to key, from the ledger; may block, so it runs in a thread.
+        secret: The installation's, which digests are made with.
         clock: Seconds.
         wait_s: Seconds that a request waits for the ledger at most.
+        now_s: Seconds of Unix time, in which keys end.
     """
 
     def __init__(
         self,
-        fetch: Callable[[], dict[str, str]],
+        fetch: Callable[[], Mapping[str, Key]],
+        secret: bytes,
         clock: Callable[[], float] = time.monotonic,
         wait_s: float = _WAIT_S,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
+        self.secret = secret
         self._fetch = fetch
-        self._clock = clock
+        self._clock, self._now_s = clock, now_s
         self._wait_s = wait_s
-        self._digests: dict[str, str] = {}
+        self._keys: Mapping[str, Key] = {}
         self._fetched_s = self._tried_s = float("-inf")
         self._is_late = False
         self._refreshing: asyncio.Task[None] | None = None
 
-    async def verify(self, key: str) -> str:
-        """The id of a valid key.
+    async def verify(self, text: str) -> Key:
+        """The valid key of that text.
 
         Raises:
-            AuthError: no such key.
+            AuthError: no such key, or it has expired; a typo is known without the ledger.
             NotRunningError: the ledger has not answered for too long.
         """
-        self._refresh_if_due()
-        if self._age_s() > (STALE_KEYS_MAX_AGE_S if self._is_late else _WAIT_AGE_S):
+        digest = digest_of(text, self.secret)
+        self._refresh_if_older(_ASK_AGE_S)
+        if self._age_s() > (STALE_KEYS_MAX_AGE_S if self._is_late else KEYS_MAX_AGE_S):
             await self._wait()
         if self._age_s() > STALE_KEYS_MAX_AGE_S:
             raise NotRunningError("keys cannot be checked now", hint="try again in a moment")
-        digest = digest_of(key)
-        found = self._find(digest)
-        if not found and not self._is_late:
+        if digest not in self._keys and not self._is_late:
+            self._refresh_if_older(0.0)  # it may have been made a moment ago, elsewhere
             await self._wait()
-            found = self._find(digest)
-        if not found:
+        # How long the search takes tells nothing: nobody outside can choose a keyed digest, and
+        # of an old key's digest no more than the table's own salted hash of it is compared.
+        found = self._keys.get(digest)
+        if found is None:
             raise AuthError("the API key is not valid", hint=_HINT)
+        if found.expires_s is not None and found.expires_s <= self._now_s():
+            raise AuthError("the API key has expired", hint="ask for another one")
         return found
 
     def look_again(self) -> None:
@@ -88,30 +104,24 @@ class KeyRing:
         self._tried_s = float("-inf")
         self._fetched_s = min(self._fetched_s, self._clock() - KEYS_MAX_AGE_S - _RETRY_S)
 
-    def _find(self, digest: str) -> str:
-        found = ""
-        for known, key_id in self._digests.items():
-            if hmac.compare_digest(known, digest):
-                found = key_id
-        return found
-
-    def _refresh_if_due(self) -> None:
-        """Begin to ask, unless the answer is young or still on its way."""
+    def _refresh_if_older(self, age_s: float) -> None:
+        """Begin to ask, unless the answer is young or still on its way; once a second at most."""
         now_s = self._clock()
-        is_due = self._age_s() > KEYS_MAX_AGE_S and now_s - self._tried_s > _RETRY_S
+        is_due = self._age_s() > age_s and now_s - self._tried_s > _RETRY_S
         if is_due and (self._refreshing is None or self._refreshing.done()):
             self._tried_s = now_s
             self._refreshing = asyncio.create_task(self._refresh())
 
     async def _refresh(self) -> None:
+        asked_s = self._clock()
         try:
-            self._digests = await asyncio.to_thread(self._fetch)
+            self._keys = await asyncio.to_thread(self._fetch)
         except Exception as error:  # noqa: BLE001 - the border to the ledger, whatever carries it
             self._is_late = True
             _log.warning("ledger does not answer, known keys stay valid for now error=%r", error)
         else:
             self._is_late = False
-            self._fetched_s = self._clock()
+            self._fetched_s = asked_s
 
     async def _wait(self) -> None:
         """Let a question that is under way end; after `wait_s` the ledger counts as late."""
@@ -122,11 +132,6 @@ class KeyRing:
 
     def _age_s(self) -> float:
         return self._clock() - self._fetched_s
-
-
-def digest_of(key: str) -> str:
-    """What is kept of a key."""
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def bearer(headers: Headers) -> str:
@@ -147,8 +152,8 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for a valid key. Raises AuthError."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            key_id = await self._keys.verify(bearer(Headers(scope=scope)))
-            scope.setdefault("state", {})["key_id"] = key_id
+            key = await self._keys.verify(bearer(Headers(scope=scope)))
+            scope.setdefault("state", {}).update(key=key, key_id=key.id)
         elif scope["type"] == "websocket":
             raise AuthError("there are no websockets here")
         await self._app(scope, receive, send)

@@ -25,6 +25,7 @@ from serve_app.control_api.control import Control
 from serve_app.control_api.event_feed import EventFeed
 from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
+from serve_app.key_text import read_secret
 from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.serve_client import ServeEngineClient
 from serve_app.service import Service, open_served
@@ -52,7 +53,8 @@ class IngressHost:
         self._service = Service(client, metrics_text=metrics.text)
         self._control = open_control(Home.from_env(), self._facts)
         self._alias = AliasWatch(resolve_ids)
-        self._keys = KeyRing(self._facts.key_digests)
+        home = Home.from_env()
+        self._keys = KeyRing(self._facts.key_secrets, read_secret(home.key_secret))
         self._change: asyncio.Task[None] | None = None
         self._server: HttpServer | None = None
 

@@ -1,29 +1,39 @@
 """API keys: made here, known to the ledger by their digest, shown to nobody.
 
-Called by `mulm up`. Invariant: the first key stands in `home.api_key` with mode 0600 and is
-valid in the ledger, whichever of the two was lost before; no other key of its name is.
+Called by `mulm up`, the control API and the command line. Invariant: the first key stands in
+`home.api_key` with mode 0600 and is valid in the ledger, whichever of the two was lost before; no
+other key of its name is; one that was revoked never comes back.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
+import time
+from dataclasses import dataclass
 
 from mulm.atomic import write_atomic
 from mulm.errors import CorruptError, NotFoundError
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.refs import new_id
-from serve_app.auth import digest_of
+from serve_app.key_text import digest_of, ensure_secret, is_key, make_text
 
-_PATTERN = re.compile(r"mulm_sk_[A-Za-z0-9_-]{43}")
 FIRST_KEY_NAME = "first"
 
 
-def make_key() -> tuple[str, str, str]:
-    """A fresh key: its id, its text (256 random bits) and its digest."""
-    text = f"mulm_sk_{secrets.token_urlsafe(32)}"
-    return new_id("key"), text, digest_of(text)
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A secret that was just made: the only time that its text is known."""
+
+    id: str
+    text: str
+    digest: str
+
+
+def make_key(secret: bytes, key_id: str = "") -> MadeKey:
+    """A fresh secret, of a new key or of the one of that id."""
+    key_id = key_id or new_id("key")
+    text = make_text(key_id)
+    return MadeKey(key_id, text, digest_of(text, secret))
 
 
 def ensure_first_key(home: Home, facts: Facts) -> bool:
@@ -32,15 +42,26 @@ def ensure_first_key(home: Home, facts: Facts) -> bool:
     A new one takes the place of the old, which is refused from then on.
 
     Raises:
-        CorruptError: the file holds something else.
+        CorruptError: the file, or that of the installation's secret, holds something else.
     """
-    is_new = not home.api_key.exists()
-    if is_new:
-        write_atomic(home.api_key, f"{make_key()[1]}\n".encode(), mode=0o600)
-    digest = digest_of(read_first_key(home))
-    if digest not in facts.key_digests():
-        facts.replace_key(new_id("key"), digest, FIRST_KEY_NAME)
-    return is_new
+    secret = ensure_secret(home.key_secret)
+    if home.api_key.exists():
+        digest = digest_of(read_first_key(home), secret)
+        known = facts.key_secrets().get(digest)
+        if known is not None and (known.expires_s is None or known.expires_s > time.time()):
+            return False
+        if known is None and not facts.is_retired(digest):
+            facts.replace_key(new_id("key"), digest, FIRST_KEY_NAME)
+            return False
+    made = make_key(secret)
+    write_first_key(home, made.text)
+    facts.replace_key(made.id, made.digest, FIRST_KEY_NAME)
+    return True
+
+
+def write_first_key(home: Home, text: str) -> None:
+    """Let the commands of this machine use that key."""
+    write_atomic(home.api_key, f"{text}\n".encode(), mode=0o600)
 
 
 def read_first_key(home: Home) -> str:
@@ -57,7 +78,7 @@ def read_first_key(home: Home) -> str:
             f"there is no API key in {str(home.api_key)!r}",
             hint="`mulm down` and `mulm up` make a new one; the old one ends with it",
         ) from None
-    if not _PATTERN.fullmatch(text):
+    if not is_key(text):
         raise CorruptError(
             f"{str(home.api_key)!r} does not hold an API key",
             hint="delete the file; the next start makes a new key",

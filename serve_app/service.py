@@ -12,10 +12,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from mulm.accounts import Key
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import NotFoundError, NotRunningError
 from mulm.facts import Facts
 from mulm.store import Store
+from serve_app.auth import ForbiddenError
 from serve_app.background import Background
 from serve_app.chosen_adapter import ChosenAdapter, choose_adapters
 from serve_app.engine_client import EngineClient
@@ -117,13 +119,28 @@ class Service:
             poll_s = min(1.2 * poll_s, _MAX_SWITCH_POLL_S)
         self.served = served
 
-    def model(self, name: str) -> Served:
-        """What is served under that name, reference or id; an adapter's too.
+    def usable_by(self, key: Key) -> list[Served]:
+        """All that the owner of a key can ask. Raises NotRunningError before the first model."""
+        return [each for each in self.current().usable if key.may_ask(each.name)]
+
+    def model(self, name: str, key: Key) -> Served:
+        """What is served under that name, reference or id, for that key; an adapter's too.
 
         Raises:
             ModelNotFoundError: nothing is.
+            ForbiddenError: the key is for others.
             ConflictError: an adapter that does not fit what is served now.
         """
+        served = self._named(name, key)
+        if not key.may_ask(served.name):
+            raise ForbiddenError(
+                f"the key {key.name!r} may not ask {served.name!r}",
+                hint=f"it may ask: {', '.join(key.models)}",
+                param="model",
+            )
+        return served
+
+    def _named(self, name: str, key: Key) -> Served:
         served = self.current()
         others = (served.ref, served.asked_ref, served.model_id)
         if name == served.name or (name in others and name not in served.adapter_names):
@@ -133,7 +150,7 @@ class Service:
             if name in (each.name, each.ref, each.asked_ref, each.id):
                 return served.beside(each)
         shown = name[:_SHOWN_CHARS]
-        hint = f"served: {', '.join(each.name for each in served.usable)}"
+        hint = f"served: {', '.join(each.name for each in self.usable_by(key))}"
         raise ModelNotFoundError(f"no model {shown!r} is served", hint=hint, param="model")
 
 
@@ -168,16 +185,4 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _key_id(request: Request) -> str:
-    key_id: str = request.state.key_id
-    return key_id
-
-
-def _request_id(request: Request) -> str:
-    request_id: str = request.state.request_id
-    return request_id
-
-
-KeyIdDependency = Annotated[str, Depends(_key_id)]
-RequestIdDependency = Annotated[str, Depends(_request_id)]
 ServiceDependency = Annotated[Service, Depends(_service)]

@@ -18,7 +18,9 @@ MAX_BODY_BYTES = 4 << 20
 FLUSH_INTERVAL_S = 0.025
 """How often a running stream is sent what is ready; its first token goes at once."""
 
-KEYS_MAX_AGE_S = 5.0
+KEYS_MAX_AGE_S = 4.0
+"""A key that was revoked is refused within this time and that of one question to the ledger."""
+
 IN_PLACE = frozenset({"model", "served_name", "adapters", "request_timeout_s"})
 """Fields of `AppArgs` that a running application takes over without a restart."""
 

@@ -15,14 +15,9 @@ from actors.run_starter import RunStarter
 from mulm.errors import AuthError, NotFoundError, NotRunningError
 from mulm.facts import Facts
 from mulm.store import Store
+from serve_app.auth import ForbiddenError
 from serve_app.control_api.event_feed import EventFeed
 from serve_app.errors import Problem
-
-
-class ForbiddenError(AuthError):
-    """A key that is valid may not do this."""
-
-    code = "forbidden"
 
 
 @dataclass(frozen=True, slots=True)

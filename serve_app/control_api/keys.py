@@ -1,21 +1,26 @@
-"""`/api/v1/keys`: who may use the service."""
+"""`/api/v1/keys`: who may use the service, for what, and how much."""
 
+import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
+from mulm.accounts import Key, KeyLimits, Scope
 from mulm.config import Frozen
 from mulm.errors import ConflictError
-from mulm.facts import Key, Scope
 from serve_app.auth import KeyRing
+from serve_app.caller import CallerDependency
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, ControlDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
-from serve_app.keys import make_key
-from serve_app.service import KeyIdDependency
+from serve_app.keys import MadeKey, make_key
 
 router = APIRouter(prefix="/api/v1/keys", tags=["keys"], dependencies=ALL_SCOPE, responses=PROBLEMS)
+
+MAX_OVERLAP_S = 30 * 86400
+_MAX_LIFE_S = 100 * 366 * 86400
 
 
 def _ring(request: Request) -> KeyRing:
@@ -24,52 +29,132 @@ def _ring(request: Request) -> KeyRing:
 
 
 RingDependency = Annotated[KeyRing, Depends(_ring)]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Models = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=256)
+]
+Life = Annotated[int, Field(ge=1, le=_MAX_LIFE_S)]
 
 
 class NewKey(Frozen):
-    """Whose it will be, and what for."""
+    """Whose it will be, what for, and how much it may use."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    name: Name
     scope: Scope = "inference"
+    models: Models = ()
+    """What clients call the models that it may ask; all of them where none is named."""
+    expires_in_s: Life | None = None
+    limits: KeyLimits = KeyLimits()
+
+
+class KeyChange(Frozen):
+    """What is to be otherwise; what is not given stays."""
+
+    name: Name | None = None
+    models: Models | None = None
+    expires_in_s: Life | None = None
+    """From now on; null is for ever."""
+    limits: KeyLimits | None = None
+    """All of them anew."""
+
+
+class Rotation(Frozen):
+    """How the old secret ends."""
+
+    overlap_s: Annotated[int, Field(ge=0, le=MAX_OVERLAP_S)] = 0
+    """Seconds for which it stays valid beside the new one."""
 
 
 @router.get("")
 def list_keys(
     control: ControlDependency, limit: Limit = DEFAULT_LIMIT, after: After = None
 ) -> dict[str, Any]:
-    """All valid keys, oldest first; their texts are known to nobody any more."""
+    """All keys that were not revoked, oldest first; their texts are known to nobody any more."""
     found = behind(control.facts.valid_keys(), after, lambda key: key.id)
-    return page(found, limit, _described)
+    return page(found, limit, described)
 
 
 @router.post("", status_code=201)
 def create_key(body: NewKey, control: ControlDependency, ring: RingDependency) -> JSONResponse:
     """Make a key. The answer is the only place where its text is ever shown."""
-    key_id, text, digest = make_key()
-    control.facts.add_key(key_id, digest, body.name, body.scope)
+    made = make_key(ring.secret)
+    key = control.facts.add_key(
+        made.id, made.digest, body.name, body.scope, body.models, _end(body.expires_in_s),
+        body.limits,
+    )  # fmt: skip
     ring.look_again()
-    made = control.facts.key(key_id)
-    headers = {"location": f"/api/v1/keys/{key_id}", "cache-control": "no-store"}
-    return JSONResponse(_described(made) | {"key": text}, 201, headers)
+    return _shown_once(key, made, 201)
+
+
+@router.get("/{key_id}")
+def get_key(key_id: str, control: ControlDependency) -> dict[str, Any]:
+    """One key: what it is for and its limits."""
+    return described(control.facts.key(key_id))
+
+
+@router.patch("/{key_id}")
+def change_key(
+    key_id: str, body: KeyChange, control: ControlDependency, ring: RingDependency
+) -> dict[str, Any]:
+    """Change a key's name, models, end or limits; in force within five seconds."""
+    key = control.facts.key(key_id)
+    given = body.model_fields_set
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("name", "models", "limits")
+        if name in given and (value := getattr(body, name)) is not None
+    }
+    if "expires_in_s" in given:
+        changes["expires_s"] = _end(body.expires_in_s)
+    control.facts.change_key(replace(key, **changes))
+    ring.look_again()
+    return described(control.facts.key(key_id))
+
+
+@router.post("/{key_id}/rotate")
+def rotate_key(
+    key_id: str, body: Rotation, control: ControlDependency, ring: RingDependency
+) -> JSONResponse:
+    """Give a key another secret. The answer is the only place where it is ever shown.
+
+    Name, limits and usage stay; the secret before it is refused after `overlap_s` seconds.
+    """
+    made = make_key(ring.secret, control.facts.key(key_id).id)
+    control.facts.rotate_key(key_id, made.digest, body.overlap_s)
+    ring.look_again()
+    return _shown_once(control.facts.key(key_id), made, 200)
 
 
 @router.delete("/{key_id}", status_code=204)
 def delete_key(
-    key_id: str, control: ControlDependency, ring: RingDependency, own_id: KeyIdDependency
+    key_id: str, control: ControlDependency, ring: RingDependency, caller: CallerDependency
 ) -> Response:
     """Revoke a key: it is refused within five seconds."""
-    if key_id == own_id:
+    if key_id == caller.key.id:
         raise ConflictError("a key cannot revoke itself", hint="use another key")
     control.facts.remove_key(key_id)
     ring.look_again()
     return Response(status_code=204)
 
 
-def _described(key: Key) -> dict[str, Any]:
+def described(key: Key) -> dict[str, Any]:
+    """A key as the API tells it."""
     return {
         "id": key.id,
         "object": "key",
         "name": key.name,
         "scope": key.scope,
+        "models": list(key.models),
         "created_at": int(key.created_s),
+        "expires_at": None if key.expires_s is None else int(key.expires_s),
+        "limits": key.limits.model_dump(),
     }
+
+
+def _shown_once(key: Key, made: MadeKey, status: int) -> JSONResponse:
+    headers = {"location": f"/api/v1/keys/{key.id}", "cache-control": "no-store"}
+    return JSONResponse(described(key) | {"key": made.text}, status, headers)
+
+
+def _end(expires_in_s: int | None) -> float | None:
+    return None if expires_in_s is None else time.time() + expires_in_s

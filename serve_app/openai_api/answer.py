@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from starlette.responses import JSONResponse, Response
 
 from mulm.refs import new_id
+from serve_app.caller import Caller
 from serve_app.openai_api.asked import Asked, named_by_client
 from serve_app.openai_api.choices import BegunDeltas, Delta, begun, merge, read_choices
 from serve_app.openai_api.finished import Finished, Usage
@@ -57,7 +58,7 @@ class _Answer:
 
 
 async def answer(
-    service: Service, served: Served, asked: Asked, form: Format, request_id: str
+    service: Service, served: Served, asked: Asked, form: Format, caller: Caller
 ) -> Response:
     """Generate all choices and write them.
 
@@ -66,25 +67,25 @@ async def answer(
         served: The model that the prompts were encoded for.
         asked: What is wanted.
         form: How the endpoint writes.
-        request_id: Of the HTTP request; each prompt's id in the engine begins with it.
+        caller: Who asks; each prompt's id in the engine begins with that of the request.
 
     Raises:
         MulmError: whatever goes wrong before the first token.
     """
-    deltas = await generate(service, served, asked, request_id)
+    deltas = await generate(service, served, asked, caller)
     state = _Answer(served, form, Usage(sum(map(len, asked.prompts))), new_id(form.id_prefix))
     if asked.body.stream:
         return EventStream(_write_chunks(state, deltas, asked.body.wants_usage), deltas)
     return JSONResponse(await _write_whole(state, deltas))
 
 
-async def generate(service: Service, served: Served, asked: Asked, request_id: str) -> BegunDeltas:
+async def generate(service: Service, served: Served, asked: Asked, caller: Caller) -> BegunDeltas:
     """The deltas of all choices, once the first is there.
 
     Raises:
         MulmError: whatever goes wrong before it, in the client's words for parameters.
     """
-    requests = asked.requests(served, request_id)
+    requests = asked.requests(served, caller.request_id)
     with named_by_client(grammar=asked.grammar_param, prompt=asked.prompt_param):
         return await begun(merge([
             read_choices(service.engine, served.model_id, request, served.tokenizer, n * request.n)

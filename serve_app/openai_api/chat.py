@@ -13,13 +13,14 @@ from mulm.messages import Grammar
 from mulm.tool_turns import check_turns
 from mulm.toolcall_parser import ContentDelta, ToolCallDelta, ToolCallParser
 from mulm.toolcalls import ToolUse, read_tools
+from serve_app.caller import CallerDependency
 from serve_app.openai_api.answer import answer
 from serve_app.openai_api.asked import Asked, cut, require_room_for_turns, size_of, texts_of
 from serve_app.openai_api.chat_schemas import ChatBody, ChatMessage
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
 from serve_app.openai_api.logprobs import TokenNames, chat_logprobs
-from serve_app.service import RequestIdDependency, ServiceDependency
+from serve_app.service import ServiceDependency
 
 router = APIRouter()
 
@@ -77,10 +78,10 @@ class ChatFormat:
 
 @router.post("/v1/chat/completions", response_model=None)
 async def create_chat_completion(
-    body: ChatBody, service: ServiceDependency, request_id: RequestIdDependency
+    body: ChatBody, service: ServiceDependency, caller: CallerDependency
 ) -> Response:
     """Answer as the assistant."""
-    served = service.model(body.model)
+    served = service.model(body.model, caller.key)
     use = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     grammar, grammar_param = held(use, *body.held)
     messages = [to_message(message) for message in body.messages]
@@ -91,7 +92,7 @@ async def create_chat_completion(
     stop_ids = served.tokenizer.stop_ids
     asked = Asked(body, [cut(prompt, body)], stop_ids, "messages", grammar, grammar_param)
     names = TokenNames(served.tokenizer) if body.logprobs else None
-    return await answer(service, served, asked, ChatFormat(use, names), request_id)
+    return await answer(service, served, asked, ChatFormat(use, names), caller)
 
 
 def held(use: ToolUse, grammar: Grammar | None, param: str) -> tuple[Grammar | None, str]:

@@ -9,13 +9,14 @@ from starlette.responses import Response
 
 from mulm.data.tokenizer import Tokenizer
 from mulm.messages import TokenLogprob
+from serve_app.caller import CallerDependency
 from serve_app.openai_api.answer import answer
 from serve_app.openai_api.asked import Asked, cut, require_few, require_room, size_of
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
 from serve_app.openai_api.logprobs import LegacyLogprobs, TokenNames, joined
 from serve_app.openai_api.schemas import CompletionBody
-from serve_app.service import RequestIdDependency, Served, ServiceDependency
+from serve_app.service import Served, ServiceDependency
 
 router = APIRouter()
 
@@ -87,10 +88,10 @@ class CompletionFormat:
 
 @router.post("/v1/completions", response_model=None)
 async def create_completion(
-    body: CompletionBody, service: ServiceDependency, request_id: RequestIdDependency
+    body: CompletionBody, service: ServiceDependency, caller: CallerDependency
 ) -> Response:
     """Complete one or more prompts."""
-    served = service.model(body.model)
+    served = service.model(body.model, caller.key)
     tokenizer = served.tokenizer
     texts = [item for item in _given(body) if isinstance(item, str)]
     prompts = await service.background.run(size_of(texts), encode_prompts, body, served)
@@ -106,7 +107,7 @@ async def create_completion(
         default_max_tokens=_DEFAULT_MAX_TOKENS,
     )
     form = CompletionFormat(body, prompts, tokenizer)
-    return await answer(service, served, asked, form, request_id)
+    return await answer(service, served, asked, form, caller)
 
 
 def _is_scored(body: CompletionBody) -> bool:

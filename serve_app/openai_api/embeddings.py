@@ -19,10 +19,11 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.errors import ConfigError, ContextLengthError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
+from serve_app.caller import CallerDependency
 from serve_app.openai_api.asked import named_by_client, require_room, size_of
 from serve_app.openai_api.choices import late
 from serve_app.openai_api.schemas import Body, TokenIdLists, TokenIds
-from serve_app.service import RequestIdDependency, Served, Service, ServiceDependency
+from serve_app.service import Served, Service, ServiceDependency
 
 router = APIRouter()
 
@@ -47,15 +48,15 @@ class EmbeddingBody(Body):
 
 @router.post("/v1/embeddings", response_model=None)
 async def create_embeddings(
-    body: EmbeddingBody, service: ServiceDependency, request_id: RequestIdDependency
+    body: EmbeddingBody, service: ServiceDependency, caller: CallerDependency
 ) -> Response:
     """Embed one or more texts; each is a vector of length 1."""
-    served = service.model(body.model)
+    served = service.model(body.model, caller.key)
     texts = [body.input] if isinstance(body.input, str) else body.input
     size_bytes = size_of(text for text in texts if isinstance(text, str))
     inputs = await service.background.run(size_bytes, encode_inputs, body, served)
     end_s = asyncio.get_running_loop().time() + served.request_timeout_s
-    requests = [_request(served, ids, f"{request_id}-{n}") for n, ids in enumerate(inputs)]
+    requests = [_request(served, ids, f"{caller.request_id}-{n}") for n, ids in enumerate(inputs)]
     gate = asyncio.Semaphore(_AT_ONCE)
     tasks = [asyncio.create_task(_embed(service, served, one, gate, end_s)) for one in requests]
     try:

@@ -12,6 +12,7 @@ from mulm.chat import Message
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import MulmError
 from mulm.toolcalls import ToolUse, read_tools
+from serve_app.caller import CallerDependency
 from serve_app.errors import error_body
 from serve_app.openai_api.answer import generate
 from serve_app.openai_api.asked import (
@@ -28,7 +29,7 @@ from serve_app.openai_api.logprobs import TokenNames
 from serve_app.openai_api.response_writer import Event, ResponseWriter
 from serve_app.openai_api.responses_schemas import ResponsesBody
 from serve_app.openai_api.stream import EventStream, catch, event
-from serve_app.service import KeyIdDependency, RequestIdDependency, ServiceDependency
+from serve_app.service import ServiceDependency
 
 router = APIRouter()
 
@@ -39,15 +40,14 @@ _PARAM = "previous_response_id"
 async def create_response(
     body: ResponsesBody,
     service: ServiceDependency,
-    request_id: RequestIdDependency,
-    key_id: KeyIdDependency,
+    caller: CallerDependency,
 ) -> Response:
     """Answer an input."""
-    served = service.model(body.model)
+    served = service.model(body.model, caller.key)
     use = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     grammar, grammar_param = held(use, *body.held)
     before = body.previous_response_id
-    turns = [*service.responses.get(key_id, before, _PARAM).messages] if before else []
+    turns = [*service.responses.get(caller.key.id, before, _PARAM).messages] if before else []
     turns += body.messages
     if body.truncation != "auto" and body.truncate_prompt_tokens is None:
         require_room_for_turns(turns, served, "input")
@@ -61,11 +61,11 @@ async def create_response(
     )
     names = TokenNames(served.tokenizer) if body.n_logprobs is not None else None
     writer = ResponseWriter(body, served.name, use, names, len(asked.prompts[0]))
-    deltas = await generate(service, served, asked, request_id)
+    deltas = await generate(service, served, asked, caller)
 
     def keep() -> None:
         if body.store is not False:
-            service.responses.put(key_id, writer.response, [*turns, writer.message])
+            service.responses.put(caller.key.id, writer.response, [*turns, writer.message])
 
     events = _events(writer, deltas, keep)
     if body.stream:
@@ -77,18 +77,18 @@ async def create_response(
 
 @router.get("/v1/responses/{response_id}")
 async def get_response(
-    response_id: str, service: ServiceDependency, key_id: KeyIdDependency
+    response_id: str, service: ServiceDependency, caller: CallerDependency
 ) -> dict[str, Any]:
     """One that is kept."""
-    return service.responses.get(key_id, response_id).body
+    return service.responses.get(caller.key.id, response_id).body
 
 
 @router.delete("/v1/responses/{response_id}")
 async def delete_response(
-    response_id: str, service: ServiceDependency, key_id: KeyIdDependency
+    response_id: str, service: ServiceDependency, caller: CallerDependency
 ) -> dict[str, Any]:
     """Forget one."""
-    service.responses.delete(key_id, response_id)
+    service.responses.delete(caller.key.id, response_id)
     return {"id": response_id, "object": "response", "deleted": True}
 
 

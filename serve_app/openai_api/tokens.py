@@ -15,6 +15,7 @@ from starlette.responses import Response
 from mulm.chat import Message
 from mulm.errors import ConfigError
 from mulm.toolcalls import ToolUse, read_tools
+from serve_app.caller import CallerDependency
 from serve_app.openai_api.asked import size_of, texts_of
 from serve_app.openai_api.chat import encode_chat, to_message
 from serve_app.openai_api.chat_schemas import ChatMessage
@@ -56,9 +57,11 @@ class DetokenizeBody(Body):
 
 @router.post("/v1/tokenize", response_model=None)
 @router.post("/tokenize", include_in_schema=False, response_model=None)
-async def tokenize(body: TokenizeBody, service: ServiceDependency) -> Response:
+async def tokenize(
+    body: TokenizeBody, service: ServiceDependency, caller: CallerDependency
+) -> Response:
     """The ids that the model would read."""
-    served = service.model(body.model)
+    served = service.model(body.model, caller.key)
     messages = [to_message(message) for message in body.messages or ()]
     size_bytes = size_of([body.prompt or "", *texts_of(messages)])
     written = await service.background.run(
@@ -69,9 +72,11 @@ async def tokenize(body: TokenizeBody, service: ServiceDependency) -> Response:
 
 @router.post("/v1/detokenize", response_model=None)
 @router.post("/detokenize", include_in_schema=False, response_model=None)
-async def detokenize(body: DetokenizeBody, service: ServiceDependency) -> Response:
+async def detokenize(
+    body: DetokenizeBody, service: ServiceDependency, caller: CallerDependency
+) -> Response:
     """The text of some ids; special ones have none, and bytes that are no UTF-8 become U+FFFD."""
-    served = service.model(body.model)
+    served = service.model(body.model, caller.key)
     written = await service.background.run(len(body.tokens), _detokenized, body.tokens, served)
     return Response(written, media_type="application/json")
 

@@ -24,7 +24,7 @@ def test_the_host_answers_every_fact(tmp_path: Path) -> None:
 
 
 def test_the_methods_are_those_of_the_protocol() -> None:
-    assert {"publish", "resolve", "events", "key_digests"} <= FACT_METHODS
+    assert {"publish", "resolve", "events", "key_secrets"} <= FACT_METHODS
     assert all(hasattr(Ledger, name) for name in FACT_METHODS)
     assert {name for name in dir(Facts) if not name.startswith("_")} == FACT_METHODS
 

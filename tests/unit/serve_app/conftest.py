@@ -8,17 +8,20 @@ import httpx2
 import openai
 import pytest
 
+from mulm.accounts import Key
 from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.engine.grammar import Grammars
 from mulm.messages import FinishReason, GenerateRequest, TokenChunk
-from serve_app.auth import KeyRing, digest_of
+from serve_app.auth import KeyRing
 from serve_app.engine_thread import EngineThread
 from serve_app.ingress import make_app
+from serve_app.key_text import digest_of
 from serve_app.service import Served, Service
 
 KEY = "mulm_sk_" + "k" * 43
+SECRET = b"s" * 32
 TEXT = "the quick brown fox jumps over the lazy dog, wörld. " * 20
 
 
@@ -117,7 +120,8 @@ def key() -> str:
 
 @pytest.fixture
 def keys() -> KeyRing:
-    return KeyRing(lambda: {digest_of(KEY): "key_1"})
+    key = Key("key_1", "first", 0.0, "all")
+    return KeyRing(lambda: {digest_of(KEY, SECRET): key}, SECRET)
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ def test_a_ledger_that_does_not_answer_is_503(scripted, served, raw):
     def fetch():
         raise NotRunningError("gone")
 
-    reply = call(make_app(Service(scripted, served), KeyRing(fetch)), raw, "GET", "/v1/models")
+    reply = call(make_app(Service(scripted, served), KeyRing(fetch, b"")), raw, "GET", "/v1/models")
     assert reply.status_code == 503
 
 

@@ -16,12 +16,14 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.store import Store
 from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
-from serve_app.auth import KeyRing, digest_of
+from serve_app.auth import KeyRing
 from serve_app.control_api.control import Control
 from serve_app.control_api.event_feed import EventFeed
 from serve_app.ingress import make_app
+from serve_app.key_text import digest_of
 from serve_app.service import Service
 
+SECRET = b"s" * 32
 KEY, WEAK_KEY = "mulm_sk_" + "k" * 43, "mulm_sk_" + "w" * 43
 
 
@@ -95,8 +97,8 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def ledger(home: Home) -> Iterator[Ledger]:
     with Ledger(home.ledger) as facts:
-        facts.add_key("key_1", digest_of(KEY), "first")
-        facts.add_key("key_2", digest_of(WEAK_KEY), "friend", "inference")
+        facts.add_key("key_1", digest_of(KEY, SECRET), "first")
+        facts.add_key("key_2", digest_of(WEAK_KEY, SECRET), "friend", "inference")
         yield facts
 
 
@@ -137,5 +139,5 @@ def api(home: Home, ledger: Ledger, store: Store, jobs: Any, feed: EventFeed, sc
         RunStarter(home, ledger, store, jobs),
         feed,
     )
-    ring = KeyRing(ledger.key_digests)
+    ring = KeyRing(ledger.key_secrets, SECRET)
     return Api(make_app(Service(scripted), ring, control=control))

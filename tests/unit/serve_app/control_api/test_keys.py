@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mulm.errors import NotFoundError
-from serve_app.auth import digest_of
-from tests.unit.serve_app.control_api.conftest import WEAK_KEY
+from serve_app.key_text import digest_of
+from tests.unit.serve_app.control_api.conftest import SECRET, WEAK_KEY
 
 ROOT = "/api/v1/keys"
 
@@ -14,7 +14,7 @@ def test_a_key_is_shown_once_and_known_by_its_digest_alone(api, ledger):
     assert (reply.status_code, reply.headers["cache-control"]) == (201, "no-store")
     made = reply.json()
     assert made["scope"] == "inference", "the lesser one unless asked for"
-    assert ledger.key_digests()[digest_of(made["key"])] == made["id"]
+    assert ledger.key_secrets()[digest_of(made["key"], SECRET)].id == made["id"]
     listed = api.call("GET", ROOT).text
     assert made["id"] in listed
     assert "mulm_sk_" not in listed
@@ -44,7 +44,82 @@ def test_a_key_for_inference_opens_nothing_of_the_control_api(api):
     assert api.call("GET", "/v1/models", key=WEAK_KEY).status_code == 503, "no model is served"
 
 
-@pytest.mark.parametrize("body", [{}, {"name": ""}, {"name": "a\nb"}, {"name": "a", "scope": "x"}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"name": ""},
+        {"name": "a\nb"},
+        {"name": "a", "scope": "x"},
+        {"name": "a", "expires_in_s": 0},
+        {"name": "a", "limits": {"requests_per_minute": 0}},
+        {"name": "a", "limits": {"requests_per_hour": 1}},
+        {"name": "a", "limits": {"token_quota": 10**30}},
+        {"name": "a", "models": [""]},
+    ],
+)
 def test_what_is_no_key_is_not_made(api, ledger, body):
     api.refused("POST", ROOT, 400, json=body)
     assert len(ledger.valid_keys()) == 2
+
+
+def test_a_key_has_what_it_was_made_with_and_is_changed_in_part(api):
+    limits = {"requests_per_minute": 5, "token_quota": 1000}
+    body = {"name": "a friend", "models": ["tiny"], "expires_in_s": 3600, "limits": limits}
+    made = api.call("POST", ROOT, json=body).json()
+    path = f"{ROOT}/{made['id']}"
+    one = api.get(path)
+    assert (one["models"], one["limits"]["token_quota"]) == (["tiny"], 1000)
+    assert one["expires_at"] - one["created_at"] == pytest.approx(3600, abs=2)
+    assert "key" not in one
+    changed = api.call("PATCH", path, json={"limits": {"token_quota": 2000}}).json()
+    assert changed["limits"] == {
+        "requests_per_minute": None, "tokens_per_minute": None, "max_concurrent": None,
+        "token_quota": 2000,
+    }  # fmt: skip
+    assert (changed["name"], changed["expires_at"]) == ("a friend", one["expires_at"])
+    changed = api.call("PATCH", path, json={"expires_in_s": None, "name": "b"}).json()
+    assert (changed["expires_at"], changed["name"]) == (None, "b")
+    assert api.refused("PATCH", f"{ROOT}/key_none", 404, json={})["code"] == "not_found"
+
+
+def test_a_rotated_key_keeps_its_place_and_both_secrets_open_it_for_a_while(api):
+    old = api.call("POST", ROOT, json={"name": "a friend"}).json()
+    path = f"{ROOT}/{old['id']}/rotate"
+    new = api.call("POST", path, json={"overlap_s": 3600})
+    assert (new.status_code, new.headers["cache-control"]) == (200, "no-store")
+    new = new.json()
+    assert (new["id"], new["name"]) == (old["id"], "a friend")
+    for text in (old["key"], new["key"]):
+        assert api.call("GET", "/openapi.json", key=text).status_code == 200
+    last = api.call("POST", path, json={}).json()
+    for text, status in ((old["key"], 401), (new["key"], 401), (last["key"], 200)):
+        assert api.call("GET", "/openapi.json", key=text).status_code == status
+    api.refused("POST", path, 400, json={"overlap_s": -1})
+    assert api.refused("POST", f"{ROOT}/key_none/rotate", 404, json={})["code"] == "not_found"
+
+
+def test_a_key_for_some_models_asks_no_other_and_sees_no_other(api, scripted, served):
+    api.app.state.service.served = served
+    other = api.call("POST", ROOT, json={"name": "x", "models": ["other"]}).json()["key"]
+    mine = api.call("POST", ROOT, json={"name": "x", "models": ["tiny"]}).json()["key"]
+    bodies = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+        "/v1/completions": {"prompt": "hi"},
+        "/v1/responses": {"input": "hi"},
+        "/v1/embeddings": {"input": "hi"},
+        "/v1/tokenize": {"prompt": "hi"},
+        "/v1/detokenize": {"tokens": [40]},
+    }
+    for path, body in bodies.items():
+        for name in ("tiny", "tiny@1", "mdl_1"):
+            reply = api.call("POST", path, key=other, json={"model": name} | body)
+            error = reply.json()["error"]
+            assert (reply.status_code, error["code"], error["param"]) == (403, "forbidden", "model")
+    assert scripted.requests == []
+    assert api.call("GET", "/v1/models", key=other).json()["data"] == []
+    assert api.call("GET", "/v1/models/tiny", key=other).status_code == 403
+    assert api.call(
+        "POST", "/v1/completions", key=mine, json={"model": "tiny", "prompt": "hi"}
+    ).is_success
+    assert [m["id"] for m in api.call("GET", "/v1/models", key=mine).json()["data"]] == ["tiny"]

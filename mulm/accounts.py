@@ -1,0 +1,58 @@
+"""Who uses the service: keys with what they may do.
+
+Records of the ledger, told by `mulm.facts.Facts` and checked by the ingress. Invariant: nothing in
+them would let somebody in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mulm.config import Frozen
+
+Scope = Literal["all", "inference"]
+"""What a key lets somebody do: everything, or have models answer."""
+
+Amount = Annotated[int, Field(ge=1, lt=2**53)]
+
+
+class Rates(Frozen):
+    """How much at a time; what is not given has no limit."""
+
+    requests_per_minute: Amount | None = None
+    tokens_per_minute: Amount | None = None
+    """Of prompts and answers together."""
+    max_concurrent: Amount | None = None
+    """Requests to models that are answered at the same time."""
+
+
+class KeyLimits(Rates):
+    """What one key may use."""
+
+    token_quota: Amount | None = None
+    """Tokens in all, from the key's first day on."""
+
+
+NO_LIMITS = KeyLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key, without anything that would let somebody in."""
+
+    id: str
+    name: str
+    created_s: float
+    scope: Scope
+    models: tuple[str, ...] = ()
+    """What clients call the models that it may ask; all of them where none is named."""
+    expires_s: float | None = None
+    """When it ends, in seconds of Unix time."""
+    limits: KeyLimits = NO_LIMITS
+
+    def may_ask(self, model: str) -> bool:
+        """Whether it may have that model answer."""
+        return not self.models or model in self.models
