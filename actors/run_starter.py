@@ -15,7 +15,10 @@ from typing import Any
 from actors.job_client import JobClient
 from mulm.atomic import write_atomic
 from mulm.config import Frozen, canonical_json, load_config
-from mulm.errors import ConfigError, ConflictError, NotFoundError
+from mulm.data.recipe import Recipe
+from mulm.data.source_spec import SourceSpec
+from mulm.data.sources.registry import SOURCES
+from mulm.errors import ConfigError, ConflictError, NotFoundError, nearest
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
 from mulm.home import Home
@@ -27,6 +30,7 @@ from mulm.store import Store
 
 _RESUMED = ("train", "compress")
 """Kinds that read versions only: nothing that they read can have changed."""
+_SHOWN_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class RunStarter:
             NotFoundError: a version that it names is not there.
         """
         config = pinned(load_config(SCHEMAS[kind], values), self._facts)
-        _require_no_files(config)
+        require_no_files(config, self._facts)
         run_id = run_id_of(kind, config, IDENTITIES[kind](config, self._facts, self._store))
         try:
             phase = self._facts.run(run_id).phase
@@ -82,12 +86,13 @@ class RunStarter:
         run = found.run
         if not may_resume(found):
             return
-        if run.kind not in _RESUMED:
+        config = load_config(SCHEMAS[run.kind], run.config)
+        if run.kind not in _RESUMED and not _reads_uploads_only(config):
             raise ConflictError(
                 f"{run.id} reads files, which may have changed",
                 hint="start it again with its own config, which finds what was finished",
             )
-        self._submit(run.id, run.kind, load_config(SCHEMAS[run.kind], run.config))
+        self._submit(run.id, run.kind, config)
 
     def _submit(self, run_id: str, kind: str, config: Frozen) -> None:
         # What is answered is there, whatever happens.
@@ -110,9 +115,47 @@ def submit(
     return jobs.submit(f"jobs.{kind}", run_id, path, folder)
 
 
-def _require_no_files(config: Frozen) -> None:
-    """A client of the API has no business with files of the machine that serves it."""
+def require_no_files(config: Frozen, facts: Facts) -> None:
+    """A client of the API has no business with files or code of the machine that serves it.
+
+    Raises:
+        ConfigError: the config names some.
+    """
     if isinstance(config, EvaluateConfig) and config.data:
         raise ConfigError(
             "files of suites cannot be named over HTTP", hint="leave out data", param="config.data"
         )
+    if isinstance(config, Recipe):
+        for number, spec in enumerate(config.sources):
+            _require_uploaded(spec, f"sources.{number}", facts)
+        if config.decontaminate is not None:
+            raise ConfigError(
+                "files of evaluations cannot be named over HTTP",
+                hint="leave out decontaminate",
+                param="decontaminate",
+            )
+
+
+def _require_uploaded(spec: SourceSpec, where: str, facts: Facts) -> None:
+    if spec.content is None:
+        raise ConfigError(
+            "paths and addresses cannot be named over HTTP",
+            hint='upload files with `POST /v1/files` and name them: {"file": "file_..."}',
+            param=f"{where}.path",
+        )
+    if not facts.has_file(spec.content.name, spec.content.sha256):
+        raise ConfigError("no uploaded file has this content", param=f"{where}.content")
+    if spec.type not in SOURCES:
+        hint = nearest(spec.type[:_SHOWN_CHARS], SOURCES)
+        raise ConfigError(
+            f"unknown source type {spec.type[:_SHOWN_CHARS]!r}", hint=hint, param=f"{where}.type"
+        )
+
+
+def _reads_uploads_only(config: Frozen) -> bool:
+    """Whether all that a config names is known by its checksum."""
+    return (
+        isinstance(config, Recipe)
+        and config.decontaminate is None
+        and all(spec.content is not None and ":" not in spec.type for spec in config.sources)
+    )

@@ -24,6 +24,7 @@ from jobs.progress import Progress
 from mulm import __version__
 from mulm.atomic import atomic_file, require_absent
 from mulm.errors import CorruptError, NotFoundError
+from mulm.gc import checksums_in
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.lineage import with_ancestors
@@ -88,7 +89,8 @@ def back_up(
     with tempfile.TemporaryDirectory(prefix=".mulm-backup-", dir=_folder(target)) as scratch:
         ledger = _snapshot(home, Path(scratch) / LEDGER)
         versions = _versions(home, ledger, has_origin)
-        groups = [[_File.of(LEDGER, ledger)], *versions, *_runs(home, with_checkpoints)]
+        uploads = _uploads(home, ledger, has_origin)
+        groups = [[_File.of(LEDGER, ledger)], *uploads, *versions, *_runs(home, with_checkpoints)]
         size_bytes = sum(file.size_bytes for group in groups for file in group)
         header = Header(code_version=__version__, created_s=clock(), size_bytes=size_bytes)
         with atomic_file(target, mode=0o600) as file, Writer(file, header) as writer:
@@ -142,12 +144,7 @@ def _versions(home: Home, ledger: Path, has_origin: bool) -> list[_Group]:
     for manifest in manifests.values():
         blobs = [entry for entry in manifest.blobs if entry.sha256 not in seen]
         seen.update(entry.sha256 for entry in blobs)
-        files = [
-            _File.of(
-                f"store/blobs/{hash_[:2]}/{hash_}", home.store / "blobs" / hash_[:2] / hash_, hash_
-            )
-            for hash_ in (entry.sha256 for entry in blobs)
-        ]
+        files = [_blob(home, entry.sha256) for entry in blobs]
         lost_files = [file for file in files if not file.path.exists()]
         if lost_files and not has_origin:
             raise _missing(lost_files[0].name)
@@ -155,6 +152,23 @@ def _versions(home: Home, ledger: Path, has_origin: bool) -> list[_Group]:
         whole = [file for file in files if file not in lost_files]
         groups.append([_File.of(f"store/{name}", home.store / name), *whole])
     return [*groups, *_steps(home, set(manifests) | seen)]
+
+
+def _uploads(home: Home, ledger: Path, has_origin: bool) -> list[_Group]:
+    """Files that clients have uploaded, also those that only a run still reads."""
+    with Ledger(ledger) as facts:
+        named = {file.sha256 for file in facts.files()}
+        read = set[str]().union(*(checksums_in(run) for run in facts.runs() if not run.has_ended))
+    files = [_blob(home, sha256) for sha256 in sorted(named | read)]
+    lost = [file for file in files if not file.path.exists()]
+    if not has_origin and (missing := [file for file in lost if file.sha256 in named]):
+        raise _missing(missing[0].name)
+    return [[file] for file in files if file not in lost]
+
+
+def _blob(home: Home, sha256: str) -> _File:
+    inner = f"blobs/{sha256[:2]}/{sha256}"
+    return _File.of(f"store/{inner}", home.store / inner, sha256)
 
 
 def _steps(home: Home, there: set[str]) -> Iterator[_Group]:

@@ -44,7 +44,7 @@ def prepare(
         executor: Who does the work; chosen by the size of the corpus if absent.
     """
     given = _given_tokenizer(recipe, context.facts)
-    listing = list_files(recipe, context.store.downloads)
+    listing = list_files(recipe, context.store)
     built = build(
         recipe,
         context.store,

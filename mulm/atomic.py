@@ -43,9 +43,9 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     with naming_full_disk(path.parent):
         with _naming_unwritable(path):
             _make_levels(path.parent, 0o777)
-            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+            opened = _open_new(temporary, mode)
         try:
-            with open(descriptor, "wb") as file:
+            with opened as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -54,6 +54,17 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def open_new(path: Path, mode: int = 0o644) -> BinaryIO:
+    """A file that is not there yet, to be written; its folder is.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        ConfigError: `path` cannot be written, or exists.
+    """
+    with naming_full_disk(path.parent), _naming_unwritable(path):
+        return _open_new(path, mode)
 
 
 @contextmanager
@@ -124,6 +135,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open_new(path: Path, mode: int) -> BinaryIO:
+    return open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb")
 
 
 @contextmanager

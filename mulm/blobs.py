@@ -13,15 +13,15 @@ import hashlib
 import logging
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mulm.atomic import atomic_file, make_folder, sync_folder, write_atomic
+from mulm.atomic import make_folder, write_atomic
 from mulm.checksum import hash_file, in_threads
 from mulm.errors import CorruptError, NoSpaceError, NotFoundError
+from mulm.incoming import IncomingFile
 from mulm.manifest import BlobEntry
 from mulm.origin import Origin
 
@@ -85,9 +85,27 @@ class Blobs:
         Raises:
             NoSpaceError: the disk is full; nothing was stored.
         """
-        self._remove_stale()
         digest, size_bytes = self._receive(chunks)
         return BlobEntry(name=name, sha256=digest, size_bytes=size_bytes)
+
+    def begin(self) -> IncomingFile:
+        """A blob that comes piece by piece; then `keep` it, or `discard` it.
+
+        Raises:
+            NoSpaceError, ConfigError: the store cannot be written.
+        """
+        self._remove_stale()
+        return IncomingFile(self.root / "incoming")
+
+    def keep(self, name: str, incoming: IncomingFile) -> BlobEntry:
+        """As `put`, for what has come whole.
+
+        Raises:
+            NoSpaceError: the disk is full; nothing was stored.
+        """
+        entry = BlobEntry(name=name, sha256=incoming.sha256, size_bytes=incoming.size_bytes)
+        incoming.move_to(self._blob_path(entry.sha256))
+        return entry
 
     def read(self, entry: BlobEntry) -> bytes:
         """The bytes of a blob, checked.
@@ -164,7 +182,6 @@ class Blobs:
         if self._origin is None:
             raise here
         _log.info("fetch name=%s size_bytes=%d", entry.name, entry.size_bytes)
-        self._remove_stale()
         self._receive(self._origin.fetch(entry.sha256), entry)
         return self._blob_path(entry.sha256)
 
@@ -176,21 +193,18 @@ class Blobs:
         Raises:
             CorruptError: it is not what was expected; nothing was stored.
         """
-        digest, size_bytes = hashlib.sha256(), 0
-        incoming = self.root / "incoming" / secrets.token_hex(8)
-        with atomic_file(incoming, mode=0o444) as file:
+        incoming = self.begin()
+        try:
             for chunk in chunks:
-                digest.update(chunk)
-                size_bytes += file.write(chunk)
-                if expected and size_bytes > expected.size_bytes:
+                incoming.write(chunk)
+                if expected and incoming.size_bytes > expected.size_bytes:
                     raise _corrupt(expected, _ORIGIN_HINT)
-            if expected and digest.hexdigest() != expected.sha256:
+            if expected and incoming.sha256 != expected.sha256:
                 raise _corrupt(expected, _ORIGIN_HINT)
-        path = self._blob_path(digest.hexdigest())
-        make_folder(path.parent)
-        incoming.replace(path)
-        sync_folder(path.parent)
-        return digest.hexdigest(), size_bytes
+            kept = self.keep("", incoming)
+        finally:
+            incoming.discard()
+        return kept.sha256, kept.size_bytes
 
     def _remove_stale(self) -> None:
         for path in (self.root / "incoming").glob("*"):

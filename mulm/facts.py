@@ -103,6 +103,19 @@ class Event:
     data: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class UserFile:
+    """A file that a client has uploaded, or that was made for one; its bytes are a blob."""
+
+    id: str
+    name: str
+    """What the client calls it: a label, whatever it holds, and never a path of ours."""
+    purpose: str
+    size_bytes: int
+    sha256: str
+    created_s: float
+
+
 class Facts(Protocol):
     """What the ledger can be asked and told, in process or through the cluster."""
 
@@ -226,6 +239,29 @@ class Facts(Protocol):
 
     def is_retired(self, digest: str) -> bool:
         """Whether a secret was rotated away or revoked."""
+
+    def add_file(
+        self, file_id: str, name: str, purpose: str, size_bytes: int, sha256: str
+    ) -> UserFile:
+        """Note a file whose bytes are stored; a file of that id is returned as it is."""
+
+    def file(self, file_id: str) -> UserFile:
+        """Raises NotFoundError."""
+
+    def files(
+        self,
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        newest_first: bool = True,
+    ) -> list[UserFile]:
+        """Those behind the file `after`, at most `limit`. Raises NotFoundError."""
+
+    def has_file(self, name: str, sha256: str) -> bool:
+        """Whether there is a file of that name with those bytes."""
+
+    def remove_file(self, file_id: str) -> None:
+        """Forget a file. Raises NotFoundError."""
 
 
 def _texts(value: Any) -> Iterator[str]:

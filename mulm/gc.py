@@ -1,15 +1,16 @@
 """Garbage collection: what nothing needs any more leaves the store.
 
 Called by `mulm data gc`: `plan_gc` decides and changes nothing, `collect` removes what the plan
-names. Invariants: what a name, a run that has not ended, or a kept version was made from needs is
-never removed; nor is what was made or used within the grace period or since the oldest unended run
-began. What an ended run made is kept by its name alone. A collection that is killed leaves no
-version without its files.
+names. Invariants: what a name, a file of the ledger, a run that has not ended, or a kept version
+was made from needs is never removed; nor is what was made or used within the grace period or since
+the oldest unended run began. What an ended run made is kept by its name alone. A collection that is
+killed leaves no version without its files.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from mulm.lineage import with_ancestors
 from mulm.manifest import Kind, Manifest, is_manifest_id
 from mulm.store import Store
 
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")
 GRACE_S = 86_400.0
 """By default what is younger stays: an import or a build may be about to name it."""
 
@@ -80,6 +82,8 @@ def plan_gc(store: Store, facts: Facts, now_s: float, grace_s: float = GRACE_S) 
     kept = _kept(here, facts, [*_young_manifests(files, cutoff_s), *_named_by(young)])
     needed = {entry.sha256 for manifest in kept.values() for entry in manifest.blobs}
     needed.update(_named_by(young))
+    needed.update(file.sha256 for file in facts.files())
+    needed.update(*map(checksums_in, unended))
     blobs = _old(files.blobs, cutoff_s, needed)
     manifests = _old(files.manifests, cutoff_s, set(kept))
     there = {file.name for file in files.blobs + files.manifests}
@@ -93,6 +97,11 @@ def plan_gc(store: Store, facts: Facts, now_s: float, grace_s: float = GRACE_S) 
         cutoff_s=cutoff_s,
         unended_runs=tuple(run.id for run in unended),
     )
+
+
+def checksums_in(run: Run) -> set[str]:
+    """The checksums in a run's config: those of uploaded files that it reads among them."""
+    return {text for text in run.texts if _CHECKSUM.fullmatch(text)}
 
 
 def collect(plan: GcPlan) -> int:

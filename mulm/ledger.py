@@ -1,6 +1,6 @@
 """The ledger: mutable facts in one SQLite database with one owner.
 
-Names and version numbers, aliases, runs with their ordered events, API keys. While the
+Names and version numbers, aliases, runs with their ordered events, API keys, files. While the
 application is up, the `LedgerHost` actor owns it and others hold a typed client with these
 same methods (the protocol `mulm.facts.Facts`); otherwise the calling process opens it.
 Invariants: an acknowledged fact survives a power cut; events of a run count 1, 2, 3 ...
@@ -19,13 +19,14 @@ from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.facts import Alias, Event, Phase, Pointed, Run, Version
 from mulm.ledger_database import LedgerDatabase
+from mulm.ledger_files import FileRows
 from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
 
 
-class Ledger(KeyRows):
+class Ledger(FileRows, KeyRows):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:

@@ -33,6 +33,9 @@ CREATE TABLE IF NOT EXISTS keys (
     scope TEXT NOT NULL DEFAULT 'all', models TEXT, expires_s REAL, limits TEXT);
 CREATE TABLE IF NOT EXISTS retired_secrets (
     digest TEXT PRIMARY KEY, key_id TEXT NOT NULL, until_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS files (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, purpose TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL, created_s REAL NOT NULL);
 """
 _KEY_COLUMNS = {
     "scope": "TEXT NOT NULL DEFAULT 'all'",

@@ -16,8 +16,8 @@ from mulm.errors import MulmError
 from mulm.refs import new_id
 from serve_app import errors, health, metrics
 from serve_app.auth import AuthMiddleware, KeyRing
+from serve_app.control_api import datasets, runs, versions
 from serve_app.control_api import keys as keys_api
-from serve_app.control_api import runs, versions
 from serve_app.control_api.control import Control
 from serve_app.middleware import (
     AccessLogMiddleware,
@@ -25,17 +25,21 @@ from serve_app.middleware import (
     ErrorMiddleware,
     RequestIdMiddleware,
 )
-from serve_app.openai_api import chat, completions, embeddings, models, responses, tokens
+from serve_app.openai_api import chat, completions, embeddings, files, models, responses, tokens
 from serve_app.openapi import describe
 from serve_app.service import Service
-from serve_app.settings import MAX_BODY_BYTES
+from serve_app.settings import MAX_BODY_BYTES, MAX_FILE_BYTES
 from serve_app.tracing import TraceMiddleware, Tracing
 
 
 def make_app(
-    service: Service, keys: KeyRing, tracing: Tracing | None = None, control: Control | None = None
+    service: Service,
+    keys: KeyRing,
+    tracing: Tracing | None = None,
+    control: Control | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> FastAPI:
-    """The whole HTTP application."""
+    """The whole HTTP application; a file that is uploaded has `max_file_bytes` at most."""
     app = FastAPI(
         title="µLM",
         version=__version__,
@@ -49,7 +53,7 @@ def make_app(
             Middleware(TraceMiddleware, tracing=tracing or Tracing()),
             Middleware(ErrorMiddleware),
             Middleware(AuthMiddleware, keys=keys),
-            Middleware(BodyMiddleware, max_bytes=MAX_BODY_BYTES),
+            Middleware(BodyMiddleware, max_bytes=MAX_BODY_BYTES, uploads=files.UPLOADS),
         ],
         exception_handlers={
             MulmError: errors.on_mulm_error,
@@ -58,8 +62,9 @@ def make_app(
         },
     )
     app.state.service, app.state.control, app.state.keys = service, control, keys
-    openai_rooms = (models, completions, chat, responses, embeddings, tokens)
-    control_rooms = (runs, keys_api, versions)
+    app.state.max_file_bytes = max_file_bytes
+    openai_rooms = (models, completions, chat, responses, embeddings, tokens, files)
+    control_rooms = (runs, keys_api, datasets, versions)
     for room in (health, metrics, *openai_rooms, *control_rooms):
         app.include_router(room.router)
     describe(app)

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -119,15 +119,28 @@ class BodyMiddleware:
     One that does not come in time is refused with 408.
 
     Whatever the client says after it is that it leaves: then the work for it is cancelled.
+
+    Args:
+        app: What comes behind.
+        max_bytes: Of a body.
+        timeout_s: For a body to come.
+        uploads: Routes, as (method, path), that read their body themselves, bounded by
+            `serve_app.upload`.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        timeout_s: float = BODY_TIMEOUT_S,
+        uploads: Collection[tuple[str, str]] = (),
+    ) -> None:
         self._app = app
-        self._max_bytes, self._timeout_s = max_bytes, timeout_s
+        self._max_bytes, self._timeout_s, self._uploads = max_bytes, timeout_s, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application on a body that is complete."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (scope["method"], scope["path"]) in self._uploads:
             await self._app(scope, receive, send)
             return
         try:

@@ -81,7 +81,7 @@ def build(
     assert set(known) == set(recipe.dedup.against), "the caller resolves the versions"
     steps, executor = Steps(store, emit, CODE_VERSION), executor or InProcess()
     _check_pin(recipe, store, tokenizer)
-    listing = listing or list_files(recipe, store.downloads)
+    listing = listing or list_files(recipe, store)
     documents = build_documents(recipe, steps, executor, listing, known)
     tokenizer = tokenizer or _tokenizer(recipe, steps, documents)
     _check_pin(recipe, store, tokenizer)

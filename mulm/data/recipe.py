@@ -20,6 +20,7 @@ from mulm.manifest import Kind
 from mulm.refs import check_name, parse_ref
 
 _VOCAB_SIZE = 4096
+_MAX_VOCAB_SIZE = 1 << 20
 
 
 class SplitRule(Frozen):
@@ -34,7 +35,7 @@ class SplitRule(Frozen):
 class TokenizerSpec(Frozen):
     """Train one of `vocab_size` ids, or use the one that `ref` names."""
 
-    vocab_size: int = Field(default=_VOCAB_SIZE, ge=1)
+    vocab_size: int = Field(default=_VOCAB_SIZE, ge=1, le=_MAX_VOCAB_SIZE)
     ref: str | None = None
     fingerprint: str | None = None
     """Refuse any other tokenizer than this one."""

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mulm.config import Frozen
 from mulm.errors import MulmError
 from mulm.refs import check_name
 
 
+class FileContent(Frozen):
+    """What an uploaded file is to a build: its label, which says the format, and its bytes."""
+
+    name: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=0)
+
+
+def _is_absent(value: object) -> bool:
+    return value is None
+
+
 class SourceSpec(Frozen):
-    """Where text comes from.
+    """Where text comes from: a path, or a file that was uploaded.
 
     `path` is a file, a folder or a glob, relative to where we run, or a URL (`https://`,
     `hf://datasets/...`, `s3://...`, whatever pyarrow or fsspec opens).
@@ -20,7 +32,11 @@ class SourceSpec(Frozen):
 
     type: str = "auto"
     """A name of the registry, or `module:Class`; "auto" goes by the files' suffixes."""
-    path: str = Field(min_length=1)
+    path: str = ""
+    file: str | None = Field(default=None, exclude_if=_is_absent)
+    """The id of an uploaded file (`file_...`)."""
+    content: FileContent | None = Field(default=None, exclude_if=_is_absent)
+    """What `file` means: a run is identified by it, so that the same bytes are the same run."""
     licence: str = "unknown"
     name: str | None = None
     """What statistics and mixing call it; by default sources are called by their number."""
@@ -32,6 +48,12 @@ class SourceSpec(Frozen):
     """The checksum that a fetched file must have; required for http(s)."""
     sections: bool | None = None
     """Whether long documents are cut into sections; by default as the source's type has it."""
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> SourceSpec:
+        if sum(map(bool, (self.path, self.file, self.content))) != 1:
+            raise ValueError("give a source either `path` or `file`")
+        return self
 
     @field_validator("name")
     @classmethod

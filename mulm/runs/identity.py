@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mulm
 from mulm.config import Frozen, canonical_json
 from mulm.data.build import CODE_VERSION
 from mulm.data.build_documents import foreign_code
 from mulm.data.recipe import Recipe
+from mulm.data.source_spec import FileContent, SourceSpec
 from mulm.data.sources.listing import checksum, list_files
+from mulm.errors import ConfigError
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.suite_data import SuiteData, find_suites
 from mulm.facts import Facts
@@ -49,16 +51,16 @@ def identity_of(config: Frozen) -> dict[str, Any]:
 
 
 def pinned(config: C, facts: Facts) -> C:
-    """The config with each reference as the version that it means today.
+    """The config with each reference as the version, each file as the bytes, that it means today.
 
     So `books`, `books@3` and an alias of it are one run, for as long as they mean the same.
 
     Raises:
-        NotFoundError: there is no such version.
+        NotFoundError: there is no such version, or no such file.
     """
     for path, kind in config.REFERENCES.items():
         config = _pinned_at(config, path.split("."), kind, facts)
-    return config
+    return cast(C, _with_contents(config, facts)) if isinstance(config, Recipe) else config
 
 
 def _pinned_at(config: C, path: Sequence[str], kind: Kind, facts: Facts) -> C:
@@ -73,12 +75,29 @@ def _pinned_at(config: C, path: Sequence[str], kind: Kind, facts: Facts) -> C:
     return config.model_copy(update={field: value})
 
 
+def _with_contents(recipe: Recipe, facts: Facts) -> Recipe:
+    sources = tuple(_with_content(spec, facts) for spec in recipe.sources)
+    return recipe.model_copy(update={"sources": sources})
+
+
+def _with_content(spec: SourceSpec, facts: Facts) -> SourceSpec:
+    if spec.file is None:
+        return spec
+    found = facts.file(spec.file)
+    if spec.sha256 not in (None, found.sha256):
+        raise ConfigError(
+            f"{found.id} has the checksum {found.sha256}", hint="name that one, or none"
+        )
+    content = FileContent(name=found.name, sha256=found.sha256, size_bytes=found.size_bytes)
+    return spec.model_copy(update={"file": None, "content": content})
+
+
 def prepare_identity(recipe: Recipe, facts: Facts, store: Store) -> dict[str, Any]:
     """The names and checksums of all files that are read, the versions that are named, the code."""
     ref = recipe.tokenizer.ref
     evaluations = recipe.decontaminate.paths if recipe.decontaminate else ()
     return {
-        "files": list_files(recipe, store.downloads).identities,
+        "files": list_files(recipe, store).identities,
         "tokenizer": facts.resolve("tokenizer", parse_ref(ref)).manifest_id if ref else None,
         "against": [
             facts.resolve("dataset", parse_ref(known)).manifest_id for known in recipe.dedup.against

@@ -24,14 +24,14 @@ router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE,
 
 EVENT_STREAM = "text/event-stream"
 _NOTHING_MORE: dict[str, Any] = {"description": "The run has ended, and all was told."}
-_DONE_BEFORE: dict[str, Any] = {"description": "This run was finished before."}
+DONE_BEFORE: dict[str, Any] = {"description": "This run was finished before."}
 _MAX_LINES = 10_000
 
 
 class NewRun(Frozen):
     """What to do: a kind of work, and its config as in a file."""
 
-    kind: Literal["train", "evaluate", "compress"]
+    kind: Literal["prepare", "train", "evaluate", "compress"]
     config: Annotated[dict[str, Any], Field(max_length=256)]
 
 
@@ -48,13 +48,10 @@ def list_runs(
     return page(control.desk.stand(found), limit, _described)
 
 
-@router.post("", status_code=202, responses={200: _DONE_BEFORE})
+@router.post("", status_code=202, responses={200: DONE_BEFORE})
 def create_run(body: NewRun, control: ControlDependency) -> JSONResponse:
     """Start a run. The same config is the same run: a finished one is answered, not repeated."""
-    started = control.starter.start(body.kind, body.config)
-    found = control.desk.one(started.run_id)
-    location = {"location": f"/api/v1/runs/{started.run_id}"}
-    return JSONResponse(_described(found), 202 if started.is_begun else 200, location)
+    return started_run(control, body.kind, body.config)
 
 
 @router.get("/{run_id}")
@@ -130,6 +127,14 @@ def resume_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
     """Go on with a run that was paused or has failed, from its newest checkpoint."""
     control.starter.go_on(control.desk.one(run_id))
     return _described(control.desk.one(run_id))
+
+
+def started_run(control: Control, kind: str, config: dict[str, Any]) -> JSONResponse:
+    """Start a run, or find it finished: the answer to whoever asked for it."""
+    started = control.starter.start(kind, config)
+    found = control.desk.one(started.run_id)
+    location = {"location": f"/api/v1/runs/{started.run_id}"}
+    return JSONResponse(_described(found), 202 if started.is_begun else 200, location)
 
 
 def _described(found: Standing) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from typing import Any
 
 from mulm.checksum import hash_file
 from mulm.data.recipe import Recipe
+from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import SourceFile
 from mulm.data.sources.registry import source_of
 from mulm.data.sources.remote import fetch, is_remote
+from mulm.data.sources.uploaded import uploaded_file
 from mulm.data.tasks import ListedFile, ReadTask, make_tasks, unreadable
+from mulm.store import Store
 
 _HASHING_THREADS = 2
 
@@ -38,22 +41,21 @@ class Listing:
         return [listed.identity for listed in self.files]
 
 
-def list_files(recipe: Recipe, cache: Path) -> Listing:
+def list_files(recipe: Recipe, store: Store) -> Listing:
     """All files, in the order of the recipe's sources and then by name, each hashed.
 
     Args:
         recipe: Whose sources.
-        cache: Where files from elsewhere are kept.
+        store: Where uploaded files lie, and files from elsewhere are kept.
 
     Raises:
-        NotFoundError: a source has no files.
+        NotFoundError: a source has no files, or an uploaded one is gone.
         UnknownNameError: a source of an unknown type.
         DataError: a file cannot be opened.
     """
     found: list[tuple[int, SourceFile]] = []
     for number, spec in enumerate(recipe.sources):
-        files = fetch(spec, cache) if is_remote(spec.path) else source_of(spec.type).files(spec)
-        found += [(number, file) for file in files]
+        found += [(number, file) for file in _files(spec, store)]
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing runs outside of Python's lock
         return Listing(tuple(pool.map(lambda item: _listed(*item), found)))
 
@@ -86,6 +88,15 @@ def checksum(path: str) -> str:
 def licences(recipe: Recipe) -> tuple[str, ...]:
     """The licences of all sources, each once."""
     return tuple(sorted({spec.licence for spec in recipe.sources}))
+
+
+def _files(spec: SourceSpec, store: Store) -> list[SourceFile]:
+    assert spec.file is None, "the caller resolves the file"
+    if spec.content is not None:
+        return [uploaded_file(spec.content, store)]
+    if is_remote(spec.path):
+        return fetch(spec, store.downloads)
+    return source_of(spec.type).files(spec)
 
 
 def _listed(source: int, file: SourceFile) -> ListedFile:

@@ -1,0 +1,141 @@
+"""`/v1/files`: what clients upload, to build datasets of it, to train on or to answer in batches.
+
+Invariants: the bytes are a blob of the store before there is a row, and a row before the answer;
+a name is a label, whatever it holds.
+"""
+
+import asyncio
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import FileResponse
+
+from mulm.errors import CorruptError, NotFoundError, nearest
+from mulm.facts import UserFile
+from mulm.manifest import BlobEntry
+from mulm.refs import new_id
+from serve_app.control_api.control import ALL_SCOPE, ControlDependency
+from serve_app.control_api.page import page
+from serve_app.multipart import FormError
+from serve_app.upload import Upload
+
+router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=ALL_SCOPE)
+
+UPLOADS = frozenset({("POST", "/v1/files")})
+"""Routes that read their body themselves."""
+
+Purpose = Literal["fine-tune", "batch", "user_data", "evals", "assistants"]
+_MAX_LISTED = 10_000
+_MAX_SHOWN_NAME = 255
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": list(get_args(Purpose))},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def _max_file_bytes(request: Request) -> int:
+    limit: int = request.app.state.max_file_bytes
+    return limit
+
+
+@router.post("", openapi_extra=_FORM)
+async def create_file(
+    request: Request,
+    control: ControlDependency,
+    max_bytes: Annotated[int, Depends(_max_file_bytes)],
+) -> dict[str, Any]:
+    """Upload a file; what it is for is a label."""
+    async with Upload(control.store, max_bytes, ("purpose",)) as upload:
+        await upload.read(request)
+        purpose = _purpose(upload.values.get("purpose"))
+        blob = await upload.keep()
+    return _described(
+        await asyncio.to_thread(
+            control.facts.add_file,
+            new_id("file"), upload.filename, purpose, blob.size_bytes, blob.sha256,
+        )
+    )  # fmt: skip
+
+
+@router.get("")
+def list_files(
+    control: ControlDependency,
+    purpose: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = _MAX_LISTED,
+    after: Annotated[str | None, Query(max_length=128)] = None,
+    order: Literal["asc", "desc"] = "desc",
+) -> dict[str, Any]:
+    """All files, or those of one purpose, newest first."""
+    found = control.facts.files(purpose, after, limit + 1, order == "desc")
+    return page(found, limit, _described)
+
+
+@router.get("/{file_id}")
+def get_file(file_id: str, control: ControlDependency) -> dict[str, Any]:
+    """What is known of a file."""
+    return _described(control.facts.file(file_id))
+
+
+@router.get("/{file_id}/content", response_class=FileResponse)
+def get_content(file_id: str, control: ControlDependency) -> FileResponse:
+    """The file's bytes, checked."""
+    found = control.facts.file(file_id)
+    blob = BlobEntry(name=found.id, sha256=found.sha256, size_bytes=found.size_bytes)
+    try:
+        path = control.store.path(blob)
+    except NotFoundError as error:  # a row promises its bytes: without them something is damaged
+        raise CorruptError(error.message) from None
+    headers = {"content-disposition": _attachment(found.name), "x-content-type-options": "nosniff"}
+    return FileResponse(path, media_type="application/octet-stream", headers=headers)
+
+
+@router.delete("/{file_id}")
+def delete_file(file_id: str, control: ControlDependency) -> dict[str, Any]:
+    """Forget a file. A run that has begun with it goes on with its bytes."""
+    control.facts.remove_file(file_id)
+    return {"id": file_id, "object": "file", "deleted": True}
+
+
+def _purpose(given: str | None) -> str:
+    if given is None:
+        raise FormError("the form has no purpose", param="purpose")
+    if given not in get_args(Purpose):
+        hint = nearest(given[:64], get_args(Purpose))
+        raise FormError(f"no such purpose: {given[:64]!r}", hint=hint, param="purpose")
+    return given
+
+
+def _described(file: UserFile) -> dict[str, Any]:
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size_bytes,
+        "created_at": int(file.created_s),
+        "expires_at": None,
+        "filename": file.name,
+        "purpose": file.purpose,
+        "sha256": file.sha256,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def _attachment(name: str) -> str:
+    """What a browser saves it as, as far as a name can be one."""
+    if len(name) > _MAX_SHOWN_NAME:
+        return "attachment"
+    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
