@@ -37,7 +37,7 @@ demo: setup ## from text to a model that answers over HTTP (about 2 minutes on 2
 test: dev ## all tests, with real clusters (a quarter of an hour); with ARGS those that it names
 ifeq ($(ARGS),)
 	@$(SIDE_BY_SIDE)
-	@$(BIN)/python -m pytest tests/unit -m slow
+	@$(BIN)/python -m pytest tests/unit tests/ui -m slow
 	@exec $(BIN)/python -m pytest tests/cluster tests/docs
 else
 	@exec $(BIN)/python -m pytest $(ARGS)

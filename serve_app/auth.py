@@ -20,10 +20,13 @@ from mulm.accounts import Key
 from mulm.errors import AuthError, NotRunningError
 from serve_app.key_text import digest_of
 from serve_app.settings import KEYS_MAX_AGE_S
+from serve_app.ui import files
 
 _log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health"}) | files.PATHS
+"""Signs of life, and the files of the page, which hold no data."""
+
 STALE_KEYS_MAX_AGE_S = 300.0
 """How long the known keys stay good while the ledger does not answer."""
 

@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/health`: the only routes without a key; nothing but yes or no."""
+"""`/healthz`, `/readyz` and `/health`: without a key; nothing but yes or no."""
 
 from fastapi import APIRouter
 

@@ -30,6 +30,7 @@ from serve_app.openapi import describe
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES, MAX_FILE_BYTES
 from serve_app.tracing import TraceMiddleware, Tracing
+from serve_app.ui import page
 
 
 def make_app(
@@ -65,7 +66,7 @@ def make_app(
     app.state.max_file_bytes = max_file_bytes
     openai_rooms = (models, completions, chat, responses, embeddings, tokens, files)
     control_rooms = (runs, keys_api, datasets, versions)
-    for room in (health, metrics, *openai_rooms, *control_rooms):
+    for room in (health, metrics, page, *openai_rooms, *control_rooms):
         app.include_router(room.router)
     describe(app)
     return app

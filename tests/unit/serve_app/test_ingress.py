@@ -22,6 +22,7 @@ from serve_app.auth import OPEN_PATHS
 from serve_app.ingress import make_app
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES
+from serve_app.ui.files import PATHS
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 URL = "/v1/chat/completions"
@@ -56,10 +57,13 @@ def routes_of(app) -> list[tuple[str, str]]:
     return sorted(set(walk(app.routes)))
 
 
-def test_every_route_but_health_needs_a_key(scripted_app, raw):
-    found = routes_of(scripted_app)
+def test_every_route_but_health_and_the_page_needs_a_key(scripted_app, raw):
+    assert {"/healthz", "/readyz", "/health"} == OPEN_PATHS - PATHS
+    of_the_page = [("GET", path) for path in PATHS]
+    found = [*of_the_page, *routes_of(scripted_app)]
     assert {path for _, path in found} >= {*OPEN_PATHS, "/v1/models", "/v1/models/tiny", URL}
-    for method, path in [*found, ("GET", "/no/such"), ("GET", "/docs"), ("GET", "/openapi.json")]:
+    unknown = ("/no/such", "/docs", "/openapi.json", "/ui", "/ui/", "/ui/other.js", "/index.html")
+    for method, path in [*found, *(("GET", path) for path in unknown)]:
         for header in ("", "Bearer ", "Bearer wrong", "Basic x", "wrong"):
             reply = call(scripted_app, raw, method, path, headers={"authorization": header})
             if path in OPEN_PATHS:

@@ -1,0 +1,48 @@
+"""The files of the page, by name: what `/` is made of, and nothing else.
+
+Read by `serve_app.ui.page`, which serves them, and by `serve_app.auth`, since they open without a
+key: they hold no data. Invariant: a file that is not named here is not served, whatever lies in the
+folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "static"
+INDEX = "index.html"
+_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+FILES = (
+    "api.js",
+    "app.js",
+    "chart.js",
+    "chat.js",
+    "chat_pane.js",
+    "compare.js",
+    "connection.js",
+    "dom.js",
+    "feed.js",
+    "icon.svg",
+    "run.js",
+    "runs.js",
+    "session.js",
+    "signin.js",
+    "stream.js",
+    "style.css",
+    "tokens.js",
+    "words.js",
+)
+"""Beside the index; each is at `/ui/<name>`."""
+
+PATHS = frozenset({"/", *(f"/ui/{name}" for name in FILES)})
+"""Where the page answers."""
+
+
+def media_type(name: str) -> str:
+    """What a browser is told that a file is."""
+    return _TYPES[name.rpartition(".")[2]]

@@ -1,0 +1,80 @@
+// The page's frame: which view is shown, the navigation, the banner. Begins by itself. Invariants:
+// the address says what is shown, so that a reload and a link lead back; a view that is left is
+// ended, with all that it waits for.
+
+import { chatView } from "./chat.js";
+import { compareView } from "./compare.js";
+import { connection } from "./connection.js";
+import { el, put, titled } from "./dom.js";
+import { runView } from "./run.js";
+import { runsView } from "./runs.js";
+import { session } from "./session.js";
+import { signIn } from "./signin.js";
+
+/** `open(main, life, argument)` draws a view; `one` does where the address has a second part. */
+const VIEWS = {
+  runs: { title: "Runs", open: runsView, one: runView },
+  compare: { title: "Compare", open: compareView, one: compareView, isHidden: true },
+  chat: { title: "Chat", open: chatView, isForAll: true },
+};
+
+const main = document.getElementById("main");
+let life = new AbortController();
+
+function mayOpen(name) {
+  return Boolean(VIEWS[name]?.isForAll || (VIEWS[name] && session.current?.scope === "all"));
+}
+
+/** The address as [view, argument]. */
+function place() {
+  const [name, argument] = location.hash.replace(/^#\/?/, "").split("/");
+  try {
+    return [name, argument && decodeURIComponent(argument)];
+  } catch {
+    return [name, undefined];
+  }
+}
+
+function open() {
+  life.abort();
+  life = new AbortController();
+  put(main);
+  if (!session.current) return frame(""), signIn(main);
+  const [name, argument] = place();
+  if (!mayOpen(name)) return location.replace(mayOpen("runs") ? "#/runs" : "#/chat");
+  const view = VIEWS[name];
+  frame(name);
+  titled(argument ?? view.title);
+  (argument ? view.one ?? view.open : view.open)(main, life.signal, argument);
+  window.scrollTo(0, 0);
+  main.querySelector("h1")?.focus();
+}
+
+/** The navigation, as far as the key reaches. */
+function frame(current) {
+  const names = Object.keys(VIEWS).filter((name) => session.current && mayOpen(name) && !VIEWS[name].isHidden);
+  put(document.getElementById("nav"), names.map((name) =>
+    el("a", { href: `#/${name}`, "aria-current": name === current && "page", "data-key": name }, VIEWS[name].title)));
+  document.getElementById("signout").hidden = !session.current;
+}
+
+function banner() {
+  put(document.getElementById("banner"),
+    !connection.isUp && el("p", {}, el("b", {}, "The server does not answer."), " This page goes on by itself when it does."));
+}
+
+window.addEventListener("hashchange", open);
+connection.addEventListener("change", banner);
+session.addEventListener("change", ({ reason }) => {
+  if (session.current) return open();
+  life.abort();
+  frame("");
+  titled("Sign in");
+  signIn(main, reason);
+});
+document.getElementById("signout").addEventListener("click", () => session.end());
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address belongs to the views
+  main.focus();
+});
+open();
