@@ -10,31 +10,35 @@ import json
 import shlex
 import signal
 import sys
-from dataclasses import asdict
-from pathlib import Path
 
 import click
 
 import mulm
 from jobs.cli_backup import backup, restore
+from jobs.cli_cluster import cluster
+from jobs.cli_complete import names_of
+from jobs.cli_completion import completion
 from jobs.cli_compress import compress
 from jobs.cli_config import config
 from jobs.cli_data import data, data_gc
 from jobs.cli_doctor import doctor
 from jobs.cli_eval import evaluate
 from jobs.cli_model import model
+from jobs.cli_root import Root
 from jobs.cli_runs import runs
 from jobs.cli_talk import chat, generate
-from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
+from jobs.cli_tokenizer import tokenizer
+from jobs.cli_train import train
+from jobs.cli_verbs import open_journey, print_result, shown_progress, with_json, with_overrides
 from jobs.exit_codes import exit_code
-from jobs.progress import Progress
-from mulm.config import load_config
 from mulm.errors import ConfigError, MulmError, StoppedError
 from mulm.home import Home
 from mulm.terminal_text import harmless
 
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Root, context_settings=_CONTEXT)
 @click.version_option(mulm.__version__, prog_name="mulm")
 def cli() -> None:
     """Build, train, serve and keep teaching a micro language model of your own.
@@ -51,18 +55,12 @@ def cli() -> None:
     """
 
 
-cli.add_command(backup)
-cli.add_command(chat)
-cli.add_command(compress)
-cli.add_command(config)
-cli.add_command(data)
-cli.add_command(doctor)
-cli.add_command(evaluate)
+for verb in (
+    backup, chat, cluster, completion, compress, config, data, doctor, evaluate, generate, model,
+    restore, runs, tokenizer, train,
+):  # fmt: skip
+    cli.add_command(verb)
 cli.add_command(data_gc, "gc")
-cli.add_command(generate)
-cli.add_command(model)
-cli.add_command(restore)
-cli.add_command(runs)
 
 
 @cli.command()
@@ -89,7 +87,13 @@ def up(as_json: bool) -> None:
 @cli.command()
 @with_json
 def down(as_json: bool) -> None:
-    """Stop the application and everything it started; harmless when it is down."""
+    """Stop the application and everything it started; harmless when it is down.
+
+    Runs under way have some seconds to write a checkpoint; `mulm runs resume` goes on with them.
+
+    \b
+    Example:  mulm down
+    """
     from jobs.up import stop
 
     was_up = stop(Home.from_env())
@@ -122,78 +126,7 @@ def env(as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("config", type=click.Path(path_type=Path))
-@with_overrides
-@click.option("--dry-run", is_flag=True, help="Check everything and tell the plan; train nothing.")
-@click.option(
-    "--measure/--no-measure", default=True, help="With --dry-run: run some rows to learn the speed."
-)
-@click.option("--watts", type=float, help="With --dry-run: what each GPU or machine draws.")
-@click.option(
-    "--price-per-kwh",
-    type=float,
-    envvar="MULM_PRICE_PER_KWH",
-    help="With --dry-run: of energy, in any currency.",
-)
-@with_json
-def train(
-    config: Path,
-    overrides: tuple[str, ...],
-    dry_run: bool,
-    measure: bool,
-    watts: float | None,
-    price_per_kwh: float | None,
-    as_json: bool,
-) -> None:
-    """Train the model that CONFIG (a YAML file) describes.
-
-    The same config is the same run: finished, it is not repeated; stopped or killed, it goes on
-    from its newest checkpoint. Ctrl-C stops it after a checkpoint.
-
-    \b
-    Example:  mulm train examples/demo.yaml
-              mulm train examples/demo.yaml --set steps=200 --set name=quick
-              mulm train examples/demo.yaml --dry-run
-              mulm train examples/demo.yaml --dry-run --watts 65 --price-per-kwh 0.30
-    """
-    if dry_run:
-        _print_preview(config, overrides, as_json, measure, watts, price_per_kwh)
-        return
-    with open_journey() as journey:
-        result = journey.train(config, overrides)
-    (judged,) = (name for name in result if name.startswith("validation_"))
-    words = judged.removeprefix("validation_").replace("_", " ")
-    print_result(result, as_json, f"{{model}}: {{{judged}:.3f}} {words}, {{parameters}} parameters")
-
-
-def _print_preview(
-    config_path: Path,
-    overrides: tuple[str, ...],
-    as_json: bool,
-    is_measured: bool,
-    watts: float | None,
-    price_per_kwh: float | None,
-) -> None:
-    from mulm.ledger import Ledger
-    from mulm.store import Store
-    from mulm.train.config import TrainConfig
-    from mulm.train.estimate import describe_estimate, estimate
-    from mulm.train.preview import describe, preview, work_of
-
-    home, config = Home.from_env().create(), load_config(TrainConfig, config_path, overrides)
-    with Ledger(home.ledger) as facts:
-        plan = preview(config, Store(home.store), facts)
-    told = estimate(
-        work_of(plan), is_measured=is_measured, watts=watts, price_per_kwh=price_per_kwh
-    )
-    if as_json:
-        click.echo(json.dumps(asdict(plan) | {"estimate": asdict(told)}))
-        return
-    click.echo("\n".join([*describe(plan), *describe_estimate(told)]))
-
-
-@cli.command()
-@click.argument("model")
+@click.argument("model", shell_complete=names_of("model"))
 @click.option(
     "--adapter",
     "adapters",
@@ -230,11 +163,16 @@ def serve(
 @cli.command()
 @with_json
 def demo(as_json: bool) -> None:
-    """The whole journey on bundled text: data, training, evaluation, serving, a chat."""
+    """The whole journey on bundled text: data, training, evaluation, serving, a chat.
+
+    \b
+    Example:  mulm demo
+              mulm demo --json < /dev/null
+    """
     from jobs.demo import run_demo
 
     out = sys.stderr if as_json else sys.stdout
-    result = run_demo(Home.from_env(), Progress(sys.stderr), sys.stdin, out)
+    result = run_demo(Home.from_env(), shown_progress(), sys.stdin, out)
     print_result(result, as_json, "")
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
+from jobs.cli_complete import names_of
 from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
 from mulm.config import load_config
 from mulm.model.compress_config import FORMATS, CompressConfig
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=names_of("model"))
 @click.option("--to", required=True, metavar="FORMAT", help=f"{', '.join(FORMATS)}.")
 @click.option("--name", help="Publish as this; NAME-FORMAT if not given.")
 @click.option("--keep", type=float, help="pruned: the share of parameters that stays; 0.5.")

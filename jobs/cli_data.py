@@ -12,9 +12,17 @@ from pathlib import Path
 
 import click
 
+from jobs.cli_complete import names_of
 from jobs.cli_data_look import LOOKS, open_shelf
-from jobs.cli_verbs import Verbs, open_journey, print_result, with_json, with_overrides
-from jobs.progress import Progress
+from jobs.cli_verbs import (
+    Verbs,
+    open_journey,
+    print_result,
+    say,
+    shown_progress,
+    with_json,
+    with_overrides,
+)
 from mulm.errors import ConfigError, CorruptError
 
 
@@ -46,7 +54,7 @@ def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @data.command("ls")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("dataset"))
 @with_json
 def data_ls(name: str | None, as_json: bool) -> None:
     """List all versions, or those of NAME: tokens, documents, size, age, sources.
@@ -63,12 +71,12 @@ def data_ls(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
     if not rows:
-        click.echo("there are none yet", err=True)
+        say("there are none yet")
     click.echo("".join(f"{line}\n" for line in listing_lines(rows, now_s)), nl=False)
 
 
 @data.command("show")
-@click.argument("ref")
+@click.argument("ref", shell_complete=names_of("dataset"))
 @with_json
 def data_show(ref: str, as_json: bool) -> None:
     """Show REF: counts, sources and licences, rules, tokenizer, parents, files.
@@ -85,7 +93,7 @@ def data_show(ref: str, as_json: bool) -> None:
 
 
 @data.command("lineage")
-@click.argument("ref")
+@click.argument("ref", shell_complete=names_of("dataset"))
 @with_json
 def data_lineage(ref: str, as_json: bool) -> None:
     """Show what REF was made from, and what was made from it.
@@ -101,7 +109,7 @@ def data_lineage(ref: str, as_json: bool) -> None:
 
 
 @data.command("rm")
-@click.argument("ref")
+@click.argument("ref", shell_complete=names_of("dataset"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_json
 def data_rm(ref: str, yes: bool, as_json: bool) -> None:
@@ -119,7 +127,7 @@ def data_rm(ref: str, yes: bool, as_json: bool) -> None:
     with open_shelf() as shelf:
         version = removable(shelf, ref)
         if not yes and not _is_confirmed(version.ref):
-            click.echo(f"{version.ref} stays", err=True)
+            say(f"{version.ref} stays")
             return
         names = [f"{gone.kind} {gone.ref}" for gone in removed(shelf, version)]
     result = {"dataset": version.ref, "dataset_id": version.manifest_id, "removed": names}
@@ -127,7 +135,7 @@ def data_rm(ref: str, yes: bool, as_json: bool) -> None:
 
 
 @data.command("verify")
-@click.argument("ref", required=False)
+@click.argument("ref", required=False, shell_complete=names_of("dataset"))
 @with_json
 def data_verify(ref: str | None, as_json: bool) -> None:
     """Read every file of REF and of what it was made from again; all that is stored without REF.
@@ -141,7 +149,7 @@ def data_verify(ref: str | None, as_json: bool) -> None:
     from jobs.dataset_upkeep import verified
 
     with open_shelf() as shelf:
-        result = verified(shelf, ref, Progress(sys.stderr))
+        result = verified(shelf, ref, shown_progress())
     damages = result["damages"]
     print_result(result, as_json, "" if damages else "{versions} versions are whole")
     for damage in [] if as_json else damages:
@@ -185,7 +193,7 @@ def data_gc(dry_run: bool, grace: float, as_json: bool) -> None:
     for version in [] if as_json else result["versions"]:
         click.echo(f"  {version}")
     for run in [] if as_json else result["unended_runs"]:
-        click.echo(f"  newer than {run}, which has not ended: stays", err=True)
+        say(f"  newer than {run}, which has not ended: stays")
 
 
 def _is_confirmed(ref: str) -> bool:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jobs.cli_verbs import with_json
+from jobs.cli_complete import names_of
+from jobs.cli_verbs import say, with_json
 from mulm.errors import ConfigError
 from mulm.home import Home
 
@@ -40,7 +41,7 @@ def _with_seed(command: F) -> F:
 
 
 @click.command("preview")
-@click.argument("ref")
+@click.argument("ref", shell_complete=names_of("dataset"))
 @_with_count(3, "Documents to show.")
 @click.option("--split", type=click.Choice(["train", "validation"]), help="Both if not given.")
 @click.option("--grep", default="", metavar="TEXT", help="Only those that hold TEXT.")
@@ -85,14 +86,14 @@ def preview(
         click.echo(json.dumps(documents))
         return
     if not documents:
-        click.echo("no document is like that", err=True)
+        say("no document is like that")
     in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for document in documents:
         _print_lines([*document_lines(document, order, in_colour=in_colour), ""])
 
 
 @click.command("stats")
-@click.argument("ref")
+@click.argument("ref", shell_complete=names_of("dataset"))
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page too.")
 @with_json
 def stats(ref: str, html: Path | None, as_json: bool) -> None:
@@ -110,7 +111,7 @@ def stats(ref: str, html: Path | None, as_json: bool) -> None:
         told = counted(shelf, found)
     if html is not None:
         _write(html, stats_page(found, told))
-        click.echo(f"{html} is written", err=True)
+        say(f"{html} is written")
     if as_json:
         click.echo(json.dumps({"dataset": found.ref, **asdict(told)}))
     else:
@@ -118,7 +119,7 @@ def stats(ref: str, html: Path | None, as_json: bool) -> None:
 
 
 @click.command("rejects")
-@click.argument("ref")
+@click.argument("ref", shell_complete=names_of("dataset"))
 @click.option("--reason", help="Samples of this one only.")
 @_with_count(5, "Samples of each reason.")
 @_with_seed
@@ -139,8 +140,8 @@ def rejects(ref: str, reason: str | None, n: int, seed: int, as_json: bool) -> N
 
 
 @click.command("diff")
-@click.argument("before")
-@click.argument("after")
+@click.argument("before", shell_complete=names_of("dataset"))
+@click.argument("after", shell_complete=names_of("dataset"))
 @_with_count(3, "Samples of each kind of difference.")
 @with_json
 def diff(before: str, after: str, n: int, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from jobs.cli_complete import names_of
 from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
 from mulm.config import load_config
 from mulm.data.sources.remote import is_remote
@@ -20,7 +21,7 @@ _KNOWN = ", ".join((BITS_PER_BYTE, *SUITES))
 
 
 @click.command("eval")
-@click.argument("model")
+@click.argument("model", shell_complete=names_of("model"))
 @click.option("--suite", "suites", metavar="NAMES", help=f"all, or of: {_KNOWN}.")
 @click.option(
     "--data", "given", multiple=True, metavar="[SUITE=]FILE",

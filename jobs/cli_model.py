@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.cli_verbs import Verbs, open_journey, print_result, print_versions, with_json
-from jobs.progress import Progress
+from jobs.cli_complete import names_of
+from jobs.cli_verbs import (
+    Verbs,
+    open_journey,
+    print_result,
+    print_versions,
+    say,
+    shown_progress,
+    with_json,
+)
 from mulm.home import Home
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ def model_ls(as_json: bool) -> None:
 
 
 @model.command("show")
-@click.argument("name", metavar="MODEL")
+@click.argument("name", metavar="MODEL", shell_complete=names_of("model"))
 @with_json
 def model_show(name: str, as_json: bool) -> None:
     """Show MODEL: shape, parameters, files, lineage, aliases.
@@ -54,7 +61,7 @@ def model_show(name: str, as_json: bool) -> None:
 
 
 @model.command("alias")
-@click.argument("name", metavar="MODEL")
+@click.argument("name", metavar="MODEL", shell_complete=names_of("model"))
 @click.argument("alias")
 @with_json
 def model_alias(name: str, alias: str, as_json: bool) -> None:
@@ -70,7 +77,7 @@ def model_alias(name: str, alias: str, as_json: bool) -> None:
 
 
 @model.command("export")
-@click.argument("name", metavar="MODEL")
+@click.argument("name", metavar="MODEL", shell_complete=names_of("model"))
 @click.option("--to", required=True, metavar="hf|gguf", help="A Hugging Face folder or a file.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Must not exist yet.")
 @click.option("--dtype", metavar="stored|fp32|fp16|bf16", help="hf: type of weights; as stored.")
@@ -115,10 +122,9 @@ def model_import(source: str, name: str, as_json: bool) -> None:
         result = exchange.import_model(source, name)
     print_result(result, as_json, "{model}: {parameters} parameters")
     if not as_json and result["chat_template"] in ("other", "broken"):
-        click.echo(
+        say(
             "  its own chat template differs: here and in exports, conversations are"
-            f" {result['chat_format']}",
-            err=True,
+            f" {result['chat_format']}"
         )
 
 
@@ -143,7 +149,7 @@ def open_exchange() -> Exchange:
     """The models of this machine's installation, shown on stderr."""
     from jobs.exchange import Exchange
 
-    return Exchange(Home.from_env(), Progress(sys.stderr), os.environ)
+    return Exchange(Home.from_env(), shown_progress(), os.environ)
 
 
 def described(result: Mapping[str, Any]) -> list[str]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from jobs.cli_complete import run_names
 from jobs.cli_runs_acts import ACTS
-from jobs.cli_verbs import Verbs, with_json
+from jobs.cli_verbs import Verbs, say, with_json, with_quiet
 from mulm.errors import ConfigError, ConflictError, UnknownNameError, nearest
 from mulm.facts import Phase, Run
 from mulm.home import Home
@@ -43,7 +44,7 @@ for act in ACTS:
 
 
 def _with_run(command: F) -> F:
-    return click.argument("run", metavar="RUN")(command)
+    return click.argument("run", metavar="RUN", shell_complete=run_names)(command)
 
 
 def _count(name: str, what: str, least: int = 1) -> Callable[[F], F]:
@@ -74,7 +75,7 @@ def runs_ls(kind: str | None, phase: str | None, limit: int | None, as_json: boo
         click.echo(json.dumps(rows))
         return
     if not rows:
-        click.echo("there are none", err=True)
+        say("there are none")
     _print(listing_lines(rows, time.time()))
 
 
@@ -105,6 +106,7 @@ def runs_show(run: str, as_json: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @_count("--limit", "The last N events; all if not given.", least=0)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each event.")
+@with_quiet
 def runs_logs(run: str, follow: bool, limit: int | None, as_json: bool) -> None:
     """Print what happened in RUN, a line for each event.
 
@@ -133,6 +135,7 @@ def runs_logs(run: str, follow: bool, limit: int | None, as_json: bool) -> None:
 @_count("--last", "Only the last N rows.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each step.")
+@with_quiet
 def runs_metrics(
     run: str, every: int | None, last: int | None, as_csv: bool, as_json: bool
 ) -> None:
@@ -157,13 +160,14 @@ def runs_metrics(
     elif rows:
         _print(metric_lines(rows))
     else:
-        click.echo("there are none yet", err=True)
+        say("there are none yet")
 
 
 @runs.command("samples", epilog=_RUN_HELP)
 @_with_run
 @_count("--last", "Only the last N steps that have any.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each text.")
+@with_quiet
 def runs_samples(run: str, last: int | None, as_json: bool) -> None:
     """Print what the model of a training RUN wrote after fixed prompts, as training went.
 
@@ -182,11 +186,11 @@ def runs_samples(run: str, last: int | None, as_json: bool) -> None:
     elif samples:
         _print(sample_lines(samples))
     else:
-        click.echo("there are none", err=True)
+        say("there are none")
 
 
 @runs.command("compare", epilog=_RUN_HELP)
-@click.argument("names", metavar="RUN RUN...", nargs=-1, required=True)
+@click.argument("names", metavar="RUN RUN...", nargs=-1, required=True, shell_complete=run_names)
 @with_json
 def runs_compare(names: tuple[str, ...], as_json: bool) -> None:
     """Put training runs side by side, the best first: configs, curves at common steps, speed.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.cli_complete import run_names
 from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
 from mulm.errors import ConflictError
 from mulm.home import Home
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("pause")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_names)
 @with_json
 def pause(run: str, as_json: bool) -> None:
     """Have RUN write a checkpoint and end; `resume` goes on from there.
@@ -38,7 +39,7 @@ def pause(run: str, as_json: bool) -> None:
 
 
 @click.command("cancel")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_names)
 @with_json
 def cancel(run: str, as_json: bool) -> None:
     """End RUN, also one that waits or is paused. Its checkpoints stay.
@@ -56,7 +57,7 @@ def cancel(run: str, as_json: bool) -> None:
 
 
 @click.command("resume")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_names)
 @click.option("--cancelled", is_flag=True, help="Also a run that was cancelled or stopped.")
 @click.option("--detach", is_flag=True, help="Do not wait for its end; needs `mulm up`.")
 @with_overrides

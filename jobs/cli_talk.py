@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from jobs.cli_verbs import open_journey, with_json
+from jobs.cli_verbs import open_journey, say, with_json
 from mulm.errors import ConfigError, JobFailedError
 from mulm.home import Home
 from mulm.terminal_text import harmless, read_text, written
@@ -124,7 +124,7 @@ def _file(
         done = frozenset() if out is None else done_in(out)
         totals = generate(client, orders, target, done=done, concurrency=concurrency)
     skipped = f", {totals.n_skipped} were there already" if totals.n_skipped else ""
-    click.echo(f"{totals.n_answered} answered, {totals.n_failed} failed{skipped}", err=True)
+    say(f"{totals.n_answered} answered, {totals.n_failed} failed{skipped}")
     if totals.n_failed:
         raise JobFailedError(
             f"{totals.n_failed} lines have no answer", hint="run the same again to ask for them"

@@ -1,0 +1,98 @@
+"""`mulm tokenizer ...`: the verbs about tokenizers, which `mulm data build` trains."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.cli_complete import names_of
+from jobs.cli_verbs import Verbs, open_journey, print_versions, with_json
+from mulm.errors import ConfigError
+from mulm.home import Home
+from mulm.terminal_text import harmless, read_text, written
+
+if TYPE_CHECKING:
+    from jobs.tokenizer_desk import TokenizerDesk
+
+_REF = names_of("tokenizer")
+
+
+@click.group(cls=Verbs)
+def tokenizer() -> None:
+    """Tokenizers: list and show them, see how they cut a text. `mulm data build` trains them."""
+
+
+@tokenizer.command("ls")
+@click.argument("name", required=False, shell_complete=_REF)
+@with_json
+def tokenizer_ls(name: str | None, as_json: bool) -> None:
+    """List all versions of tokenizers, or those of NAME.
+
+    \b
+    Example:  mulm tokenizer ls
+              mulm tokenizer ls books --json
+    """
+    with open_journey() as journey:
+        found = journey.versions("tokenizer")
+    print_versions([one for one in found if name in (None, one.name)], as_json)
+
+
+@tokenizer.command("show")
+@click.argument("ref", shell_complete=_REF)
+@with_json
+def tokenizer_show(ref: str, as_json: bool) -> None:
+    """Show REF: how many tokens it has, its fingerprint, special tokens, what was made with it.
+
+    \b
+    Example:  mulm tokenizer show books
+              mulm tokenizer show books@1 --json
+    """
+    with open_desk() as desk:
+        told = desk.described(ref)
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    click.echo(f"{told['tokenizer']}  {told['tokenizer_id']}")
+    click.echo(
+        f"tokens       {told['vocab_size']:,}, {len(told['special_tokens'])} of them special"
+    )
+    click.echo(f"fingerprint  {told['fingerprint']}")
+    for kind in ("parents", "used_by"):
+        for one in told[kind]:
+            names = f" {', '.join(one['refs'])}" if one["refs"] else ""
+            click.echo(f"{kind.replace('_', ' '):<11}  {one['role']} {one['id']}{names}")
+
+
+@tokenizer.command("encode")
+@click.argument("ref", shell_complete=_REF)
+@click.argument("text", required=False)
+@with_json
+def tokenizer_encode(ref: str, text: str | None, as_json: bool) -> None:
+    """Show how REF cuts TEXT, or standard input, into tokens.
+
+    \b
+    Example:  mulm tokenizer encode books "It was a dark night"
+              mulm tokenizer encode books@1 --json < chapter.txt
+    """
+    if text is None and sys.stdin.isatty():
+        raise ConfigError("there is no text", hint='mulm tokenizer encode NAME "some text"')
+    told = written(text) if text is not None else read_text(sys.stdin)
+    with open_desk() as desk:
+        pieces = desk.pieces(ref, told)
+    if as_json:
+        click.echo(json.dumps({"ids": [i for i, _ in pieces], "tokens": [t for _, t in pieces]}))
+        return
+    click.echo(harmless("|".join(piece for _, piece in pieces)))
+    size = len(told.encode())
+    per_token = f", {size / len(pieces):.2f} bytes each" if pieces else ""
+    click.echo(f"{len(pieces)} tokens{per_token}")
+
+
+def open_desk() -> TokenizerDesk:
+    """The tokenizers of this machine's installation."""
+    from jobs.tokenizer_desk import TokenizerDesk
+
+    return TokenizerDesk(Home.from_env())
