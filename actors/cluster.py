@@ -146,6 +146,7 @@ def _plan(home: Home, settings: Settings) -> Head:
         http_port=http_port,
         pid=0,
         temp_dir=str(fresh_temp_dir()),
+        tls_cert=None if settings.tls_cert is None else str(settings.tls_cert),
     )
     return Head(home, settings, info)
 

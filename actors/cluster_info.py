@@ -30,12 +30,15 @@ class ClusterInfo(Frozen):
     pid: int
     """Of the process whose end is the end of the cluster."""
     temp_dir: str
+    tls_cert: str | None = None
+    """The certificate that the HTTP API shows, where it speaks HTTPS."""
 
     @property
     def api_url(self) -> str:
         """Where the HTTP API is, once something is served."""
         host = "127.0.0.1" if self.http_host in {"0.0.0.0", "::"} else self.http_host  # noqa: S104
-        return f"http://{host}:{self.http_port}"
+        scheme = "https" if self.tls_cert else "http"
+        return f"{scheme}://{host}:{self.http_port}"
 
 
 def read_info(home: Home) -> ClusterInfo | None:

@@ -96,6 +96,7 @@ class Head:
             **inherited,
             **ENV_VARIABLES_OF_RAY,
             **ray_env(self.home),
+            **self.settings.to_env(),
             MARKER: self.info.id,
             TEMP_DIR_VARIABLE: self.info.temp_dir,
             "TMPDIR": str(self.scratch_dir),

@@ -6,6 +6,7 @@ Speaks plain OpenAI-compatible HTTP, so it works against any such server.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,14 +39,21 @@ class Piece:
 
 
 class ChatClient:
-    """Talks to `base_url` (without `/v1`) with an API key."""
+    """Talks to a server with an API key.
 
-    def __init__(self, base_url: str, api_key: str) -> None:
+    Args:
+        base_url: Without `/v1`.
+        api_key: Its text.
+        verify: Which certificates are trusted.
+    """
+
+    def __init__(self, base_url: str, api_key: str, verify: ssl.SSLContext | bool = True) -> None:
         self._http = httpx.Client(
             base_url=base_url,
             headers={"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
             trust_env=False,
+            verify=verify,
         )
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from actors.cluster import connect
 from actors.cluster_info import ClusterInfo, read_token
 from actors.job_client import JobClient, JobWatch, lost_run_error
 from actors.run_starter import submit
+from actors.tls_trust import trust_of
 from actors.write_fact import write_fact
 from jobs.chat_client import ChatClient
 from jobs.entry import Identity, damage_of, is_finished
@@ -165,7 +166,8 @@ class Journey:
         """A client of the HTTP API of the running application."""
         from serve_app.keys import read_first_key
 
-        return ChatClient(connect(self._home).api_url, read_first_key(self._home))
+        info = connect(self._home)
+        return ChatClient(info.api_url, read_first_key(self._home), trust_of(info))
 
     def versions(self, kind: Kind) -> list[Version]:
         """All versions of a kind, oldest first."""

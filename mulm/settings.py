@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConfigError, UnknownNameError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _apart(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_apart)]
+"""In a variable with commas between them."""
 
 _PREFIX = "MULM_"
 
@@ -26,6 +35,14 @@ class Settings(Frozen):
     """Where the HTTP API listens; anything but loopback opens it to the network."""
     http_port: Port = 8000
     """0 takes any free port."""
+    tls_cert: Path | None = None
+    """A certificate with its chain (PEM): then the API speaks HTTPS; needs `tls_key`."""
+    tls_key: Path | None = None
+    """The certificate's private key (PEM)."""
+    allowed_hosts: Names = ()
+    """Names by which a proxy on this machine is reached, beside those of loopback."""
+    cors_origins: Names = ()
+    """Origins whose web pages may call the API, such as `https://app.example`; none by default."""
     dashboard_port: Port = 8265
     """Ray's dashboard and job API, always on loopback; 0 takes any free port."""
     n_cpus: Annotated[int, Field(ge=1)] | None = None
@@ -41,6 +58,38 @@ class Settings(Frozen):
                 f" {self.http_port}: choose two, or 0 for free ones"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_both_halves(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(
+                f"{variable_of('tls_cert')} and {variable_of('tls_key')} belong together"
+            )
+        for field, path in (("tls_cert", self.tls_cert), ("tls_key", self.tls_key)):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{variable_of(field)}: no such file: {str(path)!r}")
+        return self
+
+    @field_validator("tls_cert", "tls_key")
+    @classmethod
+    def _is_absolute(cls, path: Path | None) -> Path | None:
+        """Other processes read it, in other folders."""
+        return None if path is None else path.expanduser().absolute()
+
+    @property
+    def tls(self) -> tuple[Path, Path] | None:
+        """Certificate and key, where the API speaks HTTPS."""
+        return (
+            None if self.tls_cert is None or self.tls_key is None else (self.tls_cert, self.tls_key)
+        )
+
+    def to_env(self) -> dict[str, str]:
+        """The same settings as variables, for the processes of the application."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {
+            variable_of(field): ",".join(value) if isinstance(value, list) else str(value)
+            for field, value in values.items()
+        }
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:

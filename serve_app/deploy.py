@@ -16,6 +16,7 @@ import httpx
 from actors.cluster_info import ClusterInfo
 from actors.dashboard import Dashboard
 from actors.ports import choose_port
+from actors.tls_trust import trust_of
 from mulm.errors import DeadlineError, JobFailedError, MulmError, NotRunningError
 from mulm.home import Home
 from mulm.settings import variable_of
@@ -150,7 +151,7 @@ def _serves(info: ClusterInfo, key: str, versions: Mapping[str, str]) -> bool:
     headers = {"Authorization": f"Bearer {key}"}
     url = f"{info.api_url}/v1/models"
     try:
-        reply = httpx.get(url, headers=headers, timeout=5.0, trust_env=False)
+        reply = httpx.get(url, headers=headers, timeout=5.0, trust_env=False, verify=trust_of(info))
     except httpx.TransportError:
         return False
     return reply.is_success and names_models(reply, versions)

@@ -2,7 +2,7 @@
 
 Used by the ingress, its middleware and the event streams. Invariant: whatever fails, a client gets
 `{"error": {"message", "type", "param", "code"}}`, under `/api/` an `application/problem+json` (RFC
-9457), and nothing about our insides.
+9457), and nothing about our insides and no secret.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from starlette.types import Scope
 
 from mulm.config import Frozen
 from mulm.errors import MulmError
+from mulm.redaction import redacted
 
 STATUS_BY_CODE: dict[str, int] = {
     "internal": 500,
@@ -50,6 +51,7 @@ STATUS_BY_REQUEST_CODE: dict[str, int] = {
     "unknown_parameter": 400,
     "unsupported_parameter": 400,
     "forbidden": 403,
+    "host_not_allowed": 421,
     "model_not_found": 404,
     "method_not_allowed": 405,
     "precondition_failed": 412,
@@ -195,10 +197,10 @@ def problem(
         type=f"urn:mulm:problem:{code}",
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        detail=redacted(detail),
         code=code,
-        hint=hint or None,
-        param=None if param is None else str(param),
+        hint=redacted(hint) or None,
+        param=None if param is None else redacted(str(param)),
         request_id=scope.get("state", {}).get("request_id"),
     )
     return JSONResponse(told.model_dump(), status, headers, media_type="application/problem+json")
@@ -223,4 +225,5 @@ def _refusal(message: str, code: str, param: str | None, scope: Scope) -> JSONRe
 
 def _body(message: str, status: int, code: str, param: object) -> dict[str, Any]:
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    shown = redacted(param) if isinstance(param, str) else param
+    return {"error": {"message": redacted(message), "type": kind, "param": shown, "code": code}}

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -33,9 +34,12 @@ class HttpServer:
         host: The address to listen on.
         port: The port; a replica that takes over may listen beside one that still drains.
         drain_s: How long answers that run at `stop` may take.
+        tls: The certificate with its chain and its key (PEM); without them it speaks plain HTTP.
     """
 
-    def __init__(self, app: Any, host: str, port: int, drain_s: float) -> None:
+    def __init__(
+        self, app: Any, host: str, port: int, drain_s: float, tls: tuple[Path, Path] | None = None
+    ) -> None:
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -45,6 +49,8 @@ class HttpServer:
             backlog=_BACKLOG,
             http=HttpConnection,
             ws="none",
+            ssl_certfile=None if tls is None else tls[0],
+            ssl_keyfile=None if tls is None else tls[1],
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=int(drain_s) + 1,
         )

@@ -6,19 +6,24 @@ floor: no torch, no Ray. Invariant: what a request passes through is the list in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from mulm import __version__
 from mulm.errors import MulmError
 from mulm.refs import new_id
+from mulm.settings import Settings
 from serve_app import errors, health, metrics
 from serve_app.auth import AuthMiddleware, KeyRing
 from serve_app.control_api import datasets, runs, versions
 from serve_app.control_api import keys as keys_api
 from serve_app.control_api.control import Control
+from serve_app.hosts import HostMiddleware
 from serve_app.middleware import (
     AccessLogMiddleware,
     BodyMiddleware,
@@ -32,6 +37,8 @@ from serve_app.settings import MAX_BODY_BYTES, MAX_FILE_BYTES
 from serve_app.tracing import TraceMiddleware, Tracing
 from serve_app.ui import page
 
+_DEFAULTS = Settings()
+
 
 def make_app(
     service: Service,
@@ -39,6 +46,7 @@ def make_app(
     tracing: Tracing | None = None,
     control: Control | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
+    settings: Settings = _DEFAULTS,
 ) -> FastAPI:
     """The whole HTTP application; a file that is uploaded has `max_file_bytes` at most."""
     app = FastAPI(
@@ -52,7 +60,9 @@ def make_app(
             Middleware(RequestIdMiddleware, new_id=lambda: new_id("req")),
             Middleware(AccessLogMiddleware),
             Middleware(TraceMiddleware, tracing=tracing or Tracing()),
+            *_cors(settings.cors_origins),
             Middleware(ErrorMiddleware),
+            Middleware(HostMiddleware, allowed=settings.allowed_hosts),
             Middleware(AuthMiddleware, keys=keys),
             Middleware(BodyMiddleware, max_bytes=MAX_BODY_BYTES, uploads=files.UPLOADS),
         ],
@@ -70,3 +80,19 @@ def make_app(
         app.include_router(room.router)
     describe(app)
     return app
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """Web pages of other origins may call us only where they are named."""
+    if not origins:
+        return []
+    shown = ["x-request-id", "location", "etag", "retry-after"]
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=shown,
+        )
+    ]

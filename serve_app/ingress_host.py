@@ -19,10 +19,12 @@ from actors.run_starter import RunStarter
 from mulm.config import parse_config
 from mulm.facts import Facts
 from mulm.home import Home
+from mulm.settings import Settings
 from serve_app.alias_watch import AliasWatch, Meaning, meaning, resolve_ids
 from serve_app.auth import KeyRing
 from serve_app.control_api.control import Control
 from serve_app.control_api.event_feed import EventFeed
+from serve_app.hosts import require_guard
 from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
 from serve_app.key_text import read_secret
@@ -42,6 +44,7 @@ class IngressHost:
 
         from actors.ledger_host import connect_facts
 
+        self._settings = Settings.from_env()
         self._facts: Facts = connect_facts()
         receiver = self._receiver = TokenReceiver(ray.util.get_node_ip_address())
         self._names: dict[str, str] = {}
@@ -83,7 +86,7 @@ class IngressHost:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""
-        return make_app(self._service, self._keys, self._tracing, self._control)
+        return self._app()
 
     def check_health(self) -> None:
         """Serve's hook: raising has the replica replaced."""
@@ -101,11 +104,18 @@ class IngressHost:
         await self._receiver.close()
         await asyncio.to_thread(self._tracing.close)
 
+    def _app(self) -> FastAPI:
+        return make_app(
+            self._service, self._keys, self._tracing, self._control, settings=self._settings
+        )
+
     async def _listen(self, args: AppArgs) -> None:
         """Answer on the port that `args` name; it stays for the life of the replica."""
         if self._server is None and args.http_port is not None:
-            app = make_app(self._service, self._keys, self._tracing, self._control)
-            server = HttpServer(app, args.http_host, args.http_port, args.request_timeout_s)
+            has_keys = bool(await asyncio.to_thread(self._facts.valid_keys))
+            require_guard(args.http_host, has_keys)
+            drain_s, tls = args.request_timeout_s, self._settings.tls
+            server = HttpServer(self._app(), args.http_host, args.http_port, drain_s, tls)
             await server.start()
             self._server = server
 

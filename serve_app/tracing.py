@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mulm.errors import ConfigError, MulmError
 from mulm.messages import GenerateRequest, TokenChunk
+from mulm.redaction import redacted
 from serve_app.auth import OPEN_PATHS
 from serve_app.engine_client import EngineClient
 
@@ -77,7 +78,7 @@ class TraceMiddleware:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        path = scope["path"][:_SHOWN_PATH_CHARS]
+        path = redacted(scope["path"][:_SHOWN_PATH_CHARS])
         attributes = {
             "http.request.method": scope["method"],
             "url.path": path,

@@ -61,9 +61,16 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"description": "No key, or none that is valid.", "content": PROBLEM},
     403: {"description": "A key for inference only.", "content": PROBLEM},
     404: {"description": "Nothing of that name or id.", "content": PROBLEM},
+    405: {"description": "The route has no such method.", "content": PROBLEM},
+    408: {"description": "The body did not come in time.", "content": PROBLEM},
     409: {"description": "It is not, or no longer, so that this can be done.", "content": PROBLEM},
     413: {"description": "A body that is too large.", "content": PROBLEM},
+    421: {"description": "The request is meant for another host.", "content": PROBLEM},
+    500: {"description": "Something that we did not foresee, or damage.", "content": PROBLEM},
+    502: {"description": "A server elsewhere cannot be reached.", "content": PROBLEM},
     503: {"description": "The ledger or the cluster does not answer.", "content": PROBLEM},
+    504: {"description": "Something was not finished in time.", "content": PROBLEM},
+    507: {"description": "The disk is full.", "content": PROBLEM},
 }
 """For routers: what every one of their routes may answer."""
 

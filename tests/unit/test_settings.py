@@ -30,3 +30,24 @@ def test_two_servers_have_two_ports() -> None:
     with pytest.raises(ConfigError, match="MULM_HTTP_PORT and MULM_DASHBOARD_PORT are both 9000"):
         Settings.from_env(env)
     assert Settings.from_env({"MULM_HTTP_PORT": "0", "MULM_DASHBOARD_PORT": "0"}).http_port == 0
+
+
+def test_settings_travel_in_the_environment_of_the_application(tmp_path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for path in (cert, key):
+        path.touch()
+    given = Settings(
+        http_host="0.0.0.0", allowed_hosts=("a.home", "b.home"), tls_cert=cert, tls_key=key
+    )
+    assert Settings.from_env(given.to_env()) == given
+    assert given.tls == (cert, key)
+    assert Settings().tls is None
+
+
+def test_a_certificate_needs_its_key_and_both_must_be_there(tmp_path) -> None:
+    (tmp_path / "cert.pem").touch()
+    env = {"MULM_TLS_CERT": str(tmp_path / "cert.pem")}
+    with pytest.raises(ConfigError, match="belong together"):
+        Settings.from_env(env)
+    with pytest.raises(ConfigError, match="MULM_TLS_KEY: no such file"):
+        Settings.from_env(env | {"MULM_TLS_KEY": str(tmp_path / "key.pem")})

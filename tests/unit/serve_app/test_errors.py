@@ -49,6 +49,7 @@ def test_codes_of_http_alone_are_frozen_and_on_the_page():
         "unknown_parameter": 400,
         "unsupported_parameter": 400,
         "forbidden": 403,
+        "host_not_allowed": 421,
         "model_not_found": 404,
         "method_not_allowed": 405,
         "precondition_failed": 412,

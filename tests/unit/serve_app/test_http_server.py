@@ -3,14 +3,22 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from mulm.errors import NotRunningError
+from actors.cluster_info import ClusterInfo
+from actors.tls_trust import trust_of
+from mulm.errors import ConfigError, NotRunningError
 from serve_app.http_connection import HttpConnection
 from serve_app.http_server import HttpServer
 
@@ -137,3 +145,58 @@ def test_a_kept_connection_is_used_again_and_its_next_head_has_its_time_too(monk
         await server.stop()
 
     asyncio.run(check())
+
+
+@pytest.fixture
+def certificate(tmp_path) -> tuple[Path, Path]:
+    """A certificate that nobody signed, for another name than the one it is reached by."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mulm.home")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    cert_path, key_path = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return cert_path, key_path
+
+
+def test_it_speaks_tls_and_our_own_commands_trust_its_certificate_alone(certificate, tmp_path):
+    def info(cert: Path) -> ClusterInfo:
+        return ClusterInfo(
+            id="c", gcs_address="", dashboard_url="", http_host="127.0.0.1", http_port=port,
+            pid=1, temp_dir="", tls_cert=str(cert),
+        )  # fmt: skip
+
+    async def ask(verify) -> str:
+        async with httpx.AsyncClient(trust_env=False, verify=verify) as client:
+            return (await client.get(f"{info(certificate[0]).api_url}/")).text
+
+    async def check():
+        server = HttpServer(app_that_says("safe"), "127.0.0.1", port, 1.0, certificate)
+        await server.start()
+        assert await ask(trust_of(info(certificate[0]))) == "safe"
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await ask(True)
+        with pytest.raises(httpx.HTTPError):
+            await get(port)
+        await server.stop()
+
+    port = free_port()
+    asyncio.run(check())
+    with pytest.raises(ConfigError, match="cannot read"):
+        trust_of(info(tmp_path / "gone.pem"))
