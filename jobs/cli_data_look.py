@@ -21,7 +21,7 @@ from mulm.errors import ConfigError
 from mulm.home import Home
 
 if TYPE_CHECKING:
-    from jobs.dataset_shelf import Shelf
+    from jobs.dataset_shelf import HomeShelf
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,8 +76,9 @@ def preview(
               mulm data preview books@3 --grep whale -n 1
               mulm data preview chats --tokens --mask --split train
     """
-    from jobs.dataset_preview import PreviewOrder, document_lines
-    from jobs.dataset_preview import preview as previewed
+    from jobs.dataset_preview import document_lines
+    from mulm.data.views import PreviewOrder
+    from mulm.data.views import preview as previewed
 
     order = PreviewOrder(n, split, seed, grep, source, tokens, mask, chars)
     with open_shelf() as shelf:
@@ -103,8 +104,8 @@ def stats(ref: str, html: Path | None, as_json: bool) -> None:
     Example:  mulm data stats books
               mulm data stats books@3 --html books.html
     """
-    from jobs.dataset_stats import stats as counted
     from jobs.dataset_stats import stats_lines, stats_page
+    from mulm.data.views import stats as counted
 
     with open_shelf() as shelf:
         found = shelf.find(ref)
@@ -132,7 +133,7 @@ def rejects(ref: str, reason: str | None, n: int, seed: int, as_json: bool) -> N
               mulm data rejects books@3 --reason near_duplicate -n 10
     """
     from jobs.dataset_rejects import reject_lines
-    from jobs.dataset_rejects import rejects as dropped
+    from mulm.data.views import rejects as dropped
 
     with open_shelf() as shelf:
         result = dropped(shelf, shelf.find(ref), reason, n, seed)
@@ -151,8 +152,8 @@ def diff(before: str, after: str, n: int, as_json: bool) -> None:
     Example:  mulm data diff books@2 books@3
               mulm data diff books@2 books -n 10 --json
     """
-    from jobs.dataset_diff import diff as compared
     from jobs.dataset_diff import diff_lines
+    from mulm.data.views import diff as compared
 
     with open_shelf() as shelf:
         result = compared(shelf, shelf.find(before), shelf.find(after), n)
@@ -162,11 +163,11 @@ def diff(before: str, after: str, n: int, as_json: bool) -> None:
 LOOKS: tuple[click.Command, ...] = (preview, stats, rejects, diff)
 
 
-def open_shelf() -> Shelf:
+def open_shelf() -> HomeShelf:
     """The dataset versions of this machine's installation."""
-    from jobs.dataset_shelf import Shelf
+    from jobs.dataset_shelf import HomeShelf
 
-    return Shelf(Home.from_env())
+    return HomeShelf(Home.from_env())
 
 
 def _print_result(

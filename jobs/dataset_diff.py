@@ -1,58 +1,16 @@
 """Two dataset versions side by side.
 
-Called by `mulm data diff`; what differs is found by `mulm.data.diff`.
+Called by `mulm data diff`; what differs is told by `mulm.data.views`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-from jobs.dataset_shelf import DatasetVersion, Shelf
 from jobs.dataset_words import one_line, size_text
-from mulm.data.corpus import Corpus
-from mulm.data.diff import document_changes, file_changes, setting_changes, shared_bytes
-from mulm.data.preview import shown
 
 _FILES_SHOWN = 5
-
-
-def diff(shelf: Shelf, before: DatasetVersion, after: DatasetVersion, n: int) -> dict[str, Any]:
-    """What differs; of documents that differ, `n` samples of each kind.
-
-    Raises:
-        NotFoundError: the documents of one of them are not here.
-    """
-    old, new = shelf.corpus(before), shelf.corpus(after)
-    documents = document_changes(old, new, n)
-    sizes = before.sizes, after.sizes
-    return {
-        "before": before.ref,
-        "after": after.ref,
-        "is_same": before.dataset.id == after.dataset.id,
-        "settings": [asdict(c) for c in setting_changes(before.manifests, after.manifests)],
-        "files": asdict(file_changes(before.documents, after.documents)),
-        "counts": {
-            name: [before.dataset.counts.get(name), after.dataset.counts.get(name)]
-            for name in sorted(before.dataset.counts.keys() | after.dataset.counts.keys())
-        },
-        "documents": {
-            "same": documents.n_same,
-            "decided": documents.decided,
-            "rewritten": documents.n_rewritten,
-            "added": documents.added,
-            "removed": documents.removed,
-        },
-        "samples": {
-            "decided": _pairs(old, new, documents.decided_pairs),
-            "rewritten": _pairs(old, new, documents.rewritten_pairs),
-            "added": _told(new, documents.added_numbers),
-            "removed": _told(old, documents.removed_numbers),
-        },
-        "size_bytes": [sum(sizes[0].values()), sum(sizes[1].values())],
-        "shared_bytes": shared_bytes(*sizes),
-    }
 
 
 def diff_lines(result: dict[str, Any]) -> list[str]:
@@ -106,18 +64,6 @@ def _sample(document: dict[str, Any], what: str) -> str:
     name = one_line(document["name"], 30)
     place = f"{document['source']}: {name} {document['part']}/{document['row']}"
     return f"      {what}  {place}  {one_line(document['text'], 60)!r}"
-
-
-def _pairs(
-    old: Corpus, new: Corpus, pairs: Sequence[tuple[int, int]]
-) -> list[list[dict[str, Any]]]:
-    before = _told(old, [a for a, _ in pairs])
-    after = _told(new, [b for _, b in pairs])
-    return [[a, b] for a, b in zip(before, after, strict=True)]
-
-
-def _told(corpus: Corpus, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    return [asdict(document) | {"text": document.text[:200]} for document in shown(corpus, numbers)]
 
 
 def _value(value: Any) -> str:

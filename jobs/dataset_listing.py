@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.dataset_shelf import Listed
 from jobs.dataset_words import age_text, one_line, size_text, table_lines
+from mulm.data.shelf import Listed
 from mulm.lineage import Lineage, Relative
 
 _HEAD = ("version", "tokens", "documents", "size", "age", "sources")

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from jobs.dataset_shelf import DatasetVersion, Shelf
 from jobs.dataset_words import bar_lines, limited, one_line, size_text
-from mulm.data.stats import Bar, Stats, stats_of
-from mulm.data.tokenizer import Tokenizer
+from mulm.data.shelf import DatasetVersion
+from mulm.data.stats import Bar, Stats
 
 _BARS_SHOWN = 20
 _STYLE = """
@@ -26,16 +25,6 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; width: 5rem; }
 td div { background: var(--bar); height: .8rem; min-width: 1px; border-radius: 2px; }
 p { margin: .2rem 0; opacity: .75; }
 """
-
-
-def stats(shelf: Shelf, found: DatasetVersion) -> Stats:
-    """The statistics of a version.
-
-    Raises:
-        NotFoundError: the version's documents are not here.
-    """
-    tokenizer = Tokenizer.from_bytes(shelf.store.read(found.dataset.blob("tokenizer.json")))
-    return stats_of(shelf.store, found.documents, found.dataset, tokenizer.end_of_text_id)
 
 
 def histograms(found: DatasetVersion, told: Stats) -> list[tuple[str, Sequence[Bar]]]:

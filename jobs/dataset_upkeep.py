@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from actors.write_fact import write_fact
-from jobs.dataset_shelf import Shelf
+from jobs.dataset_shelf import HomeShelf
 from jobs.progress import Progress
 from mulm.damage import verify
 from mulm.errors import ConflictError, CorruptError, NotFoundError
@@ -22,7 +22,7 @@ from mulm.refs import parse_ref
 _HOUR_S = 3600.0
 
 
-def verified(shelf: Shelf, ref: str | None, progress: Progress) -> dict[str, Any]:
+def verified(shelf: HomeShelf, ref: str | None, progress: Progress) -> dict[str, Any]:
     """Read every file of a version and of its parents, or of all versions of any kind.
 
     Raises:
@@ -41,7 +41,7 @@ def verified(shelf: Shelf, ref: str | None, progress: Progress) -> dict[str, Any
     return {"versions": len(ids), "damages": told}
 
 
-def _refs_of(shelf: Shelf, manifest_id: str) -> list[str]:
+def _refs_of(shelf: HomeShelf, manifest_id: str) -> list[str]:
     """The names of a version and of what was made from it: what a person can build again."""
     try:
         found = lineage(shelf.store, shelf.facts, manifest_id)
@@ -51,7 +51,7 @@ def _refs_of(shelf: Shelf, manifest_id: str) -> list[str]:
     return sorted({*found.refs, *relatives})
 
 
-def removable(shelf: Shelf, ref: str) -> Version:
+def removable(shelf: HomeShelf, ref: str) -> Version:
     """The version, if nothing needs that it has its name.
 
     Raises:
@@ -77,7 +77,7 @@ def removable(shelf: Shelf, ref: str) -> Version:
     return version
 
 
-def removed(shelf: Shelf, version: Version) -> list[Version]:
+def removed(shelf: HomeShelf, version: Version) -> list[Version]:
     """Take a name away, and that of its tokenizer if it was trained for this version alone.
 
     The files stay until they are collected.
@@ -91,7 +91,7 @@ def removed(shelf: Shelf, version: Version) -> list[Version]:
     return nameless
 
 
-def collected(shelf: Shelf, grace_hours: float, *, is_dry: bool) -> dict[str, Any]:
+def collected(shelf: HomeShelf, grace_hours: float, *, is_dry: bool) -> dict[str, Any]:
     """Remove what nothing needs, or only say what that is.
 
     Raises:
@@ -109,7 +109,7 @@ def collected(shelf: Shelf, grace_hours: float, *, is_dry: bool) -> dict[str, An
     }
 
 
-def _tokenizers_of(shelf: Shelf, version: Version) -> list[Version]:
+def _tokenizers_of(shelf: HomeShelf, version: Version) -> list[Version]:
     """Tokenizers of the same name that nothing else with a name was made with."""
     try:
         tokenizer_id = shelf.store.load(version.manifest_id).parents.get("tokenizer", "")
@@ -125,13 +125,13 @@ def _tokenizers_of(shelf: Shelf, version: Version) -> list[Version]:
     return [] if is_needed else [name for name in names if name.name == version.name]
 
 
-def _runs_of(shelf: Shelf, version: Version) -> list[str]:
+def _runs_of(shelf: HomeShelf, version: Version) -> list[str]:
     """Runs that have not ended and name it; configs of runs hold names, not ids."""
     runs = (run for run in shelf.facts.runs() if not run.has_ended)
     return [run.id for run in runs if version.ref in run.texts]
 
 
-def _models_of(shelf: Shelf, version: Version) -> list[str]:
+def _models_of(shelf: HomeShelf, version: Version) -> list[str]:
     try:
         relatives = lineage(shelf.store, shelf.facts, version.manifest_id).descendants
     except NotFoundError:

@@ -15,6 +15,7 @@ from mulm.errors import ConfigError
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
 _MOST_DIGITS = 9
+_SHOWN_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def check_name(name: str) -> str:
     """Return `name` if it can name a dataset, tokenizer or model, else raise ConfigError."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} is not a valid name",
+            f"{name[:_SHOWN_CHARS]!r} is not a valid name",
             hint="use 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit",
         )
     return name

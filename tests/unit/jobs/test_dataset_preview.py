@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from jobs.dataset_preview import PreviewOrder, document_lines
+from jobs.dataset_preview import document_lines
+from mulm.data.views import PreviewOrder
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
