@@ -2,8 +2,8 @@
 
 Called by the command line; the file is described in `jobs.backup_tar`. Invariants: the database is
 as of one moment, and everything that it names then is in the backup, whole, or there is no backup;
-secrets are not in it: keys are known by their digests alone, and the first key and Ray's token are
-made anew where it is restored.
+nothing in it lets somebody in: of keys it has digests, and the secret that they were made with; the
+first key and Ray's token are made anew where it is restored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from jobs.backup_tar import LEDGER, Header, Writer, is_member
+from jobs.backup_tar import KEY_SECRET, LEDGER, Header, Writer, is_member
 from jobs.progress import Progress
 from mulm import __version__
 from mulm.atomic import atomic_file, require_absent
@@ -90,7 +90,13 @@ def back_up(
         ledger = _snapshot(home, Path(scratch) / LEDGER)
         versions = _versions(home, ledger, has_origin)
         uploads = _uploads(home, ledger, has_origin)
-        groups = [[_File.of(LEDGER, ledger)], *uploads, *versions, *_runs(home, with_checkpoints)]
+        secret = [_File.of(KEY_SECRET, home.key_secret)] if home.key_secret.exists() else []
+        groups = [
+            [_File.of(LEDGER, ledger), *secret],
+            *uploads,
+            *versions,
+            *_runs(home, with_checkpoints),
+        ]
         size_bytes = sum(file.size_bytes for group in groups for file in group)
         header = Header(code_version=__version__, created_s=clock(), size_bytes=size_bytes)
         with atomic_file(target, mode=0o600) as file, Writer(file, header) as writer:

@@ -4,6 +4,7 @@ Written by `jobs.backup`, read by `jobs.restore`.
 
     backup.json                  what it is, and how many bytes the rest has
     ledger.sqlite                the database, as of one moment
+    key_secret                   what the digests of keys in it were made with
     store/blobs/ab/abcd...       files by their hash
     store/manifests/ds_....json  versions
     store/steps/<key>.json       markers of finished steps
@@ -33,7 +34,7 @@ from mulm.config import Frozen, canonical_json
 from mulm.errors import CorruptError, NotFoundError
 from mulm.manifest import is_manifest_id
 
-LEDGER = "ledger.sqlite"
+LEDGER, KEY_SECRET = "ledger.sqlite", "key_secret"
 _HEADER, _SUMS, _SEAL = "backup.json", "checksums.json", "checksums.sha256"
 _SMALL_BYTES = 1 << 28
 """More than the checksums of a million files."""
@@ -201,7 +202,7 @@ def torn(path: Path, why: str) -> CorruptError:
 
 def is_member(name: str) -> bool:
     """Whether a backup may hold a file of that name."""
-    if name in (_HEADER, LEDGER):
+    if name in (_HEADER, LEDGER, KEY_SECRET):
         return True
     if found := _MANIFEST.fullmatch(name):
         return is_manifest_id(found.group(1))

@@ -41,7 +41,7 @@ def permissions(machine: Surroundings) -> Verdict:
     home = machine.home
     if not home.root.exists():
         return fine("nothing is there yet")
-    secret = [home.root, home.api_key, home.ray_token, home.ledger]
+    secret = [home.root, home.api_key, home.key_secret, home.ray_token, home.ledger]
     open_to_all = [p for p in secret if p.exists() and p.stat().st_mode & _OTHERS_MAY]
     others = [p for p in (home.root, *_inside(home.root)) if p.lstat().st_uid != machine.user_id]
     if others:

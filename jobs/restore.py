@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.cluster import connect
-from jobs.backup_tar import LEDGER, Reader, opened, torn
+from jobs.backup_tar import KEY_SECRET, LEDGER, Reader, opened, torn
 from jobs.progress import Progress
 from mulm.atomic import make_folder, naming_full_disk, sync_folder
 from mulm.errors import ConflictError, CorruptError, NotRunningError
@@ -28,7 +28,7 @@ from mulm.run_lock import is_held, path_lock
 from mulm.store import Store
 from serve_app.keys import FIRST_KEY_NAME
 
-_PARTS = (LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", "store", "runs")
+_PARTS = (LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", KEY_SECRET, "store", "runs")
 
 
 def check_backup(file: Path, progress: Progress) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def used(home: Home) -> Home:
         facts.create_run(RUN, "train", {"name": "tiny"})
         facts.set_phase(RUN, "paused")
         facts.add_key("key_1", "d" * 64, "friend")
+    home.key_secret.write_text("s" * 64)
     store.remember("e" * 64, model.id)
     store.put("x", b"nothing needs this")
     home.api_key.write_text("a secret")
@@ -111,6 +112,7 @@ def test_all_that_was_named_comes_back(used: Home, file: Path, tmp_path: Path) -
             (version,) = facts.versions(kind, name)  # type: ignore[arg-type]
             store.paths(store.load(version.manifest_id).blobs)  # each is hashed
         assert store.recall("e" * 64) is not None
+    assert there.key_secret.read_text() == "s" * 64
     checkpoint = there.run(RUN) / "checkpoints" / "step-20"
     assert (checkpoint / "state.bin").read_bytes() == b"s" * 20
     assert oct(there.root.stat().st_mode)[-3:] == "700"
@@ -267,6 +269,7 @@ def test_data_is_not_touched_without_saying_so_and_then_moved_aside(used: Home, 
     assert facts_of(aside) == before
     assert (aside.run(RUN) / "config.json").exists()
     assert used.api_key.read_text() == "a secret"  # what is not in a backup stays
+    assert used.key_secret.read_text() == aside.key_secret.read_text() == "s" * 64
 
 
 def test_keys_of_clients_alone_are_data_too(file: Path, tmp_path: Path) -> None:
