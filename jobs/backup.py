@@ -13,7 +13,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +91,8 @@ def back_up(
         versions = _versions(home, ledger, has_origin)
         uploads = _uploads(home, ledger, has_origin)
         secret = [_File.of(KEY_SECRET, home.key_secret)] if home.key_secret.exists() else []
-        groups = [
-            [_File.of(LEDGER, ledger), *secret],
-            *uploads,
-            *versions,
-            *_runs(home, with_checkpoints),
-        ]
+        first = [[_File.of(LEDGER, ledger), *secret]]
+        groups = _each_once([*first, *uploads, *versions, *_runs(home, with_checkpoints)])
         size_bytes = sum(file.size_bytes for group in groups for file in group)
         header = Header(code_version=__version__, created_s=clock(), size_bytes=size_bytes)
         with atomic_file(target, mode=0o600) as file, Writer(file, header) as writer:
@@ -107,6 +103,15 @@ def back_up(
         "files": count,
         "versions": sum(is_manifest_id(file.path.stem) for (file, *_) in versions),
     }
+
+
+def _each_once(groups: Iterable[_Group]) -> list[_Group]:
+    """Without files that an earlier group has: what was uploaded may be in a version too."""
+    seen, found = set[str](), []
+    for group in groups:
+        found.append([file for file in group if file.name not in seen])
+        seen.update(file.name for file in group)
+    return [group for group in found if group]
 
 
 def _folder(target: Path) -> Path:

@@ -122,7 +122,8 @@ class Reader:
                 self._check(self._small(member))
                 return
             left_bytes -= member.size
-            if not (member.isreg() and is_member(member.name)) or left_bytes < 0:
+            is_allowed = is_member(member.name) and member.name not in self._sums
+            if not (member.isreg() and is_allowed) or left_bytes < 0:
                 raise self._torn(f"{member.name[:80]!r} does not belong there")
             yield member.name, member.size, self._chunks(member)
             if member.name not in self._sums:

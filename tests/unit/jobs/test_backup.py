@@ -129,6 +129,17 @@ def test_what_does_not_belong_is_left_out(used: Home, file: Path) -> None:
     assert oct(file.stat().st_mode)[-3:] == "600"
 
 
+def test_what_is_uploaded_and_in_a_version_is_there_once(used: Home, tmp_path: Path) -> None:
+    with Ledger(used.ledger) as facts:
+        model = Store(used.store).load(facts.versions("model")[0].manifest_id)
+        blob = model.blobs[0]
+        facts.add_file("file_1", "notes.txt", "dataset", blob.size_bytes, blob.sha256)
+    back_up(used, tmp_path / "b.tar", QUIET)
+    names = names_in(tmp_path / "b.tar")
+    assert len(names) == len(set(names))
+    restore(Home(tmp_path / "there"), tmp_path / "b.tar", QUIET)
+
+
 def test_checkpoints_can_be_left_out(used: Home, tmp_path: Path) -> None:
     back_up(used, tmp_path / "b.tar", QUIET, with_checkpoints=False)
     runs = [name for name in names_in(tmp_path / "b.tar") if name.startswith("runs/")]
@@ -221,12 +232,16 @@ def test_links_and_foreign_files_are_refused(tmp_path: Path) -> None:
     def foreign(tar: tarfile.TarFile) -> None:
         tar.addfile(tarfile.TarInfo("../evil"))
 
+    def twice(tar: tarfile.TarFile) -> None:
+        tar.addfile(tarfile.TarInfo("key_secret"))
+        tar.addfile(tarfile.TarInfo("key_secret"))
+
     def larger_than_it_says(tar: tarfile.TarFile) -> None:
         info = tarfile.TarInfo("ledger.sqlite")
         info.size = 2000
         tar.addfile(info, io.BytesIO(b"x" * 2000))
 
-    for number, add in enumerate((link, foreign, larger_than_it_says)):
+    for number, add in enumerate((link, foreign, twice, larger_than_it_says)):
         path = forged(tmp_path / f"{number}.tar", add)
         with pytest.raises(CorruptError, match="does not belong there"):
             restore(Home(tmp_path / "there"), path, QUIET)
