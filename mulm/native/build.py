@@ -1,8 +1,9 @@
 """Compiles the kernels for the machine at hand, once.
 
 Called by `mulm.native.library`. Invariants: a library's name is the hash of all that it depends on
-(source, flags, compiler, processor), so another machine or version makes its own; it appears under
-that name only when it is whole, whoever else compiles at the same time.
+(source, flags, compiler, processor), so another machine or version makes its own; what is used is
+what was compiled, byte for byte: a sum stands beside it, and what does not match is made anew (a
+file that was cut would end the process where its missing part is read).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mulm.errors import DeviceError
+from mulm.atomic import make_folder, write_atomic
+from mulm.errors import ConfigError, DeviceError, NoSpaceError
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ _FLAGS = (
     "-fno-trapping-math", "-Wno-psabi", "-fPIC", "-shared", "-pthread",
 )  # fmt: skip
 _TIMEOUT_S = 300.0
+_VERSION_TIMEOUT_S = 30.0
 
 
 class NoKernelsError(DeviceError):
@@ -48,7 +51,7 @@ def find_compiler(env: Mapping[str, str] = os.environ) -> str:
 
 
 def library_path(folder: Path, compiler: str, extra_flags: tuple[str, ...] = ()) -> Path:
-    """Where the library for this machine lies, or will."""
+    """Where the library for this machine lies, or will. Raises NoKernelsError."""
     parts = [path.read_bytes() for path in _sources()]
     parts += [flag.encode() for flag in (*_FLAGS, *extra_flags)]
     parts += [_output([compiler, "--version"]), _processor()]
@@ -64,19 +67,39 @@ def build(folder: Path, extra_flags: tuple[str, ...] = ()) -> Path:
     """
     compiler = find_compiler()
     path = library_path(folder, compiler, extra_flags)
-    if path.exists():
-        return path
     began_s = time.monotonic()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if _is_whole(path):
+            return path
+        make_folder(folder)
         with tempfile.TemporaryDirectory(dir=folder) as room:
             made = Path(room) / path.name
             _compile([compiler, *_FLAGS, *extra_flags, str(_SOURCES / _MAIN), "-o", str(made)])
-            made.replace(path)
-    except OSError as error:
+            _keep(made.read_bytes(), path)
+    except (OSError, ConfigError, NoSpaceError) as error:
         raise NoKernelsError(f"kernels cannot be kept in {str(folder)!r}: {error}") from None
     _log.info("kernels compiled seconds=%.1f path=%s", time.monotonic() - began_s, path)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return _sum_of(path.read_bytes()) == _sum_path(path).read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def _keep(content: bytes, path: Path) -> None:
+    write_atomic(path, content, mode=0o755)
+    write_atomic(_sum_path(path), _sum_of(content))
+
+
+def _sum_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sum_of(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _compile(command: list[str]) -> None:
@@ -95,7 +118,12 @@ def _sources() -> list[Path]:
 
 
 def _output(command: list[str]) -> bytes:
-    done = subprocess.run(command, capture_output=True, timeout=30, check=False)  # noqa: S603
+    try:
+        done = subprocess.run(  # noqa: S603 - the compiler that the user has
+            command, capture_output=True, timeout=_VERSION_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoKernelsError(f"the compiler does not tell its version: {error}") from None
     return done.stdout
 
 

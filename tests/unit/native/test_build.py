@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from mulm.native import build as build_module
 from mulm.native.build import NoKernelsError, build, find_compiler, library_path
 from mulm.native.library import load_library
 
@@ -41,6 +45,56 @@ def test_a_damaged_library_is_compiled_anew(tmp_path, kernels, monkeypatch, cont
     monkeypatch.setattr("mulm.native.library.build", Compiler(damaged, content).build)
     with pytest.raises(NoKernelsError, match="cannot be loaded"):
         load_library.__wrapped__(tmp_path)
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> list[Path]:
+    """What is compiled from now on, without the seconds that it takes."""
+    made = []
+
+    def compile_quickly(command: list[str]) -> None:
+        made.append(Path(command[-1]))
+        made[-1].write_bytes(b"code" * 10_000)
+
+    monkeypatch.setattr(build_module, "_compile", compile_quickly)
+    return made
+
+
+@pytest.mark.parametrize("part", ["library", "sum"])
+@pytest.mark.parametrize("left", [0, 8192, None])
+def test_what_is_not_whole_is_made_anew_before_it_is_opened(tmp_path, compiled, part, left):
+    path = build(tmp_path)
+    assert build(tmp_path) == path
+    assert len(compiled) == 1
+    damaged = path if part == "library" else path.with_name(f"{path.name}.sha256")
+    if left is None:
+        damaged.unlink()
+    else:
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[: min(left, len(content) - 1)])
+    assert build(tmp_path) == path
+    assert len(compiled) == 2
+    assert path.read_bytes() == b"code" * 10_000
+    assert sorted(tmp_path.iterdir()) == [path, path.with_name(f"{path.name}.sha256")]
+
+
+def test_what_was_compiled_survives_a_power_cut(tmp_path, compiled, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file)) or fsync(file))
+    path = build(tmp_path / "new")
+    inodes = {stat.st_ino for stat in synced}
+    places = [*path.parent.iterdir(), path.parent, tmp_path]
+    assert {place.stat().st_ino for place in places} <= inodes
+
+
+def test_a_compiler_that_hangs_is_named(tmp_path, monkeypatch):
+    script = tmp_path / "slow"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setattr(build_module, "_VERSION_TIMEOUT_S", 0.05)
+    with pytest.raises(NoKernelsError, match="version"):
+        build(tmp_path / "kernels")
 
 
 class Compiler:
