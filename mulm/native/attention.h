@@ -20,14 +20,14 @@ constexpr int kStretchTokens = 512;
 struct Seen {
     float largest[kRows];
     float weight[kRows];
-    std::vector<float> mixed;  // (kRows, H)
+    float* mixed;  // (kRows, H), somebody else's
 
-    explicit Seen(int H) : mixed(kRows * H) {}
+    explicit Seen(float* room) : mixed(room) {}
 
     void clear(int n_rows, int H) {
         std::fill_n(largest, n_rows, kNever);
         std::fill_n(weight, n_rows, 0.0f);
-        std::fill_n(mixed.data(), n_rows * H, 0.0f);
+        std::fill_n(mixed, n_rows * H, 0.0f);
     }
 
     // Join what was seen later.
@@ -38,7 +38,7 @@ struct Seen {
             const Floats mine = power_of_two(spread(largest[m] - top));
             const Floats its = power_of_two(spread(its_largest[m] - top));
             for (int d = 0; d < H; d += kLanes) {
-                float* at = mixed.data() + m * H + d;
+                float* at = mixed + m * H + d;
                 store(at, load<Floats>(at) * mine + load<Floats>(its_mixed + m * H + d) * its);
             }
             weight[m] = weight[m] * mine[0] + its_weight[m] * its[0];
@@ -98,7 +98,7 @@ void see_block(const Queries& q, const char* const* keys, const char* const* nex
     auto mix = [&](auto n_units, int d) {
         constexpr int kN = decltype(n_units)::value;
         typename C::Sum sum[kM][kN] = {};
-        float* mixed = seen.mixed.data() + d;
+        float* mixed = seen.mixed + d;
         constexpr bool is_exact = std::is_same_v<typename C::Sum, Ints>;
         if constexpr (!is_exact)
             for (int m = 0; m < kM; ++m)

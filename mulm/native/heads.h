@@ -58,7 +58,7 @@ class Heads {
     virtual ~Heads() = default;
     virtual void begin_page(size_t number, size_t t) = 0;
     virtual void place(const Layer& layer, size_t number, int thread) = 0;
-    virtual void attend(size_t number) = 0;
+    virtual void attend(size_t number, int thread) = 0;
     virtual void join_stretches(int thread) = 0;
     virtual bool has_stretches() const = 0;
 };
@@ -70,6 +70,7 @@ class HeadsOf final : public Heads {
         : m_(model), s_(model.shape), pages_(pages), b_(batch), room_(room), T_(batch.n_tokens) {
         query_bytes_ = Element<C>::query_bytes(m_.H);
         queries_ = m_.queries.of(query_bytes_ * T_ * s_.n_heads);
+        seen_ = reinterpret_cast<float*>(m_.seen.of(size_t(4) * m_.pool.n_threads() * 2 * kRows * m_.H));
         share_out();
         if (n_stretches_)
             parts_ = reinterpret_cast<float*>(m_.parts.of(4 * tasks_.size() * n_stretches_ * part_floats()));
@@ -168,10 +169,13 @@ class HeadsOf final : public Heads {
         return q;
     }
 
+    // Each thread has room for what two groups of rows have seen.
+    float* seen_room(int thread, int n) { return seen_ + (2 * thread + n) * kRows * m_.H; }
+
     size_t part_floats() const { return kRows * (m_.H + 2); }
 
-    void attend(size_t number) override {
-        Seen all(m_.H), stretch(m_.H);
+    void attend(size_t number, int thread) override {
+        Seen all(seen_room(thread, 0)), stretch(seen_room(thread, 1));
         const size_t n_tasks = tasks_.size() * std::max(1, n_stretches_);
         for (size_t i; (i = next_task_.fetch_add(1)) < n_tasks;) {
             // The last tasks have the longest contexts: begin with them.
@@ -184,7 +188,7 @@ class HeadsOf final : public Heads {
             all.clear(q.n_rows, m_.H);
             for (int begin = 0; begin <= q.last_of_all; begin += kStretchTokens) {
                 see_stretch_of<C>(q, pages_, number, task.head, table(task.sequence), begin, m_.H, stretch);
-                all.join(stretch.largest, stretch.weight, stretch.mixed.data(), q.n_rows, m_.H);
+                all.join(stretch.largest, stretch.weight, stretch.mixed, q.n_rows, m_.H);
             }
             finish(task, all);
         }
@@ -200,11 +204,11 @@ class HeadsOf final : public Heads {
         float* to = part(task, n);
         std::copy_n(stretch.largest, kRows, to);
         std::copy_n(stretch.weight, kRows, to + kRows);
-        std::copy_n(stretch.mixed.data(), q.n_rows * m_.H, to + 2 * kRows);
+        std::copy_n(stretch.mixed, q.n_rows * m_.H, to + 2 * kRows);
     }
 
     void join_stretches(int thread) override {
-        Seen all(m_.H);
+        Seen all(seen_room(thread, 0));
         const Range mine = part_of(tasks_.size(), thread, m_.pool.n_threads());
         for (size_t i = mine.begin; i < mine.end; ++i) {
             const Queries q = queries_of(tasks_[i]);
@@ -220,7 +224,7 @@ class HeadsOf final : public Heads {
     void finish(const Task& task, const Seen& seen) {
         for (int i = 0; i < task.n_rows; ++i) {
             const size_t t = (task.row + i) / m_.G, g = (task.row + i) % m_.G;
-            const float* mixed = seen.mixed.data() + i * m_.H;
+            const float* mixed = seen.mixed + i * m_.H;
             float room[kWidestHead];
             for (int d = 0; d < m_.H; d += kLanes)
                 store(room + d, load<Floats>(mixed + d) / seen.weight[i]);
@@ -247,7 +251,7 @@ class HeadsOf final : public Heads {
     const Batch& b_;
     const Room room_;
     const size_t T_;
-    float* parts_ = nullptr;
+    float *parts_ = nullptr, *seen_;
     char* queries_;
     size_t query_bytes_;
     std::vector<int32_t> sequence_of_;

@@ -1,6 +1,6 @@
 // The C interface of the kernels, called by mulm/native/library.py. Pointers are to contiguous memory
-// that outlives the call. What cannot be made is null; a batch that cannot be computed changes nothing and
-// gives the number of its fault.
+// that outlives the call. What cannot be made is null, what cannot be done for want of memory is false; a
+// batch that cannot be computed changes nothing and gives the number of its fault. Nothing is thrown.
 
 #include "check.h"
 
@@ -97,15 +97,19 @@ int64_t mulm_page_bytes(const void* model) {
 
 // Weights in fp32 or bf16, int8 codes with scales, or int4 codes with multipliers too.
 // `name`: as in `place_of`, or 7 embedding, 8 unembedding.
-void mulm_set_matrix(void* model, int64_t layer, int64_t name, const void* from, int64_t type,
-                     const float* scale, const uint8_t* multipliers) {
+int64_t mulm_set_matrix(void* model, int64_t layer, int64_t name, const void* from, int64_t type,
+                        const float* scale, const uint8_t* multipliers) try {
     Model& m = *static_cast<Model*>(model);
     if (name >= 7) {
         const Place whole{0, size_t(m.shape.vocab_size), 1, 0};
-        return pack(name == 7 ? m.embedding : m.unembedding, whole, from, type, scale, multipliers, m.pool);
+        pack(name == 7 ? m.embedding : m.unembedding, whole, from, type, scale, multipliers, m.pool);
+        return true;
     }
     const auto [matrix, place] = place_of(m.shape, name);
     pack(m.layers[layer].matrices[matrix], place, from, type, scale, multipliers, m.pool);
+    return true;
+} catch (const std::exception&) {
+    return false;
 }
 
 void* mulm_adapter_new(const void* model) try {
@@ -132,13 +136,16 @@ int64_t mulm_adapter_add(void* model, void* adapter, int64_t layer, int64_t name
 
 void mulm_adapter_delete(void* adapter) { delete static_cast<Adapter*>(adapter); }
 
-// The adapter becomes the model's under that number, in place of any that was; null removes it.
-void mulm_set_adapter(void* model, int64_t number, void* adapter) {
+// The adapter becomes the model's under that number, in place of any that was, which stays where this is
+// false; null removes it.
+int64_t mulm_set_adapter(void* model, int64_t number, void* adapter) try {
     Model& m = *static_cast<Model*>(model);
-    m.adapters.erase(static_cast<int32_t>(number));
-    if (!adapter) return;
     std::unique_ptr<Adapter> owned(static_cast<Adapter*>(adapter));
-    m.adapters.emplace(static_cast<int32_t>(number), std::move(*owned));
+    if (owned) m.adapters.insert_or_assign(static_cast<int32_t>(number), std::move(*owned));
+    else m.adapters.erase(static_cast<int32_t>(number));
+    return true;
+} catch (const std::exception&) {
+    return false;
 }
 
 // `name`: 0 attention_norm, 1 mlp_norm, 2 q_norm, 3 k_norm of a layer; 4 the last norm.
@@ -169,17 +176,20 @@ int64_t mulm_extend(void* model, void* cache, const int32_t* ids, const int32_t*
     else if (m.shape.format == kInt8) Step<Int8>(m, c.pages, batch).run(hidden);
     else Step<Int4>(m, c.pages, batch).run(hidden);
     return kNone;
-} catch (const std::bad_alloc&) {
+} catch (const std::exception&) {
     return kNoMemory;
 }
 
-void mulm_logits(void* model, const float* hidden, int64_t n_rows, float* logits) {
+int64_t mulm_logits(void* model, const float* hidden, int64_t n_rows, float* logits) try {
     Model& m = *static_cast<Model*>(model);
     const Format format = m.head().format;
     if (format == kFp32) write_logits<Fp32>(m, hidden, n_rows, logits);
     else if (format == kBf16) write_logits<Bf16>(m, hidden, n_rows, logits);
     else if (format == kInt8) write_logits<Int8>(m, hidden, n_rows, logits);
     else write_logits<Int4>(m, hidden, n_rows, logits);
+    return true;
+} catch (const std::exception&) {
+    return false;
 }
 
 }  // extern "C"

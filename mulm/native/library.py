@@ -26,16 +26,16 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "mulm_model_new": (_POINTER, (_POINTER, _FLOAT, _POINTER, _POINTER)),
     "mulm_model_delete": (None, (_POINTER,)),
     "mulm_page_bytes": (_INT, (_POINTER,)),
-    "mulm_set_matrix": (None, (_POINTER, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER)),
+    "mulm_set_matrix": (_INT, (_POINTER, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER)),
     "mulm_set_norm": (None, (_POINTER, _INT, _INT, _POINTER)),
     "mulm_adapter_new": (_POINTER, (_POINTER,)),
     "mulm_adapter_add": (_INT, (*[_POINTER] * 2, *[_INT] * 3, _POINTER, _INT, *[_POINTER] * 2)),
     "mulm_adapter_delete": (None, (_POINTER,)),
-    "mulm_set_adapter": (None, (_POINTER, _INT, _POINTER)),
+    "mulm_set_adapter": (_INT, (_POINTER, _INT, _POINTER)),
     "mulm_cache_new": (_POINTER, (_POINTER, _INT)),
     "mulm_cache_delete": (None, (_POINTER,)),
     "mulm_extend": (_INT, (*[_POINTER] * 8, *[_INT] * 4, _POINTER)),
-    "mulm_logits": (None, (_POINTER, _POINTER, _INT, _POINTER)),
+    "mulm_logits": (_INT, (_POINTER, _POINTER, _INT, _POINTER)),
 }
 
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}

@@ -44,7 +44,7 @@ struct Model {
     Matrix embedding, unembedding;
     Pool pool;
     int H, G;  // dimensions of a head in the cache; query heads of a kv head
-    Numbers stream, wide, rows, scales, queries, hidden, parts, inner;
+    Numbers stream, wide, rows, scales, queries, hidden, parts, seen, inner;
     std::map<int32_t, Adapter> adapters;
 
     Model(const Shape& its_shape, float its_eps, const float* its_cos, const float* its_sin)

@@ -89,7 +89,9 @@ class NativeModel:
             address(sin_PH, torch.float32),
         )
         if not self.handle:
-            raise MemoryError("no memory for the packed weights")
+            raise MemoryError(
+                f"no memory for the packed weights, or no {self.n_threads} threads to be had"
+            )
         self._padded_vocab_size = -(-self.config.vocab_size // 16) * 16
         self.load(model)
 
@@ -127,7 +129,8 @@ class NativeModel:
         """As `LanguageModel.set_adapter`; new weights leave it where it is."""
         adapter.check(self.config)
         packed = pack_adapter(self.library, self.handle, adapter, self._row_dtype)
-        self.library.mulm_set_adapter(self.handle, number, packed)
+        if not self.library.mulm_set_adapter(self.handle, number, packed):
+            raise MemoryError("no memory for an adapter")
 
     def remove_adapter(self, number: int) -> None:
         """As `LanguageModel.remove_adapter`."""
@@ -157,21 +160,24 @@ class NativeModel:
         return hidden_RD
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """As `LanguageModel.logits`."""
+        """As `LanguageModel.logits`. Raises MemoryError."""
         n_rows = len(hidden_RD)
         logits_RV = torch.empty(n_rows, self._padded_vocab_size)
-        self.library.mulm_logits(
+        if not self.library.mulm_logits(
             self.handle, address(hidden_RD, torch.float32), n_rows, logits_RV.data_ptr()
-        )
+        ):
+            raise MemoryError(f"no memory for the logits of {n_rows} rows")
         return logits_RV[:, : self.config.vocab_size]
 
     def _set_matrix(self, layer: int, name: int, module: nn.Module) -> None:
         weight, scale_O, multipliers_OP = _weights(module)
-        self.library.mulm_set_matrix(
+        is_set = self.library.mulm_set_matrix(
             self.handle, layer, name, address(weight, weight.dtype), FORMATS[weight.dtype],
             None if scale_O is None else address(scale_O, torch.float32),
             None if multipliers_OP is None else address(multipliers_OP, torch.uint8),
         )  # fmt: skip
+        if not is_set:
+            raise MemoryError("no memory to pack the weights")
 
     def _set_norm(self, layer: int, name: int, gain: Tensor) -> None:
         gain = gain.detach().float().contiguous()

@@ -25,15 +25,18 @@ inline void pause() {
 
 class Pool {
   public:
+    // Throws std::system_error where the system gives no more threads; those that began have ended then.
     explicit Pool(int n_threads) : n_threads_(n_threads) {
-        for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { work(i); });
+        try {
+            threads_.reserve(n_threads);
+            for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { work(i); });
+        } catch (...) {
+            end();
+            throw;
+        }
     }
 
-    ~Pool() {
-        is_ending_ = true;
-        begin();
-        for (auto& thread : threads_) thread.join();
-    }
+    ~Pool() { end(); }
 
     int n_threads() const { return n_threads_; }
 
@@ -76,6 +79,12 @@ class Pool {
     static constexpr int kHurriedSpins = 2000;
     static constexpr int kHurries = 1000;  // sleeps, after a wait that was long
     static constexpr int kIdleSpins = 8000;
+
+    void end() {
+        is_ending_ = true;
+        begin();
+        for (auto& thread : threads_) thread.join();
+    }
 
     void begin() {
         {

@@ -126,7 +126,7 @@ class Step {
         m_.pool.wait();
         heads_->place(layer, number, thread);
         m_.pool.wait();
-        heads_->attend(number);
+        heads_->attend(number, thread);
         m_.pool.wait();
         if (heads_->has_stretches()) {
             heads_->join_stretches(thread);
