@@ -2,7 +2,7 @@
 
 Made for the engine from a `MicroLM` or a `QuantizedMicroLM`. Invariants: computes what the model
 does, up to rounding; a row's numbers depend on no other row, so an answer is the same in any batch;
-new weights of the same shape are packed into place and compile nothing.
+other weights are another one, for which nothing is compiled.
 Shape letters as in `mulm.model.batch`.
 """
 
@@ -49,7 +49,7 @@ class NativeCache:
 
 
 class NativeModel:
-    """A `LanguageModel` on the CPU.
+    """A `LanguageModel` on the CPU, used by one thread at a time: steps share its room and threads.
 
     Args:
         model: Gives the shape and the weights; it is left as it is and not kept.
@@ -93,17 +93,14 @@ class NativeModel:
                 f"no memory for the packed weights, or no {self.n_threads} threads to be had"
             )
         self._padded_vocab_size = -(-self.config.vocab_size // 16) * 16
-        self.load(model)
+        self._pack(model)
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self.library.mulm_model_delete(self.handle)
 
     @torch.no_grad()
-    def load(self, model: MicroLM) -> None:
-        """Take the weights of a model of the same shape and format."""
-        assert model.config == self.config, "another shape"
-        assert _shape(model, self.kv_dtype, self.n_threads) == self.shape, "another format"
+    def _pack(self, model: MicroLM) -> None:
         for number, block in enumerate(model.blocks):
             for name, part in enumerate(MATRICES):
                 self._set_matrix(number, name, block.get_submodule(part))
@@ -126,7 +123,7 @@ class NativeModel:
         return n_bytes
 
     def set_adapter(self, number: int, adapter: Adapter) -> None:
-        """As `LanguageModel.set_adapter`; new weights leave it where it is."""
+        """As `LanguageModel.set_adapter`."""
         adapter.check(self.config)
         packed = pack_adapter(self.library, self.handle, adapter, self._row_dtype)
         if not self.library.mulm_set_adapter(self.handle, number, packed):
@@ -140,9 +137,11 @@ class NativeModel:
         """As `LanguageModel.extend`; hidden_RD in fp32.
 
         Raises:
-            IndexError: an id, position, page, row or adapter does not exist; nothing was computed.
+            IndexError: an id, position, page, row or adapter does not exist, or lengths do not fit
+                one another; nothing was computed.
             MemoryError: there is no memory for that many tokens.
         """
+        _check_lengths(batch)
         n_wanted = len(batch.wanted_R)
         hidden_RD = torch.empty(n_wanted, self.config.d_model)
         assert cache.shape == self.shape, "the cache of another model"
@@ -182,6 +181,19 @@ class NativeModel:
     def _set_norm(self, layer: int, name: int, gain: Tensor) -> None:
         gain = gain.detach().float().contiguous()
         self.library.mulm_set_norm(self.handle, layer, name, address(gain, torch.float32))
+
+
+def _check_lengths(batch: Batch) -> None:
+    """Refuse tensors that are shorter or longer than others say; the kernels look at numbers."""
+    n_tokens, n_sequences = len(batch.ids_T), len(batch.begins_S1) - 1
+    if batch.positions_T.shape != (n_tokens,):
+        raise IndexError(f"positions_T is {tuple(batch.positions_T.shape)}, of {n_tokens} tokens")
+    if batch.pages_SP.ndim != 2 or len(batch.pages_SP) != n_sequences:
+        raise IndexError(f"pages_SP is {tuple(batch.pages_SP.shape)}, of {n_sequences} sequences")
+    if batch.adapters_S is not None and batch.adapters_S.shape != (n_sequences,):
+        raise IndexError(
+            f"adapters_S is {tuple(batch.adapters_S.shape)}, of {n_sequences} sequences"
+        )
 
 
 def _check(model: MicroLM) -> None:

@@ -141,19 +141,6 @@ def test_a_number_that_nobody_has_is_refused(kernels, number):
         together(native, [number] * 5)
 
 
-def test_new_weights_keep_adapters(kernels):
-    old, new = micro(seed=0), micro(seed=5)
-    adapter = adapter_of(adapted(old, 1))
-    swapped, fresh = NativeModel(old, kernels, 2), NativeModel(new, kernels, 2)
-    swapped.set_adapter(4, adapter)
-    swapped.load(new)
-    fresh.set_adapter(4, adapter)
-    assert all(map(torch.equal, together(swapped, OWNERS_OF_ONE), together(fresh, OWNERS_OF_ONE)))
-
-
-OWNERS_OF_ONE = [4, -1, 4, 4, -1]
-
-
 def test_an_adapter_of_another_shape_is_refused(kernels):
     native = NativeModel(micro(), kernels, 1)
     wrong = [

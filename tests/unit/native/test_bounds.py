@@ -46,14 +46,6 @@ def test_adapters_are_not_lost_silently(tmp_path):
         NativeModel(adapted, tmp_path)
 
 
-def test_weights_of_another_format_are_refused(kernels):
-    native = NativeModel(micro(), kernels, 1)
-    with pytest.raises(AssertionError, match="another format"):
-        native.load(micro(dtype=torch.bfloat16))
-    with pytest.raises(AssertionError, match="another format"):
-        native.load(QuantizedMicroLM.of(micro(), Quantization(linear="int8", embedding="int8")))
-
-
 def int32(*values: int) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.int32)
 
@@ -73,6 +65,15 @@ WRONG = {
     "empty sequence": ("follow", {"begins_S1": int32(0, 0, 21)}),
     "begins late": ("follow", {"begins_S1": int32(1, 20, 21)}),
     "ends late": ("follow", {"begins_S1": int32(0, 20, 22)}),
+    "no sequence": ("follow", {"begins_S1": int32(0), "pages_SP": int32().view(0, 2)}),
+    "positions too few": ("positions_T", {"positions_T": int32(*range(20))}),
+    "positions too many": ("positions_T", {"positions_T": int32(*range(20), 0, 0)}),
+    "a column of positions": ("positions_T", {"positions_T": int32(*range(20), 0).view(-1, 1)}),
+    "tables too few": ("pages_SP", {"pages_SP": int32(5, 9).view(1, 2)}),
+    "tables too many": ("pages_SP", {"pages_SP": int32(5, 9, 2, 0, 1, 1).view(3, 2)}),
+    "no table": ("pages_SP", {"pages_SP": int32(5, 9)}),
+    "adapters too few": ("adapters_S", {"adapters_S": int32(-1)}),
+    "adapters too many": ("adapters_S", {"adapters_S": int32(-1, -1, -1)}),
 }
 
 

@@ -96,21 +96,6 @@ def test_threads_change_no_bit(kernels):
     assert torch.equal(one, three)
 
 
-def test_new_weights_take_the_place_of_the_old(kernels):
-    native = NativeModel(micro(seed=0), kernels, 2)
-    native.load(micro(seed=5))
-    ids = tokens(20)
-    assert torch.equal(read(native, ids), read(NativeModel(micro(seed=5), kernels, 2), ids))
-
-
-def test_new_weights_of_four_bits_take_the_place_of_the_old(kernels):
-    form, ids = Quantization(linear="int4", embedding="int4"), tokens(20)
-    first, second = (QuantizedMicroLM.of(micro("odd", seed=seed), form) for seed in (0, 5))
-    native = NativeModel(first, kernels, 2)
-    native.load(second)
-    assert torch.equal(read(native, ids), read(NativeModel(second, kernels, 2), ids))
-
-
 @pytest.mark.slow  # it compiles for 13 seconds
 def test_the_portable_code_computes_the_same(kernels):
     flags = ("-DMULM_PORTABLE",)
