@@ -64,7 +64,7 @@ class Drawn:
         prompt_logprobs = tuple(sequence.prompt_logprobs)
         return TokenChunk(
             request_id, self.token_ids, reason, sequence.index, self.logprobs, prompt_logprobs,
-            sequence.n_found, mean_hidden(sequence),
+            sequence.n_found or 0, mean_hidden(sequence),
         )  # fmt: skip
 
 

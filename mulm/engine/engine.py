@@ -129,11 +129,11 @@ class Engine:
             raise ConflictError(f"the request {request.request_id!r} is running already")
         if request.adapter is not None and request.adapter not in self._adapters.numbers:
             raise ConfigError(f"no adapter {request.adapter!r} is loaded", param="model")
-        self._scheduler.require_room(*_size(request))
+        self._scheduler.require_room(request)
         seed = request.sampling.seed
         if seed is None:
             seed = int(torch.randint(2**62, (1,), generator=self._seeds))
-        n_sequences, _ = _size(request)
+        n_sequences = max(request.n, request.best_of)
         sequences = [self._sequence(request, index, seed) for index in range(n_sequences)]
         self._scheduler.enqueue(sequences)
         self._unfinished.add(Group(request, sequences), self._clock() + request.deadline_s)
@@ -145,7 +145,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[TokenChunk]:
-        """Advance every running sequence by at most one token."""
+        """Advance every running sequence: by a token, and by guesses that were right."""
         begun_s = self._clock()
         late = self._unfinished.expire(begun_s)
         works = self._scheduler.plan(self._budget)
@@ -189,7 +189,7 @@ class Engine:
         waiting = next(source, None)
         parts: dict[tuple[str, int], list[TokenChunk]] = {}
         while waiting is not None or self._unfinished:
-            while waiting is not None and self._scheduler.can_enqueue(*_size(waiting)):
+            while waiting is not None and self._scheduler.can_enqueue(waiting):
                 self.add(waiting)
                 answers[waiting.request_id] = []
                 waiting = next(source, None)
@@ -227,12 +227,14 @@ class Engine:
 
         Raises:
             ConflictError: unfinished requests use the one that has the name.
-            ConfigError: it is for another shape.
+            ConfigError: it is for another shape; nothing has changed.
         """
-        if name in self._adapters.numbers:
+        is_known = name in self._adapters.numbers
+        if is_known:
             self._require_unused(name)
-            self._scheduler.pages.forget()
         self._adapters.set(name, adapter, self._runner.model)
+        if is_known:
+            self._scheduler.pages.forget()
 
     def remove_adapter(self, name: str) -> None:
         """Hold it no longer; what was computed with it is not found again.
@@ -291,9 +293,3 @@ class Engine:
                 self._scheduler.count(drawn.work.sequence, drawn.n_right)
                 self._speculator.note(drawn.work, drawn.n_right)
         return [drawn.chunk() for drawn in found]
-
-
-def _size(request: GenerateRequest) -> tuple[int, int]:
-    """Its sequences, and the tokens that they bring to the waiting line."""
-    n_sequences = max(request.n, request.best_of)
-    return n_sequences, n_sequences * len(request.prompt_ids)

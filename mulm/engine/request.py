@@ -77,8 +77,8 @@ class Sequence:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     hidden_sum_D: Tensor | None = None
-    n_found: int = 0
-    """Tokens whose pages were there when it was first admitted."""
+    n_found: int | None = None
+    """Tokens whose pages were there when it was first admitted; None before that."""
     has_begun: bool = False
     tally: Tally | None = None
     """How often the answer has each token, once somebody asks."""

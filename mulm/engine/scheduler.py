@@ -10,7 +10,7 @@ running sequences only (`check_integrity`).
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from mulm.engine.budget import StepBudget
 from mulm.engine.pages import PagePool, pages_for
 from mulm.engine.request import Sequence
 from mulm.errors import OverloadedError
+from mulm.messages import GenerateRequest
 from mulm.model.batch import PAGE_TOKENS
 
 
@@ -62,7 +63,7 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._max_waiting_tokens = max_waiting_tokens
         self._free_slots = list(range(n_slots))  # a heap
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: OrderedDict[Sequence, None] = OrderedDict()  # any of them may leave it
         self._running: list[Sequence] = []
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -79,16 +80,18 @@ class Scheduler:
         """Sequences in the waiting line."""
         return len(self._waiting)
 
-    def can_enqueue(self, n_sequences: int = 1, n_tokens: int = 0) -> bool:
-        """Whether the line has room for that much more; an empty line takes any one request."""
+    def can_enqueue(self, request: GenerateRequest) -> bool:
+        """Whether the line has room for all its choices; an empty line takes any one request."""
         if not self._waiting:
             return True
+        n_sequences = max(request.n, request.best_of)
+        n_tokens = n_sequences * len(request.prompt_ids)
         fits = self.n_waiting + n_sequences <= self._max_waiting + len(self._free_slots)
         return fits and self.waiting_tokens + n_tokens <= self._max_waiting_tokens
 
-    def require_room(self, n_sequences: int, n_tokens: int) -> None:
+    def require_room(self, request: GenerateRequest) -> None:
         """Refuse what `can_enqueue` denies. Raises OverloadedError."""
-        if not self.can_enqueue(n_sequences, n_tokens):
+        if not self.can_enqueue(request):
             raise OverloadedError(
                 f"{self.n_running} sequences are running and {self.n_waiting} are waiting"
                 f" with {self.waiting_tokens} tokens",
@@ -97,7 +100,7 @@ class Scheduler:
 
     def enqueue(self, sequences: Items[Sequence]) -> None:
         """Put a request's sequences at the end of the line; only after `can_enqueue`."""
-        self._waiting.extend(sequences)
+        self._waiting.update(dict.fromkeys(sequences))
         self.waiting_tokens += sum(s.n_unread for s in sequences)
 
     def plan(self, step: StepBudget) -> list[Work]:
@@ -142,7 +145,7 @@ class Scheduler:
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence and free what it holds, wherever it stands."""
         if sequence.slot is None:
-            self._waiting.remove(sequence)
+            del self._waiting[sequence]
             self.waiting_tokens -= sequence.n_unread
             return
         self._running.remove(sequence)
@@ -151,7 +154,7 @@ class Scheduler:
     def read_anew(self) -> None:
         """Have every running sequence computed again from its tokens, as for new weights."""
         while self._running:
-            self._preempt(self._running[-1])
+            self._put_back(self._running[-1])
         self.pages.forget()
 
     def check_integrity(self) -> None:
@@ -183,7 +186,8 @@ class Scheduler:
             return True
         while not self.pages.can_allocate(1):
             youngest = self._running[-1]
-            self._preempt(youngest)
+            self.n_preemptions += 1
+            self._put_back(youngest)
             if youngest is sequence:
                 return False
         sequence.pages += self.pages.allocate(1)
@@ -193,7 +197,7 @@ class Scheduler:
         """The pages that the first in line begins with, where it can be admitted now."""
         if not (self._waiting and self._free_slots):
             return None
-        sequence = self._waiting[0]
+        sequence = next(iter(self._waiting))
         if self._waits_for_sibling(sequence):
             return None
         found = self._find(sequence)
@@ -217,7 +221,7 @@ class Scheduler:
 
     def _admit(self, found: list[int]) -> Sequence:
         """Give the first in line a slot and its pages, after those that `_room_for_first` found."""
-        sequence = self._waiting.popleft()
+        sequence, _ = self._waiting.popitem(last=False)
         self.waiting_tokens -= sequence.n_unread
         self.pages.hold(found)
         n_new = pages_for(len(sequence.token_ids) + 1) - len(found)
@@ -225,23 +229,23 @@ class Scheduler:
         sequence.n_kept = len(found)
         sequence.last_kept = self.pages.serial(found[-1]) if found else sequence.root
         sequence.n_cached = len(found) * PAGE_TOKENS
-        self.n_looked_up += len(sequence.token_ids)
-        self.n_found += sequence.n_cached
-        if not sequence.has_begun:
+        if sequence.n_found is None:
             sequence.n_found = sequence.n_cached
+            self.n_looked_up += len(sequence.token_ids)
+            self.n_found += sequence.n_cached
         sequence.slot = heapq.heappop(self._free_slots)
         self._running.append(sequence)
         return sequence
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self.n_preemptions += 1
+    def _put_back(self, sequence: Sequence) -> None:
+        """Have a running sequence wait, the first in line, to be read anew."""
         self._running.remove(sequence)
         self._take_back(sequence)
         sequence.n_cached = 0
         sequence.hidden_sum_D = None
-        if sequence.n_generated == 0:
-            sequence.prompt_logprobs.clear()
-        self._waiting.appendleft(sequence)
+        sequence.prompt_logprobs.clear()  # told already where it has begun
+        self._waiting[sequence] = None
+        self._waiting.move_to_end(sequence, last=False)
         self.waiting_tokens += sequence.n_unread
 
     def _take_back(self, sequence: Sequence) -> None:

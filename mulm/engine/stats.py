@@ -15,8 +15,11 @@ class EngineStats:
     n_pages: int
     n_free_pages: int
     n_preemptions: int
+    """How often a sequence lost its pages because they ran out."""
     prefix_tokens: int
+    """Of prompts that were looked up, each once."""
     prefix_hits: int
+    """Those of them that were found in pages."""
     prompt_tokens: int
     generated_tokens: int
     proposed_tokens: int = 0

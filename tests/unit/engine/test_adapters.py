@@ -129,6 +129,18 @@ def test_one_of_another_shape_is_refused_and_not_held():
         engine.add(request("a", "one"))
 
 
+def test_one_of_another_shape_takes_the_place_of_none():
+    engine = Engine(loud(), n_slots=1)
+    fitting = adapter_of(adapted(1))
+    engine.set_adapter("one", fitting)
+    before = engine.generate([request("a", "one")])["a"]
+    change = next(iter(fitting.changes.values()))
+    with pytest.raises(ConfigError):
+        engine.set_adapter("one", Adapter({(99, "attention.q"): change}))
+    again = engine.generate([request("b", "one")])["b"]
+    assert (again.token_ids, again.n_cached_tokens) == (before.token_ids, 32)
+
+
 def test_other_weights_keep_the_adapters():
     engine = Engine(tiny_model(), n_slots=2)
     engine.set_adapter("one", adapter_of(adapted(1)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from mulm.data.tokenizer import train_tokenizer
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.errors import ConfigError, ConflictError, ContextLengthError, OverloadedError
-from mulm.messages import GenerateRequest, Grammar, SamplingParams
+from mulm.messages import GenerateRequest, Grammar, SamplingParams, join_chunks
 from mulm.model.batch import Batch
 
 
@@ -105,6 +106,26 @@ def test_a_waiting_request_can_be_cancelled():
     assert under_test.n_unfinished == 1
 
 
+def seconds_to_cancel(n_waiting: int) -> float:
+    """One of so many, from the end of the line; the least of five times."""
+    under_test = engine(n_slots=1, max_waiting=n_waiting)
+    for n in range(n_waiting):
+        under_test.add(request(f"r{n}"))
+    seconds = []
+    for last in range(n_waiting, n_waiting - 25, -5):
+        begin_s = time.thread_time()
+        assert all(under_test.cancel(f"r{last - n}") for n in range(1, 6))
+        seconds.append(time.thread_time() - begin_s)
+    under_test.check_integrity()
+    assert under_test.n_unfinished == n_waiting - 25
+    return min(seconds)
+
+
+def test_to_leave_a_long_line_takes_no_longer_than_a_short_one():
+    """Looking through 20,000 would take more than a hundred times as long."""
+    assert seconds_to_cancel(20_000) < 25 * seconds_to_cancel(30)
+
+
 def test_a_reused_slot_remembers_nothing():
     under_test = engine(n_slots=1)
     under_test.generate([request("long", (9,) * 20)])
@@ -192,9 +213,42 @@ def test_a_beginning_that_was_computed_is_not_computed_again():
 
 def test_answers_survive_the_loss_of_their_pages():
     requests = [request(f"r{n}", (n,) * 10, 40, temperature=1.0, seed=n) for n in range(3)]
-    small = engine(n_pages=5)
-    assert small.generate(requests) == engine().generate(requests)
+    small, large = engine(n_pages=5), engine()
+    assert small.generate(requests) == large.generate(requests)
     assert small.stats().n_preemptions > 0
+    for under_test in (small, large):
+        assert (under_test.stats().prefix_tokens, under_test.stats().prefix_hits) == (30, 0)
+
+
+STREAM = request("stream", max_tokens=40)
+
+
+def preempted(one: GenerateRequest):
+    """Its answer where a stream takes its pages away, as often as that happens."""
+    under_test = engine(n_slots=2, n_pages=4, prefill_tokens=3)
+    under_test.add(STREAM)
+    while under_test.stats().generated_tokens < 6:
+        under_test.step()
+    under_test.add(one)
+    chunks = []
+    while under_test.n_unfinished:
+        chunks += [chunk for chunk in under_test.step() if chunk.request_id == "a"]
+        under_test.check_integrity()
+    assert under_test.stats().n_preemptions > 0
+    return join_chunks(chunks)
+
+
+def test_an_embedding_survives_the_loss_of_its_pages():
+    one = replace(request("a", LONG, max_tokens=0), is_embedding=True)
+    lost, whole = preempted(one), alone(one)
+    assert lost.embedding == pytest.approx(whole.embedding, rel=1e-6)
+    assert replace(lost, embedding=()) == replace(whole, embedding=())
+
+
+@pytest.mark.parametrize("max_tokens", [0, 12])
+def test_prompt_logprobs_survive_the_loss_of_pages(max_tokens):
+    one = request("a", LONG, max_tokens, prompt_logprobs=2, logprobs=1)
+    assert preempted(one) == alone(one)
 
 
 def test_new_weights_write_the_rest_of_an_answer():
@@ -203,12 +257,15 @@ def test_new_weights_write_the_rest_of_an_answer():
     under_test.add(one)
     before = tuple(t for _ in range(5) for chunk in under_test.step() for t in chunk.token_ids)
     under_test.swap(FakeModel(salt=2))
+    assert under_test.stats().n_preemptions == 0
     after = []
     while under_test.n_unfinished:
         after += [t for chunk in under_test.step() for t in chunk.token_ids]
     wanted = engine(FakeModel(salt=2)).generate([request("x", (*one.prompt_ids, *before), 7)])["x"]
     assert tuple(after) == wanted.token_ids
     assert tuple(after) != alone(one, model=FakeModel(salt=1)).token_ids[5:]
+    stats = under_test.stats()
+    assert (stats.n_preemptions, stats.prefix_tokens, stats.prefix_hits) == (0, 20, 0)
 
 
 def test_new_weights_find_nothing_of_the_old():
