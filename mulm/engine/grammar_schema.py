@@ -48,9 +48,15 @@ def check_schema(schema: Any) -> dict[str, Any] | bool:
         raise _refuse(f"the schema has more than {MAX_REFS} different $ref")
     for part in parts:
         _check_counts(part)
+        _check_patterns(part)
     _check_sizes(parts)
     _check_multiples([part["multipleOf"] for part in parts if "multipleOf" in part])
     return schema
+
+
+def is_dangling(pattern: str) -> bool:
+    """Whether it ends in the middle of an escape, which the library drops without a word."""
+    return (len(pattern) - len(pattern.rstrip("\\"))) % 2 == 1
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
@@ -93,6 +99,14 @@ def _check_counts(part: dict[str, Any]) -> None:
     is_closed = part.get("additionalProperties") is False and "patternProperties" not in part
     if isinstance(least, (int, float)) and least > 1 and not is_closed:
         raise _refuse("minProperties above 1 is held only where additionalProperties is false")
+
+
+def _check_patterns(part: dict[str, Any]) -> None:
+    named = part.get("patternProperties")
+    patterns = [part.get("pattern"), *(named if isinstance(named, dict) else ())]
+    for pattern in patterns:
+        if isinstance(pattern, str) and is_dangling(pattern):
+            raise _refuse(f"the pattern {pattern[:100]!r} ends with a backslash")
 
 
 def _check_multiples(values: list[Any]) -> None:

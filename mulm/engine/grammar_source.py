@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from mulm.engine.grammar_schema import check_schema
+from mulm.engine.grammar_schema import check_schema, is_dangling
 from mulm.errors import ConfigError
 from mulm.messages import Grammar
 
@@ -82,6 +82,8 @@ def _guided(schema: dict[str, Any] | bool, options: Any = None) -> dict[str, Any
 
 def _regex(text: str) -> dict[str, Any]:
     _check_nesting(text)
+    if is_dangling(text):
+        raise refuse("the regular expression ends with a backslash", hint="escape it: \\\\")
     from llguidance import LLMatcher
 
     source = json.loads(LLMatcher.grammar_from_regex(text))

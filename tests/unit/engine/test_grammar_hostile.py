@@ -64,6 +64,13 @@ REFUSED = {
     "look-ahead": (Grammar("regex", "(?=a)b"), "look-ahead"),
     "back reference": (Grammar("regex", r"(a)\1"), "cannot be held"),
     "unclosed": (Grammar("regex", "(a"), "unclosed"),
+    "dangling": (Grammar("regex", "\\"), "backslash"),
+    "dangling behind another": (Grammar("regex", r"a\\" + "\\"), "backslash"),
+    "dangling pattern": (schema(type="string", pattern="a\\"), "backslash"),
+    "dangling key": (
+        schema(properties={"a": {"patternProperties": {"^a\\": {}}}}), "backslash"
+    ),
+    "dangling within": (Grammar("ebnf", 'start: %json {"pattern":"a\\\\"}'), "backslash"),
     "doubled": (Grammar("ebnf", chain(30, "a{0} ::= a{1} a{1}\n")), "big"),
     "special": (Grammar("ebnf", 'start: <|im_end|> "x"'), "no answer"),
     "surrogate": (Grammar("regex", "a\ud800"), "surrogate"),
@@ -109,6 +116,8 @@ REFUSED = {
 }  # fmt: skip
 
 HELD = {
+    "a backslash": Grammar("regex", r"a\\"),
+    "a backslash in a pattern": schema(type="string", pattern=r"a\\"),
     "a{1,100000}": Grammar("regex", "a{1,100000}"),
     "nested counts": Grammar("regex", "(a{1,1000}){1,1000}"),
     "exponential automaton": Grammar("regex", "[ab]*a[ab]{30}"),
