@@ -116,6 +116,23 @@ class UserFile:
     created_s: float
 
 
+ANSWERS_KEPT_S = 86_400.0
+"""How long a request with an idempotency key is answered again in the same way."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """What was answered to a request with an idempotency key, or that one is being worked on."""
+
+    digest: str
+    """Of the request: its route and its body."""
+    status: int | None
+    """None while it is worked on."""
+    headers: dict[str, str]
+    body: str | None
+    """None where it held a secret."""
+
+
 class Facts(Protocol):
     """What the ledger can be asked and told, in process or through the cluster."""
 
@@ -262,6 +279,29 @@ class Facts(Protocol):
 
     def remove_file(self, file_id: str) -> None:
         """Forget a file. Raises NotFoundError."""
+
+    def claim_answer(
+        self, key_id: str, key: str, digest: str, claim: str, lease_s: float
+    ) -> KeptAnswer | None:
+        """Claim the work on a request of an API key with an idempotency key.
+
+        Returns None to whoever may begin, with `claim` as its mark, for `lease_s` at most; else
+        what was answered before, or that another one works on it.
+        """
+
+    def keep_answer(
+        self,
+        key_id: str,
+        key: str,
+        claim: str,
+        status: int,
+        headers: Mapping[str, str],
+        body: str | None,
+    ) -> None:
+        """Note what was answered under a claim; nothing if that has ended."""
+
+    def drop_claim(self, key_id: str, key: str, claim: str) -> None:
+        """The work under a claim came to nothing: another request may begin."""
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import Any, Self
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.facts import Alias, Event, Phase, Pointed, Run, Version
+from mulm.ledger_answers import AnswerRows
 from mulm.ledger_database import LedgerDatabase
 from mulm.ledger_files import FileRows
 from mulm.ledger_keys import KeyRows
@@ -26,7 +27,7 @@ from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
 
 
-class Ledger(FileRows, KeyRows):
+class Ledger(AnswerRows, FileRows, KeyRows):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:

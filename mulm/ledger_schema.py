@@ -36,6 +36,10 @@ CREATE TABLE IF NOT EXISTS retired_secrets (
 CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, purpose TEXT NOT NULL, size_bytes INTEGER NOT NULL,
     sha256 TEXT NOT NULL, created_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+    key_id TEXT, key TEXT, digest TEXT NOT NULL, claim TEXT NOT NULL, lease_s REAL NOT NULL,
+    until_s REAL NOT NULL, status INTEGER, headers TEXT NOT NULL, body TEXT,
+    PRIMARY KEY (key_id, key));
 """
 _KEY_COLUMNS = {
     "scope": "TEXT NOT NULL DEFAULT 'all'",

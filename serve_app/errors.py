@@ -51,6 +51,9 @@ STATUS_BY_REQUEST_CODE: dict[str, int] = {
     "unknown_parameter": 400,
     "unsupported_parameter": 400,
     "forbidden": 403,
+    "idempotency_key_reused": 422,
+    "idempotency_in_progress": 409,
+    "secret_not_kept": 409,
     "host_not_allowed": 421,
     "model_not_found": 404,
     "method_not_allowed": 405,
@@ -153,7 +156,8 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     first = max(error.errors(), key=_how_telling)
     context = first.get("ctx") or {}
     path = [str(part) for part in (*first["loc"][1:], *context.get("param", ()))]
-    param = ".".join(part for part in path if not _UNION_TAG.fullmatch(part))
+    is_field = first["loc"][0] == "body"  # else a header or a word of the address, by its own name
+    param = ".".join(part for part in path if not (is_field and _UNION_TAG.fullmatch(part)))
     if first["type"] == "json_invalid":
         return _refusal("the body is not valid JSON", "invalid_json", None, scope)
     if first["type"] in REFUSALS:

@@ -39,6 +39,8 @@ _ERROR_SCHEMA = {
         }
     },
 }
+_ONCE = "idempotency-key"
+_REUSED = "The idempotency key came with another request before."
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
 
 
@@ -73,6 +75,8 @@ def _tell_errors(path: str, operation: Document) -> None:
     operation["security"] = [{"key": []}]
     if path.startswith(CONTROL_ROOT):
         responses["400"]["content"] = _PROBLEM
+        if any(field["name"] == _ONCE for field in operation.get("parameters", ())):
+            responses["422"] = {"description": _REUSED, "content": _PROBLEM}
         return
     responses["4XX"] = {"description": "What is wrong with the request.", "content": _ERROR}
     responses["5XX"] = {"description": "What is wrong on our side.", "content": _ERROR}

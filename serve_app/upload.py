@@ -108,10 +108,16 @@ class Upload:
         if not self._file.size_bytes:
             raise FormError("the file is empty", param="file")
 
-    async def keep(self) -> BlobEntry:
-        """The file's bytes are a blob of the store from now on. Raises NoSpaceError."""
+    @property
+    def sha256(self) -> str:
+        """Of the file that was read."""
         assert self._file is not None, "nothing was read"
-        return await asyncio.to_thread(self.store.keep, self.filename, self._file)
+        return self._file.sha256
+
+    def keep(self) -> BlobEntry:
+        """The file's bytes are a blob of the store from now on. Blocks. Raises NoSpaceError."""
+        assert self._file is not None, "nothing was read"
+        return self.store.keep(self.filename, self._file)
 
     async def _next(self, stream: AsyncGenerator[bytes, None], end_s: float) -> bytes | None:
         try:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Query
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from mulm.data.shelf import Shelf
 from mulm.data.views import (
@@ -16,6 +16,7 @@ from mulm.data.views import (
     stats,
 )
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, Limit, page
 from serve_app.control_api.runs import DONE_BEFORE, started_run
 
@@ -31,10 +32,12 @@ _MAX_SHOWN = 100
 _MAX_CHARS = 100_000
 
 
-@router.post("", status_code=202, responses={200: DONE_BEFORE})
-def create_dataset(recipe: RecipeBody, control: ControlDependency) -> JSONResponse:
+@router.post("", status_code=202, responses={200: DONE_BEFORE}, response_model=None)
+def create_dataset(
+    recipe: RecipeBody, control: ControlDependency, once: OnceDependency
+) -> Response:
     """Build a dataset of uploaded files: a run of the kind `prepare`, to which `Location` leads."""
-    return started_run(control, "prepare", recipe)
+    return once.answer(lambda: started_run(control, "prepare", recipe))
 
 
 @router.get("/{ref}/preview")

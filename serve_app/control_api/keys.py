@@ -13,7 +13,8 @@ from mulm.config import Frozen
 from mulm.errors import ConflictError
 from serve_app.auth import KeyRing
 from serve_app.caller import CallerDependency
-from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, ControlDependency
+from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 from serve_app.keys import MadeKey, make_key
 
@@ -74,9 +75,15 @@ def list_keys(
     return page(found, limit, described)
 
 
-@router.post("", status_code=201)
-def create_key(body: NewKey, control: ControlDependency, ring: RingDependency) -> JSONResponse:
+@router.post("", status_code=201, response_model=None)
+def create_key(
+    body: NewKey, control: ControlDependency, ring: RingDependency, once: OnceDependency
+) -> Response:
     """Make a key. The answer is the only place where its text is ever shown."""
+    return once.answer(lambda: _made(body, control, ring), is_secret=True)
+
+
+def _made(body: NewKey, control: Control, ring: KeyRing) -> JSONResponse:
     made = make_key(ring.secret)
     key = control.facts.add_key(
         made.id, made.digest, body.name, body.scope, body.models, _end(body.expires_in_s),
@@ -111,14 +118,22 @@ def change_key(
     return described(control.facts.key(key_id))
 
 
-@router.post("/{key_id}/rotate")
+@router.post("/{key_id}/rotate", response_model=None)
 def rotate_key(
-    key_id: str, body: Rotation, control: ControlDependency, ring: RingDependency
-) -> JSONResponse:
+    key_id: str,
+    body: Rotation,
+    control: ControlDependency,
+    ring: RingDependency,
+    once: OnceDependency,
+) -> Response:
     """Give a key another secret. The answer is the only place where it is ever shown.
 
     Name, limits and usage stay; the secret before it is refused after `overlap_s` seconds.
     """
+    return once.answer(lambda: _rotated(key_id, body, control, ring), is_secret=True)
+
+
+def _rotated(key_id: str, body: Rotation, control: Control, ring: KeyRing) -> JSONResponse:
     made = make_key(ring.secret, control.facts.key(key_id).id)
     control.facts.rotate_key(key_id, made.digest, body.overlap_s)
     ring.look_again()

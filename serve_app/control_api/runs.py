@@ -16,6 +16,7 @@ from mulm.runs.digest import all_events
 from mulm.runs.kinds import name_of, references_of
 from mulm.runs.standing import Standing
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
 from serve_app.errors import error_body
 from serve_app.openai_api.stream import EventStream, catch, event
@@ -48,10 +49,10 @@ def list_runs(
     return page(control.desk.stand(found), limit, _described)
 
 
-@router.post("", status_code=202, responses={200: DONE_BEFORE})
-def create_run(body: NewRun, control: ControlDependency) -> JSONResponse:
+@router.post("", status_code=202, responses={200: DONE_BEFORE}, response_model=None)
+def create_run(body: NewRun, control: ControlDependency, once: OnceDependency) -> Response:
     """Start a run. The same config is the same run: a finished one is answered, not repeated."""
-    return started_run(control, body.kind, body.config)
+    return once.answer(lambda: started_run(control, body.kind, body.config))
 
 
 @router.get("/{run_id}")

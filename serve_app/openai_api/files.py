@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from mulm.errors import CorruptError, NotFoundError, nearest
 from mulm.facts import UserFile
 from mulm.manifest import BlobEntry
 from mulm.refs import new_id
-from serve_app.control_api.control import ALL_SCOPE, ControlDependency
+from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
+from serve_app.control_api.idempotency import UploadOnceDependency
 from serve_app.control_api.page import page
 from serve_app.multipart import FormError
 from serve_app.upload import Upload
@@ -52,23 +53,19 @@ def _max_file_bytes(request: Request) -> int:
     return limit
 
 
-@router.post("", openapi_extra=_FORM)
+@router.post("", openapi_extra=_FORM, response_model=None)
 async def create_file(
     request: Request,
     control: ControlDependency,
     max_bytes: Annotated[int, Depends(_max_file_bytes)],
-) -> dict[str, Any]:
+    once: UploadOnceDependency,
+) -> Response:
     """Upload a file; what it is for is a label."""
     async with Upload(control.store, max_bytes, ("purpose",)) as upload:
         await upload.read(request)
         purpose = _purpose(upload.values.get("purpose"))
-        blob = await upload.keep()
-    return _described(
-        await asyncio.to_thread(
-            control.facts.add_file,
-            new_id("file"), upload.filename, purpose, blob.size_bytes, blob.sha256,
-        )
-    )  # fmt: skip
+        sent = once.sent(upload.filename, purpose, upload.sha256)
+        return await asyncio.to_thread(sent.answer, lambda: _made(control, upload, purpose))
 
 
 @router.get("")
@@ -108,6 +105,16 @@ def delete_file(file_id: str, control: ControlDependency) -> dict[str, Any]:
     """Forget a file. A run that has begun with it goes on with its bytes."""
     control.facts.remove_file(file_id)
     return {"id": file_id, "object": "file", "deleted": True}
+
+
+def _made(control: Control, upload: Upload, purpose: str) -> JSONResponse:
+    blob = upload.keep()
+    file_id = new_id("file")
+    return JSONResponse(
+        _described(
+            control.facts.add_file(file_id, upload.filename, purpose, blob.size_bytes, blob.sha256)
+        )
+    )
 
 
 def _purpose(given: str | None) -> str:

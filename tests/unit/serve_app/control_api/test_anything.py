@@ -31,7 +31,7 @@ WORDS = st.dictionaries(
     max_size=3,
 )
 HEADERS = st.dictionaries(
-    st.sampled_from(["if-match", "if-none-match", "last-event-id"]),
+    st.sampled_from(["if-match", "if-none-match", "last-event-id", "idempotency-key"]),
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20),
     max_size=2,
 )
