@@ -18,6 +18,7 @@ _TYPES = {
     "svg": "image/svg+xml",
 }
 FILES = (
+    "aliases.js",
     "api.js",
     "app.js",
     "chart.js",
@@ -28,6 +29,7 @@ FILES = (
     "dom.js",
     "feed.js",
     "icon.svg",
+    "keys.js",
     "run.js",
     "runs.js",
     "session.js",
@@ -35,6 +37,7 @@ FILES = (
     "stream.js",
     "style.css",
     "tokens.js",
+    "versions.js",
     "words.js",
 )
 """Beside the index; each is at `/ui/<name>`."""

@@ -218,8 +218,8 @@ class Site:
 @pytest.fixture
 def site(home: Home) -> Iterator[Site]:
     with Ledger(home.ledger) as ledger:
-        ledger.add_key("key_1", digest_of(KEY, SECRET), "first")
-        ledger.add_key("key_2", digest_of(WEAK_KEY, SECRET), "friend", "inference")
+        ledger.add_key("key_000000000001", digest_of(KEY, SECRET), "first")
+        ledger.add_key("key_000000000002", digest_of(WEAK_KEY, SECRET), "friend", "inference")
         made = Site(home, ledger)
         made.start()
         yield made

@@ -10,13 +10,23 @@ from playwright.sync_api import expect
 
 KEY = "mulm_sk_" + "k" * 43
 RUN = "run_0123456789ab"
-PLACES = ("#/runs", f"#/runs/{RUN}", f"#/compare/{RUN},run_000000000001", "#/chat")
+PLACES = (
+    "#/runs",
+    f"#/runs/{RUN}",
+    f"#/compare/{RUN},run_000000000001",
+    "#/chat",
+    "#/models",
+    "#/models/tiny@2",
+    "#/datasets/text@1",
+    "#/keys",
+)
 
 
 @pytest.fixture
 def full(site):
     """A site with something in every view."""
     site.versions()
+    site.ledger.set_alias("model", "tiny", "live", 1)
     site.step(site.run("run_000000000001", name="other", seed=3), *range(1, 30))
     run = site.run(name="a-name-" + "x" * 100)
     site.step(run, *range(1, 80))
@@ -42,6 +52,8 @@ def settled(page, place: str) -> None:
         page.get_by_label("Message").fill("Hello")
         page.get_by_label("Message").press("Enter")
         expect(page.locator(".model .answer").first).to_have_text("Hello there")
+    elif "@" in place:
+        expect(page.get_by_role("heading", name="Made from")).to_be_visible()
     else:
         expect(page.get_by_role("table").first).to_be_visible()
     for each in page.locator("details > summary").all():

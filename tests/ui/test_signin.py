@@ -71,7 +71,7 @@ def test_a_key_for_inference_sees_the_chat_only(site, tab):
 
 def test_a_key_that_is_revoked_leads_back_to_the_sign_in(site, enter):
     page = enter(expected=(REFUSED,))
-    site.ledger.remove_key("key_1")
+    site.ledger.remove_key("key_000000000001")
     expect(page.get_by_label("API key")).to_be_visible(timeout=15_000)
     expect(page.locator("form").get_by_role("alert")).to_contain_text("valid")
 

@@ -6,16 +6,34 @@ import { chatView } from "./chat.js";
 import { compareView } from "./compare.js";
 import { connection } from "./connection.js";
 import { el, put, titled } from "./dom.js";
+import { keysView } from "./keys.js";
 import { runView } from "./run.js";
 import { runsView } from "./runs.js";
 import { session } from "./session.js";
 import { signIn } from "./signin.js";
+import { versionView, versionsView } from "./versions.js";
 
 /** `open(main, life, argument)` draws a view; `one` does where the address has a second part. */
 const VIEWS = {
   runs: { title: "Runs", open: runsView, one: runView },
   compare: { title: "Compare", open: compareView, one: compareView, isHidden: true },
+  datasets: {
+    title: "Datasets",
+    open: versionsView("datasets", "Datasets", "No datasets yet. `mulm data build examples/sample.yaml` makes one."),
+    one: versionView("datasets"),
+  },
+  models: {
+    title: "Models",
+    open: versionsView("models", "Models", "No models yet. `mulm train examples/demo.yaml` makes one."),
+    one: versionView("models"),
+  },
+  tokenizers: {
+    title: "Tokenizers", isHidden: true,
+    open: versionsView("tokenizers", "Tokenizers", "No tokenizers yet."),
+    one: versionView("tokenizers"),
+  },
   chat: { title: "Chat", open: chatView, isForAll: true },
+  keys: { title: "Keys", open: keysView },
 };
 
 const main = document.getElementById("main");

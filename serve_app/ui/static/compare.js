@@ -12,7 +12,7 @@ const MOST = 6;
 
 export function compareView(main, life, argument = "") {
   const ids = [...new Set(argument.split(","))].filter(Boolean).slice(0, MOST);
-  const charts = { loss: new Chart("Loss", { height: 280 }), tokens_per_s: new Chart("Throughput, tokens/s", { height: 280 }) };
+  const charts = { loss: new Chart("Loss", { height: 280 }) };
   const drawn = el("section", { class: "charts wide", "aria-label": "Curves" });
   const box = el("div", { class: "card" });
   const differ = el("div", { class: "card" });
@@ -26,6 +26,7 @@ export function compareView(main, life, argument = "") {
     for (const name of names) {
       if (name.startsWith("validation_")) charts[name] ??= new Chart(spelled(name), { height: 280 });
     }
+    charts.tokens_per_s ??= new Chart("Throughput, tokens/s", { height: 280 });
     for (const [name, chart] of Object.entries(charts)) {
       const series = runs.map((run) => ({ name: told(run, runs), points: pointsOf(curves.get(run.id), name) }));
       if (!series.some(({ points }) => points.length)) continue;

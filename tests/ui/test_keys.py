@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from mulm.ledger import Ledger
+
+
+def names(ledger: Ledger) -> list[str]:
+    return [key.name for key in ledger.valid_keys()]
+
+
+def test_a_key_is_made_shown_once_and_revoked(site, enter):
+    page = enter("#/keys")
+    page.get_by_label("Whose it is").fill("<b>bob</b>")
+    page.get_by_label("Valid").select_option("for a day")
+    page.get_by_role("button", name="Make it").click()
+    text = page.get_by_label("The new key").input_value()
+    assert text.startswith("mulm_sk_")
+    *_, made = site.ledger.valid_keys()
+    assert (made.name, made.scope) == ("<b>bob</b>", "inference")
+    assert made.expires_s - made.created_s == pytest.approx(86_400, abs=5)
+    page.get_by_role("button", name="Done").click()
+    expect(page.get_by_label("The new key")).to_have_count(0)
+    assert text not in page.content()
+    row = page.get_by_role("row").filter(has_text="<b>bob</b>")
+    row.get_by_role("button", name="Revoke").click()
+    assert "<b>bob</b>" in names(site.ledger)
+    row.get_by_role("button", name="Revoke").click()
+    expect(row).to_have_count(0)
+    assert names(site.ledger) == ["first", "friend"]
+
+
+def test_a_secret_is_replaced(site, enter):
+    page = enter("#/keys")
+    before = set(site.ledger.key_secrets())
+    rotate = page.get_by_role("button", name="New secret for friend")
+    rotate.click()
+    rotate.click()
+    page.get_by_label("The new key").wait_for()
+    assert set(site.ledger.key_secrets()) != before
+
+
+def test_nobody_locks_themselves_out(site, enter):
+    page = enter("#/keys", expected=("status of 409",))
+    revoke = page.get_by_role("button", name="Revoke first")
+    revoke.click()
+    revoke.click()
+    expect(page.get_by_role("main").get_by_role("alert")).to_contain_text("cannot revoke itself")
+    assert names(site.ledger) == ["first", "friend"]
