@@ -35,7 +35,7 @@ class ClusterInfo(Frozen):
 
     @property
     def api_url(self) -> str:
-        """Where the HTTP API is, once something is served."""
+        """Where the HTTP API is."""
         host = "127.0.0.1" if self.http_host in {"0.0.0.0", "::"} else self.http_host  # noqa: S104
         scheme = "https" if self.tls_cert else "http"
         return f"{scheme}://{host}:{self.http_port}"

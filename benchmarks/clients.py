@@ -94,7 +94,7 @@ def service(folder: Path) -> Iterator[tuple[dict[str, Any], MicroLM]]:
         host = EngineHost(lambda _args: opened)
         hosts.append(host)
         await host.reconfigure(AppArgs(model="a@1").model_dump(mode="json"))
-        return make_service_app(host, served(tokenizer, "m", WINDOW))[1]
+        return make_service_app(served(host, tokenizer, "m", WINDOW))[1]
 
     server = Server(make)
     try:

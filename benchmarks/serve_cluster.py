@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from actors.cluster_info import ray_env, read_token
+from actors.cluster_info import ray_env
 from actors.head import ENV_VARIABLES_OF_RAY
 from actors.processes import Pack
 from benchmarks.serve_shapes import open_exported
@@ -60,7 +60,7 @@ def cluster_with(
                 model=done.stdout.split()[-1], served_name=name, n_slots=n_slots,
                 n_threads=n_threads, max_replicas=1, dtype="bfloat16",
             )  # fmt: skip
-            deploy(info, read_token(home), args, home=home)
+            deploy(info, args, home=home)
             processes = [psutil.Process(p.pid) for p in Pack(home, info.id).find()]
             yield info.http_port, read_first_key(home), processes
         finally:

@@ -35,7 +35,8 @@ from serve_app.engine_host import EngineHost
 from serve_app.ingress import make_app
 from serve_app.key_text import digest_of
 from serve_app.opened_model import OpenedModel
-from serve_app.service import Served, Service
+from serve_app.served import Served
+from serve_app.service import Service
 from serve_app.settings import AppArgs
 
 KEY = "mulm_sk_" + "b" * 43
@@ -110,14 +111,16 @@ class Server:
         await serving
 
 
-def served(tokenizer: Tokenizer, model_id: str, max_seq_len: int, ref: str = "a@1") -> Served:
+def served(
+    host: EngineHost, tokenizer: Tokenizer, model_id: str, max_seq_len: int, ref: str = "a@1"
+) -> Served:
     """What HTTP needs to know of a model."""
-    return Served(NAME, ref, model_id, time.time(), tokenizer, max_seq_len)
+    return Served(NAME, ref, model_id, time.time(), tokenizer, max_seq_len, LocalClient(host))
 
 
-def make_service_app(host: EngineHost, light: Served) -> tuple[Service, Any]:
-    """The application in front of a host."""
-    service = Service(LocalClient(host), light)
+def make_service_app(light: Served) -> tuple[Service, Any]:
+    """The application in front of a model."""
+    service = Service.of(light)
     owner = Key("key_1", "measured", time.time(), "all")
     return service, make_app(service, KeyRing(lambda: {digest_of(KEY, b""): owner}, b""))
 
@@ -154,7 +157,7 @@ def main() -> None:
         host = EngineHost(lambda _args: OpenedModel("m", model, tokenizer=tokenizer))
         args = AppArgs(model="a@1", n_slots=options.slots, n_threads=options.threads)
         await host.reconfigure(args.model_dump(mode="json"))
-        return make_service_app(host, served(tokenizer, "m", model.config.max_seq_len))[1]
+        return make_service_app(served(host, tokenizer, "m", model.config.max_seq_len))[1]
 
     print(json.dumps({"port": Server(make).port, "key": KEY}), flush=True)
     sys.stdin.read()

@@ -34,6 +34,7 @@ from mulm.native.model import NativeModel
 from mulm.testing import TINY, tiny_model, tiny_tokenizer
 from serve_app.engine_host import EngineHost
 from serve_app.opened_model import OpenedModel
+from serve_app.service import Fixed
 from serve_app.settings import AppArgs
 
 WINDOW, N_ORDERS, N_CLIENTS, SWAP_EVERY_S = 512, 60, 24, 15.0
@@ -116,7 +117,7 @@ def start(models: dict[str, NativeModel], tokenizer: Tokenizer) -> tuple[EngineH
         )
         args = AppArgs(model="one@1", n_slots=24, n_guesses=3, kv_cache_bytes=1 << 20)
         await host.reconfigure(args.model_dump(mode="json"))
-        service, app = make_service_app(host, served(tokenizer, "one", WINDOW))
+        service, app = make_service_app(served(host, tokenizer, "one", WINDOW))
         found[:] = [host, service]
         return app
 
@@ -152,7 +153,7 @@ async def take_turn(host: EngineHost, service: Any, tokenizer: Tokenizer, name: 
     """The other weights serve from now on."""
     args = AppArgs(model=f"{name}@1", n_slots=24, n_guesses=3, kv_cache_bytes=1 << 20)
     await host.reconfigure(args.model_dump(mode="json"))
-    await service.take_over(served(tokenizer, name, WINDOW))
+    service.deployments[NAME] = Fixed(served(host, tokenizer, name, WINDOW))
 
 
 async def until_idle(host: EngineHost) -> None:

@@ -137,6 +137,8 @@ def env(as_json: bool) -> None:
 @click.option("--max-replicas", type=int, help="Engines at most, under load; 2 if not given.")
 @click.option("--max-seq-len", type=int, help="A shorter window than the model's: less memory.")
 @click.option("--draft", help="A smaller model of the same tokenizer, which guesses.")
+@click.option("--name", "served_name", help="What clients call it; the model's name if not given.")
+@click.option("--stop", is_flag=True, help="Serve the deployment MODEL no more.")
 @with_overrides
 @with_json
 def serve(
@@ -144,9 +146,10 @@ def serve(
     adapters: tuple[str, ...],
     overrides: tuple[str, ...],
     as_json: bool,
+    stop: bool,
     **values: int | str | None,
 ) -> None:
-    """Serve MODEL behind the OpenAI-compatible HTTP API.
+    """Serve MODEL behind the OpenAI-compatible HTTP API, beside what is served already.
 
     \b
     Example:  mulm serve demo
@@ -154,8 +157,14 @@ def serve(
               mulm serve demo --adapter demo-poems --adapter other=demo-poems@2
               mulm serve demo --draft demo-small
               mulm serve qwen --max-seq-len 4096 --set n_slots=64
+              mulm serve demo@live --name assistant
+              mulm serve assistant --stop
     """
     with open_journey() as journey:
+        if stop:
+            journey.stop_serving(model)
+            print_result({"stopped": model}, as_json, "{stopped} is not served any more")
+            return
         result = journey.serve(model, values, overrides, adapters)
     print_result(result, as_json, "{model} answers at {url} (key: {key_file})")
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from actors.cluster import connect
-from actors.cluster_info import ClusterInfo, read_token
+from actors.cluster_info import ClusterInfo
 from actors.job_client import JobClient, JobWatch, lost_run_error
 from actors.run_starter import submit
 from actors.tls_trust import trust_of
@@ -143,24 +143,31 @@ class Journey:
         overrides: Sequence[str] = (),
         adapters: Sequence[str] = (),
     ) -> Result:
-        """Put a model behind HTTP and wait until it answers; for arguments see `plan_serving`."""
-        from jobs.serve_plan import plan_serving
+        """Put a model behind HTTP and wait until it answers; for arguments see `serving_args`."""
+        from jobs.serve_args import serving_args
         from serve_app.deploy import deploy
 
-        info = connect(self._home)
-        plan = plan_serving(self._store, self._facts, model, adapters, values, overrides)
-        token, note = read_token(self._home), self._progress.note
+        info, args = connect(self._home), serving_args(model, adapters, values, overrides)
         with self._progress.timed("serve") as say:
-            deploy(info, token, plan.args, versions=plan.versions, home=self._home, report=note)
+            serves = deploy(info, args, home=self._home, report=self._progress.note)
             say(f"{info.api_url}/v1, key in {self._home.api_key}")
-        name, *others = plan.versions
         return {
-            "model": plan.versions[name],
-            "served_name": name,
-            "adapters": {other: plan.versions[other] for other in others},
+            "model": serves[args.name],
+            "served_name": args.name,
+            "adapters": {name: ref for name, ref in serves.items() if name != args.name},
             "url": f"{info.api_url}/v1",
             "key_file": str(self._home.api_key),
         }
+
+    def stop_serving(self, name: str) -> None:
+        """Serve a deployment no more."""
+        from serve_app.control_client import ControlClient
+        from serve_app.keys import read_first_key
+
+        info = connect(self._home)
+        key, trust = read_first_key(self._home), trust_of(info)
+        with ControlClient(info.api_url, key, trust) as api:
+            api.call("DELETE", f"/deployments/{name}")
 
     def client(self) -> ChatClient:
         """A client of the HTTP API of the running application."""

@@ -16,6 +16,7 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.run_lock import is_held
 from mulm.settings import Settings
+from serve_app.deploy import deploy_ingress
 from serve_app.keys import ensure_first_key
 
 _log = logging.getLogger(__name__)
@@ -27,9 +28,16 @@ def start(home: Home, settings: Settings) -> ClusterInfo:
     """Bring the application up; everything that `actors.cluster.up` raises.
 
     Runs that were under way when the last cluster ended are noted as failed, with a hint: the
-    same command resumes them.
+    same command resumes them. What was deployed is served again. Where HTTP cannot be answered,
+    nothing stays up.
     """
-    return cluster.up(home, settings, prepare=lambda: _prepare(home))
+    info = cluster.up(home, settings, prepare=lambda: _prepare(home))
+    try:
+        deploy_ingress(info, home)
+    except BaseException:  # Ctrl-C included
+        cluster.down(home)
+        raise
+    return info
 
 
 def stop(home: Home, jobs_grace_s: float = _JOBS_GRACE_S) -> bool:

@@ -64,6 +64,24 @@ class Pointed:
 
 
 @dataclass(frozen=True, slots=True)
+class Deployment:
+    """One revision of what is to be served under a name; without a `spec` nothing is any more."""
+
+    name: str
+    revision: int
+    spec: dict[str, Any] | None
+    set_s: float
+    reason: str
+    created_s: float
+    """Since when something is served under that name."""
+
+    @property
+    def texts(self) -> frozenset[str]:
+        """All texts in it, references of models among them."""
+        return frozenset(_texts(self.spec))
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a job; `result` and `error` are set when it has ended."""
 
@@ -151,7 +169,7 @@ class Facts(Protocol):
     def remove_version(self, kind: Kind, name: str, number: int) -> None:
         """Take a name from a manifest; the number is never given again.
 
-        Raises NotFoundError, and ConflictError where an alias points to it.
+        Raises NotFoundError, and ConflictError where an alias points to it or it is served.
         """
 
     def set_alias(
@@ -214,6 +232,31 @@ class Facts(Protocol):
 
     def last_event(self, run_id: str, kind: str | None = None) -> Event | None:
         """The newest event of a run, or the newest of one kind."""
+
+    def set_deployment(
+        self,
+        name: str,
+        spec: Mapping[str, Any] | None,
+        reason: str,
+        only_from: int | None = None,
+    ) -> int:
+        """Note what is to be served under a name from now on, None for nothing, and why.
+
+        Returns:
+            The new revision.
+
+        Raises NotFoundError where nothing was served and nothing shall be, and ConflictError where
+        it is not at the revision `only_from`, 0 for a name under which nothing is served.
+        """
+
+    def deployments(self) -> list[Deployment]:
+        """All that is to be served, by name."""
+
+    def deployment(self, name: str) -> Deployment:
+        """What is to be served under a name. Raises NotFoundError."""
+
+    def deployment_history(self, name: str) -> list[Deployment]:
+        """All revisions of a name, the newest first; none where there never was one."""
 
     def add_key(
         self,

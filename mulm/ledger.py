@@ -1,8 +1,8 @@
 """The ledger: mutable facts in one SQLite database with one owner.
 
-Names and version numbers, aliases, runs with their ordered events, API keys, files. While the
-application is up, the `LedgerHost` actor owns it and others hold a typed client with these
-same methods (the protocol `mulm.facts.Facts`); otherwise the calling process opens it.
+Names and version numbers, aliases, runs with their ordered events, deployments, API keys, files.
+While the application is up, the `LedgerHost` actor owns it and others hold a typed client with
+these same methods (the protocol `mulm.facts.Facts`); otherwise the calling process opens it.
 Invariants: an acknowledged fact survives a power cut; events of a run count 1, 2, 3 ...
 without a gap; an alias points to an existing version; a number means one manifest for ever.
 """
@@ -20,6 +20,7 @@ from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.facts import Alias, Event, Phase, Pointed, Run, Version
 from mulm.ledger_answers import AnswerRows
 from mulm.ledger_database import LedgerDatabase
+from mulm.ledger_deployments import DeploymentRows
 from mulm.ledger_files import FileRows
 from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
@@ -27,7 +28,7 @@ from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
 
 
-class Ledger(AnswerRows, FileRows, KeyRows):
+class Ledger(AnswerRows, DeploymentRows, FileRows, KeyRows):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -102,6 +103,7 @@ class Ledger(AnswerRows, FileRows, KeyRows):
             version = self._numbered(kind, name, number)
             if version:
                 self._require_no_alias(version)
+                self._require_not_served(version)
                 row = (kind, name, number, version.manifest_id, self._clock())
                 self._db.execute("INSERT INTO removed VALUES (?,?,?,?,?)", row)
                 self._db.execute(

@@ -28,6 +28,9 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS events (
     run_id TEXT, seq INTEGER, time_s REAL NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
     PRIMARY KEY (run_id, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deployments (
+    name TEXT, revision INTEGER, spec TEXT, set_s REAL NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (name, revision));
 CREATE TABLE IF NOT EXISTS keys (
     id TEXT PRIMARY KEY, digest TEXT UNIQUE NOT NULL, name TEXT NOT NULL, created_s REAL NOT NULL,
     scope TEXT NOT NULL DEFAULT 'all', models TEXT, expires_s REAL, limits TEXT);

@@ -43,6 +43,8 @@ class Settings(Frozen):
     """Names by which a proxy on this machine is reached, beside those of loopback."""
     cors_origins: Names = ()
     """Origins whose web pages may call the API, such as `https://app.example`; none by default."""
+    otlp_endpoint: str | None = None
+    """Where traces of requests go, by OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`."""
     dashboard_port: Port = 8265
     """Ray's dashboard and job API, always on loopback; 0 takes any free port."""
     n_cpus: Annotated[int, Field(ge=1)] | None = None

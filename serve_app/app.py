@@ -1,8 +1,10 @@
-"""The Serve application: which classes are deployments, and with what resources.
+"""The Serve applications: which classes are deployments, and with what resources.
 
-`build` is the import path of config deploys and of `serve run`: "serve_app.app:build". No
-`from __future__ import annotations` here: Serve reads the builder's type to parse its arguments.
-The model travels as `user_config`, so another one is taken over in place.
+One application answers HTTP, and each deployment of a model has one of its own, so that one comes
+and goes without the others. `build_ingress` and `build_engine` are the import paths of config
+deploys (`serve_app.applications`). No `from __future__ import annotations` here: Serve reads the
+builders' types to parse their arguments. The model travels as `user_config`, so another one is
+taken over in place.
 """
 
 import logging
@@ -16,15 +18,14 @@ from ray.serve.config import RequestRouterConfig
 
 from mulm.errors import DeviceError
 from mulm.log import configure_logging
+from serve_app.applications import ENGINE, INGRESS
 from serve_app.engine_host import EngineHost
 from serve_app.ingress_host import IngressHost
 from serve_app.replica_port import bind_to_node
-from serve_app.settings import AppArgs
+from serve_app.settings import AppArgs, IngressArgs
 
 _log = logging.getLogger(__name__)
 
-ENGINE = "engine"
-INGRESS = "ingress"
 
 # Serving takes CPUs as it needs them. Reserved, they would keep a training run on the same PC,
 # whose workers want a CPU each, waiting for as long as a model is served.
@@ -65,26 +66,25 @@ class EngineReplica(EngineHost):
 class IngressReplica(IngressHost):
     """The ingress host in a replica's process."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self) -> None:
         bind_to_node()
         configure_logging()
-        super().__init__(engine)
+        super().__init__()
 
     async def __del__(self) -> None:
         """Serve's hook before a replica ends."""
         await self.stop()
 
 
-def build(args: AppArgs) -> Application:
-    """The ingress in front of autoscaled engine hosts."""
-    config = args.model_dump(mode="json") if args.model else None
+def build_engine(args: AppArgs) -> Application:
+    """The autoscaled engine hosts of one deployment."""
     resources = ray.cluster_resources() if ray.is_initialized() else {}
     max_replicas, reason = placeable_replicas(args, resources)
     _log.info("engine replicas min=%d max=%d reason=%s", args.min_replicas, max_replicas, reason)
-    engine = serve.deployment(
+    application: Application = serve.deployment(
         EngineReplica,
         name=ENGINE,
-        user_config=config,
+        user_config=args.model_dump(mode="json") if args.model else None,
         ray_actor_options=engine_resources(args, has_gpu=resources.get("GPU", 0) >= 1),
         autoscaling_config={
             "min_replicas": args.min_replicas,
@@ -102,10 +102,15 @@ def build(args: AppArgs) -> Application:
         health_check_period_s=_HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=args.request_timeout_s,
     ).bind()
-    ingress = serve.deployment(
+    return application
+
+
+def build_ingress(args: IngressArgs) -> Application:
+    """What answers HTTP for all deployments."""
+    application: Application = serve.deployment(
         serve.ingress()(IngressReplica),
         name=INGRESS,
-        user_config=config,
+        user_config=args.model_dump(mode="json"),
         health_check_period_s=_HEALTH_PERIOD_S,
         ray_actor_options={
             "num_cpus": _RESERVED_CPUS,
@@ -114,9 +119,8 @@ def build(args: AppArgs) -> Application:
         },
         max_ongoing_requests=_INGRESS_MAX_ONGOING,
         max_queued_requests=_INGRESS_MAX_QUEUED,
-        graceful_shutdown_timeout_s=args.request_timeout_s,
-    ).bind(engine)
-    application: Application = ingress
+        graceful_shutdown_timeout_s=args.drain_s,
+    ).bind()
     return application
 
 

@@ -29,7 +29,7 @@ from serve_app.alias_watch import (
 )
 from serve_app.engine_client import ModelChangingError
 from serve_app.engine_of_model import make_engine, pressure, speed_up
-from serve_app.engine_report import REPORT_PERIOD_S, EngineReport
+from serve_app.engine_report import REPORT_PERIOD_S
 from serve_app.engine_thread import EngineThread
 from serve_app.held_adapters import HeldAdapters
 from serve_app.opened_model import (
@@ -37,6 +37,7 @@ from serve_app.opened_model import (
     open_adapters,
     open_from_store,
 )
+from serve_app.reporter import Reporter
 from serve_app.scaling import PRESSURE
 from serve_app.settings import AppArgs
 from serve_app.token_channel import ReplyTo, TokenSender
@@ -74,6 +75,7 @@ class EngineHost:
         self._retirements: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sender = TokenSender()
+        self._reporter = Reporter()
         self._reporting: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
 
@@ -169,6 +171,10 @@ class EngineHost:
                 n_sent += 1
         return n_sent
 
+    async def hello(self, reply_to: ReplyTo) -> None:
+        """Report there from now on. Raises UnreachableError."""
+        await self._sender.connect(reply_to)
+
     async def load(self) -> dict[str, Any]:
         """What this replica does right now."""
         n_unfinished = sum(thread.n_unfinished for thread in self._threads.values())
@@ -211,6 +217,7 @@ class EngineHost:
 
     def _start(self, opened: OpenedModel, args: AppArgs) -> None:
         thread = EngineThread(make_engine(opened, args))
+        self._reporter.note(opened)
         self._threads[opened.id] = thread
         self._adapters[opened.id] = HeldAdapters(thread, self._keep_previous_s)
         if opened.prepare is not None:
@@ -227,8 +234,9 @@ class EngineHost:
         """Tell the ingresses how it stands, from now on."""
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
+            assert self._args is not None
             self._sender.report(
-                EngineReport(model_id, thread.id, thread.stats())
+                self._reporter.report(self._args.name, model_id, thread)
                 for model_id, thread in self._threads.items()
             )
 

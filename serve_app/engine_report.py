@@ -1,4 +1,4 @@
-"""What an engine says of itself, for the metrics of the ingress.
+"""What an engine says of itself, for the metrics and the control API of the ingress.
 
 Sent by each engine host to the ingresses once a second, over the tokens' own connection.
 """
@@ -15,12 +15,31 @@ REPORT_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where an engine runs."""
+
+    replica: str = ""
+    """Serve's id of it; empty outside of Serve."""
+    device: str = ""
+    """What computes, by its own name."""
+    dtype: str = ""
+    """Of the weights."""
+    memory_bytes: int = 0
+    """What its process holds of the machine's memory, or of the GPU's on one."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineReport:
     """The numbers of an engine that runs one model; `engine_id` is of this one life of it."""
 
     model_id: str
     engine_id: str
     stats: EngineStats
+    deployment: str = ""
+    """The name that clients use."""
+    tokens_per_s: float = 0.0
+    """Generated since the report before it."""
+    place: Place = Place()
 
     @property
     def kv_use(self) -> float:
@@ -42,7 +61,9 @@ def decode_reports(line: bytes) -> list[EngineReport]:
     """
     try:
         return [
-            EngineReport(told["model_id"], told["engine_id"], EngineStats(**told["stats"]))
+            EngineReport(
+                **told | {"stats": EngineStats(**told["stats"]), "place": Place(**told["place"])}
+            )
             for told in json.loads(line)["engines"]
         ]
     except (KeyError, TypeError) as error:

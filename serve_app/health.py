@@ -17,8 +17,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz")
 @router.get("/health", include_in_schema=False)  # where load generators look, as vLLM has it
 async def readyz(service: ServiceDependency) -> dict[str, str]:
-    """A model is loaded and an engine answers."""
-    service.current()
+    """Requests are answered; where models are served, by one of them at least."""
     if not await service.is_ready():
         raise NotRunningError("no engine answers", hint="try again in a moment")
     return {"status": "ready"}

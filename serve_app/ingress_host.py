@@ -1,18 +1,20 @@
-"""The ingress host: one replica that answers HTTP.
+"""The ingress host: one replica that answers HTTP for all deployments.
 
-Made a deployment in `serve_app.app`. Invariant: it holds no weights and imports no torch, so it
-starts fast and stays small.
+Made a Serve deployment in `serve_app.app`. Invariant: it holds no weights and imports no torch, so
+it starts fast and stays small.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
 
 from fastapi import FastAPI
 
 from actors.cluster import connect
+from actors.dashboard import Dashboard
 from actors.job_client import JobClient
 from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
@@ -20,69 +22,65 @@ from mulm.config import parse_config
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.settings import Settings
-from serve_app.alias_watch import AliasWatch, Meaning, meaning, resolve_ids
+from mulm.store import Store
+from serve_app.alias_watch import resolve_ids
+from serve_app.applications import ENGINE
 from serve_app.auth import KeyRing
 from serve_app.control_api.control import Control
 from serve_app.control_api.event_feed import EventFeed
+from serve_app.control_api.served_state import ServedState
+from serve_app.deployer import Deployer
+from serve_app.deployments import Deployments
+from serve_app.engine_client import EngineClient
+from serve_app.followed import Followed
 from serve_app.hosts import require_guard
 from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
 from serve_app.key_text import read_secret
 from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.serve_client import ServeEngineClient
-from serve_app.service import Service, open_served
-from serve_app.settings import AppArgs
+from serve_app.served import Served, open_served
+from serve_app.service import Service
+from serve_app.settings import AppArgs, IngressArgs
 from serve_app.token_channel import TokenReceiver
 from serve_app.tracing import TracedClient, Tracing
 
 
 class IngressHost:
-    """One replica: the application, and the model's light half, swapped by `reconfigure`."""
+    """One replica: the application, and all that is served."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self) -> None:
         import ray
 
         from actors.ledger_host import connect_facts
+        from actors.store_host import cluster_store
 
         self._settings = Settings.from_env()
-        self._facts: Facts = connect_facts()
-        receiver = self._receiver = TokenReceiver(ray.util.get_node_ip_address())
-        self._names: dict[str, str] = {}
-        metrics = ServiceMetrics(receiver.reports, lambda model_id: self._names.get(model_id, ""))
-        self._tracing = Tracing()
-        client = MeasuredClient(
-            TracedClient(ServeEngineClient(engine, receiver), self._tracing), metrics
-        )
-        self._service = Service(client, metrics_text=metrics.text)
-        self._control = open_control(Home.from_env(), self._facts)
-        self._alias = AliasWatch(resolve_ids)
         home = Home.from_env()
+        self._facts: Facts = connect_facts()
+        self._store: Store = cluster_store(home)
+        self._receiver = TokenReceiver(ray.util.get_node_ip_address())
+        self._metrics = ServiceMetrics(self._receiver.reports)
+        self._tracing = Tracing()
+        self._clients: dict[str, ServeEngineClient] = {}
+        info = connect(home)
+        deployer = Deployer(Dashboard.of(info, home))
+        self._deployments = Deployments(self._facts, deployer, self._follow, self._greet, Random())
+        self._service = Service(self._deployments.serving, metrics_text=self._metrics.text)
+        state = ServedState(self._deployments.serving, deployer, self._receiver.reports)
+        self._control = open_control(
+            home, self._facts, self._store, JobClient.of(info, home), state
+        )
         self._keys = KeyRing(self._facts.key_secrets, read_secret(home.key_secret))
-        self._change: asyncio.Task[None] | None = None
         self._server: HttpServer | None = None
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Serve's hook for `user_config`; the old model is served until an engine has the new."""
-        args = parse_config(AppArgs, config)
-        self._service.keeps_an_engine = args.min_replicas > 0
-        if args.otlp_endpoint is not None and self._server is None:
-            self._tracing.export_to(args.otlp_endpoint)
-        served = await self._take_over(args)
+        """Serve's hook for `user_config`: listen, and follow what is deployed."""
+        args = parse_config(IngressArgs, config)
+        if self._settings.otlp_endpoint is not None and self._server is None:
+            self._tracing.export_to(self._settings.otlp_endpoint)
         await self._listen(args)
-        self._alias.follow(args, served, self._take_over)
-
-    async def _take_over(self, args: AppArgs) -> Meaning:
-        """Serve what `args` name by now, as soon as an engine does."""
-        from actors.store_host import cluster_store
-
-        store = cluster_store(Home.from_env())
-        served = await asyncio.to_thread(open_served, args, store, self._facts)
-        self._names |= {each.id: each.name for each in served.adapters}
-        self._names[served.model_id] = served.name
-        if self._change is not None:
-            self._change.cancel()
-        self._change = asyncio.create_task(self._service.take_over(served))
-        return meaning([served.model_id, *(each.id for each in served.adapters)])
+        self._deployments.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""
@@ -95,11 +93,9 @@ class IngressHost:
 
     async def stop(self) -> None:
         """Take no more requests; the running ones come to their end."""
-        self._alias.stop()
         if self._server is not None:
             await self._server.stop()
-        if self._change is not None:
-            self._change.cancel()
+        self._deployments.stop()
         self._service.background.close()
         await self._receiver.close()
         await asyncio.to_thread(self._tracing.close)
@@ -109,29 +105,48 @@ class IngressHost:
             self._service, self._keys, self._tracing, self._control, settings=self._settings
         )
 
-    async def _listen(self, args: AppArgs) -> None:
+    async def _listen(self, args: IngressArgs) -> None:
         """Answer on the port that `args` name; it stays for the life of the replica."""
         if self._server is None and args.http_port is not None:
             has_keys = bool(await asyncio.to_thread(self._facts.valid_keys))
             require_guard(args.http_host, has_keys)
-            drain_s, tls = args.request_timeout_s, self._settings.tls
-            server = HttpServer(self._app(), args.http_host, args.http_port, drain_s, tls)
+            tls = self._settings.tls
+            server = HttpServer(self._app(), args.http_host, args.http_port, args.drain_s, tls)
             await server.start()
             self._server = server
 
+    def _follow(self, application: str, around: Callable[[EngineClient], EngineClient]) -> Followed:
+        """Follow an application of engines, whether it is there yet or not."""
+        from ray import serve
 
-def open_control(home: Home, facts: Facts) -> Control:
+        handle = serve.get_deployment_handle(ENGINE, application, _check_exists=False)
+        client = self._clients[application] = ServeEngineClient(handle, self._receiver)
+        names: dict[str, str] = {}
+
+        def read(args: AppArgs, engine: EngineClient) -> Served:
+            served = open_served(args, self._store, self._facts, engine)
+            names.update({served.model_id: served.name})
+            names.update({each.id: each.name for each in served.adapters})
+            return served
+
+        measured = MeasuredClient(
+            TracedClient(client, self._tracing), self._metrics, lambda id_: names.get(id_, "")
+        )
+        return Followed(around(measured), read, resolve_ids)
+
+    async def _greet(self, applications: list[str]) -> None:
+        await asyncio.gather(
+            *(self._clients[application].greet(self._receiver) for application in applications)
+        )
+
+
+def open_control(
+    home: Home, facts: Facts, store: Store, jobs: JobClient, served: ServedState
+) -> Control:
     """What the control API reaches: this installation, through the cluster."""
-    from actors.store_host import cluster_store
 
     def write(method: str, *args: Any, **kwargs: Any) -> None:
         getattr(facts, method)(*args, **kwargs)
 
-    store, jobs = cluster_store(home), JobClient.of(connect(home), home)
-    return Control(
-        facts,
-        store,
-        RunDesk(home, facts, jobs, write),
-        RunStarter(home, facts, store, jobs),
-        EventFeed(facts),
-    )
+    desk, starter = RunDesk(home, facts, jobs, write), RunStarter(home, facts, store, jobs)
+    return Control(facts, store, desk, starter, EventFeed(facts), served)

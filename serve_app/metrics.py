@@ -60,13 +60,11 @@ class ServiceMetrics:
 
     Args:
         reports: The newest report of each engine.
-        name_of: The served name of a model's id.
     """
 
-    def __init__(self, reports: Reports, name_of: Callable[[str], str]) -> None:
+    def __init__(self, reports: Reports) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Engines(reports, name_of))
-        self.name_of = name_of
+        self._registry.register(_Engines(reports))
         self.first_token = self._histogram(
             "time_to_first_token_seconds", "From a request to its first token.", _SECONDS
         )
@@ -104,6 +102,7 @@ class MeasuredClient:
     Args:
         client: Does the work.
         metrics: Are told.
+        name_of: The served name of the id of a model or an adapter.
         clock: Seconds.
     """
 
@@ -111,18 +110,19 @@ class MeasuredClient:
         self,
         client: EngineClient,
         metrics: ServiceMetrics,
+        name_of: Callable[[str], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._metrics, self._clock = client, metrics, clock
+        self._name_of = name_of
         self.is_ready, self.holds = client.is_ready, client.holds
 
     async def generate(
         self, model_id: str, request: GenerateRequest
     ) -> AsyncGenerator[TokenChunk, None]:
         """As `EngineClient.generate`; a line in the log says what became of it."""
-        watch = _Watch(
-            self._metrics, self._metrics.name_of(request.adapter or model_id), request, self._clock
-        )
+        name = self._name_of(request.adapter or model_id)
+        watch = _Watch(self._metrics, name, request, self._clock)
         try:
             async with aclosing(self._client.generate(model_id, request)) as chunks:
                 async for chunk in chunks:
@@ -200,8 +200,8 @@ class _Engines:
     A counter keeps what engines had counted that are gone, so that it never falls.
     """
 
-    def __init__(self, reports: Reports, name_of: Callable[[str], str]) -> None:
-        self._reports, self._name_of = reports, name_of
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
         self._last: dict[str, EngineReport] = {}
         self._gone: defaultdict[str, defaultdict[str, float]] = defaultdict(
             lambda: defaultdict(float)
@@ -211,7 +211,7 @@ class _Engines:
         """Prometheus's hook."""
         by_name: defaultdict[str, list[EngineReport]] = defaultdict(list)
         for report in self._reports():
-            by_name[self._name_of(report.model_id)].append(report)
+            by_name[report.deployment].append(report)
         self._note({report.engine_id: report for each in by_name.values() for report in each})
         for name, (what, read) in _GAUGES.items():
             gauge = GaugeMetricFamily(_PREFIX + name, what, labels=_LABELS)
@@ -230,7 +230,7 @@ class _Engines:
         """Keep the last that was heard of engines that are gone."""
         for engine_id in self._last.keys() - living.keys():
             report = self._last[engine_id]
-            gone = self._gone[self._name_of(report.model_id)]
+            gone = self._gone[report.deployment]
             for name, (_, read) in _COUNTERS.items():
                 gone[name] += read(report)
         self._last = living

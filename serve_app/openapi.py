@@ -88,7 +88,7 @@ def main() -> None:
     from serve_app.ingress import make_app
     from serve_app.service import Service
 
-    app = make_app(Service(None), KeyRing(dict, b""))  # type: ignore[arg-type]
+    app = make_app(Service(), KeyRing(dict, b""))
     json.dump(document_of(app), sys.stdout, indent=1, ensure_ascii=False, sort_keys=True)
     print()
 

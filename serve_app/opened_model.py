@@ -25,7 +25,7 @@ from mulm.model.adapter import Adapter
 from mulm.model.batch import LanguageModel
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import QuantizedMicroLM
-from mulm.model.stored import load_adapter, load_model
+from mulm.model.stored import load_adapter, load_model, model_quantization
 from mulm.native.build import NoKernelsError, find_compiler, library_path
 from mulm.native.model import NativeModel
 from mulm.store import Store
@@ -59,6 +59,10 @@ class OpenedModel:
     """Guesses for it."""
     make_draft_faster: MakeModel | None = None
     """As `make_faster`, of the draft."""
+    device: str = "cpu"
+    """What computes, by its own name."""
+    dtype: str = ""
+    """Of the weights."""
 
 
 def open_from_store(args: AppArgs) -> OpenedModel:
@@ -80,7 +84,10 @@ def open_from_store(args: AppArgs) -> OpenedModel:
     tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
     grammars = Grammars(tokenizer) if is_installed() else None
     model, make_faster = open_weights(store, manifest, args, home.compiled)
-    draft = draft_manifest and open_weights(store, draft_manifest, args, home.compiled)
+    draft, make_draft_faster = None, None
+    if draft_manifest is not None:
+        draft, make_draft_faster = open_weights(store, draft_manifest, args, home.compiled)
+    device, dtype = compute_of(store, manifest, args, home.compiled)
     return OpenedModel(
         manifest.id,
         model,
@@ -88,8 +95,21 @@ def open_from_store(args: AppArgs) -> OpenedModel:
         tokenizer,
         None if grammars is None else grammars.constraint,
         None if grammars is None else grammars.prepare,
-        *(draft or (None, None)),
+        draft,
+        make_draft_faster,
+        device=device,
+        dtype=dtype,
     )
+
+
+def compute_of(store: Store, manifest: Manifest, args: AppArgs, folder: Path) -> tuple[str, str]:
+    """The name of what computes, and the type of the weights: `int8` for quantised ones."""
+    device = _device(args.device, torch.cuda.is_available())
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    if (quantization := model_quantization(store, manifest)) is not None:
+        return name, quantization.linear
+    dtype = _dtype(args.dtype, device, has_kernels=device == "cpu" and bool(_kernels(folder)))
+    return name, str(dtype).removeprefix("torch.")
 
 
 def open_adapters(args: AppArgs, model_id: str) -> dict[str, Adapter | None]:

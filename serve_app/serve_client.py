@@ -161,6 +161,14 @@ class ServeEngineClient:
             return False
         return True
 
+    async def greet(self, receiver: TokenReceiver) -> None:
+        """Have all engines connect and report, also those that nobody has asked yet."""
+        try:
+            response = self._handle.broadcast("hello", await receiver.reply_to())
+            await asyncio.wait_for(response.results_async(return_exceptions=True), _READY_TIMEOUT_S)
+        except (TimeoutError, RayError, RayServeException) as error:
+            _log.debug("engines were not greeted error=%r", error)
+
     async def holds(self, model_id: str) -> bool:
         """As `EngineClient.holds`."""
         try:

@@ -1,32 +1,24 @@
-"""What the routes work with: the served model's light half, and the engine's client.
+"""What the routes work with: all that is served, by the names that clients use.
 
-Made by the ingress, which swaps `served` when another model is deployed; routes get it by
-`ServiceDependency`. Invariant: one request uses one `Served` from its first to its last byte.
+Made by the ingress, which adds and takes away deployments; routes get it by `ServiceDependency`.
+Invariant: a name means one deployment.
 """
 
 import asyncio
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
 from mulm.accounts import Key
-from mulm.data.tokenizer import Tokenizer
 from mulm.errors import NotFoundError, NotRunningError
-from mulm.facts import Facts
-from mulm.store import Store
 from serve_app.auth import ForbiddenError
 from serve_app.background import Background
-from serve_app.chosen_adapter import ChosenAdapter, choose_adapters
-from serve_app.engine_client import EngineClient
 from serve_app.openai_api.response_store import ResponseStore
 from serve_app.probe import Probe
-from serve_app.settings import AppArgs
+from serve_app.served import Served
 
-_SWITCH_POLL_S = 0.2
-_MAX_SWITCH_POLL_S = 5.0
 _SHOWN_CHARS = 64
 
 
@@ -36,98 +28,91 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class Serving(Protocol):
+    """One deployment, as routes ask it."""
+
+    @property
+    def name(self) -> str:
+        """What clients call its model."""
+
+    @property
+    def served(self) -> Served | None:
+        """What answers under its name; None until something does."""
+
+    def draw(self) -> Served:
+        """What is to answer one request under its name."""
+
+    async def is_ready(self) -> bool:
+        """Whether an engine answers, where one is kept."""
+
+
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A model as far as HTTP needs to know it."""
+class Fixed:
+    """A deployment that never changes: one model and its engine."""
 
-    name: str
-    ref: str
-    model_id: str
-    created_s: float
-    tokenizer: Tokenizer
-    max_seq_len: int
-    request_timeout_s: float = 600.0
-    asked_ref: str = ""
-    """What was to be served, perhaps by an alias."""
-    adapters: tuple[ChosenAdapter, ...] = ()
-    """What can stand beside the model."""
-    adapter_id: str | None = None
-    """Which of them does, where it is one that is asked."""
-    base: str | None = None
-    """The model's own name then."""
+    served: Served
 
     @property
-    def fingerprint(self) -> str:
-        """Tells one set of weights from all others."""
-        return self.model_id if self.adapter_id is None else f"{self.model_id}+{self.adapter_id}"
+    def name(self) -> str:
+        """As `Serving.name`."""
+        return self.served.name
 
-    @property
-    def adapter_names(self) -> frozenset[str]:
-        """What clients call its adapters."""
-        return frozenset(each.name for each in self.adapters)
+    def draw(self) -> Served:
+        """As `Serving.draw`."""
+        return self.served
 
-    @property
-    def usable(self) -> "tuple[Served, ...]":
-        """All that clients can ask: the model, and it with each of its adapters that fit."""
-        return (self, *(self.beside(each) for each in self.adapters if not each.problem))
-
-    def beside(self, adapter: ChosenAdapter) -> "Served":
-        """The same model with an adapter. Raises ConflictError where that does not fit."""
-        adapter.require_usable()
-        return replace(
-            self, name=adapter.name, ref=adapter.ref, asked_ref=adapter.asked_ref,
-            created_s=adapter.created_s, adapter_id=adapter.id, base=self.name,
-        )  # fmt: skip
+    async def is_ready(self) -> bool:
+        """As `Serving.is_ready`."""
+        return await self.served.engine.is_ready()
 
 
 @dataclass(slots=True)
 class Service:
     """The state of one ingress replica."""
 
-    engine: EngineClient
-    served: Served | None = None
+    deployments: Mapping[str, Serving] = field(default_factory=dict)
     responses: ResponseStore = field(default_factory=ResponseStore)
     background: Background = field(default_factory=Background)
     metrics_text: Callable[[], bytes] = bytes
     """What Prometheus is told; nothing where nobody counts."""
-    keeps_an_engine: bool = True
-    """Whether an engine runs all the time; else asking for one would start it."""
     is_ready: Probe = field(init=False)
-    """Whether an engine answers."""
+    """Whether something answers."""
 
     def __post_init__(self) -> None:
         self.is_ready = Probe(self._is_ready)
 
+    @classmethod
+    def of(cls, served: Served, metrics_text: Callable[[], bytes] = bytes) -> "Service":
+        """One that serves one model, for ever."""
+        return cls({served.name: Fixed(served)}, metrics_text=metrics_text)
+
     async def _is_ready(self) -> bool:
-        return not self.keeps_an_engine or await self.engine.is_ready()
+        """A deployment that is broken does not take the others off the network."""
+        found = await asyncio.gather(*(each.is_ready() for each in self.deployments.values()))
+        return not found or any(found)
 
-    def current(self) -> Served:
-        """What is served now. Raises NotRunningError before the first model is there."""
-        if self.served is None:
+    def usable(self) -> list[Served]:
+        """All that clients can ask: models, each followed by its adapters that fit."""
+        found = [self.deployments[name].served for name in sorted(self.deployments)]
+        return [each for served in found if served is not None for each in served.usable]
+
+    def first(self, key: Key) -> Served:
+        """Any model, where it does not matter which. Raises NotRunningError without one."""
+        usable = self.usable_by(key)
+        if not usable:
             raise NotRunningError("no model is loaded yet", hint="try again in a moment")
-        return self.served
-
-    async def take_over(self, served: Served, poll_s: float = _SWITCH_POLL_S) -> None:
-        """Serve another model from the moment at which an engine holds it; until then the old.
-
-        Where no engine runs all the time nobody is asked, which would start one: requests wait for
-        an engine that has it.
-        """
-        is_due = self.served is not None and self.keeps_an_engine
-        while is_due and not await self.engine.holds(served.model_id):
-            await asyncio.sleep(poll_s)
-            poll_s = min(1.2 * poll_s, _MAX_SWITCH_POLL_S)
-        self.served = served
+        return usable[0]
 
     def usable_by(self, key: Key) -> list[Served]:
-        """All that the owner of a key can ask. Raises NotRunningError before the first model."""
-        return [each for each in self.current().usable if key.may_ask(each.name)]
+        """All that the owner of a key can ask."""
+        return [each for each in self.usable() if key.may_ask(each.name)]
 
     def model(self, name: str, key: Key) -> Served:
         """What is served under that name, reference or id, for that key; an adapter's too.
 
         Raises:
             ModelNotFoundError: nothing is.
+            NotRunningError: it is not loaded yet.
             ForbiddenError: the key is for others.
             ConflictError: an adapter that does not fit what is served now.
         """
@@ -141,43 +126,23 @@ class Service:
         return served
 
     def _named(self, name: str, key: Key) -> Served:
-        served = self.current()
-        others = (served.ref, served.asked_ref, served.model_id)
-        if name == served.name or (name in others and name not in served.adapter_names):
-            return served
+        if (known := self.deployments.get(name)) is not None:
+            return known.draw()
+        found = [each.served for each in self.deployments.values() if each.served is not None]
         # Names come first: one adapter's reference can be another's name.
-        for each in sorted(served.adapters, key=lambda adapter: adapter.name != name):
-            if name in (each.name, each.ref, each.asked_ref, each.id):
-                return served.beside(each)
-        shown = name[:_SHOWN_CHARS]
-        hint = f"served: {', '.join(each.name for each in self.usable_by(key))}"
+        for served in found:
+            for each in served.adapters:
+                if name == each.name:
+                    return served.beside(each)
+        for served in found:
+            if name in (served.ref, served.asked_ref, served.model_id):
+                return served
+            for each in served.adapters:
+                if name in (each.ref, each.asked_ref, each.id):
+                    return served.beside(each)
+        shown, names = name[:_SHOWN_CHARS], ", ".join(each.name for each in self.usable_by(key))
+        hint = f"served: {names}" if names else "nothing is served: `mulm serve` does it"
         raise ModelNotFoundError(f"no model {shown!r} is served", hint=hint, param="model")
-
-
-def open_served(args: AppArgs, store: Store, facts: Facts) -> Served:
-    """Read what HTTP needs of a model; needs no torch.
-
-    Raises:
-        NotFoundError: no such model or adapter.
-        ConflictError: an adapter does not fit.
-        TokenizerMismatchError: its tokenizer is not the one it was trained with.
-    """
-    version = facts.resolve("model", args.ref)
-    manifest = store.load(version.manifest_id)
-    tokenizer = Tokenizer.from_bytes(store.read(manifest.blob("tokenizer.json")))
-    tokenizer.require(manifest.tokenizer_fingerprint, f"the model {version.ref}")
-    window = int(json.loads(store.read(manifest.blob("config.json")))["max_seq_len"])
-    return Served(
-        name=args.name,
-        ref=version.ref,
-        model_id=manifest.id,
-        created_s=version.created_s,
-        tokenizer=tokenizer,
-        max_seq_len=min(window, args.max_seq_len or window),
-        request_timeout_s=args.request_timeout_s,
-        asked_ref=str(args.ref),
-        adapters=choose_adapters(args, manifest, store, facts),
-    )
 
 
 def _service(request: Request) -> Service:

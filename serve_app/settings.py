@@ -1,7 +1,7 @@
-"""What one deployment of the application is made of.
+"""What a deployment is made of, and the ingress in front of all of them.
 
-Read by `serve_app.app.build`, so the same fields are the arguments of `serve run`, of the
-config deploy and of `mulm serve`. Light floor: no torch here.
+Read by `serve_app.app`, so the same fields are the arguments of the config deploy, of the control
+API and of `mulm serve`. Light floor: no torch here.
 """
 
 from __future__ import annotations
@@ -27,22 +27,27 @@ IN_PLACE = frozenset({"model", "served_name", "adapters", "request_timeout_s"})
 """Fields of `AppArgs` that a running application takes over without a restart."""
 
 
+class IngressArgs(Frozen):
+    """Where HTTP is answered."""
+
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Where the ingress itself listens; without a port HTTP comes through Serve's proxy only."""
+    drain_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long answers may still take when an ingress ends."""
+
+
 class AppArgs(Frozen):
     """The served model, and how much of the machine it may take."""
 
     model: str | None = None
     """A reference such as `demo@1`; pin the version, so that all replicas agree. Without one the
-    application waits for the `user_config` that names it, as a config deploy gives it."""
+    engine waits for the `user_config` that names it, as a config deploy gives it."""
     served_name: str | None = None
     """The name that clients use; by default the name in the reference."""
     adapters: dict[str, str] = {}
     """Adapters of the model: the name that clients use, and a version that was trained with `lora`.
     """
-    http_host: str = "127.0.0.1"
-    http_port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """Where the ingress itself listens; without a port HTTP comes through Serve's proxy only."""
-    otlp_endpoint: str | None = None
-    """Where traces of requests go, by OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     n_slots: Annotated[int, Field(ge=1, le=1024)] = 32

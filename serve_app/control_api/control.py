@@ -17,6 +17,7 @@ from mulm.facts import Facts
 from mulm.store import Store
 from serve_app.auth import ForbiddenError
 from serve_app.control_api.event_feed import EventFeed
+from serve_app.control_api.served_state import ServedState
 from serve_app.errors import Problem
 
 
@@ -29,6 +30,7 @@ class Control:
     desk: RunDesk
     starter: RunStarter
     feed: EventFeed
+    served: ServedState
 
 
 def _control(request: Request) -> Control:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.responses import JSONResponse
 
@@ -11,32 +11,26 @@ from mulm.errors import ConfigError, ConflictError, NotFoundError
 from mulm.facts import Version
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, parse_ref
-from serve_app.control_api.control import ALL_SCOPE, PROBLEM, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
+from serve_app.control_api.precondition import (
+    CHANGED,
+    IfMatch,
+    IfNoneMatch,
+    PreconditionError,
+    seen_before,
+)
 
 router = APIRouter(prefix="/api/v1", tags=["versions"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
 Kinds = Literal["models", "datasets", "tokenizers"]
 _KINDS: dict[str, Kind] = {"models": "model", "datasets": "dataset", "tokenizers": "tokenizer"}
-_ABSENT = "*"
-
-
-CHANGED: dict[str, Any] = {
-    "description": "The alias is not as `If-Match` or `If-None-Match` says.",
-    "content": PROBLEM,
-}
 
 
 class AliasBody(Frozen):
     """Where an alias is to point."""
 
     version: Annotated[int, Field(ge=1, lt=2**31)]
-
-
-class PreconditionError(ConflictError):
-    """The alias is not as the client has seen it."""
-
-    code = "precondition_failed"
 
 
 @router.get("/{kinds}")
@@ -98,8 +92,8 @@ def put_alias(
     alias: str,
     body: AliasBody,
     control: ControlDependency,
-    if_match: Annotated[str | None, Header(max_length=64)] = None,
-    if_none_match: Annotated[str | None, Header(max_length=64)] = None,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> JSONResponse:
     """Let an alias point to a version; what serves it follows.
 
@@ -108,7 +102,7 @@ def put_alias(
     """
     kind = _KINDS[kinds]
     check_alias(alias)
-    only_from = _only_from(if_match, if_none_match)
+    only_from = seen_before(if_match, if_none_match)
     try:
         control.facts.set_alias(kind, _bare(name).name, alias, body.version, only_from)
     except ConflictError as error:
@@ -125,19 +119,6 @@ def _told(control: Control, kind: Kind, name: str, alias: str) -> JSONResponse:
         "history": [{"ref": f"{name}@{past.number}", "set_at": int(past.set_s)} for past in history]
     }
     return JSONResponse(body, headers={"etag": f'"{number}"'})
-
-
-def _only_from(if_match: str | None, if_none_match: str | None) -> int | None:
-    if if_none_match is not None:
-        if if_none_match != _ABSENT or if_match is not None:
-            raise ConfigError("If-None-Match can only be *, alone", param="If-None-Match")
-        return 0
-    if if_match is None:
-        return None
-    number = if_match.strip().strip('"')
-    if not number.isdecimal():
-        raise PreconditionError(f"the alias has no such ETag: {if_match[:32]!r}")
-    return int(number)
 
 
 def _bare(name: str) -> Ref:

@@ -20,7 +20,7 @@ from serve_app.openai_api.asked import Asked, named_by_client
 from serve_app.openai_api.choices import BegunDeltas, Delta, begun, merge, read_choices
 from serve_app.openai_api.finished import Finished, Usage
 from serve_app.openai_api.stream import EventStream
-from serve_app.service import Served, Service
+from serve_app.served import Served
 
 
 class Format(Protocol):
@@ -57,13 +57,10 @@ class _Answer:
         }
 
 
-async def answer(
-    service: Service, served: Served, asked: Asked, form: Format, caller: Caller
-) -> Response:
+async def answer(served: Served, asked: Asked, form: Format, caller: Caller) -> Response:
     """Generate all choices and write them.
 
     Args:
-        service: The engine's client.
         served: The model that the prompts were encoded for.
         asked: What is wanted.
         form: How the endpoint writes.
@@ -72,14 +69,14 @@ async def answer(
     Raises:
         MulmError: whatever goes wrong before the first token.
     """
-    deltas = await generate(service, served, asked, caller)
+    deltas = await generate(served, asked, caller)
     state = _Answer(served, form, Usage(sum(map(len, asked.prompts))), new_id(form.id_prefix))
     if asked.body.stream:
         return EventStream(_write_chunks(state, deltas, asked.body.wants_usage), deltas)
     return JSONResponse(await _write_whole(state, deltas))
 
 
-async def generate(service: Service, served: Served, asked: Asked, caller: Caller) -> BegunDeltas:
+async def generate(served: Served, asked: Asked, caller: Caller) -> BegunDeltas:
     """The deltas of all choices, once the first is there.
 
     Raises:
@@ -88,7 +85,7 @@ async def generate(service: Service, served: Served, asked: Asked, caller: Calle
     requests = asked.requests(served, caller.request_id)
     with named_by_client(grammar=asked.grammar_param, prompt=asked.prompt_param):
         return await begun(merge([
-            read_choices(service.engine, served.model_id, request, served.tokenizer, n * request.n)
+            read_choices(served.engine, served.model_id, request, served.tokenizer, n * request.n)
             for n, request in enumerate(requests)
         ]))  # fmt: skip
 

@@ -13,7 +13,7 @@ from mulm.chat import Message
 from mulm.errors import ConfigError, ContextLengthError, MulmError
 from mulm.messages import GenerateRequest, Grammar, SamplingParams
 from serve_app.openai_api.schemas import MAX_SEQUENCES, Generation
-from serve_app.service import Served
+from serve_app.served import Served
 
 
 def size_of(texts: Iterable[str]) -> int:

@@ -92,7 +92,7 @@ async def create_chat_completion(
     stop_ids = served.tokenizer.stop_ids
     asked = Asked(body, [cut(prompt, body)], stop_ids, "messages", grammar, grammar_param)
     names = TokenNames(served.tokenizer) if body.logprobs else None
-    return await answer(service, served, asked, ChatFormat(use, names), caller)
+    return await answer(served, asked, ChatFormat(use, names), caller)
 
 
 def held(use: ToolUse, grammar: Grammar | None, param: str) -> tuple[Grammar | None, str]:

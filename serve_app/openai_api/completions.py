@@ -16,7 +16,8 @@ from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
 from serve_app.openai_api.logprobs import LegacyLogprobs, TokenNames, joined
 from serve_app.openai_api.schemas import CompletionBody
-from serve_app.service import Served, ServiceDependency
+from serve_app.served import Served
+from serve_app.service import ServiceDependency
 
 router = APIRouter()
 
@@ -107,7 +108,7 @@ async def create_completion(
         default_max_tokens=_DEFAULT_MAX_TOKENS,
     )
     form = CompletionFormat(body, prompts, tokenizer)
-    return await answer(service, served, asked, form, caller)
+    return await answer(served, asked, form, caller)
 
 
 def _is_scored(body: CompletionBody) -> bool:

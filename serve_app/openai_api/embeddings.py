@@ -23,7 +23,8 @@ from serve_app.caller import CallerDependency
 from serve_app.openai_api.asked import named_by_client, require_room, size_of
 from serve_app.openai_api.choices import late
 from serve_app.openai_api.schemas import Body, TokenIdLists, TokenIds
-from serve_app.service import Served, Service, ServiceDependency
+from serve_app.served import Served
+from serve_app.service import ServiceDependency
 
 router = APIRouter()
 
@@ -58,7 +59,7 @@ async def create_embeddings(
     end_s = asyncio.get_running_loop().time() + served.request_timeout_s
     requests = [_request(served, ids, f"{caller.request_id}-{n}") for n, ids in enumerate(inputs)]
     gate = asyncio.Semaphore(_AT_ONCE)
-    tasks = [asyncio.create_task(_embed(service, served, one, gate, end_s)) for one in requests]
+    tasks = [asyncio.create_task(_embed(served, one, gate, end_s)) for one in requests]
     try:
         with named_by_client(prompt="input"):
             found = await asyncio.gather(*tasks)
@@ -117,7 +118,6 @@ def _request(served: Served, ids: Sequence[int], request_id: str) -> GenerateReq
 
 
 async def _embed(
-    service: Service,
     served: Served,
     request: GenerateRequest,
     gate: asyncio.Semaphore,
@@ -128,7 +128,7 @@ async def _embed(
         async with asyncio.timeout_at(end_s), gate:
             left_s = end_s - asyncio.get_running_loop().time()
             rest = replace(request, deadline_s=left_s)
-            async with aclosing(service.engine.generate(served.model_id, rest)) as chunks:
+            async with aclosing(served.engine.generate(served.model_id, rest)) as chunks:
                 return await _vector(chunks)
     except TimeoutError:
         raise late() from None

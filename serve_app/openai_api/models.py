@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from serve_app.caller import CallerDependency
-from serve_app.service import Served, ServiceDependency
+from serve_app.served import Served
+from serve_app.service import ServiceDependency
 
 router = APIRouter()
 

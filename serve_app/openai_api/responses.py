@@ -61,7 +61,7 @@ async def create_response(
     )
     names = TokenNames(served.tokenizer) if body.n_logprobs is not None else None
     writer = ResponseWriter(body, served.name, use, names, len(asked.prompts[0]))
-    deltas = await generate(service, served, asked, caller)
+    deltas = await generate(served, asked, caller)
 
     def keep() -> None:
         if body.store is not False:

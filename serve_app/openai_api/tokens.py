@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
@@ -21,7 +21,8 @@ from serve_app.openai_api.chat import encode_chat, to_message
 from serve_app.openai_api.chat_schemas import ChatMessage
 from serve_app.openai_api.logprobs import TokenNames
 from serve_app.openai_api.schemas import MAX_TURNS, Body, TokenId
-from serve_app.service import Served, ServiceDependency
+from serve_app.served import Served
+from serve_app.service import ServiceDependency
 
 router = APIRouter()
 
@@ -113,9 +114,14 @@ def _json(**values: Any) -> bytes:
 
 @router.get("/v1/tokenizer_info")
 @router.get("/tokenizer_info", include_in_schema=False)
-async def tokenizer_info(service: ServiceDependency) -> dict[str, Any]:
-    """Facts of the served model's tokenizer, as evaluation tools look for them."""
-    tokenizer = service.current().tokenizer
+async def tokenizer_info(
+    service: ServiceDependency,
+    caller: CallerDependency,
+    model: Annotated[str | None, Query(max_length=256)] = None,
+) -> dict[str, Any]:
+    """Facts of a model's tokenizer, as evaluation tools look for them; of the first by default."""
+    key = caller.key
+    tokenizer = (service.first(key) if model is None else service.model(model, key)).tokenizer
     return {
         "vocab_size": tokenizer.vocab_size,
         "bos_token": _name(tokenizer.special_tokens, tokenizer.end_of_text_id),

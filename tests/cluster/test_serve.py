@@ -13,12 +13,11 @@ import httpx
 import openai
 import pytest
 
-from actors.cluster_info import read_token
 from actors.dashboard import Dashboard
 from actors.head import ENV_VARIABLES_OF_RAY
 from actors.processes import Pack
 from actors.write_fact import write_fact
-from mulm.errors import JobFailedError
+from mulm.errors import JobFailedError, NotFoundError
 from serve_app.deploy import deploy
 from serve_app.keys import read_first_key
 from serve_app.settings import AppArgs
@@ -60,7 +59,7 @@ import ray
 from ray import serve
 
 ray.init(sys.argv[1], namespace="mulm", log_to_driver=False, logging_level="ERROR")
-handle = serve.get_deployment_handle("engine", "mulm")
+handle = serve.get_deployment_handle("engine", "engine-tiny")
 for _ in sys.stdin:
     print(json.dumps(handle.load.remote().result(timeout_s=10)), flush=True)
 """
@@ -70,7 +69,7 @@ def put(cluster, ref: str, **options) -> None:
     """Deploy with one slot and one place in each line, so that little is enough to fill it."""
     args = AppArgs(model=ref, served_name="tiny", n_slots=1, max_queued=1, max_replicas=1)
     args = args.model_copy(update=options)
-    deploy(cluster.info, read_token(cluster.home), args, home=cluster.home)
+    deploy(cluster.info, args, home=cluster.home)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +112,15 @@ def load(served):
 
         yield ask_load
         asking.stdin.close()
+
+
+def call(client, method: str, path: str, body=None):
+    """Ask the control API; returns JSON."""
+    url = f"{str(client.base_url).removesuffix('/v1/')}/api/v1{path}"
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    reply = httpx.request(method, url, json=body, headers=headers, timeout=60.0, trust_env=False)
+    assert reply.is_success, reply.text
+    return reply.json() if reply.content else None
 
 
 def wait_for(is_true, timeout_s: float) -> None:
@@ -245,8 +253,7 @@ def test_an_alias_is_followed_without_a_failed_request(cluster, refs, client):
     args = AppArgs(
         model=f"{name}@live", served_name="tiny", n_slots=1, max_queued=1, max_replicas=1
     )
-    token = read_token(cluster.home)
-    deploy(cluster.info, token, args, versions={"tiny": refs[0]}, home=cluster.home)
+    deploy(cluster.info, args, home=cluster.home)
     seen: list[str] = []
     is_over = threading.Event()
 
@@ -273,7 +280,7 @@ def test_no_engine_runs_where_none_is_kept_until_somebody_asks(cluster, refs, cl
 
     def n_engines() -> int:
         details = dashboard.request("GET", "/api/serve/applications/")
-        engine = details["applications"]["mulm"]["deployments"]["engine"]
+        engine = details["applications"]["engine-tiny"]["deployments"]["engine"]
         return sum(replica["state"] == "RUNNING" for replica in engine["replicas"])
 
     wait_for(lambda: n_engines() == 0, 60.0)
@@ -281,6 +288,68 @@ def test_no_engine_runs_where_none_is_kept_until_somebody_asks(cluster, refs, cl
     assert n_engines() == 0, "to ask whether it is ready starts nothing"
     assert ask(client).usage.completion_tokens <= 5
     put(cluster, refs[0])
+
+
+def test_a_canary_answers_its_share_is_promoted_and_rolled_back_without_a_failed_request(
+    cluster, refs, client
+):
+    put(cluster, refs[0], n_slots=4, max_queued=8, n_threads=1)
+    itself = ask(client).system_fingerprint
+    seen: list[str] = []
+    is_over = threading.Event()
+
+    def press() -> None:
+        while not is_over.is_set():
+            seen.append(ask(client).system_fingerprint)
+
+    def wait_until(is_true, pressing) -> None:
+        wait_for(lambda: is_true() or pressing.done(), 60.0)
+
+    with ThreadPoolExecutor(1) as pool:
+        pressing = pool.submit(press)
+        try:
+            call(client, "PUT", "/deployments/tiny/canary", {"model": refs[1], "weight": 50})
+            wait_until(lambda: len(set(seen)) == 2, pressing)
+            found = call(client, "GET", "/deployments/tiny")
+            assert {replica["application"] for replica in found["replicas"]} == {
+                "engine-tiny", "canary-tiny",
+            }  # fmt: skip
+            wait_until(
+                lambda: (
+                    len(call(client, "GET", "/deployments/tiny")["replicas"]) == 2
+                    and all(
+                        "device" in replica
+                        for replica in call(client, "GET", "/deployments/tiny")["replicas"]
+                    )
+                ),
+                pressing,
+            )
+            call(client, "POST", "/deployments/tiny/promote")
+            wait_until(lambda: itself not in seen[-20:], pressing)
+            wait_until(
+                lambda: call(client, "GET", "/deployments/tiny")["status"] == "running", pressing
+            )
+            call(client, "POST", "/deployments/tiny/rollback", {"revision": found["revision"] - 1})
+            wait_until(lambda: set(seen[-20:]) == {itself}, pressing)
+        finally:
+            is_over.set()
+        pressing.result()
+    put(cluster, refs[0])
+
+
+def test_two_deployments_answer_side_by_side_and_one_ends_alone(cluster, refs, client):
+    put(cluster, refs[0])
+    put(cluster, refs[1], served_name="other", n_threads=1)
+    assert [model.id for model in client.models.list()] == ["other", "tiny"]
+    options = {"prompt": "the", "max_tokens": 3}
+    marks = {
+        name: client.completions.create(model=name, **options).system_fingerprint
+        for name in ("tiny", "other")
+    }
+    assert len(set(marks.values())) == 2
+    call(client, "DELETE", "/deployments/other")
+    wait_for(lambda: [model.id for model in client.models.list()] == ["tiny"], 10.0)
+    assert ask(client).system_fingerprint == marks["tiny"]
 
 
 def test_metrics_tell_of_the_engine(client):
@@ -304,7 +373,7 @@ def test_more_streams_than_slots_bring_a_second_engine_for_as_long_as_they_last(
 
     def n_engines() -> int:
         details = dashboard.request("GET", "/api/serve/applications/")
-        engine = details["applications"]["mulm"]["deployments"]["engine"]
+        engine = details["applications"]["engine-tiny"]["deployments"]["engine"]
         return sum(replica["state"] == "RUNNING" for replica in engine["replicas"])
 
     def hold_a_slot() -> None:
@@ -330,10 +399,12 @@ def test_more_streams_than_slots_bring_a_second_engine_for_as_long_as_they_last(
 
 
 def test_a_deployment_that_cannot_start_says_why(cluster, refs, client):
-    with pytest.raises(JobFailedError, match="no model 'nobody@1'"):
+    with pytest.raises(NotFoundError, match="no model 'nobody@1'"):
         put(cluster, "nobody@1")
-    put(cluster, refs[0])
+    with pytest.raises(JobFailedError, match="DeviceError"):
+        put(cluster, refs[0], served_name="on-a-gpu", device="cuda")
     assert ask(client).usage.completion_tokens <= 5
+    call(client, "DELETE", "/deployments/on-a-gpu")
 
 
 def test_an_evaluation_is_started_and_watched_over_http_alone(cluster, refs, client):

@@ -29,10 +29,13 @@ from mulm.train.config import TrainConfig
 from serve_app.auth import KeyRing
 from serve_app.control_api.control import Control
 from serve_app.control_api.event_feed import EventFeed
+from serve_app.control_api.served_state import ServedState
+from serve_app.deployer import Deployer
 from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
 from serve_app.key_text import digest_of
-from serve_app.service import Served, Service
+from serve_app.served import Served
+from serve_app.service import Service
 
 KEY, WEAK_KEY = "mulm_sk_" + "k" * 43, "mulm_sk_" + "w" * 43
 SECRET = b"s" * 32
@@ -128,6 +131,13 @@ class Jobs:
         return self.log
 
 
+class IdleServe:
+    """Serve's REST API, where nothing runs."""
+
+    def request(self, _method: str, _path: str, **_options: Any) -> dict[str, Any]:
+        return {"applications": {}}
+
+
 class Site:
     """The application on a port of its own, which can be killed and started again."""
 
@@ -135,7 +145,7 @@ class Site:
         self.home, self.ledger, self.store = home, ledger, Store(home.store)
         self.engine, self.jobs = Engine(), Jobs()
         tokenizer = tiny_tokenizer()
-        self.served = Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, max_seq_len=4096)
+        self.served = Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, 4096, self.engine)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
@@ -174,8 +184,9 @@ class Site:
             RunDesk(self.home, self.ledger, self.jobs, write),
             RunStarter(self.home, self.ledger, self.store, self.jobs),
             EventFeed(self.ledger, period_s=0.02),
+            ServedState({}, Deployer(IdleServe()), list),
         )
-        service = Service(self.engine, self.served)
+        service = Service.of(self.served)
         return make_app(service, KeyRing(self.ledger.key_secrets, SECRET), control=control)
 
     def run(self, run_id: str = RUN, name: str = "made", **config: Any) -> str:

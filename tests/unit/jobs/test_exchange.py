@@ -48,7 +48,7 @@ from mulm.testing import (
     tiny_stored_model,
     tiny_tokenizer,
 )
-from serve_app.service import open_served
+from serve_app.served import open_served
 from serve_app.settings import AppArgs
 
 
@@ -111,7 +111,7 @@ def test_a_model_with_the_tokenizer_of_llama_3_comes_and_goes(
         assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
     exchange.export("again", "gguf", tmp_path / "again.gguf")
     with Ledger(home.ledger) as facts:
-        served = open_served(AppArgs(model="again@1"), store, facts)
+        served = open_served(AppArgs(model="again@1"), store, facts, engine=None)
     assert served.tokenizer.chat_format.name == "Llama 3"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 import httpx2
 import openai
@@ -13,12 +14,14 @@ from mulm.data.tokenizer import Tokenizer, train_tokenizer
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.engine.grammar import Grammars
+from mulm.errors import MulmError
 from mulm.messages import FinishReason, GenerateRequest, TokenChunk
 from serve_app.auth import KeyRing
 from serve_app.engine_thread import EngineThread
 from serve_app.ingress import make_app
 from serve_app.key_text import digest_of
-from serve_app.service import Served, Service
+from serve_app.served import Served
+from serve_app.service import Service
 
 KEY = "mulm_sk_" + "k" * 43
 SECRET = b"s" * 32
@@ -86,6 +89,52 @@ class ScriptedEngine:
         return model_id in self.held
 
 
+class FakeServe:
+    """Serve's REST API: what is put runs at once, but for what is told to fail."""
+
+    def __init__(self, *names: str) -> None:
+        self.configs = {name: {"name": name} for name in names}
+        self.failing: dict[str, str] = {}
+        self.starting: set[str] = set()
+        self.refuses = ""
+        self.puts: list[list[str]] = []
+        self.n_asked = 0
+
+    def request(self, method: str, _path: str, body=None, timeout_s: float = 1.0):
+        if method == "GET":
+            self.n_asked += 1
+            return {"applications": {name: self._told(name) for name in self.configs}}
+        if self.refuses:
+            raise MulmError(self.refuses)
+        self.configs = {config["name"]: config for config in body["applications"]}
+        self.puts.append(sorted(self.configs))
+        return None
+
+    def _told(self, name: str):
+        status = "DEPLOY_FAILED" if name in self.failing else "RUNNING"
+        deployments = {
+            each["name"]: {
+                "status": "UPDATING" if name in self.starting else "HEALTHY",
+                "message": "",
+                "deployment_config": {"user_config": each["user_config"]},
+                "replicas": [{"replica_id": f"{name}-r1", "state": "RUNNING", "node_ip": "::1"}],
+            }
+            for each in self.configs[name].get("deployments", [])
+        }
+        return {
+            "status": status,
+            "message": self.failing.get(name, ""),
+            "deployed_app_config": self.configs[name],
+            "deployments": deployments,
+        }
+
+
+@pytest.fixture
+def serve() -> FakeServe:
+    """With the ingress, and an application of somebody else."""
+    return FakeServe("mulm", "strangers")
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     return train_tokenizer([TEXT], 320)
@@ -97,8 +146,8 @@ def window() -> int:
 
 
 @pytest.fixture
-def served(tokenizer, window) -> Served:
-    return Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, max_seq_len=window)
+def served(tokenizer, window, scripted) -> Served:
+    return Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, window, scripted)
 
 
 @pytest.fixture
@@ -126,7 +175,7 @@ def keys() -> KeyRing:
 
 @pytest.fixture
 def app(thread, served, keys):
-    return make_app(Service(LocalEngine(thread), served), keys)
+    return make_app(Service.of(replace(served, engine=LocalEngine(thread))), keys)
 
 
 @pytest.fixture
@@ -136,7 +185,7 @@ def scripted() -> ScriptedEngine:
 
 @pytest.fixture
 def scripted_app(scripted, served, keys):
-    return make_app(Service(scripted, served), keys)
+    return make_app(Service.of(served), keys)
 
 
 def http(app) -> httpx2.AsyncClient:

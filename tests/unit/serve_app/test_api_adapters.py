@@ -17,7 +17,8 @@ from serve_app.engine_host import EngineHost
 from serve_app.ingress import make_app
 from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.opened_model import OpenedModel
-from serve_app.service import Service, open_served
+from serve_app.served import open_served
+from serve_app.service import Service
 from serve_app.settings import AppArgs
 
 ADAPTERS = {"poems": "poems@1", "letters": "letters@1"}
@@ -88,12 +89,13 @@ def serving(store, facts, client, keys, raw):
                 resolve=lambda _args: ("",), follow_period_s=1000,
             )  # fmt: skip
             await host.reconfigure(args.model_dump(mode="json"))
-            served = open_served(args, store, facts)
-            names = {served.model_id: served.name}
+            names = {}
+            metrics = ServiceMetrics(list)
+            engine = MeasuredClient(LocalHost(host), metrics, names.__getitem__)
+            served = open_served(args, store, facts, engine)
+            names[served.model_id] = served.name
             names |= {each.id: each.name for each in served.adapters}
-            metrics = ServiceMetrics(list, names.__getitem__)
-            engine = MeasuredClient(LocalHost(host), metrics)
-            app = make_app(Service(engine, served, metrics_text=metrics.text), keys)
+            app = make_app(Service.of(served, metrics.text), keys)
             try:
                 return await work(client(app), raw(app))
             finally:

@@ -79,7 +79,7 @@ def test_what_cannot_be_is_refused_by_name(app, client, fields, param):
 
 def test_all_of_a_request_has_one_deadline(scripted, served, keys, client):
     scripted.never_ends = True
-    app = make_app(Service(scripted, replace(served, request_timeout_s=0.2)), keys)
+    app = make_app(Service.of(replace(served, request_timeout_s=0.2)), keys)
     with pytest.raises(openai.APIStatusError) as late:
         create(app, client, input=[IDS] * 40)
     assert late.value.status_code == 504

@@ -7,11 +7,11 @@ import warnings
 import pytest
 
 from mulm.errors import DeviceError
-from serve_app.settings import AppArgs
+from serve_app.settings import AppArgs, IngressArgs
 
 with warnings.catch_warnings():  # Serve's own, at import
     warnings.simplefilter("ignore")
-    from serve_app.app import build, engine_resources, placeable_replicas
+    from serve_app.app import build_engine, build_ingress, engine_resources, placeable_replicas
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_a_gpu_is_reserved_where_one_is_used():
 
 
 def test_every_line_has_a_bound_and_broken_replicas_go_soon():
-    ingress = build(AppArgs(model="m@1", request_timeout_s=50.0))._bound_deployment
-    engine = ingress.init_args[0]._bound_deployment
+    ingress = build_ingress(IngressArgs(drain_s=50.0))._bound_deployment
+    engine = build_engine(AppArgs(model="m@1", request_timeout_s=50.0))._bound_deployment
     for deployment in (ingress, engine):
         options = deployment._deployment_config
         assert options.max_queued_requests > 0

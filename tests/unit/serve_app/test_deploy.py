@@ -6,144 +6,153 @@ import httpx
 import pytest
 
 from actors.cluster_info import ClusterInfo
-from mulm.errors import ConfigError, JobFailedError, NotFoundError, PortBusyError
-from mulm.home import Home
-from serve_app.deploy import (
-    DEPLOYMENTS,
-    deploy,
-    deploy_config,
-    is_deployed,
-    last_line,
-    names_models,
-    state_of,
+from mulm.errors import (
+    DeadlineError,
+    JobFailedError,
+    MulmError,
+    NotFoundError,
+    NotRunningError,
+    PortBusyError,
 )
+from mulm.home import Home
+from serve_app import deploy as under_test
+from serve_app.control_client import ControlClient
+from serve_app.deploy import deploy, deploy_ingress
 from serve_app.keys import make_key
-from serve_app.settings import IN_PLACE, AppArgs
+from serve_app.settings import AppArgs
 
 INFO = ClusterInfo(
     id="c", gcs_address="127.0.0.1:1", dashboard_url="http://127.0.0.1:2", http_host="127.0.0.1",
     http_port=3, pid=4, temp_dir="x",
 )  # fmt: skip
-CONFIG = deploy_config(AppArgs(model="m@1"))
-
-
-def details(status="RUNNING", message="", deployment="HEALTHY", model="m@1"):
-    user_config = AppArgs(model=model).model_dump(mode="json")
-    one = {"status": deployment, "message": "", "deployment_config": {"user_config": user_config}}
-    app = {"status": status, "message": message, "deployments": dict.fromkeys(DEPLOYMENTS, one)}
-    return {"applications": {"mulm": app}}
-
-
-def test_http_listens_where_the_cluster_says(home, monkeypatch):
-    put = []
-
-    class Dashboard(SilentDashboard):
-        def request(self, method, _path, body=None, **_options):
-            if method == "GET":
-                return {"applications": {"mulm": {}}}
-            put.append(body)
-            raise JobFailedError("enough")
-
-    monkeypatch.setattr("serve_app.deploy.Dashboard", Dashboard)
-    with pytest.raises(JobFailedError, match="enough"):
-        deploy(INFO, "token", AppArgs(model="m@1"), home=home)
-    args = put[0]["applications"][0]["args"]
-    assert (args["http_host"], args["http_port"]) == ("127.0.0.1", 3)
-    assert put[0]["proxy_location"] == "Disabled"
-
-
-def test_another_model_changes_only_what_is_taken_over_in_place():
-    one, two = (deploy_config(AppArgs(model=m))["applications"][0] for m in ("m@1", "m@2"))
-    assert one["args"] == two["args"]
-    assert one["deployments"] != two["deployments"]
-    assert not IN_PLACE & set(one["args"])
-    assert set(AppArgs.model_fields) == IN_PLACE | set(one["args"])
-
-
-def test_running_means_our_config_on_healthy_deployments():
-    assert state_of(details(), CONFIG)[0] == "running"
-    assert state_of({}, CONFIG) == ("deploying", "starting")
-    assert state_of(details(model="m@2"), CONFIG)[0] == "deploying"
-    assert state_of(details(deployment="UPDATING"), CONFIG)[0] == "deploying"
-    for moving in ("UPSCALING", "DOWNSCALING"):
-        assert state_of(details(deployment=moving), CONFIG)[0] == "running"
-        assert state_of(details(deployment=moving, model="m@2"), CONFIG)[0] == "deploying"
-    assert state_of(details(status="DEPLOYING"), CONFIG)[0] == "deploying"
-
-
-def test_failure_carries_the_deployments_own_words():
-    assert state_of(details("DEPLOY_FAILED", "no such"), CONFIG) == ("failed", "no such")
-
-
-def test_the_last_line_of_a_traceback_names_the_error():
-    words = "Traceback:\n  File x\nmulm.errors.NotFoundError: no model 'x@9'\n  at the end\n"
-    assert last_line(words) == "NotFoundError: no model 'x@9'"
-    assert last_line("a\nb\n") == "b"
-    assert last_line("") == "no reason given"
-
-
-def test_running_streams_of_a_replica_that_ends_have_their_time():
-    config = deploy_config(AppArgs(model="m@1", request_timeout_s=7.0))
-    for deployment in config["applications"][0]["deployments"]:
-        assert deployment["graceful_shutdown_timeout_s"] == 7.0
-
-
-@pytest.mark.parametrize(
-    ("body", "is_ours"),
-    [
-        ('{"data": [{"id": "m", "root": "m@1"}]}', True),
-        ('{"data": [{"id": "m", "root": "m@2"}]}', False),
-        ('{"data": [{"id": "m", "root": "m@1"}, {"id": "n", "root": "n@1"}]}', False),
-        ('{"data": [{"id": "m"}]}', False),
-        ('{"data": []}', False),
-        ('{"status": "ready"}', False),
-        ("[]", False),
-        ("<html>", False),
-    ],
-)
-def test_a_strangers_answer_is_not_ours(body, is_ours):
-    assert names_models(httpx.Response(200, text=body), {"m": "m@1"}) == is_ours
 
 
 @pytest.fixture
 def home(tmp_path):
     home = Home(tmp_path / "home").create()
     home.api_key.write_text(make_key(b"").text)
+    home.ray_token.write_text("token")
     return home
 
 
-class SilentDashboard:
-    """Serve was never started; nothing may be put."""
-
-    def __init__(self, *_args):
-        pass
-
-    def request(self, method, _path, _body=None, **_options):
-        assert method == "GET"
-        return {"applications": {}}
+@pytest.fixture
+def dashboard(serve, monkeypatch):
+    monkeypatch.setattr(under_test, "Dashboard", lambda *_args: serve)
+    monkeypatch.setattr(under_test, "_answers", lambda _info: True)
+    monkeypatch.setattr(under_test, "_POLL_S", 0.001)
+    return serve
 
 
-def test_a_port_that_was_taken_since_up_is_named(home, monkeypatch):
-    monkeypatch.setattr("serve_app.deploy.Dashboard", SilentDashboard)
+def test_the_ingress_listens_where_the_cluster_says_beside_what_is_there(home, dashboard):
+    dashboard.configs = {"strangers": {"name": "strangers"}}
+    info = INFO.model_copy(update={"http_port": free_port()})
+    deploy_ingress(info, home)
+    args = dashboard.configs["mulm"]["args"]
+    assert (args["http_host"], args["http_port"]) == ("127.0.0.1", info.http_port)
+    deploy_ingress(info, home)
+    assert dashboard.puts == [["mulm", "strangers"]], "the same again changes nothing"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_a_port_that_was_taken_since_up_is_named(home, dashboard):
+    dashboard.configs = {}
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         info = INFO.model_copy(update={"http_port": stranger.getsockname()[1]})
         with pytest.raises(PortBusyError, match="is taken by"):
-            deploy(info, "token", AppArgs(model="m@1"), home=home)
-    assert is_deployed({"applications": {"mulm": {"status": "RUNNING"}}})
+            deploy_ingress(info, home)
+    assert dashboard.puts == []
+
+
+def test_an_ingress_that_cannot_start_says_why(home, dashboard):
+    dashboard.failing["mulm"] = "mulm.errors.NotRunningError: cannot listen on 127.0.0.1:3\n"
+    with pytest.raises(JobFailedError, match="cannot listen"):
+        deploy_ingress(INFO, home)
+    dashboard.configs, dashboard.refuses = {}, "Ray answered 400"
+    with pytest.raises(JobFailedError, match="was refused: Ray answered 400"):
+        deploy_ingress(INFO.model_copy(update={"http_port": free_port()}), home)
+
+
+def test_an_ingress_that_does_not_come_is_not_waited_for_for_ever(home, dashboard):
+    dashboard.starting.add("mulm")
+    with pytest.raises(DeadlineError):
+        deploy_ingress(INFO, home, timeout_s=0.05)
+
+
+class Server:
+    """Answers as the control API does."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), []
+
+    def __call__(self, request):
+        self.asked.append((request.method, request.url.path))
+        status, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return httpx.Response(status, json=body)
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    def use(*answers):
+        server = Server(*answers)
+        transport = httpx.MockTransport(server)
+        monkeypatch.setattr(
+            under_test,
+            "ControlClient",
+            lambda url, key, _verify: ControlClient(url, key, transport=transport),
+        )
+        monkeypatch.setattr(under_test, "_POLL_S", 0.001)
+        return server
+
+    return use
+
+
+def told(status, message="", **more):
+    return {"status": status, "message": message, "serves": {}} | more
+
+
+def test_it_returns_when_an_engine_answers(home, answering):
+    running = told("running", serves={"m": "m@1"})
+    server = answering((202, told("starting")), (200, told("starting", "updating")), (200, running))
+    said = []
+    assert deploy(INFO, AppArgs(model="m@1"), home=home, report=said.append) == {"m": "m@1"}
+    assert said == ["starting", "updating"]
+    assert server.asked[0] == ("PUT", "/api/v1/deployments/m")
+    assert set(server.asked[1:]) == {("GET", "/api/v1/deployments/m")}
+
+
+def test_a_deployment_that_fails_says_why(home, answering):
+    answering((202, told("failed", "CorruptError: broken")))
+    with pytest.raises(JobFailedError, match="CorruptError: broken"):
+        deploy(INFO, AppArgs(model="m@1"), home=home)
+
+
+def test_a_deployment_that_does_not_come_is_not_waited_for_for_ever(home, answering):
+    answering((202, told("starting", "no GPU is free")))
+    with pytest.raises(DeadlineError, match="no GPU is free"):
+        deploy(INFO, AppArgs(model="m@1"), home=home, timeout_s=0.02)
+
+
+def test_what_the_api_refuses_arrives_as_its_own_error(home, answering):
+    answering((404, {"code": "not_found", "detail": "no model 'm@9'", "hint": "m@1"}))
+    with pytest.raises(NotFoundError, match="no model 'm@9'") as refused:
+        deploy(INFO, AppArgs(model="m@9"), home=home)
+    assert refused.value.hint == "m@1"
+    answering((500, ["nonsense"]))
+    with pytest.raises(MulmError, match="answered 500"):
+        deploy(INFO, AppArgs(model="m@9"), home=home)
+
+
+def test_where_nobody_listens_that_is_said(home):
+    info = INFO.model_copy(update={"http_port": free_port()})
+    with pytest.raises(NotRunningError, match="does not answer"):
+        deploy(info, AppArgs(model="m@1"), home=home)
 
 
 def test_a_key_that_is_gone_is_named_before_anything_is_deployed(home):
     home.api_key.unlink()
     with pytest.raises(NotFoundError, match="no API key"):
-        deploy(INFO, "token", AppArgs(model="m@1"), home=home)
-
-
-def test_a_deployment_needs_a_model():
-    with pytest.raises(ConfigError):
-        deploy_config(AppArgs())
-
-
-@pytest.mark.parametrize("bad", [{"model": "not a ref!"}, {"min_replicas": 3}, {"n_slots": 0}])
-def test_impossible_settings_are_refused(bad):
-    with pytest.raises((ConfigError, ValueError)):
-        AppArgs(**({"model": "m@1"} | bad))
+        deploy(INFO, AppArgs(model="m@1"), home=home)

@@ -61,7 +61,7 @@ def test_loopback_names_pass_and_so_does_who_names_nothing(scripted_app, host):
 def test_another_listener_and_a_configured_name_pass(scripted, served, keys, scripted_app):
     assert ask(scripted_app, "evil.example", server="192.168.0.4").status_code == 200
     settings = Settings(allowed_hosts="mulm.home, other.home")
-    app = make_app(Service(scripted, served), keys, settings=settings)
+    app = make_app(Service.of(served), keys, settings=settings)
     assert ask(app, "Mulm.Home:443").status_code == 200
     assert ask(app, "evil.example").status_code == 421
 
@@ -75,7 +75,7 @@ def test_pages_of_other_origins_may_not_call_unless_named(scripted, served, keys
     plain = ask(scripted_app, "localhost", headers={"origin": "https://a.example"})
     assert "access-control-allow-origin" not in plain.headers
     settings = Settings(cors_origins="https://a.example")
-    app = make_app(Service(scripted, served), keys, settings=settings)
+    app = make_app(Service.of(served), keys, settings=settings)
     allowed = ask(app, "localhost", method="OPTIONS", headers=PREFLIGHT)
     assert allowed.headers["access-control-allow-origin"] == "https://a.example"
     wrong = ask(app, "localhost", headers={"origin": "https://a.example", "authorization": "x"})

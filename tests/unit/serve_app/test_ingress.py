@@ -20,7 +20,7 @@ from mulm.errors import (
 from mulm.testing import tiny_llama3_tokenizer
 from serve_app.auth import OPEN_PATHS
 from serve_app.ingress import make_app
-from serve_app.service import Service
+from serve_app.service import Fixed, Service
 from serve_app.settings import MAX_BODY_BYTES
 from serve_app.ui.files import PATHS
 
@@ -167,7 +167,7 @@ def test_a_missed_deadline_is_504(scripted, scripted_app, raw):
 def test_an_engine_that_is_stuck_is_given_up_at_the_deadline(scripted, served, keys, raw, groups):
     scripted.groups, scripted.never_ends = groups, True
     soon = dataclasses.replace(served, request_timeout_s=0.2)
-    reply = call(make_app(Service(scripted, soon), keys), raw, "POST", URL, json=CHAT)
+    reply = call(make_app(Service.of(soon), keys), raw, "POST", URL, json=CHAT)
     assert (reply.status_code, error_of(reply)["code"]) == (504, "deadline_exceeded")
     assert scripted.n_closed_early == 1
 
@@ -217,7 +217,7 @@ def test_a_conversation_begins_as_a_document_did_in_training(
 
 def test_another_chat_format_begins_and_ends_in_its_own_way(scripted, served, keys, raw):
     llama3 = tiny_llama3_tokenizer()
-    app = make_app(Service(scripted, dataclasses.replace(served, tokenizer=llama3)), keys)
+    app = make_app(Service.of(dataclasses.replace(served, tokenizer=llama3)), keys)
     call(app, raw, "POST", URL, json=CHAT)
     call(app, raw, "POST", "/v1/completions", json={"model": "tiny", "prompt": "hi"})
     chat, completion = scripted.requests
@@ -228,21 +228,6 @@ def test_another_chat_format_begins_and_ends_in_its_own_way(scripted, served, ke
     assert chat.sampling.stop_token_ids == (eot, end, begin, eom)
     assert completion.prompt_ids == (begin, *llama3.encode("hi"))
     assert completion.sampling.stop_token_ids == (end, begin)
-
-
-def test_the_old_model_answers_until_an_engine_holds_the_new(scripted, served):
-    new = dataclasses.replace(served, ref="tiny@2", model_id="mdl_2")
-
-    async def check():
-        service = Service(scripted, served)
-        change = asyncio.create_task(service.take_over(new, poll_s=0.001))
-        await asyncio.sleep(0.05)
-        assert service.current() is served
-        scripted.held.add("mdl_2")
-        await asyncio.wait_for(change, 5)
-        assert service.current() is new
-
-    asyncio.run(check())
 
 
 def test_readiness_needs_no_more_than_one_question_a_second(scripted, scripted_app, raw):
@@ -256,12 +241,46 @@ def test_readiness_needs_no_more_than_one_question_a_second(scripted, scripted_a
 
 
 def test_readiness_follows_model_and_engine(scripted, served, keys, raw):
-    assert call(make_app(Service(scripted, served), keys), raw, "GET", "/readyz").is_success
-    assert call(make_app(Service(scripted), keys), raw, "GET", "/readyz").status_code == 503
-    assert call(make_app(Service(scripted), keys), raw, "GET", "/healthz").is_success
+    assert call(make_app(Service.of(served), keys), raw, "GET", "/readyz").is_success
+    for path in ("/healthz", "/readyz"):  # requests are answered, though no model is served
+        assert call(make_app(Service(), keys), raw, "GET", path).is_success
     scripted.ready = False
-    reply = call(make_app(Service(scripted, served), keys), raw, "GET", "/readyz")
+    reply = call(make_app(Service.of(served), keys), raw, "GET", "/readyz")
     assert reply.status_code == 503
+
+
+def test_one_broken_deployment_does_not_take_the_others_off_the_network(served, keys, raw):
+    class Broken:
+        async def is_ready(self):
+            return False
+
+    broken = Fixed(dataclasses.replace(served, name="other", engine=Broken()))
+    service = Service({"tiny": Fixed(served), "other": broken})
+    assert call(make_app(service, keys), raw, "GET", "/readyz").is_success
+
+
+def test_where_nothing_is_served_a_client_is_told_so(keys, raw):
+    app = make_app(Service(), keys)
+    assert call(app, raw, "GET", "/v1/models").json()["data"] == []
+    reply = call(app, raw, "POST", URL, json=CHAT)
+    assert (reply.status_code, error_of(reply)["code"]) == (404, "model_not_found")
+    assert call(app, raw, "GET", "/v1/tokenizer_info").status_code == 503
+
+
+def test_each_deployment_is_asked_by_its_own_name(scripted, served, keys, raw):
+    other = type(scripted)()
+    for engine, words in ((scripted, [[5]]), (other, [[6]])):
+        engine.groups = words
+    second = dataclasses.replace(
+        served, name="second", ref="second@1", model_id="mdl_2", engine=other
+    )
+    app = make_app(Service({"tiny": Fixed(served), "second": Fixed(second)}), keys)
+    models = call(app, raw, "GET", "/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["second", "tiny"]
+    for name, engine in (("tiny", scripted), ("second", other), ("second@1", other)):
+        assert call(app, raw, "POST", URL, json=CHAT | {"model": name}).is_success
+        assert len(engine.requests) == 1
+        engine.requests.clear()
 
 
 def test_a_ledger_that_does_not_answer_is_503(scripted, served, raw):
@@ -270,7 +289,7 @@ def test_a_ledger_that_does_not_answer_is_503(scripted, served, raw):
     def fetch():
         raise NotRunningError("gone")
 
-    reply = call(make_app(Service(scripted, served), KeyRing(fetch, b"")), raw, "GET", "/v1/models")
+    reply = call(make_app(Service.of(served), KeyRing(fetch, b"")), raw, "GET", "/v1/models")
     assert reply.status_code == 503
 
 

@@ -15,7 +15,8 @@ from serve_app.ingress import make_app
 from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.service import Service
 
-REPORT = EngineReport("mdl_1", "eng_1", EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90))
+STATS = EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90)
+REPORT = EngineReport("mdl_1", "eng_1", STATS, "tiny")
 NAMES = {
     "mulm:num_requests_running", "mulm:num_requests_waiting", "mulm:num_tokens_waiting",
     "mulm:kv_cache_usage_perc", "mulm:num_preemptions_total", "mulm:prefix_cache_queries_total",
@@ -40,8 +41,8 @@ async def read(client, request=None):
 def test_names_and_numbers(scripted):
     scripted.groups, scripted.end = [[1], [2, 3]], "stop"
     seconds = iter([0.0, 0.5, 2.5])
-    metrics = ServiceMetrics(lambda: [REPORT, REPORT], {"mdl_1": "tiny"}.__getitem__)
-    asyncio.run(read(MeasuredClient(scripted, metrics, lambda: next(seconds))))
+    metrics = ServiceMetrics(lambda: [REPORT, REPORT])
+    asyncio.run(read(MeasuredClient(scripted, metrics, lambda _id: "tiny", lambda: next(seconds))))
     text = metrics.text().decode()
     found = values(text)
     assert set(found) >= NAMES
@@ -57,10 +58,10 @@ def test_names_and_numbers(scripted):
 def test_a_request_counts_whole_though_nobody_asks_for_more_than_its_last_chunk(scripted):
     scripted.groups = [[1], [2, 3]]
     seconds = iter([0.0, 0.5, 2.5])
-    metrics = ServiceMetrics(list, lambda _id: "tiny")
+    metrics = ServiceMetrics(list)
 
     async def read_to_the_last():
-        client = MeasuredClient(scripted, metrics, lambda: next(seconds))
+        client = MeasuredClient(scripted, metrics, lambda _id: "tiny", lambda: next(seconds))
         async with aclosing(client.generate("mdl_1", GenerateRequest("a", (1,)))) as chunks:
             async for chunk in chunks:
                 if chunk.finish_reason:
@@ -74,9 +75,9 @@ def test_a_request_counts_whole_though_nobody_asks_for_more_than_its_last_chunk(
 
 def test_what_fails_is_no_success(scripted):
     scripted.error = OverloadedError("busy")
-    metrics = ServiceMetrics(list, lambda _id: "tiny")
+    metrics = ServiceMetrics(list)
     with pytest.raises(OverloadedError):
-        asyncio.run(read(MeasuredClient(scripted, metrics)))
+        asyncio.run(read(MeasuredClient(scripted, metrics, lambda _id: "tiny")))
     assert "mulm:request_success_total" not in values(metrics.text().decode())
 
 
@@ -86,15 +87,17 @@ def test_every_choice_counts_and_chunks_pass_unchanged(scripted):
         yield TokenChunk("a", (1, 2), "length", 1)
 
     scripted.generate = two_choices
-    metrics = ServiceMetrics(list, lambda _id: "tiny")
-    chunks = asyncio.run(read(MeasuredClient(scripted, metrics), GenerateRequest("a", (1,), n=2)))
+    metrics = ServiceMetrics(list)
+    chunks = asyncio.run(
+        read(MeasuredClient(scripted, metrics, lambda _id: "tiny"), GenerateRequest("a", (1,), n=2))
+    )
     assert [chunk.index for chunk in chunks] == [0, 1]
     assert metrics.text().count(b"request_success_total{") == 2
 
 
 def test_they_are_behind_the_key(scripted, served, keys, raw):
-    metrics = ServiceMetrics(lambda: [REPORT], lambda _id: "tiny")
-    app = make_app(Service(scripted, served, metrics_text=metrics.text), keys)
+    metrics = ServiceMetrics(lambda: [REPORT])
+    app = make_app(Service.of(served, metrics.text), keys)
 
     async def ask(headers):
         async with raw(app) as client:
@@ -109,7 +112,7 @@ def test_they_are_behind_the_key(scripted, served, keys, raw):
 def test_a_counter_never_falls_when_engines_go():
     other = replace(REPORT, engine_id="eng_2")
     living = [REPORT, other]
-    metrics = ServiceMetrics(lambda: living, lambda _id: "tiny")
+    metrics = ServiceMetrics(lambda: living)
 
     def told():
         return values(metrics.text().decode())["mulm:generation_tokens_total"]
@@ -132,9 +135,9 @@ def test_what_failed_is_counted_by_its_code_and_logged_with_its_request(
 ):
     caplog.set_level("INFO", "serve_app")
     scripted.error, scripted.end = error, end
-    metrics = ServiceMetrics(list, lambda _id: "tiny")
+    metrics = ServiceMetrics(list)
     with suppress(OverloadedError):
-        asyncio.run(read(MeasuredClient(scripted, metrics)))
+        asyncio.run(read(MeasuredClient(scripted, metrics, lambda _id: "tiny")))
     text = metrics.text().decode()
     assert f'mulm:request_failure_total{{code="{code}",model_name="tiny"}} 1.0' in text
     assert "mulm:request_success_total{" not in text

@@ -45,7 +45,7 @@ def all_logs(monkeypatch):
 def app(scripted, served):
     key = Key("key_0123456789ab", "first", 0.0, "all")
     ring = KeyRing(lambda: {digest_of(TEXT, SECRET): key}, SECRET)
-    return make_app(Service(scripted, served), ring)
+    return make_app(Service.of(served), ring)
 
 
 def ask(app, method: str, path: str, **options) -> httpx2.Response:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -19,7 +20,9 @@ def spans_of(scripted, served, keys, raw, path="/v1/completions"):
     """The spans of one request, the innermost first."""
     exporter, tracing = InMemorySpanExporter(), Tracing()
     tracing.export_by(SimpleSpanProcessor(exporter))
-    app = make_app(Service(TracedClient(scripted, tracing), served), keys, tracing)
+    app = make_app(
+        Service.of(replace(served, engine=TracedClient(scripted, tracing))), keys, tracing
+    )
 
     async def ask():
         async with raw(app) as client:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx2
@@ -19,8 +20,14 @@ from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
 from serve_app.auth import KeyRing
 from serve_app.control_api.control import Control
 from serve_app.control_api.event_feed import EventFeed
+from serve_app.control_api.served_state import ServedState
+from serve_app.deployer import Deployer
+from serve_app.deployments import Deployments
+from serve_app.engine_report import EngineReport
+from serve_app.followed import Followed
 from serve_app.ingress import make_app
 from serve_app.key_text import digest_of
+from serve_app.served import open_served
 from serve_app.service import Service
 
 SECRET = b"s" * 32
@@ -128,7 +135,57 @@ def feed(ledger: Ledger) -> EventFeed:
 
 
 @pytest.fixture
-def api(home: Home, ledger: Ledger, store: Store, jobs: Any, feed: EventFeed, scripted: Any) -> Api:
+def deployer(serve: Any) -> Deployer:
+    return Deployer(serve, clock=iter(range(0, 10**9, 100)).__next__)
+
+
+@pytest.fixture
+def deployments(ledger: Ledger, store: Store, deployer: Deployer, scripted: Any) -> Deployments:
+    """What the ingress follows; engines have whatever they are asked for, and say what they do."""
+
+    class Held:
+        def __contains__(self, _model_id: str) -> bool:
+            return True
+
+    scripted.held = Held()
+
+    def follow(_application: str, around: Any) -> Followed:
+        def read(args: Any, engine: Any) -> Any:
+            return open_served(args, store, ledger, engine)
+
+        return Followed(around(scripted), read, lambda _args: ("",), poll_s=0.001)
+
+    async def greet(_applications: list[str]) -> None:
+        pass
+
+    return Deployments(ledger, deployer, follow, greet, Random(1))
+
+
+@pytest.fixture
+def look(deployments: Deployments) -> Any:
+    """Has the ingress look at the ledger until nothing is left to do."""
+
+    async def until_done() -> None:
+        for _ in range(3):
+            await deployments.look()
+        for each in deployments.serving.values():
+            for followed in each.followed.values():
+                while not followed.problem and not followed.is_current:
+                    await asyncio.sleep(0.001)
+
+    return lambda: asyncio.run(asyncio.wait_for(until_done(), 10.0))
+
+
+@pytest.fixture
+def reports() -> list[EngineReport]:
+    return []
+
+
+@pytest.fixture
+def api(
+    home: Home, ledger: Ledger, store: Store, jobs: Any, feed: EventFeed, deployer: Deployer,
+    deployments: Deployments, reports: list[EngineReport],
+) -> Api:  # fmt: skip
     def write(method: str, *args: Any, **kwargs: Any) -> None:
         getattr(ledger, method)(*args, **kwargs)
 
@@ -138,6 +195,7 @@ def api(home: Home, ledger: Ledger, store: Store, jobs: Any, feed: EventFeed, sc
         RunDesk(home, ledger, jobs, write),
         RunStarter(home, ledger, store, jobs),
         feed,
+        ServedState(deployments.serving, deployer, lambda: reports),
     )
     ring = KeyRing(ledger.key_secrets, SECRET)
-    return Api(make_app(Service(scripted), ring, control=control))
+    return Api(make_app(Service(deployments.serving), ring, control=control))

@@ -1,10 +1,10 @@
-"""What `mulm serve` settles before anything is deployed."""
+"""What is settled before anything is deployed."""
 
 from __future__ import annotations
 
 import pytest
 
-from jobs.serve_plan import adapters_by_name, plan_serving
+from jobs.serve_args import adapters_by_name, serving_args
 from mulm.errors import (
     ConfigError,
     ConflictError,
@@ -21,6 +21,11 @@ from mulm.testing import (
     tiny_stored_model,
     tiny_tokenizer,
 )
+from serve_app.serve_plan import plan_serving
+
+
+def plan(store, facts, *asked, **options):
+    return plan_serving(serving_args(*asked, **options), store, facts)
 
 
 @pytest.fixture
@@ -46,30 +51,30 @@ def facts(tmp_path, store):
 
 
 def test_names_are_pinned_and_aliases_followed(store, facts):
-    plan = plan_serving(store, facts, "demo", ["poems", "old=poems@1", "alive=poems@live"])
-    assert plan.args.model == "demo@1"
+    found = plan(store, facts, "demo", ["poems", "old=poems@1", "alive=poems@live"])
+    assert found.args.model == "demo@1"
     adapters = {"poems": "poems@2", "old": "poems@1", "alive": "poems@live"}
-    assert plan.args.adapters == adapters
-    assert plan.versions == {"demo": "demo@1"} | adapters | {"alive": "poems@1"}
-    followed = plan_serving(store, facts, "demo@live", values={"n_slots": 3, "min_replicas": None})
+    assert found.args.adapters == adapters
+    assert found.versions == {"demo": "demo@1"} | adapters | {"alive": "poems@1"}
+    followed = plan(store, facts, "demo@live", values={"n_slots": 3, "min_replicas": None})
     assert (followed.args.model, followed.args.n_slots) == ("demo@live", 3)
 
 
 def test_settings_by_key_are_checked_and_pinned_too(store, facts):
-    plan = plan_serving(store, facts, "demo", ["poems"], None, ["adapters.old=poems@1"])
-    assert plan.args.adapters == {"poems": "poems@2", "old": "poems@1"}
+    found = plan(store, facts, "demo", ["poems"], None, ["adapters.old=poems@1"])
+    assert found.args.adapters == {"poems": "poems@2", "old": "poems@1"}
     with pytest.raises(ConfigError, match="more than demo@1 can read"):
-        plan_serving(store, facts, "demo", overrides=["max_seq_len=5000"])
+        plan(store, facts, "demo", overrides=["max_seq_len=5000"])
 
 
 @pytest.mark.parametrize("model", ["demo", "demo@live"])
 def test_an_adapter_that_does_not_fit_is_told_before_anything_starts(store, facts, model):
     with pytest.raises(ConflictError, match="demo@1 has no adapter"):
-        plan_serving(store, facts, model, ["x=demo"])
+        plan(store, facts, model, ["x=demo"])
     with pytest.raises(ConflictError, match="in its weights already"):
-        plan_serving(store, facts, "poems@1", ["x=poems@1"])
+        plan(store, facts, "poems@1", ["x=poems@1"])
     with pytest.raises(NotFoundError):
-        plan_serving(store, facts, model, ["prose"])
+        plan(store, facts, model, ["prose"])
 
 
 def test_a_damaged_adapter_is_told(store, facts):
@@ -78,7 +83,7 @@ def test_a_damaged_adapter_is_told(store, facts):
     path.chmod(0o600)
     path.write_bytes(b"x")
     with pytest.raises(CorruptError):
-        plan_serving(Store(store.root), facts, "demo", ["poems"])
+        plan(Store(store.root), facts, "demo", ["poems"])
 
 
 def test_two_of_one_name_are_refused():
@@ -88,7 +93,7 @@ def test_two_of_one_name_are_refused():
 
 
 def drafted(store, facts, draft, model="demo"):
-    return plan_serving(store, facts, model, values={"draft": draft}).args.draft
+    return plan(store, facts, model, values={"draft": draft}).args.draft
 
 
 def test_a_drafts_name_is_pinned_and_its_alias_stays_one(store, facts):
@@ -115,7 +120,7 @@ def test_a_damaged_draft_is_told(store, facts):
 
 def test_a_window_is_the_models_at_most(store, facts):
     for window in (None, 64):
-        plan = plan_serving(store, facts, "demo", values={"max_seq_len": window})
-        assert plan.args.max_seq_len == window
+        found = plan(store, facts, "demo", values={"max_seq_len": window})
+        assert found.args.max_seq_len == window
     with pytest.raises(ConfigError, match="65"):
-        plan_serving(store, facts, "demo", values={"max_seq_len": 65})
+        plan(store, facts, "demo", values={"max_seq_len": 65})

@@ -1,17 +1,15 @@
-"""What `mulm serve` is to put behind HTTP: settings with pinned references that fit together.
+"""What is to be put behind HTTP: settings with pinned references that fit together.
 
-Called by the journey. Invariant: what is wrong with a model, a window, a draft or an adapter is
-told here, not by a replica that dies.
+Called by the control API for each change of a deployment. Light floor: no torch. Invariant: what is
+wrong with a model, a window, a draft or an adapter is told here, not by a replica that dies.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from mulm.config import load_config
 from mulm.errors import ConfigError
 from mulm.facts import Facts, Version
 from mulm.manifest import Manifest
@@ -32,36 +30,23 @@ class ServePlan:
     """By served name, the model first: all that `/v1/models` is to list."""
 
 
-def plan_serving(
-    store: Store,
-    facts: Facts,
-    model: str,
-    adapters: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
-) -> ServePlan:
+def plan_serving(args: AppArgs, store: Store, facts: Facts) -> ServePlan:
     """Settle what is served.
 
     Args:
+        args: As somebody asks for it.
         store: Where the versions lie; those that are not here are fetched.
         facts: What references mean.
-        model: A reference.
-        adapters: References, or `name=reference` each.
-        values: Fields of `AppArgs`; None leaves one at its default.
-        overrides: More of them, as `key=value`.
 
     Raises:
         NotFoundError: there is no such version.
         CorruptError: a file of one is damaged.
-        ConfigError: a setting is impossible, or the window longer than the model's.
+        ConfigError: no model is named, or the window is longer than the model's.
         ConflictError: an adapter does not fit the model.
         TokenizerMismatchError: a draft does not.
     """
-    given = {name: value for name, value in (values or {}).items() if value is not None}
-    given |= {"model": model, "adapters": adapters_by_name(adapters)}
-    args = load_config(AppArgs, given, overrides)
     named = {name: pinned(facts, ref) for name, ref in args.adapters.items()}
-    args = args.model_copy(update={"model": pinned(facts, str(args.model)), "adapters": named})
+    args = args.model_copy(update={"model": pinned(facts, str(args.ref)), "adapters": named})
     version = facts.resolve("model", args.ref)
     manifest = store.load(version.manifest_id)
     store.paths(manifest.blobs)
@@ -72,25 +57,6 @@ def plan_serving(
         each.require_usable()
         store.path(store.load(each.id).blob(ADAPTER))
     return ServePlan(args, {args.name: version.ref} | {each.name: each.ref for each in chosen})
-
-
-def adapters_by_name(given: Iterable[str]) -> dict[str, str]:
-    """References by the names that clients use: `other=poems@2`, or `poems@2` under its own name.
-
-    Raises:
-        ConfigError: two have one name.
-    """
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, ref = text.partition("=")
-        if not equals:
-            name, ref = parse_ref(text).name, text
-        if name in found:
-            raise ConfigError(
-                f"two adapters are to be served as {name!r}", hint="give one a name: name=ref"
-            )
-        found[name] = ref
-    return found
 
 
 def pinned(facts: Facts, ref: str) -> str:

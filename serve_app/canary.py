@@ -1,0 +1,128 @@
+"""A canary: some requests go to another model, until it is promoted, or ends by itself.
+
+`Canary` is what an operator asks for; `CanaryWatch` counts how requests end beside those that go to
+the model itself; `judge` decides, purely. Invariant: what a client did wrong counts against nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from mulm.config import Frozen
+from mulm.errors import MulmError
+from mulm.messages import GenerateRequest, TokenChunk
+from mulm.refs import parse_ref
+from serve_app.engine_client import EngineClient
+from serve_app.errors import status_of
+
+_N_KEPT = 1000
+_SERVERS_FAULT = 500
+_TIMES_SLOWER = 3.0
+_SLOWER_S = 0.5
+
+
+class Canary(Frozen):
+    """Which model shall answer how much, and when it has failed."""
+
+    model: str
+    """A reference; pinned to a version when it is set."""
+    weight: Annotated[float, Field(gt=0, lt=100)] = 10.0
+    """Percent of the requests for the deployment's name."""
+    min_requests: Annotated[int, Field(ge=1, le=_N_KEPT)] = 20
+    """So many must have ended before it is judged."""
+    max_failures: Annotated[float, Field(ge=0, lt=100)] = 5.0
+    """Percent of its requests that may fail, beyond what fails with the model itself."""
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse what is no reference."""
+        parse_ref(self.model)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How the newest requests to one model ended."""
+
+    has_failed: deque[bool] = field(default_factory=lambda: deque(maxlen=_N_KEPT))
+    first_token_s: deque[float] = field(default_factory=lambda: deque(maxlen=_N_KEPT))
+
+    @property
+    def failures(self) -> float:
+        """Percent of requests."""
+        return 100.0 * sum(self.has_failed) / len(self.has_failed) if self.has_failed else 0.0
+
+    @property
+    def usual_first_token_s(self) -> float | None:
+        """The median; None before there is any."""
+        waits = sorted(self.first_token_s)
+        return waits[len(waits) // 2] if waits else None
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.has_failed.clear()
+        self.first_token_s.clear()
+
+
+def judge(canary: Canary, itself: Tally, other: Tally) -> str | None:
+    """Why a canary has failed; None while it has not.
+
+    Args:
+        canary: What is allowed.
+        itself: Of the canary's model.
+        other: Of the deployment's own model.
+    """
+    if len(itself.has_failed) < canary.min_requests:
+        return None
+    if itself.failures > canary.max_failures + other.failures:
+        return (
+            f"{itself.failures:.0f} % of its {len(itself.has_failed)} requests failed,"
+            f" of the others {other.failures:.0f} %"
+        )
+    mine_s, theirs_s = itself.usual_first_token_s, other.usual_first_token_s
+    if mine_s is None or theirs_s is None or len(other.first_token_s) < canary.min_requests:
+        return None
+    if mine_s > _TIMES_SLOWER * theirs_s and mine_s > theirs_s + _SLOWER_S:
+        return f"its first token takes {mine_s:.2f} s, of the others {theirs_s:.2f} s"
+    return None
+
+
+class CountedClient:
+    """An `EngineClient` that counts how requests end.
+
+    Args:
+        client: Does the work.
+        tally: Is told.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, client: EngineClient, tally: Tally, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client, self._tally, self._clock = client, tally, clock
+        self.is_ready, self.holds = client.is_ready, client.holds
+
+    async def generate(
+        self, model_id: str, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """As `EngineClient.generate`."""
+        begun_s, n_open, is_first = self._clock(), request.n, True
+        try:
+            async with aclosing(self._client.generate(model_id, request)) as chunks:
+                async for chunk in chunks:
+                    if is_first:
+                        self._tally.first_token_s.append(self._clock() - begun_s)
+                        is_first = False
+                    n_open -= chunk.finish_reason is not None
+                    if not n_open:  # the reader of the last one does not ask for more
+                        self._tally.has_failed.append(chunk.finish_reason == "deadline")
+                    yield chunk
+        except MulmError as error:
+            if status_of(error) >= _SERVERS_FAULT:
+                self._tally.has_failed.append(True)
+            raise

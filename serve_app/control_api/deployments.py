@@ -1,0 +1,275 @@
+"""`/api/v1/deployments`: what is served, by which model, with how many engines."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+
+from mulm.config import Frozen, parse_config
+from mulm.errors import ConflictError, NotFoundError, TokenizerMismatchError
+from mulm.facts import Deployment
+from serve_app.canary import Canary
+from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
+from serve_app.control_api.precondition import (
+    CHANGED,
+    IfMatch,
+    IfNoneMatch,
+    PreconditionError,
+    seen_before,
+)
+from serve_app.deployment_spec import DeploymentSpec, spec_of
+from serve_app.serve_plan import pinned, plan_serving
+from serve_app.settings import AppArgs
+
+router = APIRouter(
+    prefix="/api/v1/deployments", tags=["deployments"], dependencies=ALL_SCOPE, responses=PROBLEMS
+)
+
+Name = Annotated[str, Path(max_length=64)]
+Settings = Annotated[dict[str, Any], Field(max_length=64)]
+_MAY_CHANGE: dict[int | str, dict[str, Any]] = {412: CHANGED}
+
+
+class RollbackBody(Frozen):
+    """Which revision shall be served again."""
+
+    revision: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """By default the one before the newest that served another model or other settings."""
+
+
+@router.get("")
+def list_deployments(
+    control: ControlDependency, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> dict[str, Any]:
+    """All deployments, by name, with their engines."""
+    found = behind(control.facts.deployments(), after, lambda each: each.name)
+    return page(found, limit, lambda each: _described(control, each))
+
+
+@router.post("", status_code=202)
+def create_deployment(body: AppArgs, control: ControlDependency) -> JSONResponse:
+    """Serve a model under its own name, or under `served_name`."""
+    try:
+        return _put(control, body, only_from=0)
+    except PreconditionError:
+        raise ConflictError(
+            f"a deployment {body.name!r} is there already", hint="PUT changes it"
+        ) from None
+
+
+@router.get("/{name}")
+def get_deployment(name: Name, control: ControlDependency) -> JSONResponse:
+    """One deployment: how it stands, its settings, its engines."""
+    return _told(control, name, 200)
+
+
+@router.put("/{name}", status_code=202, responses=_MAY_CHANGE)
+def put_deployment(
+    name: Name,
+    body: AppArgs,
+    control: ControlDependency,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> JSONResponse:
+    """Serve this under that name; another model is taken over without a failed request."""
+    args = body.model_copy(update={"served_name": name})
+    return _put(control, args, seen_before(if_match, if_none_match))
+
+
+@router.patch("/{name}", status_code=202, responses=_MAY_CHANGE)
+def patch_deployment(
+    name: Name, body: Settings, control: ControlDependency, if_match: IfMatch = None
+) -> JSONResponse:
+    """Change some settings: `{"max_replicas": 4}` scales it, `{"model": "demo@5"}` renews it."""
+    spec, now = _spec(control, name, seen_before(if_match, None))
+    given = spec.args.model_dump(mode="json") | body | {"served_name": name}
+    return _put(control, parse_config(AppArgs, given), now, spec.canary)
+
+
+@router.delete("/{name}", status_code=204, responses=_MAY_CHANGE)
+def delete_deployment(name: Name, control: ControlDependency, if_match: IfMatch = None) -> Response:
+    """Serve it no more; what it is answering comes to its end."""
+    control.facts.deployment(name)
+    _note(control, name, None, "removed", seen_before(if_match, None))
+    return Response(status_code=204)
+
+
+@router.get("/{name}/history")
+def list_revisions(
+    name: Name, control: ControlDependency, limit: Limit = DEFAULT_LIMIT, after: After = None
+) -> dict[str, Any]:
+    """What was served under that name, and why it changed, the newest first."""
+    found = control.facts.deployment_history(name)
+    if not found:
+        raise NotFoundError(f"there never was a deployment {name!r}")
+    return page(behind(found, after, _revision_id), limit, _revision)
+
+
+@router.put("/{name}/canary", status_code=202, responses=_MAY_CHANGE)
+def put_canary(
+    name: Name, body: Canary, control: ControlDependency, if_match: IfMatch = None
+) -> JSONResponse:
+    """Let another model answer a share of the requests; it ends by itself where it fails."""
+    spec, now = _spec(control, name, seen_before(if_match, None))
+    canary = body.model_copy(update={"model": pinned(control.facts, body.model)})
+    changed = spec.model_copy(update={"canary": canary})
+    assert changed.canary_args is not None
+    _plan(control, changed.canary_args)
+    return _write(control, changed, f"canary {canary.model} for {canary.weight:g} %", now)
+
+
+@router.delete("/{name}/canary", status_code=202, responses=_MAY_CHANGE)
+def delete_canary(name: Name, control: ControlDependency, if_match: IfMatch = None) -> JSONResponse:
+    """End the canary: all requests go to the deployment's own model."""
+    spec, now = _spec(control, name, seen_before(if_match, None))
+    _require_canary(spec)
+    return _write(control, spec.model_copy(update={"canary": None}), "canary ended", now)
+
+
+@router.post("/{name}/promote", status_code=202, responses=_MAY_CHANGE)
+def promote_canary(
+    name: Name, control: ControlDependency, if_match: IfMatch = None
+) -> JSONResponse:
+    """Let the canary's model answer everything."""
+    spec, now = _spec(control, name, seen_before(if_match, None))
+    canary = _require_canary(spec)
+    args = spec.args.model_copy(update={"model": canary.model})
+    return _put(control, args, now, reason=f"canary {canary.model} promoted")
+
+
+@router.post("/{name}/rollback", status_code=202, responses=_MAY_CHANGE)
+def roll_back(
+    name: Name, body: RollbackBody, control: ControlDependency, if_match: IfMatch = None
+) -> JSONResponse:
+    """Serve again what a revision served before, without its canary."""
+    spec, now = _spec(control, name, seen_before(if_match, None))
+    before = _earlier(control, spec, body.revision)
+    return _put(control, spec_of(before).args, now, reason=f"back to revision {before.revision}")
+
+
+def _spec(control: Control, name: str, seen: int | None) -> tuple[DeploymentSpec, int]:
+    """What is served, and its revision, of which a change is made."""
+    found = control.facts.deployment(name)
+    if seen is not None and seen != found.revision:
+        raise PreconditionError(f"the deployment is at revision {found.revision} by now")
+    return spec_of(found), found.revision
+
+
+def _earlier(control: Control, spec: DeploymentSpec, revision: int | None) -> Deployment:
+    history = [each for each in control.facts.deployment_history(spec.name) if each.spec]
+    for each in history[1:] if revision is None else history:
+        is_other = spec_of(each).args != spec.args
+        if each.revision == revision or (revision is None and is_other):
+            return each
+    wanted = "an earlier one" if revision is None else f"revision {revision}"
+    raise NotFoundError(f"{spec.name} has served nothing in {wanted}", param="revision")
+
+
+def _require_canary(spec: DeploymentSpec) -> Canary:
+    if spec.canary is None:
+        raise ConflictError(f"{spec.name} has no canary", hint="PUT one first")
+    return spec.canary
+
+
+def _put(
+    control: Control,
+    args: AppArgs,
+    only_from: int | None,
+    canary: Canary | None = None,
+    reason: str | None = None,
+) -> JSONResponse:
+    planned = _plan(control, args)
+    spec = DeploymentSpec(args=planned, canary=canary)
+    return _write(control, spec, reason or f"serve {planned.model}", only_from)
+
+
+def _plan(control: Control, args: AppArgs) -> AppArgs:
+    """The settings, pinned. Raises what `plan_serving` does, as mistakes of the client."""
+    try:
+        planned = plan_serving(args, control.store, control.facts).args
+    except TokenizerMismatchError as error:
+        raise ConflictError(error.message, hint=error.hint) from None
+    return planned.model_copy(update={"served_name": planned.name})
+
+
+def _write(
+    control: Control, spec: DeploymentSpec, reason: str, only_from: int | None
+) -> JSONResponse:
+    for each in control.facts.deployments():
+        shared = spec_of(each).names & spec.names
+        if shared and each.name != spec.name:
+            raise ConflictError(
+                f"{min(shared)!r} is served by the deployment {each.name!r} already",
+                hint="choose another name",
+            )
+    _note(control, spec.name, spec, reason, only_from)
+    return _told(control, spec.name, 202)
+
+
+def _note(
+    control: Control, name: str, spec: DeploymentSpec | None, reason: str, only_from: int | None
+) -> None:
+    written = None if spec is None else spec.model_dump(mode="json")
+    try:
+        control.facts.set_deployment(name, written, reason, only_from)
+    except ConflictError as error:
+        raise PreconditionError(error.message, hint=error.hint) from None
+
+
+def _told(control: Control, name: str, status: int) -> JSONResponse:
+    found = control.facts.deployment(name)
+    headers = {"etag": f'"{found.revision}"'}
+    if status != 200:
+        headers["location"] = f"/api/v1/deployments/{name}"
+    return JSONResponse(_described(control, found), status, headers)
+
+
+def _described(control: Control, found: Deployment) -> dict[str, Any]:
+    spec, served = spec_of(found), control.served
+    status, message = served.status(found.name, found.revision)
+    return {
+        "id": found.name,
+        "object": "deployment",
+        "model": spec.args.model,
+        "serves": served.serves(found.name),
+        "status": status,
+        "message": message,
+        "revision": found.revision,
+        "created_at": int(found.created_s),
+        "updated_at": int(found.set_s),
+        "reason": found.reason,
+        "traffic": _traffic(spec),
+        "canary": spec.canary
+        and spec.canary.model_dump(mode="json") | {"seen": served.canary(found.name)},
+        "settings": spec.args.model_dump(mode="json", exclude={"model", "served_name"}),
+        "replicas": served.replicas(found.name),
+    }
+
+
+def _traffic(spec: DeploymentSpec) -> list[dict[str, Any]]:
+    if spec.canary is None:
+        return [{"model": spec.args.model, "weight": 100.0}]
+    rest = 100.0 - spec.canary.weight
+    return [
+        {"model": spec.args.model, "weight": rest},
+        {"model": spec.canary.model, "weight": spec.canary.weight},
+    ]
+
+
+def _revision_id(each: Deployment) -> str:
+    return f"{each.name}#{each.revision}"
+
+
+def _revision(each: Deployment) -> dict[str, Any]:
+    spec = spec_of(each) if each.spec else None
+    return {
+        "id": _revision_id(each),
+        "object": "deployment.revision",
+        "revision": each.revision,
+        "set_at": int(each.set_s),
+        "reason": each.reason,
+        "model": spec.args.model if spec else None,
+        "canary": spec.canary.model if spec and spec.canary else None,
+    }

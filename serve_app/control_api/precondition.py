@@ -1,0 +1,48 @@
+"""Changes that happen only to what a client has seen: `If-Match` and `If-None-Match`.
+
+Used by routes whose objects carry an `ETag`, which is a number. Invariant: of two clients that
+change the same, the second is told so.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import Header
+
+from mulm.errors import ConfigError, ConflictError
+from serve_app.control_api.control import PROBLEM
+
+IfMatch = Annotated[str | None, Header(max_length=64)]
+IfNoneMatch = Annotated[str | None, Header(max_length=64)]
+
+CHANGED: dict[str, Any] = {
+    "description": "It is not as `If-Match` or `If-None-Match` says.",
+    "content": PROBLEM,
+}
+"""For routes: the answer 412."""
+
+_ABSENT = "*"
+
+
+class PreconditionError(ConflictError):
+    """Something is not as the client has seen it."""
+
+    code = "precondition_failed"
+
+
+def seen_before(if_match: str | None, if_none_match: str | None) -> int | None:
+    """The number that must still be true: None for any, 0 for an object that must not be there.
+
+    Raises:
+        ConfigError: the headers mean nothing.
+        PreconditionError: it is no number of ours.
+    """
+    if if_none_match is not None:
+        if if_none_match != _ABSENT or if_match is not None:
+            raise ConfigError("If-None-Match can only be *, alone", param="If-None-Match")
+        return 0
+    if if_match is None:
+        return None
+    number = if_match.strip().strip('"')
+    if not number.isdecimal():
+        raise PreconditionError(f"there is no such ETag: {if_match[:32]!r}")
+    return int(number)

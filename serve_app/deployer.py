@@ -1,0 +1,120 @@
+"""Has Serve run the engines that the ledger wants.
+
+Run by the ingress; blocks, so in threads. Invariants: what Serve runs and the ledger wants differ
+for a moment only, whoever changed either; the ingress itself is never taken away; nothing is put
+where nothing differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from mulm.errors import MulmError
+from mulm.facts import Deployment
+from serve_app.applications import (
+    INGRESS_APPLICATION,
+    PATH,
+    Config,
+    Details,
+    Standing,
+    body,
+    deployed,
+    engine_config,
+    is_engines,
+    is_same,
+    standing,
+)
+from serve_app.deployment_spec import spec_of
+
+_log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 15.0
+"""How long a difference that somebody else made may last."""
+
+MAX_AGE_S = 1.0
+_PUT_TIMEOUT_S = 60.0
+
+
+class Serve(Protocol):
+    """What speaks to Serve's REST API, as `actors.dashboard.Dashboard` does."""
+
+    def request(self, method: str, path: str, body: object = None, timeout_s: float = ...) -> Any:
+        """Send JSON, return JSON. Raises MulmError."""
+
+
+class Deployer:
+    """Keeps Serve's applications as they are wanted.
+
+    Args:
+        serve: Serve's REST API.
+        clock: Seconds.
+    """
+
+    def __init__(self, serve: Serve, clock: Callable[[], float] = time.monotonic) -> None:
+        self._serve, self._clock = serve, clock
+        self._lock = threading.Lock()
+        self._wanted: dict[str, Config] = {}
+        self._details: Details = {}
+        self._seen_s = self._put_s = float("-inf")
+        self.problem = ""
+
+    def apply(self, deployments: Iterable[Deployment]) -> None:
+        """Put what is wanted, if that is something else, or if it was long ago."""
+        wanted = wanted_configs(deployments)
+        with self._lock:
+            is_old = self._clock() - self._put_s > LOOK_AGAIN_S
+            if wanted == self._wanted and not is_old:
+                return
+            self._put_s = self._clock()
+            try:
+                self._put(wanted)
+            except MulmError as error:
+                _log.warning("deployments are not applied reason=%s", error.message)
+                self.problem = error.message
+                return
+            self._wanted, self.problem = wanted, ""
+
+    def details(self) -> Details:
+        """What Serve says of all applications; at most a second old."""
+        with self._lock:
+            if self._clock() - self._seen_s > MAX_AGE_S:
+                self._look()
+            return self._details
+
+    def standing(self, application: str) -> Standing:
+        """How a wanted application stands."""
+        config = self._wanted.get(application)
+        if config is None:
+            return Standing("failed", self.problem) if self.problem else Standing("starting")
+        return standing(self.details(), config)
+
+    def _put(self, wanted: dict[str, Config]) -> None:
+        self._look()
+        there = deployed(self._details)
+        if INGRESS_APPLICATION not in there:
+            _log.warning("the ingress is not among the applications; nothing is changed")
+            return
+        engines = {name for name in there if is_engines(name)}
+        if engines == wanted.keys() and all(is_same(there[n], wanted[n]) for n in wanted):
+            return
+        others = {name: config for name, config in there.items() if name not in engines}
+        _log.info("deployments change applications=%s", ",".join(sorted(wanted)) or "none")
+        self._serve.request("PUT", PATH, body(others | wanted), timeout_s=_PUT_TIMEOUT_S)
+        self._seen_s = float("-inf")
+
+    def _look(self) -> None:
+        self._details = self._serve.request("GET", PATH)
+        self._seen_s = self._clock()
+
+
+def wanted_configs(deployments: Iterable[Deployment]) -> dict[str, Config]:
+    """The applications of all deployments, by name."""
+    return {
+        application: engine_config(application, args)
+        for deployment in deployments
+        for application, args in spec_of(deployment).engines.items()
+    }

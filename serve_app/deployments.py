@@ -1,0 +1,129 @@
+"""All deployments of one ingress, kept as the ledger says.
+
+Run by the ingress host. Invariants: what the ledger acknowledged is served, also after a restart; a
+deployment that cannot be served leaves the others alone; a canary that fails is ended, with its
+reason in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from random import Random
+
+from mulm.errors import ConflictError, MulmError
+from mulm.facts import Deployment, Facts
+from serve_app.deployed import Deployed, Follow
+from serve_app.deployer import Deployer
+from serve_app.deployment_spec import spec_of
+
+_log = logging.getLogger(__name__)
+
+PERIOD_S = 0.5
+_GREET_S = 5.0
+_AGAIN_S = 15.0
+"""When a deployment that could not be opened is tried again."""
+
+Greet = Callable[[list[str]], Awaitable[None]]
+"""Has the engines of these applications report here."""
+
+
+class Deployments:
+    """Follows the ledger.
+
+    Args:
+        facts: May block; asked in threads.
+        deployer: Has Serve run the engines.
+        follow: Begins to follow an application.
+        greet: Told now and then which applications there are.
+        random: Draws for canaries.
+        period_s: Seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        deployer: Deployer,
+        follow: Follow,
+        greet: Greet,
+        random: Random,
+        period_s: float = PERIOD_S,
+    ) -> None:
+        self._facts, self._deployer, self._follow, self._greet = facts, deployer, follow, greet
+        self._random, self._period_s = random, period_s
+        self._tried_s: dict[str, float] = {}
+        self.serving: dict[str, Deployed] = {}
+        """By name; the same mapping for ever, so that whoever holds it sees what changes."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Follow from now on."""
+        if not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._forever(self.look, self._period_s)),
+                asyncio.create_task(self._forever(self._call, _GREET_S)),
+            ]
+
+    def stop(self) -> None:
+        """Follow nothing any more; what is served goes on."""
+        for task in self._tasks:
+            task.cancel()
+        for deployed in self.serving.values():
+            deployed.stop()
+
+    async def look(self) -> None:
+        """Once: do what the ledger says by now."""
+        wanted = await asyncio.to_thread(self._facts.deployments)
+        if self._let_go(wanted):
+            return  # what was asked until now ends at the next look
+        await asyncio.to_thread(self._deployer.apply, wanted)
+        for each in wanted:
+            await self._keep(each)
+            await self._judge(each)
+
+    def _let_go(self, wanted: Sequence[Deployment]) -> bool:
+        """Ask nobody any more who is not wanted; whether there was somebody."""
+        gone = self.serving.keys() - {each.name for each in wanted}
+        for name in gone:
+            self.serving.pop(name).stop()
+        specs = [spec_of(each) for each in wanted if each.name in self.serving]
+        let_go = [self.serving[spec.name].let_go(spec) for spec in specs]
+        return bool(gone) or any(let_go)
+
+    async def _keep(self, wanted: Deployment) -> None:
+        if wanted.name not in self.serving:
+            self.serving[wanted.name] = Deployed(wanted.name, self._follow, self._random)
+        deployed, now_s = self.serving[wanted.name], asyncio.get_running_loop().time()
+        is_new = deployed.revision != wanted.revision
+        is_due = bool(deployed.itself.problem) and now_s - self._tried_s[wanted.name] > _AGAIN_S
+        if is_new or is_due:
+            self._tried_s[wanted.name] = now_s
+            await deployed.reconfigure(spec_of(wanted), wanted.revision)
+
+    async def _judge(self, wanted: Deployment) -> None:
+        reason = self.serving[wanted.name].verdict()
+        if reason is None:
+            return
+        spec = spec_of(wanted).model_copy(update={"canary": None}).model_dump(mode="json")
+        why = f"canary ended: {reason}"
+        _log.warning("canary ended deployment=%s reason=%s", wanted.name, reason)
+        with suppress(ConflictError):  # somebody was faster; the next look sees what he wants
+            await asyncio.to_thread(
+                self._facts.set_deployment, wanted.name, spec, why, wanted.revision
+            )
+
+    async def _call(self) -> None:
+        names = [name for each in self.serving.values() for name in each.followed]
+        await self._greet(names)
+
+    async def _forever(self, work: Callable[[], Awaitable[None]], period_s: float) -> None:
+        while True:
+            try:
+                await work()
+            except MulmError as error:
+                _log.warning("deployments are not followed now reason=%s", error.message)
+            except Exception:  # noqa: BLE001 - nothing may end what follows the ledger
+                _log.exception("deployments are not followed now")
+            await asyncio.sleep(period_s)

@@ -1,0 +1,219 @@
+"""`/api/v1/deployments`: made, changed, scaled, given a canary, promoted, rolled back, removed."""
+
+from __future__ import annotations
+
+import pytest
+
+from mulm.engine.stats import EngineStats
+from mulm.testing import tiny_llama3_tokenizer, tiny_stored_model
+from serve_app.engine_report import EngineReport, Place
+
+URL = "/api/v1/deployments"
+
+pytestmark = pytest.mark.usefixtures("versions")
+
+
+def put(api, body, name="tiny", status=202, **headers):
+    reply = api.call("PUT", f"{URL}/{name}", json=body, headers=headers)
+    assert reply.status_code == status, reply.text
+    return reply
+
+
+def test_a_model_is_deployed_and_soon_runs(api, look):
+    reply = put(api, {"model": "tiny@1", "max_replicas": 3})
+    assert reply.headers["location"] == f"{URL}/tiny"
+    made = reply.json()
+    assert (made["status"], made["revision"], made["model"]) == ("starting", 1, "tiny@1")
+    look()
+    found = api.get(f"{URL}/tiny")
+    assert (found["status"], found["message"]) == ("running", "")
+    assert found["serves"] == {"tiny": "tiny@1"}
+    assert found["settings"]["max_replicas"] == 3
+    assert found["traffic"] == [{"model": "tiny@1", "weight": 100.0}]
+    assert [each["id"] for each in api.get(URL)["data"]] == ["tiny"]
+    assert [model["id"] for model in api.get("/v1/models")["data"]] == ["tiny"]
+
+
+def test_a_bare_name_is_pinned_and_an_alias_followed(api, ledger):
+    assert put(api, {"model": "tiny"}).json()["model"] == "tiny@2"
+    ledger.set_alias("model", "tiny", "live", 1)
+    assert put(api, {"model": "tiny@live"}).json()["model"] == "tiny@live"
+
+
+def test_post_makes_only_what_is_not_there(api):
+    reply = api.call("POST", URL, json={"model": "tiny@1", "served_name": "mine"})
+    assert (reply.status_code, reply.headers["location"]) == (202, f"{URL}/mine")
+    told = api.refused("POST", URL, 409, json={"model": "tiny@2", "served_name": "mine"})
+    assert told["hint"] == "PUT changes it"
+    assert api.get(f"{URL}/mine")["model"] == "tiny@1"
+    api.refused("POST", URL, 400, json={})
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"model": "nobody"}, 404),
+        ({"model": "tiny@9"}, 404),
+        ({"model": "tiny@1", "n_slots": 0}, 400),
+        ({"model": "tiny@1", "min_replicas": 3, "max_replicas": 2}, 400),
+        ({"model": "tiny@1", "max_seq_len": 10**6}, 400),
+        ({"model": "tiny@1", "nonsense": 1}, 400),
+        ({"model": "../x"}, 400),
+        ({"model": "tiny@1", "draft": "other"}, 409),
+        ({"model": "tiny@1", "adapters": {"a": "tiny@2"}}, 409),
+        ({}, 400),
+        ([], 400),
+    ],
+)
+def test_what_cannot_be_served_is_refused_and_nothing_changes(api, ledger, store, body, status):
+    ledger.publish("model", "other", tiny_stored_model(store, tiny_llama3_tokenizer()).id)
+    api.refused("PUT", f"{URL}/tiny", status, json=body)
+    assert ledger.deployments() == []
+
+
+@pytest.mark.parametrize("name", ["A", "..x", "a%00b", "x" * 65, "%F0%9F%90%89"])
+def test_a_name_is_a_name(api, ledger, name):
+    api.refused("PUT", f"{URL}/{name}", 400, json={"model": "tiny@1"})
+    assert ledger.deployments() == []
+
+
+def test_two_deployments_share_no_name(api):
+    put(api, {"model": "tiny@1"}, "one")
+    told = api.refused(
+        "PUT", f"{URL}/two", 409, json={"model": "tiny@1", "adapters": {"one": "tiny@2"}}
+    )
+    assert told["code"] == "conflict"
+
+
+def test_it_is_scaled_and_renewed_by_a_patch(api):
+    put(api, {"model": "tiny@1"})
+    reply = api.call("PATCH", f"{URL}/tiny", json={"max_replicas": 5})
+    assert reply.status_code == 202
+    found = reply.json()
+    assert (found["settings"]["max_replicas"], found["model"]) == (5, "tiny@1")
+    api.call("PATCH", f"{URL}/tiny", json={"model": "tiny@2"})
+    found = api.get(f"{URL}/tiny")
+    assert (found["settings"]["max_replicas"], found["model"]) == (5, "tiny@2")
+    api.refused("PATCH", f"{URL}/tiny", 400, json={"max_replicas": 0})
+    api.refused("PATCH", f"{URL}/none", 404, json={"max_replicas": 1})
+
+
+def test_only_what_was_seen_is_changed(api):
+    etag = put(api, {"model": "tiny@1"}).headers["etag"]
+    put(api, {"model": "tiny@2"}, **{"if-match": etag})
+    stale = {"if-match": etag}
+    for method, path, body in (
+        ("PUT", "", {"model": "tiny@1"}),
+        ("PATCH", "", {"n_slots": 3}),
+        ("DELETE", "", None),
+        ("PUT", "/canary", {"model": "tiny@1"}),
+        ("DELETE", "/canary", None),
+        ("POST", "/promote", None),
+        ("POST", "/rollback", {}),
+    ):
+        told = api.refused(method, f"{URL}/tiny{path}", 412, json=body, headers=stale)
+        assert told["code"] == "precondition_failed"
+    api.refused("PUT", f"{URL}/tiny", 412, json={"model": "tiny@1"}, headers={"if-none-match": "*"})
+    assert api.get(f"{URL}/tiny")["revision"] == 2
+
+
+def test_a_canary_is_tried_and_promoted(api, look):
+    put(api, {"model": "tiny@1"})
+    body = {"model": "tiny", "weight": 20, "min_requests": 5}
+    reply = api.call("PUT", f"{URL}/tiny/canary", json=body)
+    assert reply.status_code == 202, reply.text
+    look()
+    found = api.get(f"{URL}/tiny")
+    assert found["status"] == "running"
+    assert found["traffic"] == [
+        {"model": "tiny@1", "weight": 80.0},
+        {"model": "tiny@2", "weight": 20.0},
+    ]
+    assert found["canary"]["seen"]["canary"] == {
+        "requests": 0, "failures_percent": 0.0, "first_token_s": None,
+    }  # fmt: skip
+    assert len(found["replicas"]) == 2
+    assert api.call("POST", f"{URL}/tiny/promote").status_code == 202
+    look()
+    found = api.get(f"{URL}/tiny")
+    assert (found["model"], found["canary"], found["status"]) == ("tiny@2", None, "running")
+    assert len(found["replicas"]) == 1
+
+
+def test_a_canary_is_ended_and_cannot_be_promoted_then(api):
+    put(api, {"model": "tiny@1"})
+    for method, path in (("POST", "promote"), ("DELETE", "canary")):
+        assert api.refused(method, f"{URL}/tiny/{path}", 409)["hint"] == "PUT one first"
+    api.refused("PUT", f"{URL}/tiny/canary", 404, json={"model": "nobody"})
+    api.refused("PUT", f"{URL}/tiny/canary", 400, json={"model": "tiny@2", "weight": 100})
+    assert api.call("PUT", f"{URL}/tiny/canary", json={"model": "tiny@2"}).status_code == 202
+    assert api.call("DELETE", f"{URL}/tiny/canary").status_code == 202
+    assert api.get(f"{URL}/tiny")["canary"] is None
+
+
+def test_it_is_rolled_back_to_what_was_before_or_to_any_revision(api):
+    put(api, {"model": "tiny@1", "n_slots": 3})
+    put(api, {"model": "tiny@2", "n_slots": 4})
+    api.call("PUT", f"{URL}/tiny/canary", json={"model": "tiny@1"})
+    found = api.call("POST", f"{URL}/tiny/rollback", json={}).json()
+    assert (found["model"], found["settings"]["n_slots"], found["canary"]) == ("tiny@1", 3, None)
+    assert found["reason"] == "back to revision 1"
+    found = api.call("POST", f"{URL}/tiny/rollback", json={"revision": 2}).json()
+    assert (found["model"], found["revision"]) == ("tiny@2", 5)
+    api.refused("POST", f"{URL}/tiny/rollback", 404, json={"revision": 99})
+    history = api.get(f"{URL}/tiny/history")["data"]
+    assert [each["revision"] for each in history] == [5, 4, 3, 2, 1]
+    assert history[2]["canary"] == "tiny@1"
+    paged = api.get(f"{URL}/tiny/history?limit=2&after={history[1]['id'].replace('#', '%23')}")
+    assert [each["revision"] for each in paged["data"]] == [3, 2]
+
+
+def test_a_first_deployment_has_nothing_to_go_back_to(api):
+    put(api, {"model": "tiny@1"})
+    api.refused("POST", f"{URL}/tiny/rollback", 404, json={})
+    api.refused("GET", f"{URL}/none/history", 404)
+
+
+def test_what_is_removed_is_served_no_more(api, look):
+    put(api, {"model": "tiny@1"})
+    look()
+    assert api.call("DELETE", f"{URL}/tiny").status_code == 204
+    api.refused("GET", f"{URL}/tiny", 404)
+    api.refused("DELETE", f"{URL}/tiny", 404)
+    look()
+    assert api.get("/v1/models")["data"] == []
+
+
+def test_an_engine_that_fails_says_why(api, look, serve):
+    put(api, {"model": "tiny@1"})
+    serve.failing["engine-tiny"] = "Traceback\nmulm.errors.CorruptError: weights are broken\n"
+    look()
+    found = api.get(f"{URL}/tiny")
+    assert (found["status"], found["message"]) == ("failed", "CorruptError: weights are broken")
+
+
+def test_a_revision_that_nobody_has_seen_yet_does_not_run(api, look, serve):
+    put(api, {"model": "tiny@1"})
+    look()
+    assert api.get(f"{URL}/tiny")["status"] == "running"
+    assert put(api, {"model": "tiny@2"}).json()["status"] == "starting"
+    serve.starting.add("engine-tiny")
+    look()
+    assert api.get(f"{URL}/tiny")["status"] == "starting"
+    serve.starting.clear()
+    assert api.get(f"{URL}/tiny")["status"] == "running"
+
+
+def test_replicas_tell_where_they_really_run(api, look, reports):
+    put(api, {"model": "tiny@1"})
+    look()
+    [replica] = api.get(f"{URL}/tiny")["replicas"]
+    assert (replica["state"], replica["node"], "device" in replica) == ("running", "::1", False)
+    stats = EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90)
+    place = Place("engine-tiny-r1", "GeForce RTX 3060", "int8", 123)
+    reports.append(EngineReport("mdl_1", "eng_1", stats, "tiny", 55.5, place))
+    [replica] = api.get(f"{URL}/tiny")["replicas"]
+    assert {k: replica[k] for k in ("device", "dtype", "memory_bytes", "tokens_per_s")} == {
+        "device": "GeForce RTX 3060", "dtype": "int8", "memory_bytes": 123, "tokens_per_s": 55.5,
+    }  # fmt: skip
+    assert (replica["running"], replica["waiting"], replica["kv_use"]) == (2, 1, 0.6)

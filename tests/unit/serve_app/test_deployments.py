@@ -1,0 +1,208 @@
+"""Deployments of an ingress follow the ledger, whatever happens to single ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from mulm.errors import NotFoundError, NotRunningError
+from mulm.ledger import Ledger
+from serve_app.deployer import Deployer
+from serve_app.deployments import Deployments
+from serve_app.followed import Followed
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as facts:
+        yield facts
+
+
+class Everything:
+    def __contains__(self, _model_id):
+        return True
+
+
+@pytest.fixture
+def deployments(ledger, serve, served, scripted):
+    def read(args, engine):
+        if args.ref.name == "gone":
+            raise NotFoundError("no model 'gone'")
+        return replace(served, name=args.name, ref=str(args.ref), model_id=str(args.ref),
+                       engine=engine)  # fmt: skip
+
+    scripted.held = Everything()
+    deployer = Deployer(serve, clock=iter(range(0, 10**9, 100)).__next__)
+
+    def follow(_application, around):
+        return Followed(around(scripted), read, lambda _args: ("",), poll_s=0.001)
+
+    async def greet(applications):
+        greeted.append(applications)
+
+    greeted = []
+    made = Deployments(ledger, deployer, follow, greet, Random(5), period_s=0.001)
+    made.greeted = greeted
+    return made
+
+
+def want(ledger, name="tiny", model="tiny@1", canary=None):
+    spec = {"args": {"model": model, "served_name": name}, "canary": canary}
+    return ledger.set_deployment(name, spec, "test")
+
+
+def look(deployments, n=1):
+    async def some():
+        for _ in range(n):
+            await deployments.look()
+        for each in deployments.serving.values():
+            for followed in each.followed.values():
+                while not (followed.is_current or followed.problem):
+                    await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(some(), 5))
+
+
+def test_what_the_ledger_wants_is_served_and_no_more(ledger, deployments):
+    want(ledger)
+    want(ledger, "other", "tiny@2")
+    look(deployments)
+    serving = deployments.serving
+    assert {name: each.served.ref for name, each in serving.items()} == {
+        "tiny": "tiny@1",
+        "other": "tiny@2",
+    }
+    ledger.set_deployment("tiny", None, "removed")
+    look(deployments)
+    assert set(serving) == {"other"}
+
+
+def test_nobody_is_taken_away_who_is_still_asked(ledger, serve, deployments):
+    want(ledger)
+    want(ledger, "other", canary={"model": "tiny@2"})
+    look(deployments)
+    n_puts = len(serve.puts)
+    ledger.set_deployment("tiny", None, "removed")
+    want(ledger, "other")
+    look(deployments)
+    assert len(serve.puts) == n_puts, "first nobody is asked any more"
+    assert deployments.serving["other"].canary is None
+    look(deployments)
+    assert serve.puts[-1] == ["engine-other", "mulm", "strangers"]
+
+
+def test_a_deployment_that_cannot_be_opened_leaves_the_others_alone(ledger, deployments):
+    want(ledger, "bad", "gone@1")
+    want(ledger)
+    look(deployments)
+    assert deployments.serving["bad"].itself.problem == "no model 'gone'"
+    with pytest.raises(NotRunningError, match="'bad' is not loaded yet"):
+        deployments.serving["bad"].draw()
+    assert deployments.serving["tiny"].draw().ref == "tiny@1"
+
+
+def test_a_canary_gets_its_share(ledger, deployments):
+    want(ledger, canary={"model": "tiny@2", "weight": 25.0})
+    look(deployments)
+    drawn = Counter(deployments.serving["tiny"].draw().ref for _ in range(4000))
+    assert drawn["tiny@1"] + drawn["tiny@2"] == 4000
+    assert 900 < drawn["tiny@2"] < 1100
+    assert deployments.serving["tiny"].served.ref == "tiny@1"
+
+
+def test_another_share_begins_nothing_anew(ledger, serve, deployments):
+    want(ledger, canary={"model": "tiny@2", "weight": 25.0})
+    look(deployments)
+    canary, n_puts = deployments.serving["tiny"].canary, len(serve.puts)
+    deployments.serving["tiny"].tallies[1].has_failed.append(False)
+    want(ledger, canary={"model": "tiny@2", "weight": 75.0})
+    look(deployments)
+    assert deployments.serving["tiny"].canary is canary
+    assert len(deployments.serving["tiny"].tallies[1].has_failed) == 1
+    assert len(serve.puts) == n_puts
+
+
+def test_a_canary_that_fails_ends_by_itself_and_the_ledger_says_why(ledger, deployments):
+    want(ledger, canary={"model": "tiny@2", "min_requests": 5})
+    look(deployments)
+    deployments.serving["tiny"].tallies[1].has_failed.extend([True] * 5)
+    look(deployments)
+    found = ledger.deployment("tiny")
+    assert found.reason == "canary ended: 100 % of its 5 requests failed, of the others 0 %"
+    assert found.spec["canary"] is None
+    look(deployments)
+    assert {deployments.serving["tiny"].draw().ref for _ in range(50)} == {"tiny@1"}
+
+
+def test_a_change_that_comes_first_is_not_undone_by_an_ended_canary(ledger, deployments):
+    want(ledger, canary={"model": "tiny@2", "min_requests": 5})
+    look(deployments)
+    deployments.serving["tiny"].tallies[1].has_failed.extend([True] * 5)
+    seen = ledger.deployments()
+    want(ledger, model="tiny@3")
+
+    class Late:
+        def deployments(self):
+            return seen
+
+        def __getattr__(self, name):
+            return getattr(ledger, name)
+
+    deployments._facts = Late()
+    look(deployments)
+    assert ledger.deployment("tiny").spec["args"]["model"] == "tiny@3"
+
+
+def test_it_goes_on_when_the_ledger_is_away_for_a_while(ledger, deployments):
+    class Away:
+        n_calls = 0
+
+        def deployments(self):
+            self.n_calls += 1
+            if self.n_calls < 4:
+                raise NotRunningError("the ledger is gone") if self.n_calls < 3 else OSError("odd")
+            return ledger.deployments()
+
+    deployments._facts = Away()
+    want(ledger)
+
+    async def check():
+        deployments.start()
+        deployments.start()
+        async with asyncio.timeout(5):
+            while not deployments.serving or not deployments.serving["tiny"].itself.is_current:
+                await asyncio.sleep(0.001)
+        deployments.stop()
+
+    asyncio.run(check())
+    assert deployments.greeted == [[]]
+
+
+def test_a_problem_that_passes_is_forgotten(ledger, deployments, monkeypatch):
+    monkeypatch.setattr("serve_app.deployments._AGAIN_S", 0.0)
+    is_gone = [True]
+    follow = deployments._follow
+
+    def fragile(application, around):
+        followed = follow(application, around)
+        read = followed._open_served
+
+        def maybe(args, engine):
+            if is_gone[0]:
+                raise NotRunningError("the store is away")
+            return read(args, engine)
+
+        followed._open_served = maybe
+        return followed
+
+    deployments._follow = fragile
+    want(ledger)
+    look(deployments)
+    assert deployments.serving["tiny"].itself.problem == "the store is away"
+    is_gone[0] = False
+    look(deployments)
+    assert deployments.serving["tiny"].served.ref == "tiny@1"
