@@ -11,6 +11,7 @@ from mulm.errors import ConflictError, NotFoundError, TokenizerMismatchError
 from mulm.facts import Deployment
 from serve_app.canary import Canary
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 from serve_app.control_api.precondition import (
     CHANGED,
@@ -49,8 +50,12 @@ def list_deployments(
 
 
 @router.post("", status_code=202)
-def create_deployment(body: AppArgs, control: ControlDependency) -> JSONResponse:
+def create_deployment(body: AppArgs, control: ControlDependency, once: OnceDependency) -> Response:
     """Serve a model under its own name, or under `served_name`."""
+    return once.answer(lambda: _create(body, control))
+
+
+def _create(body: AppArgs, control: Control) -> JSONResponse:
     try:
         return _put(control, body, only_from=0)
     except PreconditionError:

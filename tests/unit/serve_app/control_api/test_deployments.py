@@ -49,6 +49,14 @@ def test_post_makes_only_what_is_not_there(api):
     api.refused("POST", URL, 400, json={})
 
 
+def test_a_post_that_is_sent_twice_with_a_key_happens_once(api):
+    once = {"idempotency-key": "one"}
+    for replayed in (None, "true"):
+        reply = api.call("POST", URL, json={"model": "tiny@1"}, headers=once)
+        assert (reply.status_code, reply.headers.get("idempotency-replayed")) == (202, replayed)
+    assert api.get(f"{URL}/tiny")["revision"] == 1
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
