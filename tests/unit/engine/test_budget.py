@@ -23,6 +23,24 @@ def test_a_step_lasts_as_long_as_it_may_and_no_longer():
     assert taught(token_s=1e-6).tokens(8) == 256
 
 
+@pytest.mark.parametrize(("factor", "wanted"), [(4.0, 16), (0.1, 256)])
+def test_a_machine_that_becomes_slower_or_faster_is_noticed(factor, wanted):
+    budget = taught()
+    for _ in range(30):
+        budget.learn(8, 0, factor * 0.010)
+        budget.learn(8, 64, factor * (0.010 + 64 * 0.001))
+    assert budget.tokens(8) == wanted
+
+
+def test_a_single_slow_step_is_not_the_rule():
+    budget = taught()
+    budget.learn(8, 64, 10 * (0.010 + 64 * 0.001))
+    assert budget.tokens(8) == 16
+    for _ in range(20):
+        budget.learn(8, 64, 0.010 + 64 * 0.001)
+    assert budget.tokens(8) == 32
+
+
 def test_without_streams_nobody_waits():
     assert taught().tokens(0) == 256
 

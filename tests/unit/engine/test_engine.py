@@ -330,6 +330,24 @@ def test_min_tokens_come_first():
     assert len(alone(early).token_ids) >= 5
 
 
+def test_stop_strings_before_min_tokens_are_passed_over():
+    tokenizer = train_tokenizer([], 288)
+    config = FakeConfig(vocab_size=288, max_seq_len=200)
+    whole = engine(FakeModel(config)).generate([request("a", max_tokens=150)])["a"].token_ids
+    texts = [tokenizer.decode([token_id]) for token_id in whole]
+    early, late = next(
+        (n, texts.index(text, n + 1))
+        for n, text in enumerate(texts[:-1])
+        if len(text) == 1 and text.isprintable() and text.isascii() and text in texts[n + 1 :]
+    )
+    ends = {early: early + 1, early + 1: early + 1, early + 2: late + 1, late + 2: None}
+    for min_tokens, n_tokens in ends.items():
+        one = request("a", max_tokens=late + 3, stops=(texts[early],), min_tokens=min_tokens)
+        answer = engine(FakeModel(config), tokenizer=tokenizer).generate([one])["a"]
+        assert answer.token_ids == whole[: n_tokens or late + 3]
+        assert answer.finish_reason == ("length" if n_tokens is None else "stop")
+
+
 def test_the_waiting_line_is_bounded_in_tokens():
     under_test = engine(n_slots=1, max_waiting=9, max_waiting_tokens=50)
     under_test.add(request("running"))

@@ -3,9 +3,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
+
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeModel
-from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
+from mulm.messages import GenerateRequest, SamplingParams, TokenChunk, join_chunks
 
 SAMPLING = SamplingParams(max_tokens=9, temperature=1.0, seed=3, stop_token_ids=(4, 5, 6))
 REQUEST = GenerateRequest("r", tuple(range(40)), SAMPLING)
@@ -55,3 +57,41 @@ def test_nothing_is_told_before_all_have_ended():
         chunks = engine.step()
         assert not chunks or not engine.n_unfinished
     assert {chunk.index for chunk in chunks} == {0}
+
+
+@pytest.mark.parametrize("n_steps", [1, 5, 9, 12])
+def test_at_the_deadline_the_best_so_far_are_told(n_steps):
+    """Some have ended, some go on, and some have said nothing yet."""
+    told = replace(REQUEST, sampling=replace(SAMPLING, logprobs=0), deadline_s=float(n_steps))
+    clock = Clock()
+    each = Engine(FakeModel(), n_slots=6, clock=clock)
+    each.add(replace(told, n=6))
+    parts: dict[int, list[TokenChunk]] = {index: [] for index in range(6)}
+    while each.n_unfinished:
+        for chunk in each.step():
+            parts[chunk.index].append(chunk)
+        clock.now_s += 1
+    every = [join_chunks(chunks) for chunks in parts.values()]
+    assert {chunk.finish_reason for chunk in every} <= {"deadline", "stop", "length"}
+    wanted = sorted(every, key=mean, reverse=True)[:2]
+
+    clock.now_s = 0.0
+    engine = Engine(FakeModel(), n_slots=6, clock=clock)
+    engine.add(replace(told, n=2, best_of=6))
+    found: dict[int, list[TokenChunk]] = {0: [], 1: []}
+    while engine.n_unfinished:
+        for chunk in engine.step():
+            found[chunk.index].append(chunk)
+        clock.now_s += 1
+    assert engine.stats().n_free_pages == engine.stats().n_pages
+    for chunks, best in zip(found.values(), wanted, strict=True):
+        assert replace(join_chunks(chunks), index=best.index) == best
+    if n_steps < 9:
+        assert "deadline" in {chunk.finish_reason for chunk in every}
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
