@@ -1,7 +1,9 @@
 """How many tokens of prompts a step reads beside running streams, so that it does not last long.
 
-Kept by the engine, which tells it how long each step took. Invariants: at least a page a step, so
-that every prompt comes to its end; without streams nobody waits, and a step reads all that it may.
+Kept by the engine, which tells it how long each step took. It aims: a machine that slows down is
+noticed a step late, and a page may take longer than a step should. Invariants: at least a page a
+step, so that every prompt comes to its end; without streams nobody waits, and a step reads all that
+it may.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class StepBudget:
 
     Args:
         most_tokens: Of a step.
-        longest_s: Of a step that streams wait for; None for plans that depend on no clock.
+        longest_s: What a step that streams wait for aims at; None for plans that depend on no
+            clock.
 
     Raises:
         ConfigError: not a token at a time.

@@ -48,8 +48,8 @@ class Engine:
         max_waiting: Requests that may wait for a slot.
         max_waiting_tokens: Prompt tokens that may wait.
         prefill_tokens: Prompt tokens read in one step at most.
-        longest_step_s: How long a step that streams wait for should last at most; fewer tokens of
-            prompts are read beside them for it. None for plans that depend on no clock.
+        longest_step_s: What a step that streams wait for aims at: as many tokens of prompts are
+            read beside them, a page at least. None for plans that depend on no clock.
         speculation: Who guesses the next tokens, so that a step may find several; nobody by
             default.
         n_pages: Pages of keys and values; by default a whole window for each slot.

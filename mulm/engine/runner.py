@@ -94,7 +94,7 @@ class Runner:
         return Outcome(self.model.extend(batch, self._cache), tuple(ends))
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """logits_RV, fp32."""
+        """logits_RV in fp32, whatever type the model gives them in."""
         return self.model.logits(hidden_RD).float()
 
     def swap(self, model: LanguageModel) -> None:

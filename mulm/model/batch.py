@@ -87,4 +87,4 @@ class LanguageModel(Protocol):
         """
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """logits_RV, fp32, of rows that `extend` returned."""
+        """logits_RV of rows that `extend` returned, in fp32 or in the model's own type."""
