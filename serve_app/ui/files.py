@@ -26,6 +26,7 @@ FILES = (
     "chat_pane.js",
     "compare.js",
     "connection.js",
+    "datasets.js",
     "dom.js",
     "feed.js",
     "icon.svg",

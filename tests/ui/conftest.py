@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import socket
 import threading
@@ -20,6 +21,9 @@ import pytest
 from actors.job_client import Attempt
 from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
+from mulm.config import parse_config
+from mulm.data.build import build
+from mulm.data.recipe import Recipe
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.messages import GenerateRequest, TokenChunk, TokenLogprob
@@ -39,6 +43,7 @@ from serve_app.service import Service
 
 KEY, WEAK_KEY = "mulm_sk_" + "k" * 43, "mulm_sk_" + "w" * 43
 SECRET = b"s" * 32
+HOSTILE = "<img src=x onerror=alert(1)> \u202e dropped"
 RUN = "run_0123456789ab"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -235,6 +240,30 @@ def site(home: Home) -> Iterator[Site]:
         made.start()
         yield made
         made.kill()
+
+
+@pytest.fixture
+def made(site: Site, tmp_path: Path) -> Site:
+    """`made@1`: texts, a conversation, something too short and some duplicates."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshr", k=rng.randint(2, 7))) for _ in range(200)]
+    texts: list[dict[str, Any]] = [{"text": " ".join(rng.choices(words, k=60))} for _ in range(60)]
+    said = [
+        {"role": "user", "content": "Who made this dataset, and what for? " * 3},
+        {"role": "assistant", "content": "Words, and nothing else. " * 5},
+    ]
+    rows = [*texts, *texts[:7], {"text": HOSTILE}, {"messages": said}]
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for row in rows:
+        name = "chat" if "messages" in row else "text"
+        with (folder / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    recipe = {"name": "made", "sources": [{"path": str(folder)}], "tokenizer": {"vocab_size": 400}}
+    built = build(parse_config(Recipe, recipe), site.store)
+    site.ledger.publish("dataset", "made", built.dataset.id)
+    site.ledger.publish("tokenizer", "made", built.tokenizer.id)
+    return site
 
 
 Open = Callable[..., Any]

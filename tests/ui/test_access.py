@@ -17,13 +17,13 @@ PLACES = (
     "#/chat",
     "#/models",
     "#/models/tiny@2",
-    "#/datasets/text@1",
+    "#/datasets/made@1",
     "#/keys",
 )
 
 
 @pytest.fixture
-def full(site):
+def full(site, made):
     """A site with something in every view."""
     site.versions()
     site.ledger.set_alias("model", "tiny", "live", 1)
@@ -52,12 +52,15 @@ def settled(page, place: str) -> None:
         page.get_by_label("Message").fill("Hello")
         page.get_by_label("Message").press("Enter")
         expect(page.locator(".model .answer").first).to_have_text("Hello there")
+    elif "datasets" in place:
+        expect(page.locator(".document")).to_have_count(4)
     elif "@" in place:
         expect(page.get_by_role("heading", name="Made from")).to_be_visible()
     else:
         expect(page.get_by_role("table").first).to_be_visible()
-    for each in page.locator("details > summary").all():
-        each.click()
+    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    if "datasets" in place:
+        expect(page.locator(".bars li").first).to_be_visible()
 
 
 def test_the_sign_in_is_for_everybody(full, tab):

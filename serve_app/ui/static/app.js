@@ -5,6 +5,7 @@
 import { chatView } from "./chat.js";
 import { compareView } from "./compare.js";
 import { connection } from "./connection.js";
+import { datasetCards } from "./datasets.js";
 import { el, put, titled } from "./dom.js";
 import { keysView } from "./keys.js";
 import { runView } from "./run.js";
@@ -20,7 +21,7 @@ const VIEWS = {
   datasets: {
     title: "Datasets",
     open: versionsView("datasets", "Datasets", "No datasets yet. `mulm data build examples/sample.yaml` makes one."),
-    one: versionView("datasets"),
+    one: versionView("datasets", datasetCards),
   },
   models: {
     title: "Models",
