@@ -50,6 +50,8 @@ class Scripted:
     The next token travels as one more column of the hidden states: fp32 holds it exactly.
     """
 
+    is_batch_invariant = True
+
     def __init__(self, native: NativeModel, next_id: NextId) -> None:
         self.native, self.config, self._next_id = native, native.config, next_id
 

@@ -19,6 +19,7 @@ from mulm.engine.adapters import Adapters
 from mulm.engine.budget import StepBudget
 from mulm.engine.check import check_request
 from mulm.engine.drawing import draw
+from mulm.engine.graph import GraphReport, Recorder
 from mulm.engine.group import Group
 from mulm.engine.pages import pages_for
 from mulm.engine.prompt_rows import look_at_rows
@@ -57,6 +58,12 @@ class Engine:
         tokenizer: The model's; needed for stop strings.
         make_constraint: Makes what holds an answer to a grammar, as `Grammars.constraint` does,
             given the tokens that may end it.
+        batch_invariant: Every step has one fixed shape, so that an answer is the same bits whatever
+            runs beside it; plain PyTorch needs that, the CPU kernels do not.
+        recorder: Records steps as CUDA graphs, as `mulm.engine.graph_cuda` does; none by default.
+
+    Raises:
+        ConfigError: answers cannot be the same bits here.
     """
 
     def __init__(
@@ -75,6 +82,8 @@ class Engine:
         seed: int | None = None,
         tokenizer: Tokenizer | None = None,
         make_constraint: MakeConstraint | None = None,
+        batch_invariant: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         self.vocab_size = int(model.config.vocab_size)
         self.max_seq_len = min(max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
@@ -89,7 +98,10 @@ class Engine:
         self._speculator: Speculator | None = None
         if speculation is not None:
             self.speculate(speculation)
-        self._runner = Runner(model, n_slots, self.n_pages, per_sequence)
+        self._runner = Runner(
+            model, n_slots, self.n_pages, per_sequence,
+            batch_invariant=batch_invariant, recorder=recorder,
+        )  # fmt: skip
         self._unfinished = Unfinished(self._scheduler.release)
         self._adapters = Adapters()
         self._prompt_tokens = self._generated_tokens = 0
@@ -103,6 +115,11 @@ class Engine:
     def n_unfinished(self) -> int:
         """Requests that run or wait."""
         return len(self._unfinished)
+
+    @property
+    def graphs(self) -> GraphReport | None:
+        """What became of recording its steps; None without a recorder."""
+        return self._runner.graphs
 
     def stats(self) -> EngineStats:
         """Numbers for metrics and for whoever scales engines."""
@@ -207,8 +224,8 @@ class Engine:
         """
         assert model.config == self._runner.model.config, "another shape needs another engine"
         self._scheduler.read_anew()
-        self._runner.swap(model)
         self._adapters.give_to(model)
+        self._runner.swap(model)
 
     def speculate(self, speculation: Speculation) -> None:
         """Let this one guess from the next step on; answers do not change.

@@ -50,6 +50,8 @@ class FakeModel:
     A hidden state is that hash in four numbers below 2**16, so that fp32 holds it exactly.
     """
 
+    is_batch_invariant = True
+
     def __init__(self, config: FakeConfig | None = None, salt: int = 0) -> None:
         self.config = config or FakeConfig()
         self.salt = salt

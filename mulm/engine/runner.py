@@ -2,7 +2,8 @@
 
 Called by the engine. Invariant: rows of a batch do not read each other; with the CPU kernels each
 row's numbers are the same bits in any batch, with plain PyTorch the last bits may depend on the
-batch's size, because matrix kernels choose their order of summation by shape.
+batch's size, because matrix kernels choose their order of summation by shape, unless steps have one
+fixed shape (`mulm.engine.static_step`).
 
 Shape letters as in `mulm.model.batch`.
 """
@@ -16,8 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mulm.engine.graph import GraphReport, Recorder, record_all, record_new
+from mulm.engine.pages import pages_for
 from mulm.engine.scheduler import Work
-from mulm.model.batch import Batch, LanguageModel
+from mulm.engine.static_probe import Probe
+from mulm.engine.static_shapes import Shapes
+from mulm.engine.static_step import StaticStep
+from mulm.errors import ConfigError
+from mulm.model.batch import PAGE_TOKENS, Batch, LanguageModel, RowModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,29 @@ class Runner:
         n_slots: Rows of the table.
         n_pages: Pages of the cache.
         max_pages: Pages of one sequence at most.
+        batch_invariant: Whether rows must be the same bits in any batch.
+        recorder: Records steps of fixed shape as graphs; without one all of them run eagerly.
+
+    Raises:
+        ConfigError: rows cannot be the same bits here.
     """
 
-    def __init__(self, model: LanguageModel, n_slots: int, n_pages: int, max_pages: int) -> None:
-        self.model = model
-        self._n_pages = n_pages
-        self._cache: Any = model.make_cache(n_pages)
+    def __init__(
+        self,
+        model: LanguageModel,
+        n_slots: int,
+        n_pages: int,
+        max_pages: int,
+        *,
+        batch_invariant: bool = False,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._n_slots, self._n_pages, self._max_pages = n_slots, n_pages, max_pages
+        self._batch_invariant, self._recorder = batch_invariant, recorder
+        self.graphs: GraphReport | None = None
+        self._static: StaticStep | None = None
+        self._cache: Any = None
+        self._begin(model)
         self._table_SP = torch.zeros(n_slots, max_pages, dtype=torch.int32)
         self._n_written: list[tuple[object, int]] = [(None, 0)] * n_slots
 
@@ -91,17 +115,58 @@ class Runner:
             _int32(ids), _int32(positions), _int32(begins), self._pages_of(works), _int32(wanted),
             _adapters(works, adapters),
         )  # fmt: skip
+        if self._static is not None and self._static.takes(batch):
+            return Outcome(self._static.run(batch), tuple(ends))
         return Outcome(self.model.extend(batch, self._cache), tuple(ends))
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """logits_RV in fp32, whatever type the model gives them in."""
-        return self.model.logits(hidden_RD).float()
+        model = self.model if self._static is None else self._static
+        return model.logits(hidden_RD).float()
 
     def swap(self, model: LanguageModel) -> None:
-        """Go on with another model of the same shape; what the cache holds is void."""
-        self.model = model
+        """Go on with another model of the same shape; what the cache holds is void.
+
+        Graphs are recorded anew: they know the weights by their addresses.
+
+        Raises:
+            ConfigError: rows are not the same bits with it; it goes on with it all the same.
+        """
+        if self._recorder is not None:
+            self._recorder.forget()
+        self._static, self.graphs = None, None
         self._cache = None  # freed before the next is made
-        self._cache = model.make_cache(self._n_pages)
+        self._begin(model)
+
+    def _begin(self, model: LanguageModel) -> None:
+        self.model = model
+        by_rows = isinstance(model, RowModel) and (
+            self._batch_invariant or self._recorder is not None
+        )
+        self._cache = model.make_cache(self._n_pages + by_rows)
+        if isinstance(model, RowModel) and by_rows:
+            self._begin_static(model)
+        elif self._batch_invariant and not model.is_batch_invariant:
+            raise ConfigError(
+                "this model does not compute rows alike in any batch", param="batch_invariant"
+            )
+
+    def _begin_static(self, model: RowModel) -> None:
+        if not self._batch_invariant:
+            assert self._recorder is not None
+            self._static, self.graphs = record_new(lambda: self._make_static(model), self._recorder)
+            return
+        self._static, probe = self._make_static(model)
+        if self._recorder is not None:
+            self.graphs = record_all(self._static, probe, self._recorder)
+        probe.require_alike(self._static)
+
+    def _make_static(self, model: RowModel) -> tuple[StaticStep, Probe]:
+        window = min(self._max_pages * PAGE_TOKENS, int(model.config.max_seq_len))
+        shapes_of = Shapes.invariant if self._batch_invariant else Shapes.of_steps
+        shapes = shapes_of(self._n_slots, pages_for(window))
+        step = StaticStep(model, self._cache, self._n_pages, shapes, self._batch_invariant)
+        return step, Probe(model, self._cache, min(window, self._n_pages * PAGE_TOKENS))
 
     def _pages_of(self, works: Items[Work]) -> Tensor:
         slots = []

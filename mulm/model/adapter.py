@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mulm.errors import ConfigError, CorruptError
-from mulm.model.batch import Batch
+from mulm.model.batch import Batch, Rows
 from mulm.model.config import MicroLMConfig
 
 MATRICES = ("attention.q", "attention.k", "attention.v", "attention.out",
@@ -129,6 +129,18 @@ class RowAdapters:
                     hooks.callback(hook.remove)
             yield
 
+    @contextmanager
+    def beside_rows(self, rows: Rows) -> Iterator[None]:
+        """As `beside`, by products of all rows, so that their shapes hang on no other row."""
+        with ExitStack() as hooks:
+            for number in rows.adapters:
+                is_mine_B1 = (rows.adapters_B == number)[:, None]
+                for (layer, name), change in self._adapters[number].changes.items():
+                    matrix = self._blocks[layer].get_submodule(name)
+                    hook = matrix.register_forward_hook(_AdditionToSome(change, is_mine_B1))
+                    hooks.callback(hook.remove)
+            yield
+
 
 class _Addition:
     """A forward hook: adds to some rows of a matrix's result, in place."""
@@ -140,6 +152,19 @@ class _Addition:
         x_XI = inputs[0][0, self._rows_X]
         inner_XR = functional.linear(x_XI, self._change.inner_RI.to(x_XI))
         y_BTO[0, self._rows_X] += functional.linear(inner_XR, self._change.outer_OR.to(x_XI))
+
+
+class _AdditionToSome:
+    """A forward hook: what is added to every row counts where the row is one of some."""
+
+    def __init__(self, change: LowRank, is_mine_B1: Tensor) -> None:
+        self._change, self._is_mine_B1 = change, is_mine_B1
+
+    def __call__(self, _matrix: nn.Module, inputs: tuple[Any, ...], y_1BO: Tensor) -> Tensor:
+        x_1BI = inputs[0]
+        inner_1BR = functional.linear(x_1BI, self._change.inner_RI.to(x_1BI))
+        added_1BO = y_1BO + functional.linear(inner_1BR, self._change.outer_OR.to(x_1BI))
+        return torch.where(self._is_mine_B1, added_1BO, y_1BO)
 
 
 def _rows_of(batch: Batch) -> dict[int, Tensor]:

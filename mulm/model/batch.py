@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mulm.model.adapter import Adapter
 
 PAGE_TOKENS = 16
+PIECE_PAGES = 16
+"""Pages that attention over `Rows` takes at once where it must not matter how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,35 @@ class Batch:
         return cls(*(torch.tensor(x, dtype=torch.int32) for x in values))
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """New tokens, each a row by itself, in buffers of a fixed shape on the model's device.
+
+    `ids_B` and `positions_B` are int32, as is `pages_BP`: for each row the pages of its sequence
+    (beyond those up to its token the rest is undefined). Tokens of one sequence may be several
+    rows, in any order. Rows that pad have position 0 in `spare_page`, which no sequence holds.
+    With `is_invariant` a row's numbers may hang on no other row and not on how wide the table is;
+    P is then a multiple of `PIECE_PAGES`. `adapters` are the numbers of the adapters that rows
+    have, and `adapters_B` says which one, -1 for none.
+    """
+
+    ids_B: Tensor
+    positions_B: Tensor
+    adapters_B: Tensor
+    pages_BP: Tensor
+    spare_page: int
+    is_invariant: bool = False
+    adapters: tuple[int, ...] = ()
+
+
 class LanguageModel(Protocol):
     """What the engine asks of a model; a tiny fake one serves in tests."""
 
     config: Any
     """Has at least `vocab_size` and `max_seq_len`."""
+
+    is_batch_invariant: bool
+    """Whether `extend` gives a row the same bits whatever is beside it."""
 
     def make_cache(self, n_pages: int) -> Any:
         """Memory for the keys and values of `n_pages` pages; undefined until written."""
@@ -88,3 +114,18 @@ class LanguageModel(Protocol):
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """logits_RV of rows that `extend` returned, in fp32 or in the model's own type."""
+
+
+@runtime_checkable
+class RowModel(LanguageModel, Protocol):
+    """A `LanguageModel` that also reads tokens as rows, by work that can be recorded and repeated.
+
+    The device is never asked what a tensor holds, and nothing is sent to it.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def read_rows(self, rows: Rows, cache: Any) -> Tensor:
+        """As `extend`, of all rows: hidden_BD."""

@@ -15,10 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mulm.model.adapter import Adapter, RowAdapters
 from mulm.model.attention import RowAttention, choose_kernel, document_positions
-from mulm.model.batch import Batch
+from mulm.model.batch import Batch, Rows
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
 from mulm.model.kv_cache import PagedAttention, PagedCache, page_bytes
+from mulm.model.kv_rows import RowsAttention
 from mulm.model.layers import Attend, Block, RMSNorm, rotary_tables
 
 EMBEDDING_STD = 0.02
@@ -27,6 +28,7 @@ EMBEDDING_STD = 0.02
 class MicroLM(nn.Module):
     """Embeddings, blocks, a last norm, and the embeddings again as output weights."""
 
+    is_batch_invariant = False
     rotary_cos: Tensor
     rotary_sin: Tensor
 
@@ -123,6 +125,13 @@ class MicroLM(nn.Module):
         with self._adapters.beside(batch):
             hidden_BTD = self._run(ids_BT, positions_BT, PagedAttention(cache, batch))
         return hidden_BTD[0, batch.wanted_R.to(self.device)]
+
+    @torch.inference_mode()
+    def read_rows(self, rows: Rows, cache: PagedCache) -> Tensor:
+        """As `RowModel.read_rows`."""
+        attend = RowsAttention(cache, rows)
+        with self._adapters.beside_rows(rows):
+            return self._run(rows.ids_B[None], rows.positions_B[None], attend)[0]
 
     def _run(
         self,

@@ -63,6 +63,8 @@ class NativeModel:
         NoKernelsError: the kernels cannot be compiled here, or do not compute such a model.
     """
 
+    is_batch_invariant = True
+
     def __init__(
         self,
         model: MicroLM,
