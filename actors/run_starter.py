@@ -28,8 +28,8 @@ from mulm.runs.standing import Standing
 from mulm.runs.transitions import may_resume
 from mulm.store import Store
 
-_RESUMED = ("train", "compress")
-"""Kinds that read versions only: nothing that they read can have changed."""
+_RESUMED = ("train", "compress", "fine_tune")
+"""Kinds that read versions and uploaded files: nothing that they read can have changed."""
 _SHOWN_CHARS = 64
 
 

@@ -90,6 +90,11 @@ def _work(kind: str) -> Callable[[JobContext, Any], Result]:
         from jobs.compress import compress
 
         return compress
+    if kind == "fine_tune":
+        from jobs.fine_tune import fine_tune
+        from jobs.prepare import in_this_process
+
+        return partial(fine_tune, train=_train, executor=in_this_process())
     from jobs.evaluate import evaluate
 
     return evaluate

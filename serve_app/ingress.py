@@ -30,7 +30,16 @@ from serve_app.middleware import (
     ErrorMiddleware,
     RequestIdMiddleware,
 )
-from serve_app.openai_api import chat, completions, embeddings, files, models, responses, tokens
+from serve_app.openai_api import (
+    chat,
+    completions,
+    embeddings,
+    files,
+    fine_tuning,
+    models,
+    responses,
+    tokens,
+)
 from serve_app.openapi import describe
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES, MAX_FILE_BYTES
@@ -74,7 +83,7 @@ def make_app(
     )
     app.state.service, app.state.control, app.state.keys = service, control, keys
     app.state.max_file_bytes = max_file_bytes
-    openai_rooms = (models, completions, chat, responses, embeddings, tokens, files)
+    openai_rooms = (models, completions, chat, responses, embeddings, tokens, files, fine_tuning)
     control_rooms = (runs, deployments, keys_api, datasets, tokenizers, versions)
     for room in (health, metrics, page, *openai_rooms, *control_rooms):
         app.include_router(room.router)

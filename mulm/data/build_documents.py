@@ -12,11 +12,21 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+
 from mulm.data.chunk import ReadRules, read_chunks
 from mulm.data.clean import normalise, packages
 from mulm.data.contamination import evaluation_texts, ngram_hashes
 from mulm.data.corpus import CHUNK_PREFIX, DECISIONS, Corpus
-from mulm.data.decisions import INDEX_COLUMNS, TRAIN, VALIDATION, Decisions, Index, decide
+from mulm.data.decisions import (
+    INDEX_COLUMNS,
+    TRAIN,
+    VALIDATION,
+    Decisions,
+    Flags,
+    Index,
+    decide,
+)
 from mulm.data.documents import from_parquet
 from mulm.data.executor import Executor
 from mulm.data.recipe import Recipe
@@ -131,7 +141,7 @@ def _identity(rules: ReadRules) -> dict[str, Any]:
 
 def _sources(recipe: Recipe) -> list[dict[str, Any]]:
     """What of the sources' settings decides: where the files lie does not."""
-    kept = ("type", "licence", "columns", "sections")
+    kept = ("type", "licence", "columns", "sections", "held_out")
     return [
         {"label": label, **spec.model_dump(mode="json", include=set(kept))}
         for label, spec in zip(recipe.labels, recipe.sources, strict=True)
@@ -185,8 +195,22 @@ def _decide(
     index = Index.of(tables)
     undecided = Corpus.undecided(steps.store, blobs)
     found = find_repetitions(index, undecided, recipe.dedup, against)
-    decisions = decide(index, recipe.split, found.original, found.is_near, found.is_known)
+    decisions = decide(
+        index, recipe.split, found.original, found.is_near, found.is_known,
+        _held_out(recipe, undecided),
+    )  # fmt: skip
     return decisions, index
+
+
+def _held_out(recipe: Recipe, documents: Corpus) -> Flags | None:
+    """Which documents are of sources that are held out; nothing where none is."""
+    labels = {
+        label for label, spec in zip(recipe.labels, recipe.sources, strict=True) if spec.held_out
+    }
+    if not labels:
+        return None
+    parts = [np.full(c.entry.rows, c.source in labels, np.bool_) for c in documents.chunks]
+    return np.concatenate(parts)
 
 
 def _document_counts(
@@ -206,12 +230,14 @@ def _document_counts(
 
 def _require_documents(decisions: Decisions, listing: Listing) -> None:
     counts = decisions.counts()
-    if TRAIN in counts or VALIDATION in counts:
+    sides = [side for side in (TRAIN, VALIDATION) if side not in counts]
+    if not sides:
         return
+    what = "document" if len(sides) > 1 else f"{sides[0]} document"
     reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
     names = ", ".join(repr(listed.file.name) for listed in listing.files[:3])
     raise DataError(
-        f"no document is left of {len(listing.files)} files ({names}): {reasons}",
+        f"no {what} is left of {len(listing.files)} files ({names}): {reasons}",
         hint="give readable UTF-8 text, or loosen the rules under `clean`",
         rejects=counts,
     )

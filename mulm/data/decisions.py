@@ -142,7 +142,12 @@ def exact_duplicates(index: Index, known: np.ndarray | None = None) -> tuple[Row
 
 
 def decide(
-    index: Index, split: SplitRule, original: Rows, is_near: Flags, is_known: Flags
+    index: Index,
+    split: SplitRule,
+    original: Rows,
+    is_near: Flags,
+    is_known: Flags,
+    is_held_out: Flags | None = None,
 ) -> Decisions:
     """What becomes of each document.
 
@@ -152,6 +157,7 @@ def decide(
         original: The earlier document that one repeats, or -1.
         is_near: Which of these repeat it only nearly.
         is_known: Which documents repeat one of an existing version.
+        is_held_out: Which are for validation, where their sources say so; else `split` chooses.
 
     Raises:
         DataError: there are fewer than two groups to split, or more reasons than a byte can tell.
@@ -163,7 +169,9 @@ def decide(
     reasons[is_known] = KNOWN
     kept = np.array([not reason for reason in reasons], np.bool_)
     reasons[kept] = TRAIN
-    reasons[kept & _held_out(index, kept, split)] = VALIDATION
+    if is_held_out is None:
+        is_held_out = _held_out(index, kept, split)
+    reasons[kept & is_held_out] = VALIDATION
     names = (TRAIN, VALIDATION, *sorted(set(reasons) - {TRAIN, VALIDATION}))
     if len(names) > MAX_NAMES:
         raise DataError(

@@ -113,6 +113,8 @@ class Recipe(Frozen):
             raise ValueError(f"two sources are called {twice[0]!r}")
         if len(self.mixture) not in (0, len(self.sources)):
             raise ValueError("give all sources a weight, or none")
+        if all(spec.held_out for spec in self.sources):
+            raise ValueError("all sources are held_out: nothing is left to learn from")
         return self
 
     @field_validator("name")

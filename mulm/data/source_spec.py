@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 from pydantic import Field, field_validator, model_validator
@@ -48,6 +49,9 @@ class SourceSpec(Frozen):
     """The checksum that a fetched file must have; required for http(s)."""
     sections: bool | None = None
     """Whether long documents are cut into sections; by default as the source's type has it."""
+
+    held_out: bool = Field(default=False, exclude_if=operator.not_)
+    """All of it is for validation, and then nothing of sources that are not."""
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> SourceSpec:

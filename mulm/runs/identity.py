@@ -21,12 +21,13 @@ from mulm.data.sources.listing import checksum, list_files
 from mulm.errors import ConfigError
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.suite_data import SuiteData, find_suites
-from mulm.facts import Facts
+from mulm.facts import Facts, UserFile
 from mulm.manifest import Kind
 from mulm.model.compress_config import COMPRESS_VERSION, CompressConfig
 from mulm.refs import parse_ref
 from mulm.store import Store
 from mulm.train.config import TRAIN_VERSION, TrainConfig
+from mulm.train.fine_tune import FineTuneConfig, model_of, tokenizer_of
 
 C = TypeVar("C", bound=Frozen)
 
@@ -60,7 +61,9 @@ def pinned(config: C, facts: Facts) -> C:
     """
     for path, kind in config.REFERENCES.items():
         config = _pinned_at(config, path.split("."), kind, facts)
-    return cast(C, _with_contents(config, facts)) if isinstance(config, Recipe) else config
+    if isinstance(config, Recipe):
+        return cast(C, _with_contents(config, facts))
+    return cast(C, _with_files(config, facts)) if isinstance(config, FineTuneConfig) else config
 
 
 def _pinned_at(config: C, path: Sequence[str], kind: Kind, facts: Facts) -> C:
@@ -80,6 +83,22 @@ def _with_contents(recipe: Recipe, facts: Facts) -> Recipe:
     return recipe.model_copy(update={"sources": sources})
 
 
+def _with_files(config: FineTuneConfig, facts: Facts) -> FineTuneConfig:
+    if config.training is not None:  # it goes on with what it began with
+        return config
+    validation = config.validation_file
+    return config.model_copy(
+        update={
+            "training": _content(facts.file(config.training_file)),
+            "validation": None if validation is None else _content(facts.file(validation)),
+        }
+    )
+
+
+def _content(file: UserFile) -> FileContent:
+    return FileContent(name=file.name, sha256=file.sha256, size_bytes=file.size_bytes)
+
+
 def _with_content(spec: SourceSpec, facts: Facts) -> SourceSpec:
     if spec.file is None:
         return spec
@@ -88,8 +107,7 @@ def _with_content(spec: SourceSpec, facts: Facts) -> SourceSpec:
         raise ConfigError(
             f"{found.id} has the checksum {found.sha256}", hint="name that one, or none"
         )
-    content = FileContent(name=found.name, sha256=found.sha256, size_bytes=found.size_bytes)
-    return spec.model_copy(update={"file": None, "content": content})
+    return spec.model_copy(update={"file": None, "content": _content(found)})
 
 
 def prepare_identity(recipe: Recipe, facts: Facts, store: Store) -> dict[str, Any]:
@@ -147,10 +165,22 @@ def compress_identity(config: CompressConfig, facts: Facts, _store: Store) -> di
     }
 
 
+def fine_tune_identity(config: FineTuneConfig, facts: Facts, store: Store) -> dict[str, Any]:
+    """The model version and its tokenizer, the code of both steps; files stand in the config."""
+    model = model_of(config, store, facts)
+    return {
+        "model": model.id,
+        "tokenizer": tokenizer_of(model, store, facts).manifest_id,
+        "build": CODE_VERSION,
+        "train": TRAIN_VERSION,
+    }
+
+
 IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], dict[str, Any]]] = {
     "prepare": prepare_identity,
     "train": train_identity,
     "evaluate": evaluate_identity,
     "compress": compress_identity,
+    "fine_tune": fine_tune_identity,
 }
 """What identifies a run of each kind beside its config."""

@@ -15,6 +15,7 @@ from mulm.eval.config import EvaluateConfig
 from mulm.facts import Run
 from mulm.model.compress_config import CompressConfig
 from mulm.train.config import TrainConfig
+from mulm.train.fine_tune import FineTuneConfig
 
 TRAIN = "train"
 
@@ -23,6 +24,7 @@ SCHEMAS: Mapping[str, type[Frozen]] = {
     TRAIN: TrainConfig,
     "evaluate": EvaluateConfig,
     "compress": CompressConfig,
+    "fine_tune": FineTuneConfig,
 }
 
 

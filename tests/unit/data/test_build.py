@@ -613,3 +613,26 @@ def test_errors_have_a_hint(tmp_path: Path, store: Store) -> None:
         with pytest.raises(MulmError) as caught:
             build(recipe, store)
         assert caught.value.hint
+
+
+def test_a_source_that_is_held_out_is_all_of_the_validation(tmp_path: Path, prose: Prose) -> None:
+    folders = []
+    for seed, name in enumerate(("learn", "check")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "a.txt").write_text(prose(seed, 400))
+        folders.append(folder)
+    store = Store(tmp_path / "store")
+    sources: list[dict[str, Any]] = [
+        {"path": str(folders[0]), "name": "learn"},
+        {"path": str(folders[1]), "name": "check", "held_out": True},
+    ]
+    built = build(reading(folders[0], sources=sources), store)
+    corpus = Corpus.of(store, built.documents)
+    sides = {chunk.source: set(chunk.decisions.counts()) for chunk in corpus.chunks}
+    assert sides == {"learn": {"train"}, "check": {"validation"}}
+    assert built.documents.config["sources"][1]["held_out"] is True
+    assert "held_out" not in built.documents.config["sources"][0], "as in versions from before"
+    repeated = [sources[0], sources[1] | {"path": str(folders[0])}]
+    with pytest.raises(DataError, match="no validation document is left"):
+        build(reading(folders[0], sources=repeated), store)
