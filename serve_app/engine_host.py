@@ -16,6 +16,7 @@ from contextlib import aclosing
 from typing import Any
 
 from mulm.config import parse_config
+from mulm.engine.engine import Engine
 from mulm.errors import NotRunningError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk
 from mulm.model.adapter import Adapter
@@ -105,10 +106,12 @@ class EngineHost:
         async with self._loading:
             opened = await asyncio.to_thread(self._open_model, args)
             adapters = await asyncio.to_thread(self._open_adapters, args, opened.id)
-            model_id = opened.id
+            model_id, is_new = opened.id, opened.id not in self._threads
+            # Recording steps takes seconds, and streams of the model before it go on.
+            engine = await asyncio.to_thread(make_engine, opened, args) if is_new else None
             previous, self._model_id, self._args = self._model_id, model_id, args
-            if model_id not in self._threads:
-                self._start(opened, args)
+            if engine is not None:
+                self._start(engine, opened, args)
             if model_id in self._retirements:
                 self._retirements.pop(model_id).cancel()
             if previous not in ("", model_id):
@@ -215,8 +218,8 @@ class EngineHost:
         self._adapters.pop(model_id).close()
         self._threads.pop(model_id).retire()
 
-    def _start(self, opened: OpenedModel, args: AppArgs) -> None:
-        thread = EngineThread(make_engine(opened, args))
+    def _start(self, engine: Engine, opened: OpenedModel, args: AppArgs) -> None:
+        thread = EngineThread(engine)
         self._reporter.note(opened)
         self._threads[opened.id] = thread
         self._adapters[opened.id] = HeldAdapters(thread, self._keep_previous_s)

@@ -11,11 +11,12 @@ import logging
 
 from mulm.engine.draft_model import DraftModel
 from mulm.engine.engine import Engine
+from mulm.engine.graph_cuda import recorder_for
 from mulm.engine.pages import pages_for
 from mulm.engine.prompt_lookup import PromptLookup
 from mulm.engine.speculation import Speculation
 from mulm.engine.stats import EngineStats
-from mulm.model.batch import PAGE_TOKENS, LanguageModel
+from mulm.model.batch import PAGE_TOKENS, LanguageModel, RowModel
 from mulm.native.build import NoKernelsError
 from serve_app.engine_thread import EngineThread
 from serve_app.opened_model import TORCH_THREADS_BESIDE_KERNELS, OpenedModel
@@ -28,10 +29,17 @@ _DRAFT_SHARE = 8
 
 
 def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
-    """An engine with as many slots and pages as `args` say."""
+    """An engine with as many slots and pages as `args` say.
+
+    Raises:
+        ConfigError: answers cannot be the same bits here, or the draft has another vocabulary.
+    """
     window = min(
         args.max_seq_len or opened.model.config.max_seq_len, opened.model.config.max_seq_len
     )
+    recorder = recorder_for(opened.model) if args.cuda_graphs else None
+    has_rows = args.batch_invariant or recorder is not None
+    n_spare = int(has_rows and isinstance(opened.model, RowModel))
     return Engine(
         opened.model,
         args.n_slots,
@@ -39,9 +47,11 @@ def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
         # Serve's queue holds back what exceeds twice the slots; the line here is never longer.
         max_waiting=2 * args.n_slots,
         speculation=speculation_of(opened, args),
-        n_pages=n_pages(args, pages_for(window + 1), opened.model.page_bytes()),
+        n_pages=n_pages(args, pages_for(window + 1), opened.model.page_bytes(), n_spare),
         tokenizer=opened.tokenizer,
         make_constraint=opened.make_constraint,
+        batch_invariant=args.batch_invariant,
+        recorder=recorder,
     )
 
 
@@ -72,9 +82,12 @@ def pressure(stats: EngineStats, n_slots: int) -> float:
     return max(slots, n_used / stats.n_pages)
 
 
-def n_pages(args: AppArgs, per_window: int, page_bytes: int) -> int:
-    """Pages of keys and values: what the memory given holds, a whole window at least."""
-    affordable = args.kv_cache_bytes // page_bytes
+def n_pages(args: AppArgs, per_window: int, page_bytes: int, n_spare: int = 0) -> int:
+    """Pages of keys and values: what the memory given holds, a whole window at least.
+
+    `n_spare` are those that the engine takes beside them, for rows that pad a step.
+    """
+    affordable = args.kv_cache_bytes // page_bytes - n_spare
     return max(per_window, min(args.n_slots * per_window, affordable))
 
 

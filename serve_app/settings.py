@@ -60,6 +60,11 @@ class AppArgs(Frozen):
     """Tokens of a stream that are guessed in one step at most; pays for answers that copy."""
     draft: str | None = None
     """A smaller model of the same tokenizer that guesses, by reference; `n_guesses` at most."""
+    cuda_graphs: bool = True
+    """On a GPU steps are recorded and repeated where that gives the same numbers; it takes seconds
+    at each start and some memory beside `kv_cache_bytes`, which the log names."""
+    batch_invariant: bool = False
+    """Answers are the same bits whatever runs beside them, on GPUs too, at the cost of speed."""
     max_seq_len: Annotated[int, Field(ge=2)] | None = None
     """A smaller window than the model's, to save memory."""
     max_queued: Annotated[int, Field(ge=1)] = 64
