@@ -151,6 +151,20 @@ class KeptAnswer:
     """None where it held a secret."""
 
 
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that happened to the installation: a run moved, a version came, an alias moved."""
+
+    seq: int
+    """Rises in the order in which things happened."""
+    time_s: float
+    kind: str
+    """"run", "version", "alias", "deployment", "file" or "key"."""
+    subject: str
+    """The id or reference of what it happened to."""
+    data: dict[str, Any]
+
+
 class Facts(Protocol):
     """What the ledger can be asked and told, in process or through the cluster."""
 
@@ -232,6 +246,12 @@ class Facts(Protocol):
 
     def last_event(self, run_id: str, kind: str | None = None) -> Event | None:
         """The newest event of a run, or the newest of one kind."""
+
+    def happenings(self, after: int = 0, limit: int = 1000) -> list[Happening]:
+        """What happened behind the one of that number, in order."""
+
+    def last_happening(self) -> int:
+        """The number of the newest; 0 where nothing ever happened."""
 
     def set_deployment(
         self,

@@ -21,6 +21,7 @@ from mulm.facts import Alias, Event, Phase, Pointed, Run, Version
 from mulm.ledger_answers import AnswerRows
 from mulm.ledger_database import LedgerDatabase
 from mulm.ledger_deployments import DeploymentRows
+from mulm.ledger_feed import FeedRows
 from mulm.ledger_files import FileRows
 from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
@@ -28,7 +29,7 @@ from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
 
 
-class Ledger(AnswerRows, DeploymentRows, FileRows, KeyRows):
+class Ledger(AnswerRows, DeploymentRows, FeedRows, FileRows, KeyRows):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from mulm.ledger_triggers import FEED_SCHEMA
 from mulm.sqlite_errors import BUSY_TIMEOUT_S
 
 _SCHEMA = """
@@ -59,7 +60,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     try:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
-        database.executescript(_SCHEMA)
+        database.executescript(_SCHEMA + FEED_SCHEMA)
         known = {row[1] for row in database.execute("PRAGMA table_info(keys)")}
         for name in _KEY_COLUMNS.keys() - known:
             database.execute(f"ALTER TABLE keys ADD COLUMN {name} {_KEY_COLUMNS[name]}")

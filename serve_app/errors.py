@@ -197,7 +197,15 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem as RFC 9457 has it, with our code, a hint and the request's id."""
-    told = Problem(
+    told = problem_body(detail, status, code, scope, hint, param)
+    return JSONResponse(told, status, headers, media_type="application/problem+json")
+
+
+def problem_body(
+    detail: str, status: int, code: str, scope: Scope, hint: str = "", param: object = None
+) -> dict[str, Any]:
+    """What `problem` answers with."""
+    return Problem(
         type=f"urn:mulm:problem:{code}",
         title=HTTPStatus(status).phrase,
         status=status,
@@ -206,8 +214,7 @@ def problem(
         hint=redacted(hint) or None,
         param=None if param is None else redacted(str(param)),
         request_id=scope.get("state", {}).get("request_id"),
-    )
-    return JSONResponse(told.model_dump(), status, headers, media_type="application/problem+json")
+    ).model_dump()
 
 
 def refusal_body(message: str, status: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mulm.refs import new_id
 from mulm.settings import Settings
 from serve_app import errors, health, metrics
 from serve_app.auth import AuthMiddleware, KeyRing
-from serve_app.control_api import datasets, deployments, runs, tokenizers, versions
+from serve_app.control_api import datasets, deployments, events, runs, tokenizers, versions
 from serve_app.control_api import keys as keys_api
 from serve_app.control_api.control import Control
 from serve_app.hosts import HostMiddleware
@@ -84,7 +84,7 @@ def make_app(
     app.state.service, app.state.control, app.state.keys = service, control, keys
     app.state.max_file_bytes = max_file_bytes
     openai_rooms = (models, completions, chat, responses, embeddings, tokens, files, fine_tuning)
-    control_rooms = (runs, deployments, keys_api, datasets, tokenizers, versions)
+    control_rooms = (runs, deployments, events, keys_api, datasets, tokenizers, versions)
     for room in (health, metrics, page, *openai_rooms, *control_rooms):
         app.include_router(room.router)
     describe(app)

@@ -1,29 +1,30 @@
 """`/api/v1/runs`: start runs, see how they stand, pause, resume and cancel them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mulm.config import Frozen
-from mulm.errors import ConfigError
 from mulm.facts import Event, Phase
 from mulm.runs.curve import curve, finite, thinned
 from mulm.runs.digest import all_events
 from mulm.runs.kinds import name_of, references_of
 from mulm.runs.standing import Standing
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.event_stream import (
+    LastEventId,
+    begin_behind,
+    event_stream,
+    wants_stream,
+)
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
-from serve_app.errors import error_body
-from serve_app.openai_api.stream import EventStream, catch, event
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
-EVENT_STREAM = "text/event-stream"
 _NOTHING_MORE: dict[str, Any] = {"description": "The run has ended, and all was told."}
 DONE_BEFORE: dict[str, Any] = {"description": "This run was finished before."}
 _MAX_LINES = 10_000
@@ -73,15 +74,15 @@ async def get_events(
     after: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     kind: Annotated[list[str] | None, Query(max_length=16)] = None,
-    last_event_id: Annotated[str | None, Header(max_length=32)] = None,
+    last_event_id: LastEventId = None,
 ) -> Response:
     """What happened in a run, in order: a page, or with `Accept: text/event-stream` as it happens.
 
     A stream begins behind `Last-Event-ID`, which browsers send by themselves, or behind `after`;
     there is no gap and nothing twice. It ends when the run has ended.
     """
-    if EVENT_STREAM in request.headers.get("accept", ""):
-        return await _stream(control, run_id, _seq(last_event_id, after))
+    if wants_stream(request):
+        return await _stream(request, control, run_id, begin_behind(last_event_id, after))
     return JSONResponse(
         await asyncio.to_thread(_events_page, control, run_id, after, limit, tuple(kind or ()))
     )
@@ -173,30 +174,9 @@ def _events_page(
     return page(control.facts.events(run_id, after, limit + 1, kinds), limit, _event)
 
 
-def _seq(last_event_id: str | None, after: int) -> int:
-    if last_event_id is None:
-        return after
-    if not last_event_id.isdecimal():
-        raise ConfigError(
-            f"Last-Event-ID {last_event_id[:32]!r} is no number", param="Last-Event-ID"
-        )
-    return int(last_event_id)
-
-
-async def _stream(control: Control, run_id: str, after: int) -> Response:
+async def _stream(request: Request, control: Control, run_id: str, after: int) -> Response:
     events = control.feed.events(run_id, after)
     first: Event | None = await anext(events, None)
     if first is None:  # nothing will come any more: a browser that hears this asks no more
         return Response(status_code=204)
-
-    async def told() -> AsyncGenerator[dict[str, Any], None]:
-        yield _event(first)
-        async for found in events:
-            yield _event(found)
-
-    return EventStream(told(), events, encode=_encode)
-
-
-async def _encode(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
-    async for item in catch(events, error_body):
-        yield event(item, item.get("kind", "error"), item.get("id", ""))
+    return event_stream(request, events, _event, first)

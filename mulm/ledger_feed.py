@@ -1,0 +1,26 @@
+"""The ledger's feed: everything that happens to an installation, in one order.
+
+A part of `mulm.ledger.Ledger`; `mulm.ledger_triggers` write it. Invariants: numbers rise in the
+order in which things happened; a happening is there exactly if what it tells is.
+"""
+
+from __future__ import annotations
+
+import json
+
+from mulm.facts import Happening
+from mulm.ledger_database import LedgerDatabase
+
+
+class FeedRows:
+    """The feed in the database of a ledger."""
+
+    _db: LedgerDatabase
+
+    def happenings(self, after: int = 0, limit: int = 1000) -> list[Happening]:
+        rows = self._db.all("SELECT * FROM feed WHERE seq>? ORDER BY seq LIMIT ?", after, limit)
+        return [Happening(**{**row, "data": json.loads(row["data"])}) for row in rows]
+
+    def last_happening(self) -> int:
+        rows = self._db.all("SELECT coalesce(max(seq), 0) AS seq FROM feed")
+        return int(rows[0]["seq"])
