@@ -35,7 +35,8 @@ def read(body: bytes, cuts: list[int] | None = None, content_type: str = TYPE):
 def test_a_form_is_the_same_however_it_is_cut(data) -> None:
     nasty = st.sampled_from([b"\r\n--edge", b"\r\n--edg", b"\r", b"--edge--", b"\r\n\r\n", b"\0"])
     content = b"".join(data.draw(st.lists(st.binary(max_size=30) | nasty, max_size=6)))
-    content = content.replace(b"\r\n--edge", b"")
+    while b"\r\n--edge" in content:  # what is left and right of one may be one together
+        content = content.replace(b"\r\n--edge", b"")
     body = b"before\r\n" * data.draw(st.integers(0, 1)) + HEAD + content + END + b"after"
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=12))
     assert read(body, cuts) == read(body) == [(Part("file", "a.txt"), content)]
