@@ -29,6 +29,8 @@ EXIT_BY_CODE: dict[str, int] = {
     "unknown_name": 18,
     "schema_mismatch": 19,
     "unreachable": 20,
+    "rate_limit_exceeded": 21,
+    "insufficient_quota": 22,
     "stopped": 130,
 }
 

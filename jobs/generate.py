@@ -26,6 +26,7 @@ from jobs.chat_client import ChatClient, check
 from mulm.errors import ConfigError, ConflictError, DataError, MulmError, NotFoundError
 
 _N_TRIES = 8
+_LATER = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 _MAX_WAIT_S = 30.0
 
 
@@ -152,7 +153,7 @@ def one_order(prompt: str, defaults: Mapping[str, Any], as_chat: bool) -> Order:
 
 
 def ask(client: ChatClient, order: Order, sleep: Callable[[float], None] = time.sleep) -> Any:
-    """The server's whole answer; a busy one is asked again.
+    """The server's whole answer; a busy one, or one whose limit is reached, is asked again.
 
     Raises:
         MulmError: what the server tells, or NotRunningError.
@@ -162,7 +163,7 @@ def ask(client: ChatClient, order: Order, sleep: Callable[[float], None] = time.
         try:
             check(reply)
         except MulmError:
-            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE or n_tries + 1 == _N_TRIES:
+            if reply.status_code not in _LATER or n_tries + 1 == _N_TRIES:
                 raise
             sleep(_wait_s(reply.headers.get("retry-after", ""), n_tries))
         else:

@@ -1,4 +1,4 @@
-"""Who uses the service: keys with what they may do.
+"""Who uses the service: keys with what they may do, and what they have used.
 
 Records of the ledger, told by `mulm.facts.Facts` and checked by the ingress. Invariant: nothing in
 them would let somebody in.
@@ -29,6 +29,9 @@ class Rates(Frozen):
     """Requests to models that are answered at the same time."""
 
 
+NO_RATES = Rates()
+
+
 class KeyLimits(Rates):
     """What one key may use."""
 
@@ -56,3 +59,26 @@ class Key:
     def may_ask(self, model: str) -> bool:
         """Whether it may have that model answer."""
         return not self.models or model in self.models
+
+
+HOUR_S = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What a key has used of a model in a stretch of time."""
+
+    key_id: str
+    model: str
+    """What clients call it."""
+    start_s: int
+    """When the stretch begins, in seconds of Unix time."""
+    requests: int
+    """Those that the model has begun to answer."""
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Of prompts and answers together."""
+        return self.input_tokens + self.output_tokens

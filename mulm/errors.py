@@ -139,6 +139,18 @@ class DeadlineError(MulmError):
     code = "deadline_exceeded"
 
 
+class RateLimitedError(MulmError):
+    """More was asked for than a limit allows now: try again later."""
+
+    code = "rate_limit_exceeded"
+
+
+class QuotaError(MulmError):
+    """A key has used up its tokens, or has too few left for what was asked."""
+
+    code = "insufficient_quota"
+
+
 class UnreachableError(MulmError):
     """A server elsewhere, such as a hub of models, cannot be reached."""
 

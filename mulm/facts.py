@@ -7,11 +7,11 @@ Invariant: nothing here knows where the facts lie; records are frozen.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from mulm.accounts import Key, KeyLimits, Scope
+from mulm.accounts import HOUR_S, Key, KeyLimits, Scope, UsageRow
 from mulm.manifest import Kind
 from mulm.refs import Ref
 
@@ -319,6 +319,25 @@ class Facts(Protocol):
 
     def is_retired(self, digest: str) -> bool:
         """Whether a secret was rotated away or revoked."""
+
+    def add_usage(self, writer: str, seq: int, rows: Sequence[UsageRow]) -> dict[str, int]:
+        """Count what was used; a writer's batch of a number, or a later one, counts once.
+
+        Returns the tokens of every key in all.
+        """
+
+    def usage(
+        self,
+        key_id: str | None = None,
+        model: str | None = None,
+        from_s: int = 0,
+        to_s: int | None = None,
+        bucket_s: int = HOUR_S,
+    ) -> list[UsageRow]:
+        """What was used, by stretches of `bucket_s`, a multiple of an hour, in order of time.
+
+        They count whole, from the one that holds `from_s` to the last that begins before `to_s`.
+        """
 
     def add_file(
         self, file_id: str, name: str, purpose: str, size_bytes: int, sha256: str

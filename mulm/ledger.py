@@ -25,11 +25,12 @@ from mulm.ledger_feed import FeedRows
 from mulm.ledger_files import FileRows
 from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
+from mulm.ledger_usage import UsageRows
 from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
 
 
-class Ledger(AnswerRows, DeploymentRows, FeedRows, FileRows, KeyRows):
+class Ledger(AnswerRows, DeploymentRows, FeedRows, FileRows, KeyRows, UsageRows):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:

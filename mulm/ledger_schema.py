@@ -37,6 +37,13 @@ CREATE TABLE IF NOT EXISTS keys (
     scope TEXT NOT NULL DEFAULT 'all', models TEXT, expires_s REAL, limits TEXT);
 CREATE TABLE IF NOT EXISTS retired_secrets (
     digest TEXT PRIMARY KEY, key_id TEXT NOT NULL, until_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS usage (
+    key_id TEXT, model TEXT, start_s INTEGER, requests INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    PRIMARY KEY (start_s, key_id, model)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS usage_totals (key_id TEXT PRIMARY KEY, tokens INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS usage_writers (
+    writer TEXT PRIMARY KEY, seq INTEGER NOT NULL, seen_s REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, purpose TEXT NOT NULL, size_bytes INTEGER NOT NULL,
     sha256 TEXT NOT NULL, created_s REAL NOT NULL);

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from mulm.accounts import Amount, Rates
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConfigError, UnknownNameError
 
@@ -41,6 +42,12 @@ class Settings(Frozen):
     """The certificate's private key (PEM)."""
     allowed_hosts: Names = ()
     """Names by which a proxy on this machine is reached, beside those of loopback."""
+    requests_per_minute: Amount | None = None
+    """Of all keys together."""
+    tokens_per_minute: Amount | None = None
+    """Of prompts and answers, of all keys together."""
+    max_concurrent: Amount | None = None
+    """Requests to models that are answered at the same time, of all keys together."""
     cors_origins: Names = ()
     """Origins whose web pages may call the API, such as `https://app.example`; none by default."""
     otlp_endpoint: str | None = None
@@ -77,6 +84,11 @@ class Settings(Frozen):
     def _is_absolute(cls, path: Path | None) -> Path | None:
         """Other processes read it, in other folders."""
         return None if path is None else path.expanduser().absolute()
+
+    @property
+    def rates(self) -> Rates:
+        """The limits of all keys together."""
+        return Rates(**{name: getattr(self, name) for name in Rates.model_fields})
 
     @property
     def tls(self) -> tuple[Path, Path] | None:

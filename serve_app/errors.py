@@ -7,6 +7,7 @@ Used by the ingress, its middleware and the event streams. Invariant: whatever f
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -43,6 +44,8 @@ STATUS_BY_CODE: dict[str, int] = {
     "overloaded": 503,
     "deadline_exceeded": 504,
     "unreachable": 502,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 403,
     "stopped": 503,
 }
 STATUS_BY_REQUEST_CODE: dict[str, int] = {
@@ -72,6 +75,9 @@ RETRY_AFTER_S = 1
 CLIENT_CODES = {"unauthorized": "invalid_api_key"}
 """Where OpenAI has its own word for our code."""
 
+_TYPES = {"rate_limit_exceeded": "rate_limit_error", "insufficient_quota": "insufficient_quota"}
+"""OpenAI's types of errors that are no mistakes in a request."""
+
 _UNION_TAG = re.compile(r"str|.*[\[\]()-].*")
 """Parts of a pydantic location that name a member of a union, not a field."""
 
@@ -99,6 +105,10 @@ def error_response(error: MulmError, scope: Scope) -> JSONResponse:
     headers: dict[str, str] = {}
     if status == 503:
         headers["retry-after"] = str(RETRY_AFTER_S)
+    if status == 429:
+        wait_s = float(str(error.details.get("retry_after_s", RETRY_AFTER_S)))
+        headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+        headers["retry-after-ms"] = str(max(1, math.ceil(1000 * wait_s)))
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     if is_control(scope):
@@ -235,6 +245,6 @@ def _refusal(message: str, code: str, param: str | None, scope: Scope) -> JSONRe
 
 
 def _body(message: str, status: int, code: str, param: object) -> dict[str, Any]:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = "server_error" if status >= 500 else _TYPES.get(code, "invalid_request_error")
     shown = redacted(param) if isinstance(param, str) else param
     return {"error": {"message": redacted(message), "type": kind, "param": shown, "code": code}}

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from mulm import __version__
+from mulm.accounts import UsageRow
 from mulm.errors import MulmError
 from mulm.refs import new_id
 from mulm.settings import Settings
@@ -24,6 +25,8 @@ from serve_app.control_api import datasets, deployments, events, runs, tokenizer
 from serve_app.control_api import keys as keys_api
 from serve_app.control_api.control import Control
 from serve_app.hosts import HostMiddleware
+from serve_app.limiter import Limiter
+from serve_app.limits_middleware import LimitsMiddleware
 from serve_app.middleware import (
     AccessLogMiddleware,
     BodyMiddleware,
@@ -45,6 +48,7 @@ from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES, MAX_FILE_BYTES
 from serve_app.tracing import TraceMiddleware, Tracing
 from serve_app.ui import page
+from serve_app.usage_writer import UsageWriter
 
 _DEFAULTS = Settings()
 
@@ -56,8 +60,19 @@ def make_app(
     control: Control | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
     settings: Settings = _DEFAULTS,
+    limiter: Limiter | None = None,
 ) -> FastAPI:
-    """The whole HTTP application; a file that is uploaded has `max_file_bytes` at most."""
+    """The whole HTTP application.
+
+    Args:
+        service: What is served.
+        keys: Who may call.
+        tracing: Told of each request.
+        control: What the control API works with; without it that answers 503.
+        max_file_bytes: Of a file that is uploaded.
+        settings: Names and origins that are let in.
+        limiter: How much is let in; without one nobody is told what was used.
+    """
     app = FastAPI(
         title="µLM",
         version=__version__,
@@ -73,6 +88,7 @@ def make_app(
             Middleware(ErrorMiddleware),
             Middleware(HostMiddleware, allowed=settings.allowed_hosts),
             Middleware(AuthMiddleware, keys=keys),
+            Middleware(LimitsMiddleware, limiter=limiter or Limiter(UsageWriter(_unwritten))),
             Middleware(BodyMiddleware, max_bytes=MAX_BODY_BYTES, uploads=files.UPLOADS),
         ],
         exception_handlers={
@@ -95,7 +111,9 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
     """Web pages of other origins may call us only where they are named."""
     if not origins:
         return []
+    kinds = [f"x-ratelimit-{word}" for word in ("limit", "remaining", "reset")]
     shown = ["x-request-id", "location", "etag", "retry-after"]
+    shown += [f"{kind}-{what}" for kind in kinds for what in ("requests", "tokens")]
     return [
         Middleware(
             CORSMiddleware,
@@ -105,3 +123,8 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
             expose_headers=shown,
         )
     ]
+
+
+def _unwritten(_writer: str, _seq: int, _rows: Sequence[UsageRow]) -> dict[str, int]:
+    """Where there is no ledger to write usage to."""
+    return {}

@@ -37,6 +37,8 @@ from serve_app.hosts import require_guard
 from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
 from serve_app.key_text import read_secret
+from serve_app.limiter import Limiter
+from serve_app.limits_renewal import LimitsRenewal
 from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.serve_client import ServeEngineClient
 from serve_app.served import Served, open_served
@@ -44,6 +46,7 @@ from serve_app.service import Service
 from serve_app.settings import AppArgs, IngressArgs
 from serve_app.token_channel import TokenReceiver
 from serve_app.tracing import TracedClient, Tracing
+from serve_app.usage_writer import UsageWriter
 
 
 class IngressHost:
@@ -53,11 +56,15 @@ class IngressHost:
         import ray
 
         from actors.ledger_host import connect_facts
+        from actors.limiter import open_limiter
         from actors.store_host import cluster_store
 
-        self._settings = Settings.from_env()
+        settings = self._settings = Settings.from_env()
         home = Home.from_env()
         self._facts: Facts = connect_facts()
+        self._usage = UsageWriter(self._facts.add_usage)
+        self._limiter = Limiter(self._usage, settings.rates)
+        self._renewal = LimitsRenewal(self._limiter, open_limiter)
         self._store: Store = cluster_store(home)
         self._receiver = TokenReceiver(ray.util.get_node_ip_address())
         self._metrics = ServiceMetrics(self._receiver.reports)
@@ -95,6 +102,8 @@ class IngressHost:
         """Take no more requests; the running ones come to their end."""
         if self._server is not None:
             await self._server.stop()
+            await self._renewal.stop()
+            await self._usage.stop()
         self._deployments.stop()
         self._service.background.close()
         await self._receiver.close()
@@ -102,7 +111,12 @@ class IngressHost:
 
     def _app(self) -> FastAPI:
         return make_app(
-            self._service, self._keys, self._tracing, self._control, settings=self._settings
+            self._service,
+            self._keys,
+            self._tracing,
+            self._control,
+            settings=self._settings,
+            limiter=self._limiter,
         )
 
     async def _listen(self, args: IngressArgs) -> None:
@@ -112,6 +126,8 @@ class IngressHost:
             require_guard(args.http_host, has_keys)
             tls = self._settings.tls
             server = HttpServer(self._app(), args.http_host, args.http_port, args.drain_s, tls)
+            self._usage.start()
+            self._renewal.start()
             await server.start()
             self._server = server
 

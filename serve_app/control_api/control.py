@@ -68,6 +68,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     409: {"description": "It is not, or no longer, so that this can be done.", "content": PROBLEM},
     413: {"description": "A body that is too large.", "content": PROBLEM},
     421: {"description": "The request is meant for another host.", "content": PROBLEM},
+    429: {"description": "More than a limit allows now.", "content": PROBLEM},
     500: {"description": "Something that we did not foresee, or damage.", "content": PROBLEM},
     502: {"description": "A server elsewhere cannot be reached.", "content": PROBLEM},
     503: {"description": "The ledger or the cluster does not answer.", "content": PROBLEM},

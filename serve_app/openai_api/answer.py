@@ -6,6 +6,7 @@ Invariant: errors up to the first token have an HTTP status of their own.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -16,8 +17,9 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.refs import new_id
 from serve_app.caller import Caller
+from serve_app.limiter import Ticket
 from serve_app.openai_api.asked import Asked, named_by_client
-from serve_app.openai_api.choices import BegunDeltas, Delta, begun, merge, read_choices
+from serve_app.openai_api.choices import BegunDeltas, Delta, Deltas, begun, merge, read_choices
 from serve_app.openai_api.finished import Finished, Usage
 from serve_app.openai_api.stream import EventStream
 from serve_app.served import Served
@@ -83,11 +85,32 @@ async def generate(served: Served, asked: Asked, caller: Caller) -> BegunDeltas:
         MulmError: whatever goes wrong before it, in the client's words for parameters.
     """
     requests = asked.requests(served, caller.request_id)
+    n_prompt = sum(map(len, asked.prompts))
+    n_new = sum(max(each.n, each.best_of) * each.sampling.max_tokens for each in requests)
+    caller.ticket.reserve(served.name, n_prompt + n_new)
     with named_by_client(grammar=asked.grammar_param, prompt=asked.prompt_param):
-        return await begun(merge([
+        return await begun(metered(caller.ticket, n_prompt, merge([
             read_choices(served.engine, served.model_id, request, served.tokenizer, n * request.n)
             for n, request in enumerate(requests)
-        ]))  # fmt: skip
+        ])))  # fmt: skip
+
+
+async def metered(ticket: Ticket, n_prompt: int, deltas: Deltas) -> Deltas:
+    """The same deltas, while their tokens are counted.
+
+    The prompt counts from the first on, and where a client leaves before; not where it was refused.
+    """
+    has_begun = False
+    try:
+        async with aclosing(deltas):
+            async for delta in deltas:
+                ticket.spend(0 if has_begun else n_prompt, len(delta.token_ids))
+                has_begun = True
+                yield delta
+    except (GeneratorExit, asyncio.CancelledError):
+        if not has_begun:
+            ticket.spend(n_prompt, 0)
+        raise
 
 
 async def _write_whole(state: _Answer, deltas: BegunDeltas) -> dict[str, Any]:

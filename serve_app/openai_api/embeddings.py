@@ -58,16 +58,21 @@ async def create_embeddings(
     inputs = await service.background.run(size_bytes, encode_inputs, body, served)
     end_s = asyncio.get_running_loop().time() + served.request_timeout_s
     requests = [_request(served, ids, f"{caller.request_id}-{n}") for n, ids in enumerate(inputs)]
+    n_tokens = sum(map(len, inputs))
+    caller.ticket.reserve(served.name, n_tokens)
     gate = asyncio.Semaphore(_AT_ONCE)
     tasks = [asyncio.create_task(_embed(served, one, gate, end_s)) for one in requests]
     try:
         with named_by_client(prompt="input"):
             found = await asyncio.gather(*tasks)
         vectors = [_unit(each, body.dimensions) for each in found]
+        caller.ticket.spend(n_tokens, 0)
+    except asyncio.CancelledError:
+        caller.ticket.spend(n_tokens, 0)
+        raise
     finally:
         for task in tasks:
             task.cancel()
-    n_tokens = sum(map(len, inputs))
     data = [
         {"object": "embedding", "index": index, "embedding": _written(vector, body)}
         for index, vector in enumerate(vectors)

@@ -39,7 +39,9 @@ class Client:
         with self._lock:
             self.n_at_once -= 1
         if is_busy:
-            code = {503: "overloaded", 401: "invalid_api_key"}[self.status]
+            code = {503: "overloaded", 429: "rate_limit_exceeded", 401: "invalid_api_key"}[
+                self.status
+            ]
             error = {"error": {"message": "no", "code": code}}
             return httpx.Response(self.status, json=error, headers={"retry-after": "2"})
         said = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
@@ -109,8 +111,9 @@ def test_what_cannot_be_sent_or_read_stops_no_other(tmp_path):
     }  # fmt: skip
 
 
-def test_a_busy_server_is_asked_again_after_what_it_says():
-    client, waits = Client(n_busy=3), []
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_busy_server_is_asked_again_after_what_it_says(status):
+    client, waits = Client(n_busy=3, status=status), []
     assert text_of(ask(client, one_order("a", DEFAULTS, as_chat=False), waits.append)) == "A"
     assert waits == [2.0, 4.0, 8.0]
     with pytest.raises(OverloadedError):

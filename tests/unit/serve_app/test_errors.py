@@ -29,7 +29,12 @@ def test_every_error_has_openais_body(cls):
     assert body["message"] == "what (do this)"
     assert body["param"] == "x"
     is_ours = status_of(error) >= 500
-    assert body["type"] == ("server_error" if is_ours else "invalid_request_error")
+    expected = {
+        "rate_limit_exceeded": "rate_limit_error",
+        "insufficient_quota": "insufficient_quota",
+    }
+    kind = expected.get(body["code"], "invalid_request_error")
+    assert body["type"] == ("server_error" if is_ours else kind)
 
 
 def test_a_special_error_has_the_status_of_its_family():
