@@ -26,10 +26,11 @@ from benchmarks.serve_shapes import SHAPES, matrix_bytes, random_model
 from mulm.model.adapter import MATRICES, Adapter, LowRank
 from mulm.model.batch import PAGE_TOKENS, Batch
 from mulm.model.config import MicroLMConfig
+from mulm.model.kv_cache import KvDtype
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.native.library import load_library
-from mulm.native.model import KvDtype, NativeModel
+from mulm.native.model import NativeModel
 
 FORMATS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5625}
 """Bytes a weight as the kernels keep it; the multipliers of int4 are in it."""

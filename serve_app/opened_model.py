@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -152,19 +151,19 @@ def open_weights(
     kernels = _kernels(folder) if device == "cpu" else None
     dtype = _dtype(args.dtype, device, has_kernels=kernels is not None)
     model = load_model(store, manifest, device, dtype)
+    model.kv_dtype = "int8" if args.kv_dtype == "int8" else None
     if kernels is not None and kernels.exists():
-        return _native(model, folder, n_threads, args), None
+        return _native(model, folder, n_threads), None
     torch.set_num_threads(n_threads)
     if kernels is None:
         if isinstance(model, QuantizedMicroLM):
             model.pack()
         return model, None
-    return model, lambda: _native(model, folder, n_threads, args)
+    return model, lambda: _native(model, folder, n_threads)
 
 
-def _native(model: MicroLM, folder: Path, n_threads: int, args: AppArgs) -> NativeModel:
-    kv_dtype: Literal["int8"] | None = "int8" if args.kv_dtype == "int8" else None
-    native = NativeModel(model, folder, n_threads, kv_dtype=kv_dtype)
+def _native(model: MicroLM, folder: Path, n_threads: int) -> NativeModel:
+    native = NativeModel(model, folder, n_threads, kv_dtype=model.kv_dtype)
     torch.set_num_threads(TORCH_THREADS_BESIDE_KERNELS)
     return native
 

@@ -55,7 +55,7 @@ class AppArgs(Frozen):
     kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
     """Memory for keys and values at most; one whole window is held in any case."""
     kv_dtype: Literal["auto", "int8"] = "auto"
-    """The type of keys and values: that of the model, or half of it on CPUs with the kernels."""
+    """The type of keys and values: that of the model, or bytes with a scale for each head."""
     n_guesses: Annotated[int, Field(ge=0, le=16)] = 0
     """Tokens of a stream that are guessed in one step at most; pays for answers that copy."""
     draft: str | None = None

@@ -1,8 +1,9 @@
 """Keys and values in pages, and attention over them in plain PyTorch.
 
-Made by `MicroLM.make_cache`, used by `MicroLM.extend`. Invariant: attention gives what
-`MicroLM.forward` gives for the same tokens, up to rounding. Pages are gathered for each layer; the
-CPU kernels of `mulm.native` read them in place instead.
+Made by `MicroLM.make_cache`, used by `MicroLM.extend`. Invariants: attention gives what
+`MicroLM.forward` gives for the same tokens, up to rounding; with int8 it sees the rounded keys and
+values of all tokens, those of the step itself too, so a prompt in pieces is what it is as a whole.
+Pages are gathered for each layer; the CPU kernels of `mulm.native` read them in place instead.
 Shape letters: L layers, P pages or positions, X tokens of a page, K kv heads, H d_head, T new
 tokens of all sequences, B sequences with one new token, N heads, G heads per kv head.
 """
@@ -10,6 +11,7 @@ tokens of all sequences, B sequences with one new token, N heads, G heads per kv
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,29 +21,98 @@ from mulm.model.attention import attention_by_torch
 from mulm.model.batch import PAGE_TOKENS, Batch
 from mulm.model.config import MicroLMConfig
 
+KvDtype = Literal["int8"] | None
+"""How keys and values are kept: in the model's own type, or in bytes with an fp32 scale for each
+token and head."""
+
+_SCALE_BYTES = 4
+_LARGEST_CODE = 127
+_SMALLEST = 1e-30
+"""What the largest number of a head is taken for at least, so that nothing is divided by zero."""
+
 
 class PagedCache:
-    """Memory for the keys and values of `n_pages` pages."""
+    """Memory for the keys and values of `n_pages` pages, which are read in the type `dtype`."""
 
     def __init__(
-        self, config: MicroLMConfig, n_pages: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: MicroLMConfig,
+        n_pages: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        kv_dtype: KvDtype = None,
     ) -> None:
-        shape = (config.n_layers, n_pages, PAGE_TOKENS, config.n_kv_heads, config.d_head)
-        self.k_LPXKH = torch.zeros(shape, dtype=dtype, device=device)
-        self.v_LPXKH = torch.zeros(shape, dtype=dtype, device=device)
+        self.dtype = dtype
+        shape_LPXK = (config.n_layers, n_pages, PAGE_TOKENS, config.n_kv_heads)
+        kept = torch.int8 if kv_dtype == "int8" else dtype
+        self.k_LPXKH, self.v_LPXKH = (
+            torch.zeros((*shape_LPXK, config.d_head), dtype=kept, device=device) for _ in range(2)
+        )
+        # Nothing for each token and head where numbers are kept as they are.
+        n_scales = 1 if kv_dtype == "int8" else 0
+        self.k_scale_LPXK1, self.v_scale_LPXK1 = (
+            torch.zeros((*shape_LPXK, n_scales), dtype=torch.float32, device=device)
+            for _ in range(2)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the memory is."""
+        return self.k_LPXKH.device
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pages."""
+        return sum(x.nbytes for x in self._all)
+
+    def write(self, layer: int, place_T: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> None:
+        """Put tokens at their places among those of all pages."""
+        if self.k_scale_LPXK1.shape[-1]:
+            k_TKH, k_scale_TK1 = _rounded(k_TKH)
+            v_TKH, v_scale_TK1 = _rounded(v_TKH)
+            self.k_scale_LPXK1[layer].flatten(0, 1)[place_T] = k_scale_TK1
+            self.v_scale_LPXK1[layer].flatten(0, 1)[place_T] = v_scale_TK1
+        self.k_LPXKH[layer].flatten(0, 1)[place_T] = k_TKH
+        self.v_LPXKH[layer].flatten(0, 1)[place_T] = v_TKH
+
+    def read(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (..., X, K, H) of these pages."""
+        k, v = self.k_LPXKH[layer][pages], self.v_LPXKH[layer][pages]
+        if not self.k_scale_LPXK1.shape[-1]:
+            return k, v
+        k_scale, v_scale = self.k_scale_LPXK1[layer][pages], self.v_scale_LPXK1[layer][pages]
+        return (k * k_scale).to(self.dtype), (v * v_scale).to(self.dtype)
+
+    def empty(self, pages: Tensor) -> None:
+        """Fill pages with zeros in all layers."""
+        for x in self._all:
+            x.index_fill_(1, pages, 0)
+
+    @property
+    def _all(self) -> tuple[Tensor, ...]:
+        return self.k_LPXKH, self.v_LPXKH, self.k_scale_LPXK1, self.v_scale_LPXK1
 
 
-def page_bytes(config: MicroLMConfig, dtype: torch.dtype) -> int:
+def _rounded(x_TKH: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes, and what they are multiples of: the largest number of a token's head is 127."""
+    x_TKH = x_TKH.float()
+    scale_TK1 = x_TKH.abs().amax(dim=-1, keepdim=True).clamp_(min=_SMALLEST) / _LARGEST_CODE
+    return (x_TKH / scale_TK1).round_().to(torch.int8), scale_TK1
+
+
+def page_bytes(config: MicroLMConfig, dtype: torch.dtype, kv_dtype: KvDtype = None) -> int:
     """Memory of one page in all layers."""
-    n_numbers = 2 * config.n_layers * PAGE_TOKENS * config.n_kv_heads * config.d_head
-    return n_numbers * dtype.itemsize
+    n_heads = 2 * config.n_layers * PAGE_TOKENS * config.n_kv_heads
+    if kv_dtype == "int8":
+        return n_heads * (config.d_head + _SCALE_BYTES)
+    return n_heads * config.d_head * dtype.itemsize
 
 
 class PagedAttention:
     """An `Attend` for the new tokens of a batch: all streams at once, each prompt by itself."""
 
     def __init__(self, cache: PagedCache, batch: Batch) -> None:
-        device = cache.k_LPXKH.device
+        device = cache.device
         begins, positions = batch.begins_S1.tolist(), batch.positions_T.tolist()
         sizes = [end - begin for begin, end in pairwise(begins)]
         self.cache = cache
@@ -69,15 +140,15 @@ class PagedAttention:
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
         """Store k and v, attend to all that stands before; B is 1."""
-        k_PXKH, v_PXKH = self.cache.k_LPXKH[layer], self.cache.v_LPXKH[layer]
-        k_PXKH.flatten(0, 1)[self.place_T] = k_BTKH[0]
-        v_PXKH.flatten(0, 1)[self.place_T] = v_BTKH[0]
+        self.cache.write(layer, self.place_T, k_BTKH[0], v_BTKH[0])
         mixed_BTNH = torch.empty_like(q_BTNH)
         if len(self.rows_B):
-            mixed_BTNH[0, self.rows_B] = self._streams(q_BTNH[0, self.rows_B], k_PXKH, v_PXKH)
+            mixed_BTNH[0, self.rows_B] = self._streams(layer, q_BTNH[0, self.rows_B])
         for prompt in self.prompts:
             rows = slice(prompt.begin, prompt.begin + prompt.n_tokens)
-            mixed_BTNH[:, rows] = prompt.attend(q_BTNH[:, rows], k_PXKH, v_PXKH)
+            mixed_BTNH[:, rows] = prompt.attend(
+                q_BTNH[:, rows], *self.cache.read(layer, prompt.pages_P)
+            )
         return mixed_BTNH
 
     def _empty(self, begun_P: Tensor) -> None:
@@ -87,13 +158,14 @@ class PagedAttention:
         there before could be no number, and spoil another sequence.
         """
         if len(begun_P):
-            self.cache.k_LPXKH[:, begun_P] = 0
-            self.cache.v_LPXKH[:, begun_P] = 0
+            self.cache.empty(begun_P)
 
-    def _streams(self, q_BNH: Tensor, k_PXKH: Tensor, v_PXKH: Tensor) -> Tensor:
-        k_BKPH, v_BKPH = (x[self.pages_BP].flatten(1, 2).transpose(1, 2) for x in (k_PXKH, v_PXKH))
+    def _streams(self, layer: int, q_BNH: Tensor) -> Tensor:
+        k_BKPH, v_BKPH = (
+            x.flatten(1, 2).transpose(1, 2) for x in self.cache.read(layer, self.pages_BP)
+        )
         # The heads of one kv head are folded into its queries: keys are never repeated.
-        q_BKGH = q_BNH.view(len(q_BNH), k_PXKH.shape[2], -1, q_BNH.shape[2])
+        q_BKGH = q_BNH.view(len(q_BNH), k_BKPH.shape[1], -1, q_BNH.shape[2])
         mixed_BKGH = functional.scaled_dot_product_attention(
             q_BKGH, k_BKPH, v_BKPH, attn_mask=self.may_see_B11P
         )
@@ -114,8 +186,7 @@ class _Prompt:
 
     def attend(self, q_BTNH: Tensor, k_PXKH: Tensor, v_PXKH: Tensor) -> Tensor:
         k_BKPH, v_BKPH = (
-            x[self.pages_P].flatten(0, 1)[: self.end].transpose(0, 1)[None]
-            for x in (k_PXKH, v_PXKH)
+            x.flatten(0, 1)[: self.end].transpose(0, 1)[None] for x in (k_PXKH, v_PXKH)
         )
         mixed_BNTH = attention_by_torch(q_BTNH.transpose(1, 2), k_BKPH, v_BKPH, self.may_see_TP)
         return mixed_BNTH.transpose(1, 2)

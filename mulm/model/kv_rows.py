@@ -30,8 +30,7 @@ class RowsAttention:
         self._place_B = page_B * PAGE_TOKENS + at_B % PAGE_TOKENS
         # As `PagedAttention` does; a row that begins no page empties the one that nobody reads.
         begun_B = page_B.masked_fill(at_B % PAGE_TOKENS != 0, rows.spare_page)
-        cache.k_LPXKH.index_fill_(1, begun_B, 0)
-        cache.v_LPXKH.index_fill_(1, begun_B, 0)
+        cache.empty(begun_B)
         # Beyond its own pages a row sees its first one again, and not in fact.
         held_BP = torch.arange(n_pages, device=device) <= number_B1
         self._pages_BP = torch.where(held_BP, pages_BP, pages_BP[:, :1])
@@ -40,22 +39,20 @@ class RowsAttention:
 
     def __call__(self, layer: int, q_1BNH: Tensor, k_1BKH: Tensor, v_1BKH: Tensor) -> Tensor:
         """Store k and v, attend to all that stands before."""
-        k_PXKH, v_PXKH = self._cache.k_LPXKH[layer], self._cache.v_LPXKH[layer]
-        k_PXKH.flatten(0, 1)[self._place_B] = k_1BKH[0]
-        v_PXKH.flatten(0, 1)[self._place_B] = v_1BKH[0]
+        self._cache.write(layer, self._place_B, k_1BKH[0], v_1BKH[0])
         # The heads of one kv head are folded into its queries: keys are never repeated.
-        q_BNH, n_kv_heads = q_1BNH[0], k_PXKH.shape[2]
+        q_BNH, n_kv_heads = q_1BNH[0], k_1BKH.shape[2]
         q_BKGH = q_BNH.view(len(q_BNH), n_kv_heads, -1, q_BNH.shape[2])
         mix = self._in_pieces if self._is_invariant else self._at_once
-        return mix(q_BKGH, k_PXKH, v_PXKH).flatten(1, 2)[None]
+        return mix(layer, q_BKGH).flatten(1, 2)[None]
 
-    def _at_once(self, q_BKGH: Tensor, k_PXKH: Tensor, v_PXKH: Tensor) -> Tensor:
-        k_BKPH, v_BKPH = (_gathered(x, self._pages_BP) for x in (k_PXKH, v_PXKH))
+    def _at_once(self, layer: int, q_BKGH: Tensor) -> Tensor:
+        k_BKPH, v_BKPH = self._gathered(layer, self._pages_BP)
         return functional.scaled_dot_product_attention(
             q_BKGH, k_BKPH, v_BKPH, attn_mask=self._may_see_B11P
         )
 
-    def _in_pieces(self, q_BKGH: Tensor, k_PXKH: Tensor, v_PXKH: Tensor) -> Tensor:
+    def _in_pieces(self, layer: int, q_BKGH: Tensor) -> Tensor:
         """In fp32, piece after piece of the same size (Milakov and Gimelshein, 2018).
 
         A piece that a row does not see leaves its sums as they are, to the bit: it adds zero and
@@ -65,7 +62,7 @@ class RowsAttention:
         largest_BKG1 = total_BKG1 = mixed_BKGH = None
         for begin in range(0, self._pages_BP.shape[1], PIECE_PAGES):
             pages_BP = self._pages_BP[:, begin : begin + PIECE_PAGES]
-            k_BKWH, v_BKWH = (_gathered(x, pages_BP).float() for x in (k_PXKH, v_PXKH))
+            k_BKWH, v_BKWH = (x.float() for x in self._gathered(layer, pages_BP))
             first, end = begin * PAGE_TOKENS, (begin + PIECE_PAGES) * PAGE_TOKENS
             scores_BKGW = query_BKGH @ k_BKWH.transpose(-1, -2)
             scores_BKGW.masked_fill_(~self._may_see_B11P[..., first:end], float("-inf"))
@@ -85,7 +82,7 @@ class RowsAttention:
         result_BKGH: Tensor = mixed_BKGH.to(q_BKGH.dtype)
         return result_BKGH
 
-
-def _gathered(x_PXKH: Tensor, pages_BP: Tensor) -> Tensor:
-    """(B, K, positions, H)."""
-    return x_PXKH[pages_BP].flatten(1, 2).transpose(1, 2)
+    def _gathered(self, layer: int, pages_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, K, positions, H)."""
+        k_BPXKH, v_BPXKH = self._cache.read(layer, pages_BP)
+        return k_BPXKH.flatten(1, 2).transpose(1, 2), v_BPXKH.flatten(1, 2).transpose(1, 2)

@@ -18,7 +18,7 @@ from mulm.model.attention import RowAttention, choose_kernel, document_positions
 from mulm.model.batch import Batch, Rows
 from mulm.model.compute import Compute
 from mulm.model.config import MicroLMConfig
-from mulm.model.kv_cache import PagedAttention, PagedCache, page_bytes
+from mulm.model.kv_cache import KvDtype, PagedAttention, PagedCache, page_bytes
 from mulm.model.kv_rows import RowsAttention
 from mulm.model.layers import Attend, Block, RMSNorm, rotary_tables
 
@@ -35,6 +35,8 @@ class MicroLM(nn.Module):
     def __init__(self, config: MicroLMConfig) -> None:
         super().__init__()
         self.config = config
+        self.kv_dtype: KvDtype = None
+        """Of the caches that are made from now on."""
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
@@ -101,12 +103,13 @@ class MicroLM(nn.Module):
         return functional.linear(hidden_XD, self.output_weight_VD)
 
     def make_cache(self, n_pages: int) -> PagedCache:
-        """As `LanguageModel.make_cache`, in the type of the norms."""
-        return PagedCache(self.config, n_pages, self.norm.weight.dtype, self.device)
+        """As `LanguageModel.make_cache`, in the type of the norms or as `kv_dtype` says."""
+        dtype = self.norm.weight.dtype
+        return PagedCache(self.config, n_pages, dtype, self.device, self.kv_dtype)
 
     def page_bytes(self) -> int:
         """As `LanguageModel.page_bytes`."""
-        return page_bytes(self.config, self.norm.weight.dtype)
+        return page_bytes(self.config, self.norm.weight.dtype, self.kv_dtype)
 
     def set_adapter(self, number: int, adapter: Adapter) -> None:
         """As `LanguageModel.set_adapter`."""

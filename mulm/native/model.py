@@ -9,7 +9,6 @@ Shape letters as in `mulm.model.batch`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from mulm.model.adapter import MATRICES, Adapter
 from mulm.model.batch import Batch
 from mulm.model.config import MicroLMConfig
+from mulm.model.kv_cache import KvDtype
 from mulm.model.layers import RMSNorm
 from mulm.model.lora import AdaptedLinear
 from mulm.model.microlm import MicroLM
@@ -28,7 +28,6 @@ from mulm.native.library import FAULTS, FORMATS, WIDEST_HEAD, address, load_libr
 _EMBEDDING, _UNEMBEDDING = 7, 8
 _NORMS = ("attention_norm", "mlp_norm", "attention.q_norm", "attention.k_norm")
 _LAST_NORM = 4
-KvDtype = Literal["int8"] | None
 _NO_MEMORY = len(FAULTS) - 1
 _WIDEST_INT8 = 1 << 16
 """Inputs of a matrix whose sums of products of bytes fit 32 bits."""

@@ -19,6 +19,17 @@ def test_near_to_the_exact_result(kernels, shape):
     assert 0 < (found - wanted).norm() < 0.025 * wanted.norm()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_plain_torch_keeps_the_same_bytes(kernels, shape):
+    """What is left are the kernels' own roundings, of queries and shares to 16 bits."""
+    model, ids = micro(shape), tokens(150)
+    found = read(NativeModel(model, kernels, 2, kv_dtype="int8"), ids, [100, *[1] * 50])
+    model.kv_dtype = "int8"
+    plain, exact = read(model, ids, [100, *[1] * 50]), expected(model, ids)
+    assert (found - plain).norm() < 0.15 * (found - exact).norm()
+    assert (found - plain).norm() < 2e-3 * plain.norm()
+
+
 def test_near_where_a_context_is_long_and_numbers_differ_in_size(kernels):
     model, ids = micro(), tokens(1300)
     with torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 
 from mulm.config import parse_config
 from mulm.manifest import Manifest
-from mulm.model.batch import Batch
+from mulm.model.batch import PAGE_TOKENS, Batch
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import Quantization, QuantizedMicroLM
@@ -82,8 +82,24 @@ def test_the_faster_form_computes_the_same(store, model, tmp_path, compiled):
     library = build(compiled)
     args = AppArgs(dtype="float32", n_threads=1)
     opened, make_faster = open_weights(store, stored(store, model), args, tmp_path)
-    (tmp_path / library.name).write_bytes(library.read_bytes())
+    for part in library.parent.glob(f"{library.name}*"):
+        (tmp_path / part.name).write_bytes(part.read_bytes())
     torch.testing.assert_close(hidden(make_faster()), hidden(opened), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
+def test_keys_and_values_are_kept_as_asked_for_with_and_without_kernels(
+    store, model, tmp_path, compiled, kv_dtype
+):
+    args, manifest = AppArgs(n_threads=1, kv_dtype=kv_dtype), stored(store, model)
+    config, per_number = model.config, {"auto": 2, "int8": 1}[kv_dtype]
+    n_heads = 2 * config.n_layers * config.n_kv_heads * PAGE_TOKENS
+    for folder, kind in ((tmp_path, MicroLM), (compiled, NativeModel)):
+        opened, _ = open_weights(store, manifest, args, folder)
+        assert isinstance(opened, kind)
+        n_scale = 4 if kv_dtype == "int8" else 0
+        assert opened.page_bytes() == n_heads * (config.d_head * per_number + n_scale)
+        torch.testing.assert_close(hidden(opened), hidden(model), rtol=0.1, atol=0.1)
 
 
 def test_without_a_compiler_it_is_plain_torch_in_fp32(store, model, tmp_path, monkeypatch):
