@@ -24,6 +24,7 @@ from jobs.cli_data import data, data_gc
 from jobs.cli_doctor import doctor
 from jobs.cli_eval import evaluate
 from jobs.cli_model import model
+from jobs.cli_ps import ps
 from jobs.cli_root import Root
 from jobs.cli_runs import runs
 from jobs.cli_talk import chat, generate
@@ -57,7 +58,7 @@ def cli() -> None:
 
 for verb in (
     backup, chat, cluster, completion, compress, config, data, doctor, evaluate, generate, model,
-    restore, runs, tokenizer, train,
+    ps, restore, runs, tokenizer, train,
 ):  # fmt: skip
     cli.add_command(verb)
 cli.add_command(data_gc, "gc")

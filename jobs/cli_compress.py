@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from jobs.cli_complete import names_of
+from jobs.cli_remote import done_elsewhere, with_server
 from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
 from mulm.config import load_config
 from mulm.model.compress_config import FORMATS, CompressConfig
@@ -18,6 +19,7 @@ from mulm.model.compress_config import FORMATS, CompressConfig
 @click.option("--name", help="Publish as this; NAME-FORMAT if not given.")
 @click.option("--keep", type=float, help="pruned: the share of parameters that stays; 0.5.")
 @with_overrides
+@with_server
 @with_json
 def compress(
     model: str,
@@ -39,8 +41,10 @@ def compress(
     """
     values: dict[str, Any] = {"model": model, "to": to, "name": name, "keep": keep}
     config = load_config(CompressConfig, values, overrides)
-    with open_journey() as journey:
-        result = journey.compress(config)
+    result = done_elsewhere("compress", lambda: config)
+    if result is None:
+        with open_journey() as journey:
+            result = journey.compress(config)
     print_result(
         result,
         as_json,

@@ -14,10 +14,12 @@ import click
 
 from jobs.cli_complete import names_of
 from jobs.cli_data_look import LOOKS, open_shelf
+from jobs.cli_remote import chosen_server, show_elsewhere, versions_of, with_server
 from jobs.cli_verbs import (
     Verbs,
     open_journey,
     print_result,
+    print_versions,
     say,
     shown_progress,
     with_json,
@@ -55,6 +57,7 @@ def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @data.command("ls")
 @click.argument("name", required=False, shell_complete=names_of("dataset"))
+@with_server
 @with_json
 def data_ls(name: str | None, as_json: bool) -> None:
     """List all versions, or those of NAME: tokens, documents, size, age, sources.
@@ -65,6 +68,9 @@ def data_ls(name: str | None, as_json: bool) -> None:
     """
     from jobs.dataset_listing import listing_lines
 
+    if chosen_server() is not None:
+        print_versions(versions_of("dataset", name), as_json)
+        return
     with open_shelf() as shelf:
         rows, now_s = shelf.listed(name), shelf.clock()
     if as_json:
@@ -77,6 +83,7 @@ def data_ls(name: str | None, as_json: bool) -> None:
 
 @data.command("show")
 @click.argument("ref", shell_complete=names_of("dataset"))
+@with_server
 @with_json
 def data_show(ref: str, as_json: bool) -> None:
     """Show REF: counts, sources and licences, rules, tokenizer, parents, files.
@@ -87,6 +94,8 @@ def data_show(ref: str, as_json: bool) -> None:
     """
     from jobs.dataset_listing import description_lines
 
+    if show_elsewhere("dataset", ref, as_json):
+        return
     with open_shelf() as shelf:
         result = shelf.described(ref)
     click.echo(json.dumps(result) if as_json else "\n".join(description_lines(result)))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from jobs.cli_complete import names_of
+from jobs.cli_remote import done_elsewhere, with_server
 from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
 from mulm.config import load_config
 from mulm.data.sources.remote import is_remote
@@ -30,6 +31,7 @@ _KNOWN = ", ".join((BITS_PER_BYTE, *SUITES))
 @click.option("--limit", type=int, help="Items of each suite at most.")
 @click.option("--dataset", help="Whose held-out text; that of the model's own if not given.")
 @with_overrides
+@with_server
 @with_json
 def evaluate(
     model: str,
@@ -54,8 +56,10 @@ def evaluate(
     values: dict[str, Any] = {"model": model, "dataset": dataset, "limit": limit}
     values |= {"suites": names, "data": _data(given, names)}
     config = load_config(EvaluateConfig, values, overrides)
-    with open_journey() as journey:
-        result = journey.measure(config)
+    result = done_elsewhere("evaluate", lambda: config)
+    if result is None:
+        with open_journey() as journey:
+            result = journey.measure(config)
     print_result(result, as_json, _sentence(result))
 
 

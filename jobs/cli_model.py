@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.cli_complete import names_of
+from jobs.cli_remote import open_remote, show_elsewhere, versions_of, with_server
 from jobs.cli_verbs import (
     Verbs,
-    open_journey,
     print_result,
     print_versions,
     say,
@@ -32,19 +32,21 @@ def model() -> None:
 
 
 @model.command("ls")
+@with_server
 @with_json
 def model_ls(as_json: bool) -> None:
     """List model versions.
 
     \b
     Example:  mulm model ls --json
+              mulm model ls --url http://10.0.0.5:8000 --key @~/its_key
     """
-    with open_journey() as journey:
-        print_versions(journey.versions("model"), as_json)
+    print_versions(versions_of("model"), as_json)
 
 
 @model.command("show")
 @click.argument("name", metavar="MODEL", shell_complete=names_of("model"))
+@with_server
 @with_json
 def model_show(name: str, as_json: bool) -> None:
     """Show MODEL: shape, parameters, files, lineage, aliases.
@@ -53,6 +55,8 @@ def model_show(name: str, as_json: bool) -> None:
     Example:  mulm model show demo
               mulm model show demo@live --json
     """
+    if show_elsewhere("model", name, as_json):
+        return
     with open_exchange() as exchange:
         result = exchange.show(name)
     print_result(result, as_json, "")
@@ -63,6 +67,7 @@ def model_show(name: str, as_json: bool) -> None:
 @model.command("alias")
 @click.argument("name", metavar="MODEL", shell_complete=names_of("model"))
 @click.argument("alias")
+@with_server
 @with_json
 def model_alias(name: str, alias: str, as_json: bool) -> None:
     """Let ALIAS mean MODEL from now on. What serves the alias follows within a second or two.
@@ -70,8 +75,14 @@ def model_alias(name: str, alias: str, as_json: bool) -> None:
     \b
     Example:  mulm model alias demo@4 live
     """
-    with open_exchange() as exchange:
-        result = exchange.point(name, alias)
+    from jobs.remote_versions import RemoteVersions
+
+    with open_remote() as remote:
+        if remote is not None:
+            result = RemoteVersions(remote).point(name, alias)
+        else:
+            with open_exchange() as exchange:
+                result = exchange.point(name, alias)
     before = f", before {result['before']}" if result["before"] else ""
     print_result(result, as_json, "{alias} is {model}" + before)
 

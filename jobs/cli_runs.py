@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from jobs.cli_complete import run_names
+from jobs.cli_remote import with_server
 from jobs.cli_runs_acts import ACTS
+from jobs.cli_runs_desk import elsewhere, events_of, open_runs, with_run
 from jobs.cli_verbs import Verbs, say, with_json, with_quiet
 from mulm.errors import ConfigError, ConflictError, UnknownNameError, nearest
 from mulm.facts import Phase, Run
 from mulm.home import Home
+from mulm.terminal_text import harmless
 
 if TYPE_CHECKING:
     from actors.run_desk import RunDesk
@@ -43,10 +45,6 @@ for act in ACTS:
     runs.add_command(act)
 
 
-def _with_run(command: F) -> F:
-    return click.argument("run", metavar="RUN", shell_complete=run_names)(command)
-
-
 def _count(name: str, what: str, least: int = 1) -> Callable[[F], F]:
     return click.option(name, type=click.IntRange(min=least), metavar="N", help=what)
 
@@ -55,6 +53,7 @@ def _count(name: str, what: str, least: int = 1) -> Callable[[F], F]:
 @click.option("--kind", help="Only prepare, train, evaluate, compress ...")
 @click.option("--phase", type=click.Choice(get_args(Phase)), help="Only runs in this phase.")
 @_count("--limit", "The newest N.")
+@with_server
 @with_json
 def runs_ls(kind: str | None, phase: str | None, limit: int | None, as_json: bool) -> None:
     """List runs, newest first.
@@ -67,7 +66,7 @@ def runs_ls(kind: str | None, phase: str | None, limit: int | None, as_json: boo
     from jobs.run_words import listing_lines
     from mulm.runs.digest import listed
 
-    with _desk() as desk:
+    with open_runs() as desk:
         _require_kind(desk, kind)
         found = [one for one in desk.all(kind) if phase in (None, one.run.phase)]
         rows = [listed(one, desk.facts) for one in found[:limit]]
@@ -80,7 +79,7 @@ def runs_ls(kind: str | None, phase: str | None, limit: int | None, as_json: boo
 
 
 @runs.command("show", epilog=_RUN_HELP)
-@_with_run
+@with_run
 @with_json
 def runs_show(run: str, as_json: bool) -> None:
     """Show RUN: its phase, what became of it, progress, checkpoints, what it reads, its config.
@@ -92,9 +91,10 @@ def runs_show(run: str, as_json: bool) -> None:
     from jobs.run_words import description_lines
     from mulm.runs.digest import described
 
-    with _desk() as desk:
+    with open_runs() as desk:
         found = desk.find(run)
         told = described(found, desk.facts, Home.from_env().run(found.run.id))
+        told = elsewhere(desk, told)
     if as_json:
         click.echo(json.dumps(told))
     else:
@@ -102,7 +102,7 @@ def runs_show(run: str, as_json: bool) -> None:
 
 
 @runs.command("logs", epilog=_RUN_HELP)
-@_with_run
+@with_run
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @_count("--limit", "The last N events; all if not given.", least=0)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each event.")
@@ -110,27 +110,49 @@ def runs_show(run: str, as_json: bool) -> None:
 def runs_logs(run: str, follow: bool, limit: int | None, as_json: bool) -> None:
     """Print what happened in RUN, a line for each event.
 
-    Metrics and samples have verbs of their own; with --json they are here too.
+    Metrics and samples have verbs of their own; with --json they are here too. Ctrl-C ends the
+    watching, and the run goes on.
 
     \b
     Example:  mulm runs logs demo
               mulm runs logs run_3f2a -f --limit 20
               mulm runs logs demo --json | jq .kind
     """
-    from jobs.run_log import run_log
     from jobs.run_words import event_lines
     from mulm.runs.curve import finite
 
-    with _desk() as desk:
-        for event in run_log(desk, desk.find(run).run.id, limit, follow, with_all=as_json):
+    with open_runs() as desk:
+        for event in events_of(desk, desk.find(run).run.id, limit, follow, with_all=as_json):
             if as_json:
                 click.echo(json.dumps(asdict(event) | {"data": finite(event.data)}))
             else:
                 _print(event_lines(event))
 
 
+@runs.command("output", epilog=_RUN_HELP)
+@with_run
+@_count("--lines", "The last N lines; 200 if not given.")
+@with_json
+def runs_output(run: str, lines: int | None, as_json: bool) -> None:
+    """Print the last lines that the process of RUN printed, as far as its job is known.
+
+    \b
+    Example:  mulm runs output demo
+              mulm runs output run_3f2a --lines 1000
+    """
+    with open_runs() as desk:
+        found = desk.find(run).run.id
+        text = desk.log_tail(found, lines or 200)
+    if as_json:
+        click.echo(json.dumps({"run": found, "output": text}))
+    elif text:
+        click.echo(harmless(text))
+    else:
+        say("there is none")
+
+
 @runs.command("metrics", epilog=_RUN_HELP)
-@_with_run
+@with_run
 @_count("--every", "Only steps that N divides, and the newest.")
 @_count("--last", "Only the last N rows.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
@@ -151,7 +173,7 @@ def runs_metrics(
 
     if as_csv and as_json:
         raise ConfigError("--csv and --json are two formats", hint="give one of them")
-    with _desk() as desk:
+    with open_runs() as desk:
         rows = thinned(_curve(desk, _training(desk, run)), every, last)
     if as_csv:
         click.echo(csv_text(rows), nl=False)
@@ -164,7 +186,7 @@ def runs_metrics(
 
 
 @runs.command("samples", epilog=_RUN_HELP)
-@_with_run
+@with_run
 @_count("--last", "Only the last N steps that have any.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each text.")
 @with_quiet
@@ -178,7 +200,7 @@ def runs_samples(run: str, last: int | None, as_json: bool) -> None:
     from jobs.run_tables import newest_samples, sample_lines
     from mulm.runs.digest import all_events
 
-    with _desk() as desk:
+    with open_runs() as desk:
         found = _training(desk, run)
         samples = newest_samples(all_events(desk.facts, found.id, "sample"), last)
     if as_json:
@@ -202,7 +224,7 @@ def runs_compare(names: tuple[str, ...], as_json: bool) -> None:
     from jobs.run_tables import comparison_lines
     from mulm.runs.compare import Contender, compare
 
-    with _desk() as desk:
+    with open_runs() as desk:
         found = {run.id: run for run in (_training(desk, name) for name in names)}
         if len(found) < 2:
             raise ConfigError(
@@ -241,14 +263,6 @@ def _curve(desk: RunDesk, run: Run) -> list[Row]:
     from mulm.runs.digest import all_events
 
     return curve(all_events(desk.facts, run.id, "metric"))
-
-
-@contextmanager
-def _desk() -> Iterator[RunDesk]:
-    from actors.run_desk import open_desk
-
-    with open_desk(Home.from_env()) as desk:
-        yield desk
 
 
 def _print(lines: Iterable[str]) -> None:

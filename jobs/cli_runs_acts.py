@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.cli_complete import run_names
-from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
-from mulm.errors import ConflictError
+from jobs.cli_remote import open_remote
+from jobs.cli_runs_desk import open_runs, with_run
+from jobs.cli_verbs import (
+    open_journey,
+    print_result,
+    shown_progress,
+    with_json,
+    with_overrides,
+)
+from mulm.errors import ConfigError, ConflictError
 from mulm.home import Home
 
 if TYPE_CHECKING:
+    from actors.run_desk import RunDesk
     from mulm.runs.standing import Standing
 
 
 @click.command("pause")
-@click.argument("run", metavar="RUN", shell_complete=run_names)
+@with_run
 @with_json
 def pause(run: str, as_json: bool) -> None:
     """Have RUN write a checkpoint and end; `resume` goes on from there.
@@ -32,14 +40,12 @@ def pause(run: str, as_json: bool) -> None:
     Example:  mulm runs pause demo
               mulm runs pause run_3f2a --json
     """
-    from actors.run_desk import open_desk
-
-    with open_desk(Home.from_env()) as desk:
-        _print_stand(desk.pause(desk.find(run).run.id), as_json)
+    with open_runs() as desk:
+        _print_stand(desk, desk.pause(desk.find(run).run.id), as_json)
 
 
 @click.command("cancel")
-@click.argument("run", metavar="RUN", shell_complete=run_names)
+@with_run
 @with_json
 def cancel(run: str, as_json: bool) -> None:
     """End RUN, also one that waits or is paused. Its checkpoints stay.
@@ -50,14 +56,12 @@ def cancel(run: str, as_json: bool) -> None:
     Example:  mulm runs cancel demo
               mulm runs cancel run_3f2a --json
     """
-    from actors.run_desk import open_desk
-
-    with open_desk(Home.from_env()) as desk:
-        _print_stand(desk.cancel(desk.find(run).run.id), as_json)
+    with open_runs() as desk:
+        _print_stand(desk, desk.cancel(desk.find(run).run.id), as_json)
 
 
 @click.command("resume")
-@click.argument("run", metavar="RUN", shell_complete=run_names)
+@with_run
 @click.option("--cancelled", is_flag=True, help="Also a run that was cancelled or stopped.")
 @click.option("--detach", is_flag=True, help="Do not wait for its end; needs `mulm up`.")
 @with_overrides
@@ -80,10 +84,13 @@ def resume(
     from mulm.runs.transitions import may_resume
     from mulm.store import open_store
 
+    if (result := _resumed_elsewhere(run, cancelled, detach, overrides)) is not None:
+        print_result(result, as_json, "{run} goes on" if detach else "{run} has succeeded")
+        return
     home = Home.from_env()
     with open_desk(home) as desk, open_journey() as journey:
         found = desk.find(run).run
-        result: dict[str, Any] = {"run": found.id}
+        result = {"run": found.id}
         if not may_resume(desk.one(found.id), also_cancelled=cancelled):
             _require_no_change(found.id, overrides)
             result |= {} if detach else journey.attend(found.id, RunWatch(desk, found.id))
@@ -104,23 +111,52 @@ def _require_no_change(run_id: str, overrides: Sequence[str]) -> None:
         )
 
 
-def _print_stand(found: Standing, as_json: bool) -> None:
-    from mulm.runs.digest import checkpoint_steps
+def _resumed_elsewhere(
+    run: str, cancelled: bool, detach: bool, overrides: Sequence[str]
+) -> dict[str, Any] | None:
+    """What came of it at the chosen server; None for this machine."""
+    from jobs.remote_desk import RemoteDesk
+    from jobs.remote_follow import attend, newest_phase
+
+    with open_remote() as remote:
+        if remote is None:
+            return None
+        if overrides or cancelled:
+            raise ConfigError(
+                "--set and --cancelled do not travel over HTTP",
+                hint="leave them away, or start anew",
+            )
+        desk = RemoteDesk(remote)
+        found = desk.find(run).run.id
+        after = newest_phase(desk.runs, found)
+        desk.runs.ask(found, "resume")
+        result = {} if detach else attend(desk.runs, found, after, shown_progress())
+        return {"run": found} | result
+
+
+def _print_stand(desk: RunDesk, found: Standing, as_json: bool) -> None:
     from mulm.runs.kinds import TRAIN
 
-    steps = checkpoint_steps(Home.from_env().run(found.run.id) / "checkpoints")
-    told = {
-        "run": found.run.id,
-        "phase": found.run.phase,
-        "checkpoint": steps[-1] if steps else None,
-    }
+    step = _newest_checkpoint(desk, found.run.id)
+    told = {"run": found.run.id, "phase": found.run.phase, "checkpoint": step}
     if as_json:
         click.echo(json.dumps(told))
         return
-    kept = f", with a checkpoint of step {steps[-1]}" if steps else ""
-    if not steps and found.run.kind == TRAIN:
+    kept = "" if step is None else f", with a checkpoint of step {step}"
+    if step is None and found.run.kind == TRAIN:
         kept = ", before its first checkpoint"
     click.echo(f"{found.run.id} {_WORDS.get(found.run.phase, found.run.phase)}{kept}")
+
+
+def _newest_checkpoint(desk: RunDesk, run_id: str) -> int | None:
+    from jobs.remote_desk import RemoteDesk
+    from mulm.runs.digest import checkpoint_steps
+
+    if isinstance(desk, RemoteDesk):
+        told = desk.facts.last_event(run_id, "checkpoint")
+        return None if told is None else int(told.data["step"])
+    steps = checkpoint_steps(Home.from_env().run(run_id) / "checkpoints")
+    return steps[-1] if steps else None
 
 
 _WORDS = {

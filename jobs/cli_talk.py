@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from jobs.cli_verbs import open_journey, say, with_json
+from jobs.cli_remote import open_chat, with_server
+from jobs.cli_verbs import say, with_json
 from mulm.errors import ConfigError, JobFailedError
 from mulm.home import Home
 from mulm.terminal_text import harmless, read_text, written
@@ -24,6 +25,7 @@ from mulm.terminal_text import harmless, read_text, written
 @click.option("--temperature", default=0.8, show_default=True)
 @click.option("--top-p", type=float, help="Only the likeliest tokens of this share.")
 @click.option("--seed", type=int, help="Repeat the same answer.")
+@with_server
 @with_json
 def chat(
     prompt: str | None,
@@ -40,12 +42,12 @@ def chat(
     \b
     Example:  mulm chat "It was a dark night, and"
               echo "The wizard said" | mulm chat
+              mulm chat --url http://10.0.0.5:8000 --key @~/its_key
     """
     from jobs.chat import choose_model, converse, talk
     from jobs.conversation import ChatOptions
 
-    with open_journey() as journey:
-        client = journey.client()
+    client = open_chat()
     try:
         name = choose_model(client, model)
         said = None if system is None else written(system)
@@ -71,6 +73,7 @@ def chat(
 @click.option("--seed", type=int, help="Repeat the same answers.")
 @click.option("--stop", multiple=True, help="A text that ends an answer; several are possible.")
 @click.option("--concurrency", default=16, show_default=True, help="Requests at a time.")
+@with_server
 @with_json
 def generate(
     prompt: str | None,
@@ -98,8 +101,7 @@ def generate(
         raise ConfigError("--out belongs to --file")
     if concurrency < 1:
         raise ConfigError("--concurrency counts from 1")
-    with open_journey() as journey:
-        client = journey.client()
+    client = open_chat()
     try:
         given = {name: value for name, value in sampling.items() if value is not None}
         given |= {"stop": [written(text) for text in stop]} if stop else {}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.cli_complete import names_of
-from jobs.cli_verbs import Verbs, open_journey, print_versions, with_json
+from jobs.cli_remote import versions_of, with_server
+from jobs.cli_verbs import Verbs, print_versions, with_json
 from mulm.errors import ConfigError
 from mulm.home import Home
 from mulm.terminal_text import harmless, read_text, written
@@ -27,6 +28,7 @@ def tokenizer() -> None:
 
 @tokenizer.command("ls")
 @click.argument("name", required=False, shell_complete=_REF)
+@with_server
 @with_json
 def tokenizer_ls(name: str | None, as_json: bool) -> None:
     """List all versions of tokenizers, or those of NAME.
@@ -35,9 +37,7 @@ def tokenizer_ls(name: str | None, as_json: bool) -> None:
     Example:  mulm tokenizer ls
               mulm tokenizer ls books --json
     """
-    with open_journey() as journey:
-        found = journey.versions("tokenizer")
-    print_versions([one for one in found if name in (None, one.name)], as_json)
+    print_versions(versions_of("tokenizer", name), as_json)
 
 
 @tokenizer.command("show")

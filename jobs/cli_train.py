@@ -8,9 +8,12 @@ from pathlib import Path
 
 import click
 
+from jobs.cli_remote import chosen_server, done_elsewhere, with_server
 from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
 from mulm.config import load_config
+from mulm.errors import ConfigError
 from mulm.home import Home
+from mulm.train.config import TrainConfig
 
 
 @click.command()
@@ -27,6 +30,7 @@ from mulm.home import Home
     envvar="MULM_PRICE_PER_KWH",
     help="With --dry-run: of energy, in any currency.",
 )
+@with_server
 @with_json
 def train(
     config: Path,
@@ -40,19 +44,26 @@ def train(
     """Train the model that CONFIG (a YAML file) describes.
 
     The same config is the same run: finished, it is not repeated; stopped or killed, it goes on
-    from its newest checkpoint. Ctrl-C stops it after a checkpoint.
+    from its newest checkpoint. Ctrl-C stops it after a checkpoint; at a server elsewhere (--url) it
+    ends the watching only, and the run goes on.
 
     \b
     Example:  mulm train examples/demo.yaml
               mulm train examples/demo.yaml --set steps=200 --set name=quick
               mulm train examples/demo.yaml --dry-run
               mulm train examples/demo.yaml --dry-run --watts 65 --price-per-kwh 0.30
+              mulm train demo.yaml --url http://10.0.0.5:8000 --key @~/its_key
     """
+    if dry_run and chosen_server() is not None:
+        raise ConfigError("--dry-run plans for this machine", hint="leave --url and MULM_URL away")
     if dry_run:
         _print_preview(config, overrides, as_json, measure, watts, price_per_kwh)
         return
-    with open_journey() as journey:
-        result = journey.train(config, overrides)
+    found = done_elsewhere("train", lambda: load_config(TrainConfig, config, overrides))
+    if found is None:
+        with open_journey() as journey:
+            found = journey.train(config, overrides)
+    result = found
     (judged,) = (name for name in result if name.startswith("validation_"))
     words = judged.removeprefix("validation_").replace("_", " ")
     print_result(result, as_json, f"{{model}}: {{{judged}:.3f}} {words}, {{parameters}} parameters")
@@ -68,7 +79,6 @@ def _print_preview(
 ) -> None:
     from mulm.ledger import Ledger
     from mulm.store import Store
-    from mulm.train.config import TrainConfig
     from mulm.train.estimate import describe_estimate, estimate
     from mulm.train.preview import describe, preview, work_of
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 _QUIET = "mulm.is_quiet"
 
 
+ONLY_HERE = frozenset(
+    {"up", "down", "demo", "env", "cluster", "serve"}
+    | {"config", "doctor", "completion", "backup", "restore", "gc"}
+)
+"""Verbs that are about this machine by what they are."""
+
+
 class Verbs(click.Group):
     """A group that names the nearest verb when one is mistyped."""
 
@@ -37,7 +45,21 @@ class Verbs(click.Group):
             raise UnknownNameError(
                 f"no command {args[0]!r}", hint=nearest(args[0], self.list_commands(ctx))
             )
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        _note_here(ctx, name, command, rest)
+        return name, command, rest
+
+
+def _note_here(
+    context: click.Context, name: str | None, command: click.Command | None, args: list[str]
+) -> None:
+    """Say that a verb works on this machine where somebody may think that it does elsewhere."""
+    if command is None or isinstance(command, click.Group) or not os.environ.get("MULM_URL"):
+        return
+    takes_url = any(option.name == "url" for option in command.params)
+    is_known = name in ONLY_HERE or context.info_name in ONLY_HERE
+    if not (takes_url or is_known or {"-q", "--quiet", "-h", "--help"} & {*args}):
+        click.echo("MULM_URL is set, but this works on this machine", err=True)
 
 
 def with_json(command: F) -> F:

@@ -16,6 +16,7 @@ import psutil
 from actors.cluster_info import ClusterInfo, read_info
 from actors.job_client import JobClient
 from actors.processes import Pack, is_alive
+from actors.tls_trust import trust_of
 from mulm.errors import MulmError
 from mulm.home import Home
 
@@ -81,7 +82,9 @@ def _jobs(info: ClusterInfo, home: Home) -> tuple[str, ...] | None:
 
 def _http(info: ClusterInfo) -> str:
     try:
-        with httpx.Client(trust_env=False, timeout=_ANSWER_TIMEOUT_S) as client:
+        with httpx.Client(
+            trust_env=False, timeout=_ANSWER_TIMEOUT_S, verify=trust_of(info)
+        ) as client:
             return "ready" if client.get(f"{info.api_url}/readyz").is_success else "not ready"
     except httpx.HTTPError:
         return "no answer"

@@ -114,7 +114,9 @@ def explain_settings(env: Mapping[str, str] = os.environ) -> list[Explained]:
     """
     settings = Settings.from_env(env)
     found: list[tuple[str, Any]] = [("MULM_HOME", str(Home.from_env(env).root))]
-    found += [(variable_of(field), value) for field, value in settings.model_dump().items()]
+    found += [
+        (variable_of(field), value) for field, value in settings.model_dump(mode="json").items()
+    ]
     found += [(name, _shown(name, env.get(name) or default)) for name, default in _OTHERS.items()]
     return [
         Explained(name, value, *(("environment", name) if env.get(name) else ("default", "")))

@@ -31,7 +31,18 @@ from mulm.testing import TINY_SHAPE, tiny_dataset
 from mulm.train.config import TrainConfig
 from mulm.train.metrics import OF_THE_MACHINE
 
-VERBS = {"ls", "show", "logs", "metrics", "samples", "pause", "resume", "cancel", "compare"}
+VERBS = {
+    "ls",
+    "show",
+    "logs",
+    "output",
+    "metrics",
+    "samples",
+    "pause",
+    "resume",
+    "cancel",
+    "compare",
+}
 CONFIG = {
     "name": "demo", "dataset": "tiny", "model": TINY_SHAPE, "steps": 30, "batch_tokens": 64,
     "seq_len": 16, "log_every": 1, "validate_every": 10, "checkpoint_every": 10, "device": "cpu",

@@ -1,0 +1,233 @@
+"""A client of the control API of a server, here or elsewhere.
+
+Used by the verbs of `mulm` that take `--url`. Invariants: what the server says is wrong is raised
+as the error of that code; a request is sent again only where doing it twice is harmless, or where
+it never arrived; all that waits has a deadline.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from mulm.errors import (
+    AuthError,
+    ConfigError,
+    ConflictError,
+    DeadlineError,
+    MulmError,
+    NotFoundError,
+    OverloadedError,
+    UnreachableError,
+    error_classes,
+)
+
+API = "/api/v1"
+_CONNECT_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 120.0
+_PAUSES_S = (0.3, 1.0, 3.0)
+"""Before the second, third and last try."""
+_LONGEST_PAUSE_S = 10.0
+_PASSING = frozenset({429, 502, 503, 504})
+"""Answers of a server that is busy or starting, or of what stands before it."""
+_SILENCE_S = 60.0
+"""An event stream shows life every 15 s."""
+_PAGE = 100
+_BY_STATUS: Mapping[int, type[MulmError]] = {
+    401: AuthError,
+    403: AuthError,
+    404: NotFoundError,
+    409: ConflictError,
+    412: ConflictError,
+    429: OverloadedError,
+}
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class ConnectionLostError(UnreachableError):
+    """The connection ended while something was expected on it."""
+
+
+class Remote:
+    """The control API at one address.
+
+    Args:
+        url: Such as `https://mulm.example` or `http://10.0.0.5:8000`, with or without `/v1`.
+        key: An API key of the scope `all`; for answers of models one for inference is enough.
+        verify: Which certificates are trusted; by default those of the system and of SSL_CERT_FILE.
+        sleep: Waits some seconds.
+
+    Raises:
+        ConfigError: that is no address of a server.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        verify: ssl.SSLContext | bool = True,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url, self._sleep = address_of(url), sleep
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            trust_env=urlsplit(self.url).hostname not in _LOOPBACK,  # a proxy, but not to ourselves
+            verify=ssl.create_default_context() if verify is True else verify,
+        )
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.close()
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._http.close()
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON of a path below `/api/v1`, or of one that begins with `/`.
+
+        Raises:
+            UnreachableError, DeadlineError: nobody answers, also after some tries.
+            MulmError: what the server says, of the class that its code names.
+        """
+        return self._send("GET", path, params=_given(params)).json()
+
+    def text(self, path: str, **params: Any) -> str:
+        """As `get`, for what is text."""
+        return self._send("GET", path, params=_given(params)).text
+
+    def post(self, path: str, body: Any = None, *, is_repeatable: bool = False) -> httpx.Response:
+        """Send JSON; raises as `get`.
+
+        What is not repeatable is sent again only where it was never received.
+        """
+        return self._send("POST", path, json=body, is_repeatable=is_repeatable)
+
+    def put(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
+        """Send JSON that takes the place of what is there; raises as `get`."""
+        return self._send("PUT", path, json=body, headers=dict(headers or {})).json()
+
+    def items(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
+        """All items of a list, page by page."""
+        after = None
+        while True:
+            page = self.get(path, limit=_PAGE, after=after, **params)
+            yield from page["data"]
+            if not page.get("has_more") or not page["data"]:
+                return
+            after = page["data"][-1]["id"]
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """An answer that comes line by line; not tried again, since the caller knows from where.
+
+        Raises:
+            ConnectionLostError: it broke, or nothing has come for a minute.
+            MulmError: what the server says.
+        """
+        timeout = httpx.Timeout(_SILENCE_S, connect=_CONNECT_TIMEOUT_S)
+        try:
+            with self._http.stream(
+                "GET", _path(path), headers=dict(headers), timeout=timeout
+            ) as reply:
+                if reply.is_error:
+                    reply.read()
+                    raise error_of(reply)
+                yield reply
+        except httpx.TransportError as error:
+            raise ConnectionLostError(f"{self.url} does not answer: {_said(error)}") from None
+
+    def _send(
+        self, method: str, path: str, *, is_repeatable: bool = True, **options: Any
+    ) -> httpx.Response:
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                reply = self._http.request(method, _path(path), **options)
+            except httpx.TransportError as error:
+                was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if pause_s is None or (was_sent and not is_repeatable):
+                    raise self._unanswered(error) from None
+            else:
+                is_passing = reply.status_code in _PASSING and is_repeatable
+                if not reply.is_error:
+                    return reply
+                if pause_s is None or not is_passing:
+                    raise error_of(reply)
+                pause_s = max(pause_s, _retry_after_s(reply))
+            self._sleep(pause_s)
+        raise AssertionError("the last try returns or raises")
+
+    def _unanswered(self, error: httpx.TransportError) -> MulmError:
+        if isinstance(error, httpx.ReadTimeout):
+            return DeadlineError(
+                f"{self.url} has not answered within {_READ_TIMEOUT_S:.0f} s",
+                hint="it may have begun what was asked: look before asking again",
+            )
+        return UnreachableError(
+            f"no answer from {self.url}: {_said(error)}",
+            hint="is that the address, and is the application up there? (--url, MULM_URL)",
+        )
+
+
+def address_of(url: str) -> str:
+    """An address without what stands behind the host. Raises ConfigError."""
+    text = url.strip().rstrip("/")
+    for ending in ("/api/v1", "/v1"):
+        text = text.removesuffix(ending)
+    try:
+        parts = urlsplit(text)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or parts.query or parts.username:
+        raise ConfigError(
+            f"{url[:80]!r} is no address of a server", hint="such as http://10.0.0.5:8000"
+        )
+    return text
+
+
+def error_of(reply: httpx.Response) -> MulmError:
+    """What the server says is wrong, from a problem or from OpenAI's error object."""
+    classes = {cls.code: cls for cls in error_classes()}
+    fallback = _BY_STATUS.get(reply.status_code, MulmError)
+    try:
+        told = reply.json()
+        told = told.get("error", told)
+        message, hint = str(told.get("detail") or told["message"]), str(told.get("hint") or "")
+        kind = fallback if reply.status_code in (401, 403) else classes.get(str(told.get("code")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, hint, kind = f"the server answered {reply.status_code}", "", None
+    if reply.status_code == 401:
+        hint = "--key, or MULM_API_KEY, is a key of that server"
+    return (kind or fallback)(message, hint=hint)
+
+
+def _path(path: str) -> str:
+    return path if path.startswith("/") else f"{API}/{path}"
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _retry_after_s(reply: httpx.Response) -> float:
+    text = reply.headers.get("retry-after", "")
+    return min(_LONGEST_PAUSE_S, float(text)) if text.isdecimal() else 0.0

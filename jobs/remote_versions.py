@@ -1,0 +1,89 @@
+"""Models and datasets of a server elsewhere, told as those of this machine are.
+
+Called by `mulm model` and `mulm data` for `--url`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.remote import Remote
+from mulm.errors import ConfigError
+from mulm.facts import Version
+from mulm.manifest import Kind
+from mulm.refs import parse_ref
+
+Result = dict[str, Any]
+
+
+class RemoteVersions:
+    """The versions of one server."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def all(self, kind: Kind, name: str | None = None) -> list[Version]:
+        """All versions of a kind, or of one name, oldest first."""
+        found = [_version(kind, one) for one in self._remote.items(f"{kind}s", name=name)]
+        return found[::-1]
+
+    def show(self, kind: Kind, ref: str) -> Result:
+        """One version: counts, files, lineage, licences, aliases. Raises NotFoundError."""
+        found = self._remote.get(f"{kind}s/{parse_ref(ref)}")
+        return {
+            kind: found["id"],
+            f"{kind}_id": found["manifest_id"],
+            "aliases": found["aliases"],
+            "created_s": found["created_at"],
+            "config": found["config"],
+            "counts": found["counts"],
+            "files": {one["name"]: one["size_bytes"] for one in found["files"]},
+            "parents": found["parents"],
+            "licences": found["licences"],
+            "code_version": found["code_version"],
+        }
+
+    def point(self, model: str, alias: str) -> Result:
+        """Let `name@alias` mean a model version; what serves the alias follows.
+
+        Raises:
+            NotFoundError: no such version.
+            ConfigError: no alias can be called that.
+            ConflictError: somebody else has moved it meanwhile.
+        """
+        found = self._remote.get(f"models/{parse_ref(model)}")
+        name, number = found["name"], found["version"]
+        target = parse_ref(f"{name}@{alias}")
+        if target.alias is None:
+            raise ConfigError(f"an alias is a word, not the number {alias}", hint="such as live")
+        aliases = {
+            one["alias"]: one["version"]
+            for one in self._remote.get(f"models/{name}/aliases")["data"]
+        }
+        before = aliases.get(alias)
+        seen = {"If-None-Match": "*"} if before is None else {"If-Match": f'"{before}"'}
+        if before != number:
+            self._remote.put(f"models/{name}/aliases/{alias}", {"version": number}, seen)
+        return {
+            "alias": str(target),
+            "model": found["id"],
+            "model_id": found["manifest_id"],
+            "before": None if before is None else f"{name}@{before}",
+        }
+
+
+def description_lines(kind: Kind, told: Result) -> list[str]:
+    """What `show` says to a person."""
+    aliases = f" ({', '.join(told['aliases'])})" if told["aliases"] else ""
+    counts = ", ".join(f"{value:,} {key}" for key, value in told["counts"].items())
+    lines = [f"{told[kind]}{aliases}  {told[f'{kind}_id']}", f"counts     {counts}"]
+    lines += [f"file       {name}  {size:,} bytes" for name, size in told["files"].items()]
+    for role, parent in told["parents"].items():
+        known = f"{' = '.join(parent['refs'])}  " if parent["refs"] else ""
+        lines.append(f"made from  {role} {known}{parent['id']}")
+    return [*lines, f"licences   {', '.join(told['licences']) or 'not stated'}"]
+
+
+def _version(kind: Kind, values: dict[str, Any]) -> Version:
+    created_s = float(values["created_at"])
+    return Version(kind, values["name"], values["version"], values["manifest_id"], created_s)
