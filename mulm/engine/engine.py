@@ -10,12 +10,13 @@ kernels allow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 
 from mulm.data.tokenizer import Tokenizer
 from mulm.engine.adapters import Adapters
+from mulm.engine.answers import answer_all
 from mulm.engine.budget import StepBudget
 from mulm.engine.check import check_request
 from mulm.engine.drawing import draw
@@ -31,7 +32,7 @@ from mulm.engine.stats import EngineStats
 from mulm.engine.stops import StopStrings
 from mulm.engine.unfinished import Unfinished
 from mulm.errors import ConfigError, ConflictError, UnknownNameError
-from mulm.messages import GenerateRequest, Grammar, TokenChunk, join_chunks
+from mulm.messages import GenerateRequest, Grammar, TokenChunk
 from mulm.model.adapter import Adapter
 from mulm.model.batch import LanguageModel
 
@@ -156,6 +157,10 @@ class Engine:
         self._unfinished.add(Group(request, sequences), self._clock() + request.deadline_s)
         self._prompt_tokens += len(request.prompt_ids)
 
+    def can_add(self, request: GenerateRequest) -> bool:
+        """Whether the waiting line has room for it."""
+        return self._scheduler.can_enqueue(request)
+
     def cancel(self, request_id: str) -> bool:
         """Stop a request and free its pages; False when it has ended already."""
         return self._unfinished.cancel(request_id)
@@ -188,33 +193,12 @@ class Engine:
         """Run requests to their end; the whole answers of all choices, by request id.
 
         However many there are, only as many as the waiting line holds are taken at a time.
-        """
-        answers: dict[str, list[TokenChunk]] = {}
-        try:
-            self._answer_all(iter(requests), answers)
-        except BaseException:  # one that cannot be taken, or Ctrl-C: the others go with it
-            for request_id in answers:
-                self.cancel(request_id)
-            raise
-        for choices in answers.values():
-            choices.sort(key=lambda choice: choice.index)
-        return answers
 
-    def _answer_all(
-        self, source: Iterator[GenerateRequest], answers: dict[str, list[TokenChunk]]
-    ) -> None:
-        waiting = next(source, None)
-        parts: dict[tuple[str, int], list[TokenChunk]] = {}
-        while waiting is not None or self._unfinished:
-            while waiting is not None and self._scheduler.can_enqueue(waiting):
-                self.add(waiting)
-                answers[waiting.request_id] = []
-                waiting = next(source, None)
-            for chunk in self.step():
-                key = (chunk.request_id, chunk.index)
-                parts.setdefault(key, []).append(chunk)
-                if chunk.finish_reason:
-                    answers[chunk.request_id].append(join_chunks(parts.pop(key)))
+        Raises:
+            ConflictError: requests that were added are being generated.
+            MulmError: one cannot be taken; none is generated any more.
+        """
+        return answer_all(self, requests)
 
     def swap(self, model: LanguageModel) -> None:
         """Go on with other weights of the same shape from the next step on.

@@ -146,6 +146,16 @@ def test_generate_feeds_more_requests_than_the_line_holds():
     assert len(engine(n_slots=2, max_waiting=1).generate(requests)) == 9
 
 
+def test_generate_takes_no_tokens_from_requests_that_were_added():
+    under_test = engine()
+    under_test.add(request("added", max_tokens=2))
+    with pytest.raises(ConflictError, match="1 requests that were added"):
+        under_test.generate([request("a")])
+    assert [chunk.request_id for chunk in under_test.step()] == ["added"]
+    under_test.cancel("added")
+    assert set(under_test.generate([request("a")])) == {"a"}
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_a_deadline_ends_a_request(started):
     clock = Clock()
