@@ -27,6 +27,7 @@ FILES = (
     "compare.js",
     "connection.js",
     "datasets.js",
+    "deployments.js",
     "dom.js",
     "feed.js",
     "icon.svg",

@@ -12,7 +12,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections import ChainMap
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,15 @@ from serve_app.control_api.control import Control
 from serve_app.control_api.event_feed import EventFeed
 from serve_app.control_api.served_state import ServedState
 from serve_app.deployer import Deployer
+from serve_app.deployments import Deployments
+from serve_app.engine_report import EngineReport
+from serve_app.followed import Followed
 from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
 from serve_app.key_text import digest_of
-from serve_app.served import Served
-from serve_app.service import Service
+from serve_app.served import Served, open_served
+from serve_app.service import Fixed, Service, Serving
+from tests.unit.serve_app.conftest import FakeServe
 
 KEY, WEAK_KEY = "mulm_sk_" + "k" * 43, "mulm_sk_" + "w" * 43
 SECRET = b"s" * 32
@@ -136,11 +141,8 @@ class Jobs:
         return self.log
 
 
-class IdleServe:
-    """Serve's REST API, where nothing runs."""
-
-    def request(self, _method: str, _path: str, **_options: Any) -> dict[str, Any]:
-        return {"applications": {}}
+async def _greet(_applications: list[str]) -> None:
+    pass
 
 
 class Site:
@@ -151,6 +153,7 @@ class Site:
         self.engine, self.jobs = Engine(), Jobs()
         tokenizer = tiny_tokenizer()
         self.served = Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, 4096, self.engine)
+        self.serve, self.reports = FakeServe("mulm"), list[EngineReport]()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
@@ -173,13 +176,27 @@ class Site:
 
     async def _serve(self, is_up: threading.Event) -> None:
         self._loop, self._is_over = asyncio.get_running_loop(), asyncio.Event()
-        server = HttpServer(self._app(), "127.0.0.1", self.port, 0.0)
+        deployer = Deployer(self.serve)
+        deployments = Deployments(
+            self.ledger, deployer, self._follow, _greet, random.Random(1), period_s=0.05
+        )
+        state = ServedState(deployments.serving, deployer, lambda: self.reports)
+        serving = ChainMap[str, Serving](deployments.serving, {"tiny": Fixed(self.served)})
+        server = HttpServer(self._app(serving, state), "127.0.0.1", self.port, 0.0)
+        deployments.start()
         await server.start()
         is_up.set()
         await self._is_over.wait()
+        deployments.stop()
         await server.stop()
 
-    def _app(self) -> Any:
+    def _follow(self, _application: str, around: Any) -> Followed:
+        def read(args: Any, engine: Any) -> Served:
+            return open_served(args, self.store, self.ledger, engine)
+
+        return Followed(around(self.engine), read, lambda _args: ("",), poll_s=0.01)
+
+    def _app(self, serving: Mapping[str, Serving], state: ServedState) -> Any:
         def write(method: str, *args: Any, **kwargs: Any) -> None:
             getattr(self.ledger, method)(*args, **kwargs)
 
@@ -189,10 +206,10 @@ class Site:
             RunDesk(self.home, self.ledger, self.jobs, write),
             RunStarter(self.home, self.ledger, self.store, self.jobs),
             EventFeed(self.ledger, period_s=0.02),
-            ServedState({}, Deployer(IdleServe()), list),
+            state,
         )
-        service = Service.of(self.served)
-        return make_app(service, KeyRing(self.ledger.key_secrets, SECRET), control=control)
+        ring = KeyRing(self.ledger.key_secrets, SECRET)
+        return make_app(Service(serving), ring, control=control)
 
     def run(self, run_id: str = RUN, name: str = "made", **config: Any) -> str:
         """A training run that goes on."""

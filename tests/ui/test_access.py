@@ -18,6 +18,7 @@ PLACES = (
     "#/models",
     "#/models/tiny@2",
     "#/datasets/made@1",
+    "#/deployments",
     "#/keys",
 )
 
@@ -27,6 +28,8 @@ def full(site, made):
     """A site with something in every view."""
     site.versions()
     site.ledger.set_alias("model", "tiny", "live", 1)
+    spec = {"args": {"model": "tiny@1", "served_name": "pet"}}
+    site.ledger.set_deployment("pet", spec, "serve tiny@1")
     site.step(site.run("run_000000000001", name="other", seed=3), *range(1, 30))
     run = site.run(name="a-name-" + "x" * 100)
     site.step(run, *range(1, 80))
@@ -47,8 +50,9 @@ def settled(page, place: str) -> None:
     if "run_" in place:
         expect(page.get_by_role("img", name=re.compile("^Loss.* points")).first).to_be_visible()
     elif place == "#/chat":
-        expect(page.get_by_label("Model A").locator("option")).to_have_count(1)
         page.get_by_label("Two side by side").check()
+        page.get_by_label("Model A").select_option("tiny")
+        page.get_by_label("Model B").select_option("tiny")
         page.get_by_label("Message").fill("Hello")
         page.get_by_label("Message").press("Enter")
         expect(page.locator(".model .answer").first).to_have_text("Hello there")

@@ -75,3 +75,17 @@ def test_an_engine_that_breaks_says_so(site, enter):
     say(page, "Hello")
     expect(page.get_by_role("alert").filter(has_text="too much to do")).to_be_visible()
     expect(answers(page)).to_have_text(["Hello there"])
+
+
+def test_a_small_window_gives_what_fits(site, enter):
+    site.versions()
+    spec = {"args": {"model": "tiny@1", "served_name": "pet"}}
+    site.ledger.set_deployment("pet", spec, "serve tiny@1")
+    page = enter("#/deployments")
+    expect(page.locator(".head .badge")).to_have_text("running")
+    page = enter("#/chat", expected=("status of 400",))
+    page.get_by_label("Model A").select_option("pet")
+    say(page, "Hello")
+    expect(answers(page)).to_have_text(["Hello there"])
+    [request] = site.engine.requests
+    assert len(request.prompt_ids) + request.sampling.max_tokens == 64

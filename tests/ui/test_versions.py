@@ -60,7 +60,7 @@ def test_what_a_model_was_made_from(stocked, enter):
     child = model.model_copy(update={"parents": parents})
     store.save(child)
     ledger.publish("model", "child", child.id)
-    page = enter("#/models/child@1")
+    page = enter("#/models/child@1", expected=("status of 404",))
     tree = page.locator(".tree")
     expect(tree.get_by_role("link")).to_have_text(["text@1", "tiny@1", "run_0123456789ab"])
     tree.get_by_role("link", name="text@1").click()

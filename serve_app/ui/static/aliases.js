@@ -3,7 +3,7 @@
 // people never undo each other unknowingly.
 
 import { get, part, query, request } from "./api.js";
-import { el, foreign, problem, put } from "./dom.js";
+import { el, foreign, isDone, put } from "./dom.js";
 import { ago } from "./words.js";
 
 const HISTORY_SHOWN = 6;
@@ -17,7 +17,7 @@ export function aliasesOf(kind, version, life, changed) {
   const fresh = el("input", { "aria-label": "New alias", placeholder: "new alias, such as live", maxlength: 64, required: true });
   const form = el("form", { class: "fields", onsubmit: (event) => {
     event.preventDefault();
-    move(fresh.value.trim(), version.version, { "if-none-match": "*" }).then((isDone) => isDone && (fresh.value = ""));
+    move(fresh.value.trim(), version.version, { "if-none-match": "*" }).then((isMade) => isMade && (fresh.value = ""));
   } }, fresh, el("button", { type: "submit" }, `Let it point to ${version.version}`));
 
   async function load() {
@@ -45,19 +45,15 @@ export function aliasesOf(kind, version, life, changed) {
 
   async function move(alias, to, headers) {
     put(said);
-    try {
+    const isMoved = await isDone(said, life, async () => {
       await request("PUT", `${path}/${part(alias)}`, { body: { version: to }, headers });
       put(said, el("p", {}, el("b", {}, foreign(alias, 60)), ` points to ${to} now.`));
-      await Promise.all([load(), changed()]);
-      return true;
-    } catch (error) {
-      if (life.aborted) return false;
-      put(said, problem(error));
-      if (error.status === 412) await load().catch((again) => put(said, problem(again)));
-      return false;
-    }
+      await changed();
+    });
+    if (!life.aborted) await isDone(list, life, load); // also where somebody else was faster
+    return isMoved;
   }
 
-  load().catch((error) => life.aborted || put(said, problem(error)));
+  isDone(said, life, load);
   return el("section", { class: "card" }, el("h2", {}, "Aliases of ", foreign(version.name, 60)), list, said, form);
 }

@@ -46,6 +46,18 @@ export function query(path, values) {
   return given.length ? `${path}?${new URLSearchParams(given)}` : path;
 }
 
+/** The first `n` pages of a list as one: {data, hasMore}. */
+export async function pages(path, values, n, signal) {
+  const data = [];
+  let hasMore = true;
+  for (let at = 0; at < n && hasMore; at++) {
+    const page = await get(query(path, { ...values, after: data.at(-1)?.id }), { signal });
+    data.push(...page.data);
+    hasMore = page.has_more;
+  }
+  return { data, hasMore };
+}
+
 /** One part of a path. */
 export const part = encodeURIComponent;
 

@@ -6,6 +6,7 @@ import { chatView } from "./chat.js";
 import { compareView } from "./compare.js";
 import { connection } from "./connection.js";
 import { datasetCards } from "./datasets.js";
+import { deploymentsView } from "./deployments.js";
 import { el, put, titled } from "./dom.js";
 import { keysView } from "./keys.js";
 import { runView } from "./run.js";
@@ -33,6 +34,7 @@ const VIEWS = {
     open: versionsView("tokenizers", "Tokenizers", "No tokenizers yet."),
     one: versionView("tokenizers"),
   },
+  deployments: { title: "Deployments", open: deploymentsView },
   chat: { title: "Chat", open: chatView, isForAll: true },
   keys: { title: "Keys", open: keysView },
 };

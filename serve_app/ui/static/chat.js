@@ -3,7 +3,7 @@
 
 import { get } from "./api.js";
 import { ChatPane } from "./chat_pane.js";
-import { el, problem, put } from "./dom.js";
+import { el, isDone, put } from "./dom.js";
 import { session } from "./session.js";
 
 let room = null;
@@ -42,15 +42,13 @@ class Room {
     this.#arrange();
   }
 
-  async load(life) {
-    try {
+  load(life) {
+    return isDone(this.said, life, async () => {
       const names = (await get("v1/models", { signal: life })).data.map(({ id }) => id);
       this.panes[0].offer(names, names[0]);
       this.panes[1].offer(names, names[1] ?? names[0]);
       put(this.said);
-    } catch (error) {
-      if (!life.aborted) put(this.said, problem(error));
-    }
+    });
   }
 
   async send() {

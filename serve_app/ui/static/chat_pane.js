@@ -69,7 +69,7 @@ export class ChatPane {
   }
 
   async #read(answer, hasLogprobs, signal, at) {
-    const reply = await request("POST", "v1/chat/completions", { signal, body: this.#body(hasLogprobs) });
+    const reply = await this.#ask(this.#body(hasLogprobs), signal);
     let [first, reason, usage] = [null, "", null];
     for await (const { data } of eventsOf(reply.body)) {
       if (data === "[DONE]") break;
@@ -87,6 +87,16 @@ export class ChatPane {
     const seconds = (performance.now() - first) / 1000;
     put(this.state, [n && `${number(n)} tokens`, first && `first after ${Math.round(first - at)} ms`,
       n > 1 && first && `${number((n - 1) / seconds, 3)} tokens/s`, reason === "length" && "cut at the most tokens"].filter(Boolean).join(", "));
+  }
+
+  /** Where the most tokens do not fit into the window, as many as fit. */
+  async #ask(body, signal) {
+    try {
+      return await request("POST", "v1/chat/completions", { signal, body });
+    } catch (error) {
+      if (error.code !== "context_length_exceeded" || !body.max_tokens) throw error;
+      return this.#ask({ ...body, max_tokens: undefined }, signal);
+    }
   }
 
   #body(hasLogprobs) {

@@ -2,7 +2,7 @@
 // cards behind the facts of a version. Statistics read the whole corpus, so they wait until asked.
 
 import { get, part, query } from "./api.js";
-import { el, foreign, problem, put } from "./dom.js";
+import { el, folded, foreign, isDone, put } from "./dom.js";
 import { number, size } from "./words.js";
 
 const SHOWN = 4;
@@ -21,15 +21,11 @@ function preview(path, life) {
   const split = el("select", { "aria-label": "Split", onchange: () => load() },
     ["", "train", "validation"].map((name) => el("option", { value: name }, name || "both splits")));
 
-  async function load() {
-    try {
-      const asked = query(`${path}/preview`, { n: SHOWN, chars: SHOWN_CHARS, seed, grep: grep.value, split: split.value });
-      const { data } = await get(asked, { signal: life });
-      put(list, data.length ? data.map(document) : el("p", { class: "faint" }, "No document is like that."));
-    } catch (error) {
-      if (!life.aborted) put(list, problem(error));
-    }
-  }
+  const load = () => isDone(list, life, async () => {
+    const asked = query(`${path}/preview`, { n: SHOWN, chars: SHOWN_CHARS, seed, grep: grep.value, split: split.value });
+    const { data } = await get(asked, { signal: life });
+    put(list, data.length ? data.map(document) : el("p", { class: "faint" }, "No document is like that."));
+  });
 
   load();
   return el("section", { class: "card" },
@@ -57,28 +53,22 @@ function token({ id, text, completes, is_special: isSpecial, is_learned: isLearn
 
 /** Histograms, and for each reason the documents that were dropped for it. */
 function statistics(path, life) {
-  const bars = el("div", { class: "columns" });
-  const dropped = el("div", { class: "grid" });
   let isAsked = false;
   const load = async () => {
     if (isAsked) return;
     isAsked = true;
-    for (const box of [bars, dropped]) put(box, el("p", { class: "faint" }, "Reading the corpus …"));
-    try {
+    for (const box of [bars.body, dropped.body]) put(box, el("p", { class: "faint" }, "Reading the corpus …"));
+    isAsked = await isDone(bars.body, life, async () => {
       const told = await get(`${path}/stats`, { signal: life });
-      put(bars, histogram("Length of documents, bytes", told.lengths), histogram("Length, tokens", told.tokens),
-        histogram("Languages", told.languages), histogram("Sources", told.sources));
-      put(dropped, el("p", {}, `${number(told.rejected)} dropped beside ${number(told.documents)} kept.`),
+      put(bars.body, el("div", { class: "columns" }, histogram("Length of documents, bytes", told.lengths),
+        histogram("Length, tokens", told.tokens), histogram("Languages", told.languages), histogram("Sources", told.sources)));
+      put(dropped.body, el("p", {}, `${number(told.rejected)} dropped beside ${number(told.documents)} kept.`),
         told.reasons.map((bar) => rejects(path, bar, told.rejected, life)));
-    } catch (error) {
-      isAsked = false;
-      if (!life.aborted) for (const box of [bars, dropped]) put(box, problem(error));
-    }
+    });
+    if (!isAsked) put(dropped.body, "This could not be read.");
   };
-  return [["Statistics", bars], ["Dropped", dropped]].map(([name, body]) => {
-    const card = el("details", { class: "card", ontoggle: () => card.open && load() }, el("summary", {}, name), body);
-    return card;
-  });
+  const [bars, dropped] = ["Statistics", "Dropped"].map((name) => folded(name, load));
+  return [bars.element, dropped.element];
 }
 
 function histogram(name, bars) {
@@ -97,19 +87,15 @@ function rejects(path, bar, all, life) {
   let last = null;
   const list = el("div", { class: "grid" });
   const more = el("button", { type: "button", hidden: true, onclick: () => load() }, "More");
-  async function load() {
-    try {
-      const page = await get(query(`${path}/rejects/${part(bar.name)}`, { limit: SHOWN, after: last }), { signal: life });
-      last = page.last_id;
-      more.hidden = !page.has_more;
-      list.append(...page.data.map(reject));
-    } catch (error) {
-      if (!life.aborted) put(list, problem(error));
-    }
-  }
-  const element = el("details", { ontoggle: () => element.open && last === null && load() },
-    el("summary", {}, foreign(bar.name, 60), ` ${number(bar.count)}`, el("span", { class: "faint" }, ` ${number((100 * bar.count) / all, 3)} %`)),
-    list, more);
+  const load = () => isDone(list, life, async () => {
+    const page = await get(query(`${path}/rejects/${part(bar.name)}`, { limit: SHOWN, after: last }), { signal: life });
+    last = page.last_id;
+    more.hidden = !page.has_more;
+    list.append(...page.data.map(reject));
+  });
+  const name = [foreign(bar.name, 60), ` ${number(bar.count)}`, el("span", { class: "faint" }, ` ${number((100 * bar.count) / all, 3)} %`)];
+  const { element, body } = folded(name, () => last === null && load(), {});
+  put(body, list, more);
   return element;
 }
 

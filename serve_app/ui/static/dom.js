@@ -100,6 +100,24 @@ export function problem({ message, hint, requestId }) {
     hint && el("span", {}, " ", foreign(hint)), requestId && el("small", {}, ` ${requestId}`));
 }
 
+/** Whether something went well; what went wrong is shown in `box` while `life` lasts. */
+export async function isDone(box, life, work) {
+  try {
+    await work();
+    return true;
+  } catch (error) {
+    if (!life.aborted) put(box, problem(error));
+    return false;
+  }
+}
+
+/** A part of the page that is closed at first; `fill()` is called when it is opened. */
+export function folded(name, fill, attributes = { class: "card" }) {
+  const body = el("div");
+  const element = el("details", { ...attributes, ontoggle: () => element.open && fill?.() }, el("summary", {}, name), body);
+  return { element, body };
+}
+
 /** The name of the page in the browser's tab. */
 export function titled(text) {
   document.title = `${cut(String(text), 80)} · µLM`;

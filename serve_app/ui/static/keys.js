@@ -1,11 +1,12 @@
 // API keys: who may use the service. A view. Invariant: the text of a new key is shown once, kept
 // nowhere, and gone when the view is left.
 
-import { every, get, part, query, request } from "./api.js";
-import { confirmed, el, foreign, problem, put, table } from "./dom.js";
+import { every, pages, part, request } from "./api.js";
+import { confirmed, el, foreign, isDone, problem, put, table } from "./dom.js";
 import { clock } from "./words.js";
 
 const POLL_MS = 10_000;
+const MOST_PAGES = 50;
 const DAY_S = 86_400;
 const LIVES = [["for ever", ""], ["for a day", DAY_S], ["for 30 days", 30 * DAY_S], ["for a year", 365 * DAY_S]];
 
@@ -19,17 +20,13 @@ export function keysView(main, life) {
     event.preventDefault();
     const body = { name: name.value.trim(), scope: scope.value };
     act("POST", "api/v1/keys", lasts.value ? { ...body, expires_in_s: Number(lasts.value) } : body)
-      .then((isDone) => isDone && (name.value = ""));
+      .then((isMade) => isMade && (name.value = ""));
   } }, el("h2", {}, "A new key"), el("div", { class: "fields" },
     el("label", {}, "Whose it is", name), el("label", {}, "May", scope), el("label", {}, "Valid", lasts),
     el("button", { type: "submit", class: "primary" }, "Make it")));
-  const tell = (error) => life.aborted || put(said, problem(error));
 
   async function load() {
-    const keys = [];
-    for (let page = { has_more: true }; page.has_more; keys.push(...page.data)) {
-      page = await get(query("api/v1/keys", { limit: 100, after: keys.at(-1)?.id }), { signal: life });
-    }
+    const { data: keys } = await pages("api/v1/keys", { limit: 100 }, MOST_PAGES, life);
     const news = JSON.stringify(keys);
     if (box.dataset.news === news) return;
     box.dataset.news = news;
@@ -49,21 +46,17 @@ export function keysView(main, life) {
     ];
   }
 
-  async function act(method, path, body) {
+  function act(method, path, body) {
     put(said);
-    try {
+    return isDone(said, life, async () => {
       const reply = await request(method, path, { body });
       if (reply.status !== 204) put(said, once(await reply.json(), () => put(said)));
       await load();
-      return true;
-    } catch (error) {
-      tell(error);
-      return false;
-    }
+    });
   }
 
   main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Keys")), said, box, form);
-  every(POLL_MS, life, load, tell);
+  every(POLL_MS, life, load, (error) => put(said, problem(error)));
 }
 
 /** The text of a key, for the only time. */

@@ -3,13 +3,14 @@
 
 import { every, get, part, request } from "./api.js";
 import { Chart } from "./chart.js";
-import { confirmed, el, foreign, pairs, problem, put, table, titled } from "./dom.js";
+import { confirmed, el, folded, foreign, isDone, pairs, problem, put, table, titled } from "./dom.js";
 import { RunFeed } from "./feed.js";
 import { badge } from "./runs.js";
 import { ago, clock, duration, flat, number, plain } from "./words.js";
 
 const POLL_MS = 3000;
 const LOG_LINES = 300;
+const MOST_CHARS = 100_000;
 const ROWS_SHOWN = 200;
 const STEERABLE = new Set(["queued", "preparing", "running", "pausing"]);
 const RESUMABLE = new Set(["paused", "failed"]);
@@ -40,7 +41,7 @@ class View {
     this.notes = el("div");
     this.numbers = folded("Numbers", () => this.drawNumbers());
     this.log = folded("Log", () => this.loadLog());
-    this.config = folded("Config", () => {});
+    this.config = folded("Config");
     main.append(
       el("div", { class: "head" }, this.title, this.standing, this.acts), this.said, this.bar,
       this.charts.element, this.samples.element,
@@ -89,15 +90,11 @@ class View {
   }
 
   #acts(run) {
-    const act = (name) => async () => {
-      try {
-        await request("POST", `${this.path}/${name}`);
-        this.#shown = "";
-        await this.load();
-      } catch (error) {
-        this.tell(error);
-      }
-    };
+    const act = (name) => () => isDone(this.said, this.life, async () => {
+      await request("POST", `${this.path}/${name}`);
+      this.#shown = "";
+      await this.load();
+    });
     const isSteerable = STEERABLE.has(run.phase);
     return [
       isSteerable && run.kind === "train" && el("button", { type: "button", "data-key": "pause", onclick: act("pause") }, "Pause"),
@@ -136,14 +133,12 @@ class View {
         { empty: "No numbers." }));
   }
 
-  async loadLog() {
-    try {
+  loadLog() {
+    return isDone(this.log.body, this.life, async () => {
       const reply = await request("GET", `${this.path}/logs?lines=${LOG_LINES}`, { signal: this.life });
-      const text = await reply.text();
-      put(this.log.body, el("pre", { tabindex: "0", "aria-label": "Log" }, foreign(text.slice(-100_000), 100_000, "span")));
-    } catch (error) {
-      if (!this.life.aborted) put(this.log.body, problem(error));
-    }
+      const text = (await reply.text()).slice(-MOST_CHARS);
+      put(this.log.body, el("pre", { tabindex: "0", "aria-label": "Log" }, foreign(text, MOST_CHARS, "span")));
+    });
   }
 
   tell(error) {
@@ -227,13 +222,6 @@ class Samples {
     put(this.list, this.samples.get(step).map(({ prompt, text }) =>
       el("div", {}, el("dt", {}, foreign(prompt)), el("dd", {}, foreign(text, 2000)))));
   }
-}
-
-/** A part of the page that is filled when it is opened. */
-function folded(name, fill) {
-  const body = el("div");
-  const element = el("details", { class: "card", ontoggle: () => element.open && fill() }, el("summary", {}, name), body);
-  return { element, body };
 }
 
 /** An event in words. */

@@ -1,6 +1,6 @@
 // The list of runs, by phase, newest first. A view. Runs that are ticked can be compared.
 
-import { every, get, part, query } from "./api.js";
+import { every, pages, part } from "./api.js";
 import { el, foreign, problem, put, table } from "./dom.js";
 import { ago } from "./words.js";
 
@@ -11,7 +11,7 @@ const PAGE = 50;
 export function runsView(main, life) {
   const chosen = new Set();
   let phase = "";
-  let pages = 1;
+  let n = 1;
   let shown = "";
   const box = el("div", { class: "card" });
   const compare = el("button", { type: "button", onclick: () => {
@@ -20,7 +20,7 @@ export function runsView(main, life) {
   const chips = el("div", { class: "chips", role: "group", "aria-label": "Phase" });
   const drawChips = () => put(chips, PHASES.map((name) => el("button", {
     type: "button", "data-key": `phase-${name}`, "aria-pressed": String(name === phase),
-    onclick: () => { phase = name; pages = 1; drawChips(); load().catch(tell); },
+    onclick: () => { phase = name; n = 1; drawChips(); load().catch(tell); },
   }, name || "all")));
   const drawCompare = () => {
     compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
@@ -30,7 +30,7 @@ export function runsView(main, life) {
 
   async function load() {
     const asked = phase;
-    const { runs, hasMore } = await pagesOf(asked, pages, life);
+    const { data: runs, hasMore } = await pages("api/v1/runs", { phase, limit: PAGE }, n, life);
     if (asked !== phase) return;
     const news = JSON.stringify([runs, hasMore, Math.floor(Date.now() / 60_000)]);
     if (news === shown) return;
@@ -38,7 +38,7 @@ export function runsView(main, life) {
     put(box, table("Runs", ["Run", "Compare", "Phase", "Kind", "Changed", "Id"], runs.map(row), {
       keys: runs.map((run) => run.id),
       empty: phase ? `No run is ${phase}.` : "No runs yet. Begin one with `mulm train examples/demo.yaml`.",
-    }), hasMore && el("button", { type: "button", "data-key": "more", onclick: () => { pages += 1; load().catch(tell); } }, "Older ones"));
+    }), hasMore && el("button", { type: "button", "data-key": "more", onclick: () => { n += 1; load().catch(tell); } }, "Older ones"));
   }
 
   function row(run) {
@@ -59,18 +59,6 @@ export function runsView(main, life) {
   drawCompare();
   main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Runs"), chips, compare), box);
   every(POLL_MS, life, load, tell);
-}
-
-/** The first pages of the list, as one. */
-async function pagesOf(phase, n, signal) {
-  const runs = [];
-  let hasMore = true;
-  for (let at = 0; at < n && hasMore; at++) {
-    const page = await get(query("api/v1/runs", { phase, limit: PAGE, after: runs.at(-1)?.id }), { signal });
-    runs.push(...page.data);
-    hasMore = page.has_more;
-  }
-  return { runs, hasMore };
 }
 
 /** How a run stands, as a word with a colour. */

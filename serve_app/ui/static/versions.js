@@ -2,8 +2,8 @@
 // and from. Views. What is special to a kind is added by its own file.
 
 import { aliasesOf } from "./aliases.js";
-import { every, get, part, query } from "./api.js";
-import { el, foreign, pairs, problem, put, table } from "./dom.js";
+import { every, get, pages, part } from "./api.js";
+import { el, folded, foreign, isDone, pairs, problem, put, table } from "./dom.js";
 import { ago, clock, flat, number, plain, size } from "./words.js";
 
 const POLL_MS = 10_000;
@@ -15,18 +15,12 @@ const KIND_OF_ROLE = { dataset: "datasets", tokenizer: "tokenizers" };
 export function versionsView(kind, title, hint) {
   return (main, life) => {
     const box = el("div", { class: "card" });
-    let pages = 1;
+    let n = 1;
     let shown = "";
     const tell = (error) => { shown = ""; put(box, problem(error)); };
 
     async function load() {
-      const found = [];
-      let hasMore = true;
-      for (let at = 0; at < pages && hasMore; at++) {
-        const page = await get(query(`api/v1/${kind}`, { limit: PAGE, after: found.at(-1)?.id }), { signal: life });
-        found.push(...page.data);
-        hasMore = page.has_more;
-      }
+      const { data: found, hasMore } = await pages(`api/v1/${kind}`, { limit: PAGE }, n, life);
       const names = [...new Set(found.map(({ name }) => name))];
       const aliases = new Map(await Promise.all(names.map(async (name) =>
         [name, (await get(`api/v1/${kind}/${part(name)}/aliases`, { signal: life })).data])));
@@ -39,7 +33,7 @@ export function versionsView(kind, title, hint) {
         el("span", { class: "faint" }, ago(version.created_at)),
         el("code", {}, version.manifest_id),
       ]), { empty: hint }),
-      hasMore && el("button", { type: "button", "data-key": "more", onclick: () => { pages += 1; load().catch(tell); } }, "Older ones"));
+      hasMore && el("button", { type: "button", "data-key": "more", onclick: () => { n += 1; load().catch(tell); } }, "Older ones"));
     }
 
     main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, title)), box);
@@ -49,7 +43,7 @@ export function versionsView(kind, title, hint) {
 
 /** One version; `more(version, life)` gives further cards, to stand behind the facts. */
 export function versionView(kind, more = () => []) {
-  return async (main, life, ref) => {
+  return (main, life, ref) => {
     const named = el("span");
     const box = el("div", { class: "grid" });
     main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, foreign(ref, 120)), named,
@@ -59,13 +53,11 @@ export function versionView(kind, more = () => []) {
       put(named, chips(version.aliases));
       return version;
     };
-    try {
+    isDone(box, life, async () => {
       const version = await load();
       put(box, el("div", { class: "columns" }, facts(version), await lineage(kind, version, life)),
         more(version, life), aliasesOf(kind, version, life, load), files(version), config(version));
-    } catch (error) {
-      if (!life.aborted) put(box, problem(error));
-    }
+    });
   };
 }
 
@@ -112,14 +104,16 @@ function linkOf(id, ref, kind) {
 }
 
 function files(version) {
-  return folded("Files", table("Files", ["Name", "Size"],
+  return filled("Files", table("Files", ["Name", "Size"],
     version.files.map((file) => [foreign(file.name, 200), size(file.size_bytes)])));
 }
 
 function config(version) {
-  return folded("Config", pairs(flat(version.config).map(([name, value]) => [name, plain(value)])));
+  return filled("Config", pairs(flat(version.config).map(([name, value]) => [name, plain(value)])));
 }
 
-function folded(name, content) {
-  return el("details", { class: "card" }, el("summary", {}, name), content);
+function filled(name, content) {
+  const { element, body } = folded(name);
+  put(body, content);
+  return element;
 }
