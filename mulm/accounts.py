@@ -1,4 +1,4 @@
-"""Who uses the service: keys with what they may do, and what they have used.
+"""Who uses the service: keys with what they may do, what they have used and changed.
 
 Records of the ledger, told by `mulm.facts.Facts` and checked by the ingress. Invariant: nothing in
 them would let somebody in.
@@ -82,3 +82,21 @@ class UsageRow:
     def tokens(self) -> int:
         """Of prompts and answers together."""
         return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """Somebody asked for a change."""
+
+    seq: int
+    time_s: float
+    who: str
+    """The id of a key, or `user:NAME` for somebody on the machine itself."""
+    request_id: str
+    method: str
+    """Of HTTP, or `CLI`."""
+    route: str
+    subject: str
+    """What was changed, or was to be."""
+    outcome: str
+    """A status of HTTP; `done` on the machine itself; `left` where nobody waited for it."""

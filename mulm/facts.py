@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from mulm.accounts import HOUR_S, Key, KeyLimits, Scope, UsageRow
+from mulm.accounts import HOUR_S, AuditRow, Key, KeyLimits, Scope, UsageRow
 from mulm.manifest import Kind
 from mulm.refs import Ref
 
@@ -338,6 +338,16 @@ class Facts(Protocol):
 
         They count whole, from the one that holds `from_s` to the last that begins before `to_s`.
         """
+
+    def add_audit(
+        self, who: str, request_id: str, method: str, route: str, subject: str, outcome: str
+    ) -> None:
+        """Note that somebody asked for a change; for ever."""
+
+    def audit(
+        self, who: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[AuditRow]:
+        """The newest notes first; of one who asked, and of those before a number."""
 
     def add_file(
         self, file_id: str, name: str, purpose: str, size_bytes: int, sha256: str

@@ -19,6 +19,7 @@ from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.facts import Alias, Event, Phase, Pointed, Run, Version
 from mulm.ledger_answers import AnswerRows
+from mulm.ledger_audit import AuditRows
 from mulm.ledger_database import LedgerDatabase
 from mulm.ledger_deployments import DeploymentRows
 from mulm.ledger_feed import FeedRows
@@ -30,7 +31,7 @@ from mulm.manifest import Kind
 from mulm.refs import Ref, check_alias, check_name
 
 
-class Ledger(AnswerRows, DeploymentRows, FeedRows, FileRows, KeyRows, UsageRows):
+class Ledger(AnswerRows, DeploymentRows, FeedRows, FileRows, KeyRows, UsageRows, AuditRows):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:

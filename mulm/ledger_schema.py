@@ -41,6 +41,15 @@ CREATE TABLE IF NOT EXISTS usage (
     key_id TEXT, model TEXT, start_s INTEGER, requests INTEGER NOT NULL,
     input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
     PRIMARY KEY (start_s, key_id, model)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS audit (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, time_s REAL NOT NULL, who TEXT NOT NULL,
+    request_id TEXT NOT NULL, method TEXT NOT NULL, route TEXT NOT NULL, subject TEXT NOT NULL,
+    outcome TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS audit_who ON audit (who, seq);
+CREATE TRIGGER IF NOT EXISTS audit_stays BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END;
+CREATE TRIGGER IF NOT EXISTS audit_is_kept BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END;
 CREATE TABLE IF NOT EXISTS usage_totals (key_id TEXT PRIMARY KEY, tokens INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS usage_writers (
     writer TEXT PRIMARY KEY, seq INTEGER NOT NULL, seen_s REAL NOT NULL);

@@ -20,8 +20,10 @@ from mulm.errors import MulmError
 from mulm.refs import new_id
 from mulm.settings import Settings
 from serve_app import errors, health, metrics
+from serve_app.audit import Act, AuditMiddleware
 from serve_app.auth import AuthMiddleware, KeyRing
-from serve_app.control_api import datasets, deployments, events, runs, tokenizers, versions
+from serve_app.control_api import audit as audit_api
+from serve_app.control_api import datasets, deployments, events, runs, tokenizers, usage, versions
 from serve_app.control_api import keys as keys_api
 from serve_app.control_api.control import Control
 from serve_app.hosts import HostMiddleware
@@ -89,6 +91,7 @@ def make_app(
             Middleware(HostMiddleware, allowed=settings.allowed_hosts),
             Middleware(AuthMiddleware, keys=keys),
             Middleware(LimitsMiddleware, limiter=limiter or Limiter(UsageWriter(_unwritten))),
+            *_audit(control),
             Middleware(BodyMiddleware, max_bytes=MAX_BODY_BYTES, uploads=files.UPLOADS),
         ],
         exception_handlers={
@@ -100,11 +103,24 @@ def make_app(
     app.state.service, app.state.control, app.state.keys = service, control, keys
     app.state.max_file_bytes = max_file_bytes
     openai_rooms = (models, completions, chat, responses, embeddings, tokens, files, fine_tuning)
-    control_rooms = (runs, deployments, events, keys_api, datasets, tokenizers, versions)
-    for room in (health, metrics, page, *openai_rooms, *control_rooms):
+    work_rooms = (runs, deployments, events, datasets, tokenizers, versions)
+    account_rooms = (keys_api, usage, audit_api)
+    for room in (health, metrics, page, *openai_rooms, *account_rooms, *work_rooms):
         app.include_router(room.router)
     describe(app)
     return app
+
+
+def _audit(control: Control | None) -> list[Middleware]:
+    """Where there is a ledger, changes are noted; without one nothing can be changed."""
+    if control is None:
+        return []
+    facts = control.facts
+
+    def note(act: Act) -> None:
+        facts.add_audit(act.who, act.request_id, act.method, act.route, act.subject, act.outcome)
+
+    return [Middleware(AuditMiddleware, note=note)]
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:

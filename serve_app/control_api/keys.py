@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from mulm.accounts import Key, KeyLimits, Scope
+from mulm.accounts import HOUR_S, Key, KeyLimits, Scope
 from mulm.config import Frozen
 from mulm.errors import ConflictError
 from serve_app.auth import KeyRing
@@ -19,6 +19,9 @@ from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 from serve_app.keys import MadeKey, make_key
 
 router = APIRouter(prefix="/api/v1/keys", tags=["keys"], dependencies=ALL_SCOPE, responses=PROBLEMS)
+
+_EVER_S = 2**40 * HOUR_S
+"""One stretch that holds all times."""
 
 MAX_OVERLAP_S = 30 * 86400
 _MAX_LIFE_S = 100 * 366 * 86400
@@ -95,8 +98,9 @@ def _made(body: NewKey, control: Control, ring: KeyRing) -> JSONResponse:
 
 @router.get("/{key_id}")
 def get_key(key_id: str, control: ControlDependency) -> dict[str, Any]:
-    """One key: what it is for and its limits."""
-    return described(control.facts.key(key_id))
+    """One key: what it is for, its limits, and what it has used in all."""
+    key = control.facts.key(key_id)
+    return described(key) | {"usage": _used(control, key)}
 
 
 @router.patch("/{key_id}")
@@ -163,6 +167,19 @@ def described(key: Key) -> dict[str, Any]:
         "created_at": int(key.created_s),
         "expires_at": None if key.expires_s is None else int(key.expires_s),
         "limits": key.limits.model_dump(),
+    }
+
+
+def _used(control: Control, key: Key) -> dict[str, Any]:
+    """What was written until now; the last seconds may be missing."""
+    rows = control.facts.usage(key.id, bucket_s=_EVER_S)
+    n_tokens, quota = sum(row.tokens for row in rows), key.limits.token_quota
+    return {
+        "requests": sum(row.requests for row in rows),
+        "input_tokens": sum(row.input_tokens for row in rows),
+        "output_tokens": sum(row.output_tokens for row in rows),
+        "quota_left": None if quota is None else max(0, quota - n_tokens),
+        "by_model": {row.model: row.tokens for row in rows},
     }
 
 
