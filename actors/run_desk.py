@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from actors.cluster import connect
@@ -141,6 +142,10 @@ class RunDesk:
         jobs = self._attempts()
         own = attempts_by_run(jobs.values())
         return [self._stands(run, own, jobs) for run in runs]
+
+    def folder(self, run_id: str) -> Path:
+        """Where a run keeps its checkpoints and its config."""
+        return self._home.run(run_id)
 
     def log_tail(self, run_id: str, n_lines: int) -> str:
         """The last lines that the run's job printed; empty without one."""

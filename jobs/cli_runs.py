@@ -197,8 +197,9 @@ def runs_samples(run: str, last: int | None, as_json: bool) -> None:
     Example:  mulm runs samples demo
               mulm runs samples demo --last 1
     """
-    from jobs.run_tables import newest_samples, sample_lines
+    from jobs.run_tables import sample_lines
     from mulm.runs.digest import all_events
+    from mulm.runs.samples import newest_samples
 
     with open_runs() as desk:
         found = _training(desk, run)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jobs.dataset_words import one_line, size_text, table_lines
 from jobs.run_words import number_text
-from mulm.facts import Event
 from mulm.runs.compare import Comparison
 from mulm.runs.curve import STEP, Row, columns
 from mulm.terminal_text import harmless
@@ -36,17 +35,6 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
-
-
-def newest_samples(events: Iterable[Event], last: int | None) -> list[dict[str, Any]]:
-    """Texts of the newest steps that have any, oldest first; one of each prompt and step."""
-    by_step: dict[int, dict[str, dict[str, Any]]] = {}
-    for event in events:
-        step, prompt = int(event.data.get(STEP, 0)), str(event.data.get("prompt", ""))
-        by_step.setdefault(step, {})[prompt] = dict(event.data)
-    steps = sorted(by_step)
-    kept = steps if last is None else steps[max(0, len(steps) - last) :]
-    return [sample for step in kept for sample in by_step[step].values()]
 
 
 def sample_lines(samples: Sequence[dict[str, Any]]) -> list[str]:

@@ -59,6 +59,7 @@ STATUS_BY_REQUEST_CODE: dict[str, int] = {
     "secret_not_kept": 409,
     "host_not_allowed": 421,
     "model_not_found": 404,
+    "not_good_enough": 409,
     "method_not_allowed": 405,
     "precondition_failed": 412,
     "request_timeout": 408,

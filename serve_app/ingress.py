@@ -23,7 +23,18 @@ from serve_app import errors, health, metrics
 from serve_app.audit import Act, AuditMiddleware
 from serve_app.auth import AuthMiddleware, KeyRing
 from serve_app.control_api import audit as audit_api
-from serve_app.control_api import datasets, deployments, events, runs, tokenizers, usage, versions
+from serve_app.control_api import (
+    cluster,
+    datasets,
+    deployments,
+    evaluations,
+    events,
+    run_looks,
+    runs,
+    tokenizers,
+    usage,
+    versions,
+)
 from serve_app.control_api import keys as keys_api
 from serve_app.control_api.control import Control
 from serve_app.hosts import HostMiddleware
@@ -103,9 +114,11 @@ def make_app(
     app.state.service, app.state.control, app.state.keys = service, control, keys
     app.state.max_file_bytes = max_file_bytes
     openai_rooms = (models, completions, chat, responses, embeddings, tokens, files, fine_tuning)
-    work_rooms = (runs, deployments, events, datasets, tokenizers, versions)
+    work_rooms = (runs, run_looks, evaluations, deployments, events, cluster)
+    data_rooms = (datasets, tokenizers, versions)
     account_rooms = (keys_api, usage, audit_api)
-    for room in (health, metrics, page, *openai_rooms, *account_rooms, *work_rooms):
+    control_rooms = (*work_rooms, *account_rooms, *data_rooms)
+    for room in (health, metrics, page, *openai_rooms, *control_rooms):
         app.include_router(room.router)
     describe(app)
     return app

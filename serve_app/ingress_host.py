@@ -15,7 +15,9 @@ from fastapi import FastAPI
 
 from actors.cluster import connect
 from actors.dashboard import Dashboard
+from actors.estimator import estimate_training
 from actors.job_client import JobClient
+from actors.nodes import cluster_nodes
 from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
 from mulm.config import parse_config
@@ -165,4 +167,5 @@ def open_control(
         getattr(facts, method)(*args, **kwargs)
 
     desk, starter = RunDesk(home, facts, jobs, write), RunStarter(home, facts, store, jobs)
-    return Control(facts, store, desk, starter, EventFeed(facts), served)
+    feed = EventFeed(facts)
+    return Control(facts, store, desk, starter, feed, served, estimate_training, cluster_nodes)

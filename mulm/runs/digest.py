@@ -47,7 +47,7 @@ def described(standing: Standing, facts: Facts, folder: Path) -> dict[str, Any]:
     return listed(standing, facts) | {
         "result": run.result,
         "metrics": newest(curve(all_events(facts, run.id, "metric"))),
-        "checkpoints": _checkpoints(facts, run.id, folder / "checkpoints"),
+        "checkpoints": checkpoints(facts, run.id, folder / "checkpoints"),
         "parents": _parents(standing, facts),
         "made_by": _process(first[0] if first else None),
         "last_process": _process(facts.last_event(run.id, "started")),
@@ -76,8 +76,8 @@ def _process(started: Event | None) -> dict[str, Any] | None:
     return dict(started.data) | {"started_s": started.time_s} if started else None
 
 
-def _checkpoints(facts: Facts, run_id: str, folder: Path) -> list[dict[str, Any]]:
-    """Those on the disk; the best is the last one that the run called so."""
+def checkpoints(facts: Facts, run_id: str, folder: Path) -> list[dict[str, Any]]:
+    """Those of a run in a folder; the best is the last one that the run called so."""
     events = all_events(facts, run_id, "checkpoint")
     best = [event.data.get(STEP) for event in events if event.data.get("is_best")]
     return [{STEP: n, "is_best": best[-1:] == [n]} for n in checkpoint_steps(folder)]

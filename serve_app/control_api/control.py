@@ -5,6 +5,7 @@ functions, which the framework runs in threads. Invariant: nothing is kept here 
 ledger, so that a restart loses nothing.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -31,6 +32,10 @@ class Control:
     starter: RunStarter
     feed: EventFeed
     served: ServedState
+    estimate: Callable[[Mapping[str, Any]], dict[str, Any]]
+    """What a training would be."""
+    nodes: Callable[[], list[dict[str, Any]]]
+    """The machines of the cluster."""
 
 
 def _control(request: Request) -> Control:

@@ -109,6 +109,8 @@ def test_from_a_text_to_a_model_that_is_rolled_back(api):
             "name": "pupil", "dataset": dataset, "preset": "demo", "steps": 4, "seed": seed,
             "batch_tokens": 256, "seq_len": 64, "workers": 1,
         }  # fmt: skip
+        told = api("POST", "/api/v1/runs/estimate", {"config": config})
+        assert (told["steps"], told["parameters"] > 0) == (4, True)
         trained = api.run("/api/v1/runs", {"kind": "train", "config": config})
         models.append(trained["result"]["model"])
         numbers = api("GET", f"/api/v1/runs/{trained['id']}/metrics")
@@ -119,6 +121,7 @@ def test_from_a_text_to_a_model_that_is_rolled_back(api):
     assert judged["result"]["bits_per_byte"] > 0
 
     api("PUT", "/api/v1/models/pupil/aliases/live", {"version": 1})
+    assert [node["is_head"] for node in api("GET", "/api/v1/cluster/nodes")["data"]] == [True]
     api("PUT", "/api/v1/deployments/assistant", {"model": "pupil@live"}, 202)
     api.until("assistant", is_running)
     first = api.who_answers()

@@ -207,6 +207,8 @@ class Site:
             RunStarter(self.home, self.ledger, self.store, self.jobs),
             EventFeed(self.ledger, period_s=0.02),
             state,
+            estimate=dict,
+            nodes=list,
         )
         ring = KeyRing(self.ledger.key_secrets, SECRET)
         return make_app(Service(serving), ring, control=control)

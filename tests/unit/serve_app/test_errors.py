@@ -56,6 +56,7 @@ def test_codes_of_http_alone_are_frozen_and_on_the_page():
         "forbidden": 403,
         "host_not_allowed": 421,
         "model_not_found": 404,
+        "not_good_enough": 409,
         "method_not_allowed": 405,
         "idempotency_key_reused": 422,
         "idempotency_in_progress": 409,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from actors.job_client import Attempt
+from actors.nodes import described
 from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
 from mulm.home import Home
@@ -32,6 +33,14 @@ from serve_app.service import Service
 
 SECRET = b"s" * 32
 KEY, WEAK_KEY = "mulm_sk_" + "k" * 43, "mulm_sk_" + "w" * 43
+
+
+HEAD = {
+    "NodeID": "n1", "Alive": True, "NodeManagerAddress": "10.0.0.1",
+    "Resources": {"CPU": 4.0, "GPU": 1.0, "memory": 8e9, "node:__internal_head__": 1.0},
+    "Labels": {"ray.io/accelerator-type": "RTX", "room": "attic"},
+}  # fmt: skip
+GONE = {"NodeID": "n0", "Alive": False, "NodeManagerAddress": "10.0.0.2", "Resources": {}}
 
 
 class Jobs:
@@ -196,6 +205,8 @@ def api(
         RunStarter(home, ledger, store, jobs),
         feed,
         ServedState(deployments.serving, deployer, lambda: reports),
+        estimate=lambda values: {"object": "estimate", "config": dict(values)},
+        nodes=lambda: described([HEAD, GONE]),
     )
     ring = KeyRing(ledger.key_secrets, SECRET)
     return Api(make_app(Service(deployments.serving), ring, control=control))

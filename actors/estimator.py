@@ -1,0 +1,44 @@
+"""What a training would be, asked of a worker of the cluster.
+
+Called by the control API, whose own process has no torch. Invariant: nothing is written and nothing
+runs on; what the config would be refused for at its start is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import ray
+
+from actors.remote_answer import answer
+
+_TIMEOUT_S = 120.0
+
+
+def estimate_training(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A preview of what `mulm train` would do with a config, without measuring the speed.
+
+    Raises:
+        MulmError: what the training would refuse.
+        DeadlineError: no worker was free in time.
+    """
+    reference = ray.remote(_estimate).options(num_cpus=0).remote(dict(values))
+    found: dict[str, Any] = answer(reference, "estimate", "estimate_training", _TIMEOUT_S)
+    return found
+
+
+def _estimate(values: dict[str, Any]) -> dict[str, Any]:
+    from actors.ledger_host import connect_facts
+    from actors.store_host import cluster_store
+    from mulm.config import load_config
+    from mulm.home import Home
+    from mulm.train.config import TrainConfig
+    from mulm.train.estimate import estimate
+    from mulm.train.preview import preview, work_of
+
+    config = load_config(TrainConfig, values)
+    plan = preview(config, cluster_store(Home.from_env()), connect_facts())
+    told = asdict(estimate(work_of(plan), is_measured=False))
+    return asdict(plan) | {"object": "estimate", "estimate": told}

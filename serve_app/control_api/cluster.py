@@ -1,0 +1,32 @@
+"""`/api/v1/cluster`: the machines, and what the application is."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from mulm import __version__
+from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, ControlDependency
+
+router = APIRouter(
+    prefix="/api/v1/cluster", tags=["cluster"], dependencies=ALL_SCOPE, responses=PROBLEMS
+)
+
+
+@router.get("")
+def get_cluster(control: ControlDependency) -> dict[str, Any]:
+    """The application as a whole: its version, and what its machines have together."""
+    living = [node for node in control.nodes() if node["is_alive"]]
+    return {
+        "object": "cluster",
+        "version": __version__,
+        "nodes": len(living),
+        "cpus": sum(node["cpus"] for node in living),
+        "gpus": sum(node["gpus"] for node in living),
+        "memory_bytes": sum(node["memory_bytes"] for node in living),
+    }
+
+
+@router.get("/nodes")
+def list_nodes(control: ControlDependency) -> dict[str, Any]:
+    """The machines, the head first; those that are gone last."""
+    return {"object": "list", "data": control.nodes(), "has_more": False}
