@@ -171,10 +171,7 @@ class Journey:
 
     def client(self) -> ChatClient:
         """A client of the HTTP API of the running application."""
-        from serve_app.keys import read_first_key
-
-        info = connect(self._home)
-        return ChatClient(info.api_url, read_first_key(self._home), trust_of(info))
+        return served_client(self._home)
 
     def versions(self, kind: Kind) -> list[Version]:
         """All versions of a kind, oldest first."""
@@ -233,6 +230,14 @@ class Journey:
             error = lost_run_error(run_id, job)
             told = {"code": error.code, "message": error.message, "hint": error.hint}
             write_fact(self._home, "set_phase", run_id, "failed", error=told)
+
+
+def served_client(home: Home) -> ChatClient:
+    """A client of the HTTP API of the running application. Raises NotRunningError."""
+    from serve_app.keys import read_first_key
+
+    info = connect(home)
+    return ChatClient(info.api_url, read_first_key(home), trust_of(info))
 
 
 def _connected(home: Home) -> ClusterInfo | None:

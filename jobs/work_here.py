@@ -90,6 +90,10 @@ def _work(kind: str) -> Callable[[JobContext, Any], Result]:
         from jobs.compress import compress
 
         return compress
+    if kind == "batch":
+        from jobs.batch import answer_served
+
+        return answer_served
     if kind == "fine_tune":
         from jobs.fine_tune import fine_tune
         from jobs.prepare import in_this_process

@@ -22,7 +22,7 @@ from serve_app.errors import CONTROL_ROOT, error_response
 _log = logging.getLogger(__name__)
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-ROOTS = (CONTROL_ROOT, "/v1/files", "/v1/fine_tuning")
+ROOTS = (CONTROL_ROOT, "/v1/files", "/v1/fine_tuning", "/v1/batches")
 """Under which requests change an installation; others have a model answer."""
 
 LEFT = "left"

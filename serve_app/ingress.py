@@ -47,6 +47,7 @@ from serve_app.middleware import (
     RequestIdMiddleware,
 )
 from serve_app.openai_api import (
+    batches,
     chat,
     completions,
     embeddings,
@@ -113,12 +114,13 @@ def make_app(
     )
     app.state.service, app.state.control, app.state.keys = service, control, keys
     app.state.max_file_bytes = max_file_bytes
-    openai_rooms = (models, completions, chat, responses, embeddings, tokens, files, fine_tuning)
+    openai_rooms = (models, completions, chat, responses, embeddings, tokens)
+    openai_jobs = (files, fine_tuning, batches)
     work_rooms = (runs, run_looks, evaluations, deployments, events, cluster)
     data_rooms = (datasets, tokenizers, versions)
     account_rooms = (keys_api, usage, audit_api)
     control_rooms = (*work_rooms, *account_rooms, *data_rooms)
-    for room in (health, metrics, page, *openai_rooms, *control_rooms):
+    for room in (health, metrics, page, *openai_rooms, *openai_jobs, *control_rooms):
         app.include_router(room.router)
     describe(app)
     return app

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import mulm
+from mulm.batch import BatchConfig
 from mulm.config import Frozen, canonical_json
 from mulm.data.build import CODE_VERSION
 from mulm.data.build_documents import foreign_code
@@ -63,6 +64,8 @@ def pinned(config: C, facts: Facts) -> C:
         config = _pinned_at(config, path.split("."), kind, facts)
     if isinstance(config, Recipe):
         return cast(C, _with_contents(config, facts))
+    if isinstance(config, BatchConfig):
+        return cast(C, _with_input(config, facts))
     return cast(C, _with_files(config, facts)) if isinstance(config, FineTuneConfig) else config
 
 
@@ -93,6 +96,12 @@ def _with_files(config: FineTuneConfig, facts: Facts) -> FineTuneConfig:
             "validation": None if validation is None else _content(facts.file(validation)),
         }
     )
+
+
+def _with_input(config: BatchConfig, facts: Facts) -> BatchConfig:
+    if config.input is not None:  # it goes on with what it began with
+        return config
+    return config.model_copy(update={"input": _content(facts.file(config.input_file))})
 
 
 def _content(file: UserFile) -> FileContent:
@@ -176,11 +185,17 @@ def fine_tune_identity(config: FineTuneConfig, facts: Facts, store: Store) -> di
     }
 
 
+def batch_identity(_config: BatchConfig, _facts: Facts, _store: Store) -> dict[str, Any]:
+    """Nothing beside the config: what is served answers, whatever that is by then."""
+    return {}
+
+
 IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], dict[str, Any]]] = {
     "prepare": prepare_identity,
     "train": train_identity,
     "evaluate": evaluate_identity,
     "compress": compress_identity,
     "fine_tune": fine_tune_identity,
+    "batch": batch_identity,
 }
 """What identifies a run of each kind beside its config."""

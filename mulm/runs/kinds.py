@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mulm.batch import BatchConfig
 from mulm.config import Frozen
 from mulm.data.recipe import Recipe
 from mulm.eval.config import EvaluateConfig
@@ -25,6 +26,7 @@ SCHEMAS: Mapping[str, type[Frozen]] = {
     "evaluate": EvaluateConfig,
     "compress": CompressConfig,
     "fine_tune": FineTuneConfig,
+    "batch": BatchConfig,
 }
 
 

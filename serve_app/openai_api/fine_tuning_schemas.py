@@ -8,10 +8,9 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from mulm.train.fine_tune import MOST_ROWS
-from serve_app.openai_api.schemas import Body, NeutralList
+from serve_app.openai_api.schemas import Body, Metadata, NeutralList
 
 Auto = Literal["auto"]
-_METADATA_PAIRS = 16
 
 
 class Hyperparameters(Body):
@@ -54,11 +53,7 @@ class FineTuneBody(Body):
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
-    metadata: (
-        Annotated[dict[Annotated[str, Field(max_length=64)],
-                       Annotated[str, Field(max_length=512)]], Field(max_length=_METADATA_PAIRS)]
-        | None
-    ) = None  # fmt: skip
+    metadata: Metadata = None
     integrations: NeutralList = None
     lora: bool = False
     """Ours: learn adapters, which can be served beside the model."""

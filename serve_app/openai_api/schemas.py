@@ -53,6 +53,12 @@ TokenKey = Annotated[int, Field(ge=0)]
 
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1)]
+Metadata = (
+    Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+              Field(max_length=16)] | None
+)  # fmt: skip
+"""A client's notes of something that is kept."""
+
 TokenIdLists = Annotated[list[TokenIds], Field(min_length=1)]
 
 
