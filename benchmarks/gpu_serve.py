@@ -5,9 +5,10 @@
     python -m benchmarks.gpu_serve --device cpu --size demo --vocab-size 320 --prompt 16 --new 8
 
 Needs torch and mulm alone, no Ray; transformers gets rows of its own where it is installed. Weights
-are random, answers greedy. What the device can do is measured in the same run: bytes a second by
-copies of a large tensor, operations by large products. A row that fails is printed as its error.
-docs/gpu.md has the tables.
+are random, answers greedy. Our rows are measured by plain steps and with CUDA graphs (on a CPU a
+tape tries the way). What the device can do is measured in the same run: bytes a second by copies of
+a large tensor, operations by large products. A row that fails is printed as its error. docs/gpu.md
+has the tables.
 """
 
 from __future__ import annotations
@@ -15,61 +16,30 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.gpu_serve_run import Options, bandwidth, greedy, random_ids, timed
+from benchmarks.gpu_serve_table import HEAD, Row, WithGraphs, line_of
 from mulm.engine.engine import Engine
+from mulm.engine.graph import Recorder
+from mulm.engine.graph_cuda import CudaRecorder
+from mulm.engine.graph_tape import TapeRecorder
 from mulm.engine.pages import pages_for
 from mulm.engine.prompt_lookup import PromptLookup
 from mulm.engine.speculation import Speculation
-from mulm.messages import GenerateRequest, SamplingParams
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
 from mulm.model.presets import preset
 from mulm.model.quantized import Quantization, QuantizedMicroLM
 from mulm.train.flops import measured_peak_flops
 
-HEAD = "| what | batch | tokens/s | ms a step | of bandwidth | of peak | peak GB |"
-GIB = 1 << 30
 N_GUESSES = 4
-_COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
 _ROUNDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What all rows share."""
-
-    device: str
-    shape: MicroLMConfig
-    dtype: torch.dtype
-    batches: tuple[int, ...]
-    n_prompt: int
-    n_new: int
-    n_prefill: int
-    bytes_per_s: float
-    flops_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One thing that was measured, or why it was not."""
-
-    what: str
-    batch: int
-    tokens_per_s: float = 0.0
-    step_s: float = 0.0
-    of_bandwidth: float | None = None
-    """What reading all weights once a step takes of the measured bandwidth; decoding only."""
-    of_peak: float | None = None
-    """Operations of the measured peak; prompts only."""
-    peak_bytes: int | None = None
-    error: str = ""
 
 
 Make = Callable[[Options], tuple[Any, int]]
@@ -101,7 +71,12 @@ def measures(options: Options) -> Iterator[Callable[[], Row]]:
             yield lambda n=name, m=make, b=batch: attempt(
                 n, b, options, lambda: decode(m, b, options)
             )  # type: ignore[misc]
+    for batch in options.batches:
+        yield lambda b=batch: attempt(
+            "mulm, same bits in any batch", b, options, lambda: decode(plain, b, options, True)
+        )  # type: ignore[misc]
     yield lambda: attempt("mulm, prompt", 1, options, lambda: prefill(options))
+    yield lambda: attempt("mulm, prompt, same bits", 1, options, lambda: prefill(options, True))
     yield lambda: attempt("mulm, no guesses on a text that repeats", 1, options,
                           lambda: repeat(options, None))  # fmt: skip
     guesses = Speculation(PromptLookup(), N_GUESSES)
@@ -126,29 +101,66 @@ def attempt(what: str, batch: int, options: Options, measure: Callable[[], Row])
     return replace(row, what=what, batch=batch, peak_bytes=peak)
 
 
-def decode(make: Make, batch: int, options: Options) -> Row:
+def decode(make: Make, batch: int, options: Options, is_invariant: bool = False) -> Row:
     """Streams that all decode, after their prompts were read; median of the steps."""
     model, n_bytes = make(options)
-    engine = engine_of(model, batch, options)
-    steps = []
-    for _ in range(2):  # the first time kernels are chosen and memory is taken
-        steps = _decode_steps(engine, batch, options)
-    step_s = sorted(steps)[len(steps) // 2]
-    of_bandwidth = n_bytes / step_s / options.bytes_per_s
-    return Row("", batch, batch / step_s, step_s, of_bandwidth)
+
+    def measure(engine: Engine) -> float:
+        steps = []
+        for _ in range(2):  # the first time kernels are chosen and memory is taken
+            steps = _decode_steps(engine, batch, options)
+        return sorted(steps)[len(steps) // 2]
+
+    def row(step_s: float) -> Row:
+        of_bandwidth = n_bytes / step_s / options.bytes_per_s
+        return Row("", batch, batch / step_s, step_s, of_bandwidth)
+
+    return both(model, batch, options, measure, row, batch_invariant=is_invariant)
 
 
-def prefill(options: Options) -> Row:
+def prefill(options: Options, is_invariant: bool = False) -> Row:
     """One long prompt in one piece, to its first token; the best of some."""
-    engine = engine_of(plain(options)[0], 1, options, prefill_tokens=options.n_prefill)
-    times = []
-    for seed in range(_ROUNDS):
-        request = _request("a", _ids(options, options.n_prefill, seed), 1)
-        times.append(_timed(lambda asked=request: engine.generate([asked]), options))  # type: ignore[misc]
-    seconds = min(times)
-    n_flops = prompt_flops(options.shape, options.n_prefill)
-    return Row("", 1, options.n_prefill / seconds, seconds, None,
-               n_flops / seconds / options.flops_per_s)  # fmt: skip
+
+    def measure(engine: Engine) -> float:
+        times = []
+        for seed in range(_ROUNDS):
+            request = greedy("a", random_ids(options, options.n_prefill, seed), 1)
+            times.append(timed(lambda asked=request: engine.generate([asked]), options))  # type: ignore[misc]
+        return min(times)
+
+    def row(seconds: float) -> Row:
+        n_flops = prompt_flops(options.shape, options.n_prefill)
+        of_peak = n_flops / seconds / options.flops_per_s
+        return Row("", 1, options.n_prefill / seconds, seconds, None, of_peak)
+
+    return both(
+        plain(options)[0], 1, options, measure, row,
+        prefill_tokens=options.n_prefill, batch_invariant=is_invariant,
+    )  # fmt: skip
+
+
+def both(
+    model: Any, batch: int, options: Options, measure: Callable[[Engine], float],
+    row: Callable[[float], Row], **settings: Any,
+) -> Row:  # fmt: skip
+    """A row by plain steps, with what it is when steps are recorded; seconds are measured."""
+    found = row(measure(engine_of(model, batch, options, **settings)))
+    recorder = recorder_of(options)
+    engine = engine_of(model, batch, options, recorder=recorder, **settings)
+    assert engine.graphs is not None
+    problem, n_bytes = engine.graphs.problem, engine.graphs.n_bytes
+    again = None if problem else row(measure(engine))
+    recorder.forget()
+    if again is None:
+        return replace(found, graphs=WithGraphs(problem=problem))
+    return replace(
+        found, graphs=WithGraphs(again.tokens_per_s, again.step_s, again.of_bandwidth, n_bytes)
+    )
+
+
+def recorder_of(options: Options) -> Recorder:
+    """Of a GPU, or what tries the way on a CPU."""
+    return CudaRecorder(torch.device("cuda")) if options.device == "cuda" else TapeRecorder()
 
 
 def prompt_flops(shape: MicroLMConfig, n_tokens: int) -> int:
@@ -161,13 +173,20 @@ def prompt_flops(shape: MicroLMConfig, n_tokens: int) -> int:
 
 def repeat(options: Options, speculation: Speculation | None) -> Row:
     """A stream after a prompt that says the same again and again."""
-    engine = engine_of(plain(options)[0], 1, options, speculation=speculation)
-    piece = _ids(options, 8, 0)
+    piece = random_ids(options, 8, 0)
     ids = (piece * (options.n_prompt // 8 + 1))[: options.n_prompt]
-    for name in ("warm", "timed"):
-        begun = [_request(name, ids, options.n_new)]
-        seconds = _timed(lambda asked=begun: engine.generate(asked), options)  # type: ignore[misc]
-    return Row("", 1, options.n_new / seconds, seconds / options.n_new)
+
+    def measure(engine: Engine) -> float:
+        seconds = 0.0
+        for name in ("warm", "timed"):
+            begun = [greedy(name, ids, options.n_new)]
+            seconds = timed(lambda asked=begun: engine.generate(asked), options)  # type: ignore[misc]
+        return seconds
+
+    def row(seconds: float) -> Row:
+        return Row("", 1, options.n_new / seconds, seconds / options.n_new)
+
+    return both(plain(options)[0], 1, options, measure, row, speculation=speculation)
 
 
 def foreign(batch: int, options: Options) -> Row:
@@ -184,7 +203,7 @@ def foreign(batch: int, options: Options) -> Row:
     model: Any = transformers.Qwen3ForCausalLM(config)
     model = model.to(options.device, options.dtype).eval()
     ids = torch.tensor(
-        [_ids(options, options.n_prompt, row) for row in range(batch)], device=options.device
+        [random_ids(options, options.n_prompt, row) for row in range(batch)], device=options.device
     )
 
     def run(n_new: int) -> None:
@@ -195,7 +214,7 @@ def foreign(batch: int, options: Options) -> Row:
 
     run(2)
     short_s, long_s = (
-        min(_timed(lambda n=n: run(n), options) for _ in range(_ROUNDS))  # type: ignore[misc]
+        min(timed(lambda n=n: run(n), options) for _ in range(_ROUNDS))  # type: ignore[misc]
         for n in (2, options.n_new)
     )
     step_s = (long_s - short_s) / (options.n_new - 2)
@@ -237,63 +256,16 @@ def engine_of(model: Any, batch: int, options: Options, **settings: Any) -> Engi
     )  # fmt: skip
 
 
-def line_of(row: Row) -> str:
-    """A row of the Markdown table."""
-    if row.error:
-        return f"| {row.what} | {row.batch} | {row.error} |{' |' * 4}"
-    shares = (row.of_bandwidth, row.of_peak)
-    told = " | ".join("" if share is None else f"{share:.1%}" for share in shares)
-    peak = "not counted" if row.peak_bytes is None else f"{row.peak_bytes / GIB:.2f}"
-    speed = f"{row.tokens_per_s:,.0f} | {1e3 * row.step_s:.2f}"
-    return f"| {row.what} | {row.batch} | {speed} | {told} | {peak} |"
-
-
-def bandwidth(device: str) -> float:
-    """Bytes a second that copies move, read and written; the best of some."""
-    source = torch.ones(_COPIED_BYTES[device] // 4, device=device)
-    target = torch.empty_like(source)
-    times = []
-    for _ in range(2 * _ROUNDS):
-        _wait(device)
-        begun_s = time.perf_counter()
-        target.copy_(source)
-        _wait(device)
-        times.append(time.perf_counter() - begun_s)
-    return 2.0 * _COPIED_BYTES[device] / min(times)
-
-
 def _decode_steps(engine: Engine, batch: int, options: Options) -> list[float]:
     for row in range(batch):
-        engine.add(_request(str(row), _ids(options, options.n_prompt, row), options.n_new))
+        engine.add(greedy(str(row), random_ids(options, options.n_prompt, row), options.n_new))
     begun: set[str] = set()
     while len(begun) < batch:
         begun |= {chunk.request_id for chunk in engine.step()}
     steps = []
     while engine.n_unfinished:
-        steps.append(_timed(engine.step, options))
+        steps.append(timed(engine.step, options))
     return steps[: max(1, len(steps) // 2)]  # the last ones have fewer streams
-
-
-def _request(name: str, ids: tuple[int, ...], n_new: int) -> GenerateRequest:
-    return GenerateRequest(name, ids, SamplingParams(max_tokens=n_new, temperature=0))
-
-
-def _ids(options: Options, n_tokens: int, seed: int) -> tuple[int, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randint(options.shape.vocab_size, (n_tokens,), generator=generator).tolist())
-
-
-def _timed(act: Callable[[], Any], options: Options) -> float:
-    _wait(options.device)
-    begun_s = time.perf_counter()
-    act()
-    _wait(options.device)
-    return time.perf_counter() - begun_s
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _about(asked: argparse.Namespace, options: Options) -> Iterator[str]:

@@ -11,6 +11,8 @@ from mulm.model.batch import PIECE_PAGES
 
 MOST_ROWS = 256
 """Larger steps do so much that starting their kernels is a small part."""
+_LEAST_ROWS = 8
+"""Also of a step of one stream, which reads guesses or the end of a prompt."""
 _ROWS_TOGETHER = 32
 """Rows of an invariant step are a multiple: no row is in a part that kernels treat by itself."""
 
@@ -32,13 +34,13 @@ class Shapes:
 
     @classmethod
     def of_steps(cls, n_slots: int, n_pages: int) -> Shapes:
-        """Rows for a token of each slot: 1, 2, 4, 8 and so on; at least half of them are used.
+        """Rows for a token of each slot: 1, 2, 4, 8 and so on; more than half of them are used.
 
         Args:
             n_slots: Sequences that run at the same time.
             n_pages: Pages of one at most.
         """
-        most = min(n_slots, MOST_ROWS)
+        most = min(max(n_slots, _LEAST_ROWS), MOST_ROWS)
         return cls(_doubled(1, most), _doubled(PIECE_PAGES, _up(n_pages, PIECE_PAGES)))
 
     @classmethod

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks import gpu_serve
-from benchmarks.gpu_serve import HEAD, Row, attempt, line_of, main, prompt_flops
+from benchmarks.gpu_serve import attempt, main, prompt_flops
+from benchmarks.gpu_serve_table import HEAD, Row, WithGraphs, line_of
 from mulm.model.presets import preset
 
 CPU = ["--device", "cpu", "--size", "demo", "--vocab-size", "320", "--prompt", "8", "--new", "4"]
@@ -38,6 +39,13 @@ def test_a_run_on_a_cpu_fills_every_row_and_says_what_it_is_not(
     for row in rows:
         assert row["tokens_per_s"] == pytest.approx(row["batch"] / row["step_s"]) or row["of_peak"]
         assert row["peak_bytes"] is None
+        graphs = row["graphs"]
+        assert graphs["problem"] == ""
+        assert graphs["n_bytes"] > 0
+        assert (
+            graphs["tokens_per_s"] == pytest.approx(row["batch"] / graphs["step_s"])
+            or (row["of_peak"])
+        )
     table = [line for line in printed.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table} == {HEAD.count("|")}
 
@@ -50,6 +58,16 @@ def test_a_row_that_fails_is_its_error(capsys: pytest.CaptureFixture[str]) -> No
     row = attempt("mulm", 8, options, fail)
     assert row.error == "RuntimeError: out of / memory"
     assert line_of(row).count("|") == HEAD.count("|")
+
+
+def test_graphs_that_are_not_there_are_no_number() -> None:
+    row = Row("a", 1, 10.0, 0.1, 0.5, None, WithGraphs(problem="off by | 2"))
+    assert "| none: off by / 2 | | | |" in line_of(row)
+    assert line_of(row).count("|") == HEAD.count("|")
+    theirs = line_of(Row("transformers", 1, 10.0, 0.1))
+    assert theirs.count("|") == HEAD.count("|")
+    ours = line_of(Row("a", 1, 10.0, 0.1, 0.5, None, WithGraphs(20.0, 0.05, 1.0, 3 << 20)))
+    assert ours == "| a | 1 | 10 | 100.00 | 50.0% |  | 20 | 50.00 | 100.0% | 3 | not counted |"
 
 
 def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,10 +130,10 @@ def test_several_tokens_of_a_sequence_are_rows_that_see_each_other(model: MicroL
 
 
 def test_what_does_not_fit_is_not_taken(model: MicroLM) -> None:
-    step = Case(model, "eager", n_slots=4).step
+    step = Case(model, "eager", n_slots=9).step
     pages = list(range(40))
-    assert step.takes(Batch.of(([1, 2, 3, 4], 0, pages)))
-    assert not step.takes(Batch.of(([1, 2, 3, 4, 5], 0, pages)))
+    assert step.takes(Batch.of(([1] * 9, 0, pages)))
+    assert not step.takes(Batch.of(([1] * 10, 0, pages)))
     assert not step.takes(Batch.of(([1], 48 * PAGE_TOKENS, list(range(49)))))
     one = Batch.of(([1], 0, pages))
     adapted = Batch(
