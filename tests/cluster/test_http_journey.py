@@ -46,6 +46,21 @@ class Api:
         assert ended["phase"] == "succeeded", ended["error"]
         return ended
 
+    def upload(self, text: str, purpose: str) -> str:
+        form = {"file": ("lines.jsonl", text.encode())}
+        reply = self.http.post("/v1/files", files=form, data={"purpose": purpose})
+        assert reply.is_success, reply.text
+        file_id: str = reply.json()["id"]
+        return file_id
+
+    def job(self, path: str, body: Any, end: str) -> dict[str, Any]:
+        """Begin a job of OpenAI's API, and wait for its end as for that of any run."""
+        run = self("POST", path, body)["id"]
+        told = list(self.events(f"/api/v1/runs/{run}", 0))
+        ended: dict[str, Any] = self("GET", f"{path}/{run}")
+        assert ended["status"] == end, (ended, told[-5:])
+        return ended
+
     def events(self, run: str, after: int, at_most: int = 10**9) -> Iterator[dict[str, Any]]:
         headers = EVENT_STREAM | {"last-event-id": str(after)}
         with self.http.stream("GET", f"{run}/events", headers=headers) as stream:
@@ -92,11 +107,7 @@ def is_running(found: dict[str, Any]) -> bool:
 def test_from_a_text_to_a_model_that_is_rolled_back(api):
     text = gzip.decompress(BOOK.read_bytes())[:N_BYTES].decode(errors="ignore")
     pages = "".join(json.dumps({"text": part}) + "\n" for part in text.split("\n\n"))
-    form = {"file": ("pages.jsonl", pages.encode())}
-    uploaded = api.http.post("/v1/files", files=form, data={"purpose": "user_data"})
-    assert uploaded.is_success, uploaded.text
-
-    source = {"file": uploaded.json()["id"], "licence": "public domain"}
+    source = {"file": api.upload(pages, "user_data"), "licence": "public domain"}
     recipe = {"name": "pages", "sources": [source], "tokenizer": {"vocab_size": 512}}
     built = api.run("/api/v1/datasets", recipe)
     dataset = built["result"]["dataset"]
@@ -140,4 +151,48 @@ def test_from_a_text_to_a_model_that_is_rolled_back(api):
     assert {api.who_answers() for _ in range(5)} == {first}
     reasons = api("GET", "/api/v1/deployments/assistant/history")["data"]
     assert [each["reason"].split()[0] for each in reasons] == ["back", "canary", "canary", "serve"]
+
+    assert tuned(api, "pupil@1") == "pupil-sums@1"
+    assert answered(api, 12) == {f"ask-{n}": 200 for n in range(12)}
     api("DELETE", "/api/v1/deployments/assistant", None, 204)
+
+
+def tuned(api: Api, model: str) -> str:
+    """The model that a fine-tuning job makes of conversations."""
+    chats = [
+        [{"role": "user", "content": f"{n} and 1?"}, {"role": "assistant", "content": str(n + 1)}]
+        for n in range(40)
+    ]
+    lines = "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
+    job = api.job(
+        "/v1/fine_tuning/jobs",
+        {"model": model, "training_file": api.upload(lines, "fine-tune"), "suffix": "sums",
+         "hyperparameters": {"n_epochs": 1, "batch_size": 4}},
+        "succeeded",
+    )  # fmt: skip
+    assert job["trained_tokens"] > 0
+    assert api("GET", f"/v1/fine_tuning/jobs/{job['id']}/checkpoints")["data"]
+    made: str = job["fine_tuned_model"]
+    return made
+
+
+def answered(api: Api, n: int) -> dict[str, int]:
+    """The statuses of so many requests of a batch, by their ids."""
+    url = "/v1/chat/completions"
+    body = {
+        "model": "assistant", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello?"}]
+    }  # fmt: skip
+    lines = "".join(
+        json.dumps({"custom_id": f"ask-{k}", "method": "POST", "url": url, "body": body}) + "\n"
+        for k in range(n)
+    )
+    batch = api.job(
+        "/v1/batches",
+        {"input_file_id": api.upload(lines, "batch"), "endpoint": url, "completion_window": "24h"},
+        "completed",
+    )
+    assert batch["request_counts"] == {"total": n, "completed": n, "failed": 0}
+    assert batch["error_file_id"] is None
+    content = api.http.get(f"/v1/files/{batch['output_file_id']}/content").text
+    found = [json.loads(line) for line in content.splitlines()]
+    return {line["custom_id"]: line["response"]["status_code"] for line in found}
