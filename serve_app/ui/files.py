@@ -21,6 +21,7 @@ FILES = (
     "aliases.js",
     "api.js",
     "app.js",
+    "bars.js",
     "chart.js",
     "chat.js",
     "chat_pane.js",
@@ -39,6 +40,7 @@ FILES = (
     "stream.js",
     "style.css",
     "tokens.js",
+    "usage.js",
     "versions.js",
     "words.js",
 )

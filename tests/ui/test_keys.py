@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from playwright.sync_api import expect
 
+from mulm.accounts import UsageRow
 from mulm.ledger import Ledger
 
 
@@ -48,3 +51,21 @@ def test_nobody_locks_themselves_out(site, enter):
     revoke.click()
     expect(page.get_by_role("main").get_by_role("alert")).to_contain_text("cannot revoke itself")
     assert names(site.ledger) == ["first", "friend"]
+
+
+def test_what_keys_have_used(site, enter):
+    hour_s = int(time.time()) // 3600 * 3600
+    rows = [
+        UsageRow("key_000000000002", "tiny", hour_s, 3, 1000, 234),
+        UsageRow("key_000000000002", "tiny", hour_s - 30 * 3600, 1, 1000, 0),
+        UsageRow("key_000000000001", "<i>other</i>", hour_s, 1, 10, 20),
+        UsageRow("key_000000000001", "tiny", hour_s - 60 * 86_400, 9, 9, 9),
+    ]
+    site.ledger.add_usage("test", 1, rows)
+    page = enter("#/keys")
+    told = page.get_by_role("table", name="Usage").locator("tbody tr")
+    expect(told.filter(has_text="friend")).to_contain_text("tiny42,000234")
+    expect(told.filter(has_text="first")).to_contain_text("<i>other</i>11020")
+    expect(told).to_have_count(2)
+    expect(page.locator(".bars li")).to_have_count(2)
+    expect(page.locator(".bars li").filter(has_text="1,264")).to_be_visible()

@@ -43,7 +43,7 @@ export async function get(path, options) {
 /** `path?a=1&b=2`; what is null, undefined or empty is left out. */
 export function query(path, values) {
   const given = Object.entries(values).filter(([, value]) => value != null && value !== "");
-  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+  return given.length ? `${path}${path.includes("?") ? "&" : "?"}${new URLSearchParams(given)}` : path;
 }
 
 /** The first `n` pages of a list as one: {data, hasMore}. */

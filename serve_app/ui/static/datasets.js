@@ -2,6 +2,7 @@
 // cards behind the facts of a version. Statistics read the whole corpus, so they wait until asked.
 
 import { get, part, query } from "./api.js";
+import { histogram } from "./bars.js";
 import { el, folded, foreign, isDone, put } from "./dom.js";
 import { number, size } from "./words.js";
 
@@ -60,8 +61,8 @@ function statistics(path, life) {
     for (const box of [bars.body, dropped.body]) put(box, el("p", { class: "faint" }, "Reading the corpus …"));
     isAsked = await isDone(bars.body, life, async () => {
       const told = await get(`${path}/stats`, { signal: life });
-      put(bars.body, el("div", { class: "columns" }, histogram("Length of documents, bytes", told.lengths),
-        histogram("Length, tokens", told.tokens), histogram("Languages", told.languages), histogram("Sources", told.sources)));
+      put(bars.body, el("div", { class: "columns" }, histogram("Length of documents, bytes", sized(told.lengths)),
+        histogram("Length, tokens", sized(told.tokens)), histogram("Languages", sized(told.languages)), histogram("Sources", sized(told.sources))));
       put(dropped.body, el("p", {}, `${number(told.rejected)} dropped beside ${number(told.documents)} kept.`),
         told.reasons.map((bar) => rejects(path, bar, told.rejected, life)));
     });
@@ -71,16 +72,7 @@ function statistics(path, life) {
   return [bars.element, dropped.element];
 }
 
-function histogram(name, bars) {
-  const most = Math.max(...bars.map(({ count }) => count), 1);
-  return el("section", {}, el("h2", {}, name), el("ol", { class: "bars" }, bars.map((bar) => line(bar, most))));
-}
-
-function line({ name, count, size_bytes: bytes }, most) {
-  const bar = el("i", { class: "bar" });
-  bar.style.setProperty("--share", (count / most).toFixed(4));
-  return el("li", {}, foreign(name, 60), bar, el("span", {}, number(count), bytes ? ` · ${size(bytes)}` : null));
-}
+const sized = (bars) => bars.map(({ name, count, size_bytes: bytes }) => ({ name, count, note: bytes ? size(bytes) : null }));
 
 /** What was dropped for one reason, page by page. */
 function rejects(path, bar, all, life) {

@@ -63,7 +63,7 @@ class Card {
   }
 
   #traffic({ traffic, canary, revision, reason, updated_at: at }) {
-    const seen = (role) => canary?.seen?.[role] && ` ${number(canary.seen[role].requests)} answered, ${number(canary.seen[role].failures_percent)} % failed`;
+    const seen = (role) => canary?.seen?.[role] && ` (${number(canary.seen[role].requests)} answered, ${number(canary.seen[role].failures_percent)} % failed)`;
     return el("p", {}, traffic.map(({ model, weight }, n) => el("span", {}, n ? ", " : null,
       el("a", { href: `#/models/${part(model)}`, "data-key": `model-${n}` }, foreign(model, 90)),
       traffic.length > 1 && ` ${number(weight)} %`, seen(n ? "canary" : "itself"))),

@@ -3,6 +3,7 @@
 
 import { every, pages, part, request } from "./api.js";
 import { confirmed, el, foreign, isDone, problem, put, table } from "./dom.js";
+import { usageCard } from "./usage.js";
 import { clock } from "./words.js";
 
 const POLL_MS = 10_000;
@@ -12,6 +13,7 @@ const LIVES = [["for ever", ""], ["for a day", DAY_S], ["for 30 days", 30 * DAY_
 
 export function keysView(main, life) {
   const box = el("div", { class: "card" });
+  const names = new Map();
   const said = el("div", { "aria-live": "polite" });
   const name = el("input", { required: true, maxlength: 64, placeholder: "a friend", autocomplete: "off" });
   const scope = el("select", {}, el("option", { value: "inference" }, "ask models"), el("option", { value: "all" }, "do everything"));
@@ -27,6 +29,7 @@ export function keysView(main, life) {
 
   async function load() {
     const { data: keys } = await pages("api/v1/keys", { limit: 100 }, MOST_PAGES, life);
+    for (const key of keys) names.set(key.id, key.name);
     const news = JSON.stringify(keys);
     if (box.dataset.news === news) return;
     box.dataset.news = news;
@@ -55,7 +58,7 @@ export function keysView(main, life) {
     });
   }
 
-  main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Keys")), said, box, form);
+  main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Keys")), said, box, usageCard(life, (id) => names.get(id) ?? id), form);
   every(POLL_MS, life, load, (error) => put(said, problem(error)));
 }
 
