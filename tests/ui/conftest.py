@@ -181,7 +181,9 @@ class Site:
             self.ledger, deployer, self._follow, _greet, random.Random(1), period_s=0.05
         )
         state = ServedState(deployments.serving, deployer, lambda: self.reports)
-        serving = ChainMap[str, Serving](deployments.serving, {"tiny": Fixed(self.served)})
+        serving = ChainMap[str, Serving](
+            deployments.serving, {self.served.name: Fixed(self.served)}
+        )
         server = HttpServer(self._app(serving, state), "127.0.0.1", self.port, 0.0)
         deployments.start()
         await server.start()

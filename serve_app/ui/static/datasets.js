@@ -17,7 +17,7 @@ export function datasetCards({ id }, life) {
 
 function preview(path, life) {
   let seed = 0;
-  const list = el("div", { class: "columns" });
+  const list = el("div", { class: "columns wide" });
   const grep = el("input", { type: "search", maxlength: 200, placeholder: "any", "aria-label": "Documents that hold" });
   const split = el("select", { "aria-label": "Split", onchange: () => load() },
     ["", "train", "validation"].map((name) => el("option", { value: name }, name || "both splits")));
