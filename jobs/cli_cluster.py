@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.cli_verbs import Verbs, with_json
-from jobs.dataset_words import age_text, size_text
 from mulm.home import Home
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def cluster_show(as_json: bool) -> None:
 
 
 def _lines(found: ClusterReport) -> list[str]:
+    from jobs.dataset_words import age_text, size_text
+
     if not found.is_up:
         return [f"not up  {found.home}"]
     jobs = "the dashboard does not answer" if found.jobs is None else ", ".join(found.jobs)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.cli_verbs import Verbs, say, with_json, with_overrides
-from jobs.dataset_words import one_line
 
 if TYPE_CHECKING:
     from jobs.config_explain import Explained
@@ -66,6 +65,8 @@ def explain(path: Path | None, overrides: tuple[str, ...], kind: str | None, as_
 
 
 def _print_table(title: str, values: Sequence[Explained]) -> None:
+    from jobs.dataset_words import one_line
+
     click.echo(one_line(title))
     rows = [(one.key, _text(one), one_line(one.where or one.origin)) for one in values]
     widths = [min(_COLUMN_CHARS, max(len(row[column]) for row in rows)) for column in (0, 1)]
@@ -74,5 +75,7 @@ def _print_table(title: str, values: Sequence[Explained]) -> None:
 
 
 def _text(one: Explained) -> str:
+    from jobs.dataset_words import one_line
+
     text = "none" if one.value is None else one.value
     return one_line(text if isinstance(text, str) else json.dumps(text), _VALUE_CHARS)

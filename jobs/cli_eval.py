@@ -12,10 +12,8 @@ from jobs.cli_complete import names_of
 from jobs.cli_remote import done_elsewhere, with_server
 from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
 from mulm.config import load_config
-from mulm.data.sources.remote import is_remote
 from mulm.errors import ConfigError
 from mulm.eval.config import EvaluateConfig
-from mulm.eval.suite_data import HUB
 from mulm.eval.suites.registry import BITS_PER_BYTE, SUITES, require_suite
 
 _KNOWN = ", ".join((BITS_PER_BYTE, *SUITES))
@@ -65,6 +63,9 @@ def evaluate(
 
 def _data(given: Sequence[str], suites: Sequence[str]) -> dict[str, str]:
     """The files by suite; a path is made absolute, since a job runs elsewhere."""
+    from mulm.data.sources.remote import is_remote
+    from mulm.eval.suite_data import HUB
+
     data = {}
     for text in given:
         name, equals, path = text.partition("=")

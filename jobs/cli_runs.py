@@ -18,6 +18,7 @@ from jobs.cli_complete import run_names
 from jobs.cli_remote import with_server
 from jobs.cli_runs_acts import ACTS
 from jobs.cli_runs_desk import elsewhere, events_of, open_runs, with_run
+from jobs.cli_runs_watch import watch
 from jobs.cli_verbs import Verbs, say, with_json, with_quiet
 from mulm.errors import ConfigError, ConflictError, UnknownNameError, nearest
 from mulm.facts import Phase, Run
@@ -41,7 +42,7 @@ def runs() -> None:
     """
 
 
-for act in ACTS:
+for act in (*ACTS, watch):
     runs.add_command(act)
 
 

@@ -12,6 +12,7 @@ from jobs.dataset_words import size_text
 from jobs.doctor_finding import Surroundings, Verdict, existing, fault, fine, warning
 from mulm.checksum import hash_file
 from mulm.errors import MulmError
+from serve_app.key_text import read_secret
 from serve_app.keys import read_first_key
 
 _LEAST_FREE_BYTES = 500_000_000
@@ -119,11 +120,13 @@ def store(machine: Surroundings) -> Verdict:
 
 
 def key(machine: Surroundings) -> Verdict:
-    """Whether the first API key is there and is one."""
+    """Whether the first API key is there and is one, and the secret of all keys' digests is."""
     if not machine.home.ledger.exists() and not machine.home.api_key.exists():
         return fine("the first `mulm up` makes it")
     try:
         read_first_key(machine.home)
+        if machine.home.key_secret.exists():
+            read_secret(machine.home.key_secret)
     except (MulmError, OSError) as error:
         return fault(str(error), getattr(error, "hint", "") or f"chmod 600 {machine.home.api_key}")
     return fine(str(machine.home.api_key))

@@ -1,8 +1,8 @@
 """Follows a run of a server elsewhere until it ends, over any number of broken connections.
 
-Called by the verbs that start or resume work with `--url`, and by `mulm runs logs -f`. Invariants:
-each event is told once and in order; the result is what the server says after the last event, so
-one that was missed changes nothing; Ctrl-C only ends the watching.
+Called by the verbs that start or resume work with `--url`, by `mulm runs watch` and `logs -f`.
+Invariants: each event is told once and in order; the result is what the server says after the last
+event, so one that was missed changes nothing; Ctrl-C only ends the watching.
 """
 
 from __future__ import annotations
@@ -140,4 +140,4 @@ def _detached(run_id: str, url: str, how: str) -> StoppedError:
 
 
 def _back(run_id: str, url: str) -> str:
-    return f"`mulm runs logs {run_id} -f --url {url}` comes back, `runs cancel` ends it"
+    return f"`mulm runs watch {run_id} --url {url}` comes back, `runs cancel` ends the run"

@@ -126,7 +126,9 @@ class ControlServer:
         feed = EventFeed(self.facts, period_s=0.01)
         deployer: Any = None  # nothing is served here
         served = ServedState({}, deployer, list)
-        control = Control(self.facts, self.store, desk, starter, feed, served)
+        control = Control(
+            self.facts, self.store, desk, starter, feed, served, estimate=dict, nodes=list
+        )
         return make_app(Service({}), KeyRing(self.facts.key_secrets, SECRET), control=control)
 
     def start(self) -> None:

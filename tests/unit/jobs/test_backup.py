@@ -58,7 +58,9 @@ def used(home: Home) -> Home:
 
 def facts_of(home: Home) -> dict[str, Any]:
     with sqlite3.connect(home.ledger) as database:
-        tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master")]
+        tables = [
+            row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
+        ]
         found = {t: database.execute(f"SELECT * FROM {t}").fetchall() for t in tables if t[0] != "_"
                  and not t.startswith("sqlite")}  # fmt: skip
     database.close()

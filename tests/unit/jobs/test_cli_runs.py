@@ -32,17 +32,9 @@ from mulm.train.config import TrainConfig
 from mulm.train.metrics import OF_THE_MACHINE
 
 VERBS = {
-    "ls",
-    "show",
-    "logs",
-    "output",
-    "metrics",
-    "samples",
-    "pause",
-    "resume",
-    "cancel",
-    "compare",
-}
+    "ls", "show", "logs", "output", "watch", "metrics", "samples",
+    "pause", "resume", "cancel", "compare",
+}  # fmt: skip
 CONFIG = {
     "name": "demo", "dataset": "tiny", "model": TINY_SHAPE, "steps": 30, "batch_tokens": 64,
     "seq_len": 16, "log_every": 1, "validate_every": 10, "checkpoint_every": 10, "device": "cpu",
@@ -119,6 +111,7 @@ def test_looking_at_runs(user: Terminal) -> None:
     assert user.json("show", "demo@1")["run"] == demo["run"]
     assert "config      seed: 1" in user.run("runs", "show", "second")[1]
 
+    assert user.json("watch", "demo")["model"] == "demo@1"
     lines = user.run("runs", "logs", "demo")[1].splitlines()
     assert lines[0].endswith("running")
     assert lines[-1].endswith("succeeded")

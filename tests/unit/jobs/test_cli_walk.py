@@ -205,3 +205,12 @@ def test_the_script_of_each_shell_calls_mulm(shell: str, mulm: Any) -> None:
     assert told["shell"] == shell
     assert told["script"].strip() == out.strip()
     assert mulm("completion", "tcsh")[0] == EXIT_BY_CODE["config_invalid"]
+
+
+def test_help_and_completion_load_nothing_heavy() -> None:
+    heavy = ("torch", "ray", "numpy", "pyarrow", "fastapi", "httpx")
+    program = f"import sys, jobs.cli; print(*{{*sys.modules}} & {{*{heavy!r}}})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

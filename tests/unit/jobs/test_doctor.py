@@ -258,6 +258,11 @@ def test_a_damaged_file_in_the_store(sound: Surroundings) -> None:
 
 
 def test_a_key_that_is_lost_or_none(sound: Surroundings) -> None:
+    secret = sound.home.key_secret.read_text()
+    sound.home.key_secret.write_text("nonsense")
+    expect(in_home.key(sound), "fault", "key_secret", "backup")
+    sound.home.key_secret.write_text(secret)
+    assert in_home.key(sound).level == "ok"
     sound.home.api_key.write_text("nonsense")
     expect(in_home.key(sound), "fault", "API key")
     sound.home.api_key.unlink()

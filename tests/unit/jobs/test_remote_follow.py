@@ -171,7 +171,7 @@ def test_a_server_that_stays_away_ends_the_watching_not_the_run(there: Any) -> N
         )
         with pytest.raises(UnreachableError) as caught:
             next(watching)
-    assert f"mulm runs logs {run_id} -f --url {there.url}" in caught.value.hint
+    assert f"mulm runs watch {run_id} --url {there.url}" in caught.value.hint
 
 
 def test_an_end_before_the_newest_phase_is_an_older_try(there: Any) -> None:
@@ -241,8 +241,9 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(
         code, _, err = mulm("train", "c.json")
     assert code == 130
     (run,) = there.facts.runs()
-    assert f"mulm runs logs {run.id} -f --url {there.url}" in err
+    assert f"mulm runs watch {run.id} --url {there.url}" in err
     assert there.jobs.all[run.id].is_living, "it goes on"
+    assert mulm.json("runs", "watch", run.id)["model"] == "demo@1"
     code, out, err = mulm("runs", "logs", run.id, "-f", "--json")
     assert code == 0, err
     events = [json.loads(line) for line in out.splitlines()]
@@ -303,6 +304,17 @@ def test_a_run_there_is_paused_and_resumed(there: Any, at_server: Any) -> None:
     assert mulm.json("runs", "resume", run_id)["model"] == "demo@1"
     assert mulm("runs", "resume", run_id)[0] == 9, "it has succeeded"
     assert mulm("runs", "resume", run_id, "--set", "workers=1")[0] == 2
+
+
+def test_watching_ends_as_the_run_does(there: Any, at_server: Any) -> None:
+    mulm = at_server
+    (mulm.folder / "c.json").write_text(json.dumps(CONFIG))
+    work(there, end="failed")
+    assert mulm("train", "c.json")[0] == 4
+    code, _, err = mulm("runs", "watch", "demo")
+    assert code == 4
+    assert "too small" in err
+    assert mulm("runs", "watch", "nobody")[0] == 3
 
 
 def test_versions_there(there: Any, at_server: Any) -> None:

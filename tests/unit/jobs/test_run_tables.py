@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.run_tables import comparison_lines, csv_text, metric_lines, newest_samples, sample_lines
+from jobs.run_tables import comparison_lines, csv_text, metric_lines, sample_lines
 from mulm.facts import Event, Run
 from mulm.runs.compare import Contender, compare
+from mulm.runs.samples import newest_samples
 
 ROWS: list[dict[str, Any]] = [
     {"step": 10, "loss": 3.25, "lr": 0.02, "tokens_per_s": 12345.6, "eta_s": 9.0},
