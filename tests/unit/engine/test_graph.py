@@ -153,6 +153,33 @@ def test_other_weights_are_recorded_anew() -> None:
     assert found["r0"] != PLAIN["r0"].token_ids
 
 
+def test_a_model_without_rows_takes_over() -> None:
+    """As the CPU kernels do from plain PyTorch: nothing of the first is asked any more."""
+    tape = TapeRecorder()
+    under_test = engine(recorder=tape, n_slots=4)
+    other = loud(7)
+    without_rows = SimpleNamespace(
+        config=other.config, is_batch_invariant=False, make_cache=other.make_cache,
+        extend=other.extend, logits=other.logits, set_adapter=other.set_adapter,
+    )  # fmt: skip
+    under_test.swap(without_rows)  # type: ignore[arg-type]
+    assert under_test.graphs is None
+    assert tape.n_bytes == 0
+    assert under_test.generate([request(6)]) == engine(other, n_slots=4).generate([request(6)])
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_keys_and_values_in_bytes(batch_invariant: bool) -> None:
+    model = loud()
+    model.kv_dtype = "int8"
+    settings: dict[str, Any] = {"n_slots": 5, "batch_invariant": batch_invariant}
+    plain = engine(model, **settings).generate(REQUESTS[:6])
+    under_test = engine(model, TapeRecorder(), **settings)
+    assert under_test.graphs is not None
+    assert not under_test.graphs.problem
+    assert under_test.generate(REQUESTS[:6]) == plain
+
+
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_quantised_weights(bits: Any) -> None:
     model = QuantizedMicroLM.of(loud(), Quantization(linear=bits, embedding=bits))
