@@ -23,6 +23,7 @@ from jobs.cli_config import config
 from jobs.cli_data import data, data_gc
 from jobs.cli_doctor import doctor
 from jobs.cli_eval import evaluate
+from jobs.cli_keys import key, usage
 from jobs.cli_model import model
 from jobs.cli_ps import ps
 from jobs.cli_root import Root
@@ -57,8 +58,8 @@ def cli() -> None:
 
 
 for verb in (
-    backup, chat, cluster, completion, compress, config, data, doctor, evaluate, generate, model,
-    ps, restore, runs, tokenizer, train,
+    backup, chat, cluster, completion, compress, config, data, doctor, evaluate, generate, key,
+    model, ps, restore, runs, tokenizer, train, usage,
 ):  # fmt: skip
     cli.add_command(verb)
 cli.add_command(data_gc, "gc")

@@ -41,6 +41,7 @@ _SILENCE_S = 60.0
 """An event stream shows life every 15 s."""
 _PAGE = 100
 _BY_STATUS: Mapping[int, type[MulmError]] = {
+    400: ConfigError,
     401: AuthError,
     403: AuthError,
     404: NotFoundError,
@@ -120,6 +121,10 @@ class Remote:
     def put(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
         """Send JSON that takes the place of what is there; raises as `get`."""
         return self._send("PUT", path, json=body, headers=dict(headers or {})).json()
+
+    def delete(self, path: str) -> None:
+        """Remove what is there; raises as `get`."""
+        self._send("DELETE", path)
 
     def items(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
         """All items of a list, page by page."""

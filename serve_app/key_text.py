@@ -23,7 +23,9 @@ _N_SECRET_CHARS = 43
 """Of 62 kinds: 256 bits."""
 
 _ALPHABET = string.ascii_letters + string.digits
-_FORM = re.compile(rf"({_PREFIX}[0-9a-f]{{12}}_[A-Za-z0-9]{{{_N_SECRET_CHARS}}})_([0-9a-f]{{8}})")
+_FORM = re.compile(
+    rf"({_PREFIX}[A-Za-z0-9]{{1,32}}_[A-Za-z0-9]{{{_N_SECRET_CHARS}}})_([0-9a-f]{{8}})"
+)
 _OLD_FORM = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}")
 """Of keys from before they had an id and a checksum; those go on working."""
 
@@ -43,6 +45,12 @@ def is_key(text: str) -> bool:
     if found is None:
         return _OLD_FORM.fullmatch(text) is not None
     return found[2] == _checksum(found[1])
+
+
+def id_in(text: str) -> str:
+    """The id of the key whose text it is; nothing in that of an old one."""
+    found = _FORM.fullmatch(text)
+    return "key_" + found[1].split("_")[2] if found else ""
 
 
 def digest_of(text: str, secret: bytes) -> str:

@@ -15,7 +15,7 @@ from mulm.errors import CorruptError, NotFoundError
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.refs import new_id
-from serve_app.key_text import digest_of, ensure_secret, is_key, make_text
+from serve_app.key_text import digest_of, ensure_secret, id_in, is_key, make_text
 
 FIRST_KEY_NAME = "first"
 
@@ -84,3 +84,12 @@ def read_first_key(home: Home) -> str:
             hint="delete the file; the next start makes a new key",
         )
     return text
+
+
+def is_first_key(home: Home, key_id: str, name: str) -> bool:
+    """Whether the commands of this machine use that key."""
+    try:
+        text = read_first_key(home)
+    except (NotFoundError, CorruptError):
+        return False
+    return id_in(text) == key_id if id_in(text) else name == FIRST_KEY_NAME

@@ -11,12 +11,13 @@ from starlette.responses import JSONResponse, Response
 from mulm.accounts import HOUR_S, Key, KeyLimits, Scope
 from mulm.config import Frozen
 from mulm.errors import ConflictError
+from mulm.facts import Facts
 from serve_app.auth import KeyRing
 from serve_app.caller import CallerDependency
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
-from serve_app.keys import MadeKey, make_key
+from serve_app.keys import FIRST_KEY_NAME, MadeKey, make_key
 
 router = APIRouter(prefix="/api/v1/keys", tags=["keys"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
@@ -87,13 +88,27 @@ def create_key(
 
 
 def _made(body: NewKey, control: Control, ring: KeyRing) -> JSONResponse:
-    made = make_key(ring.secret)
-    key = control.facts.add_key(
-        made.id, made.digest, body.name, body.scope, body.models, _end(body.expires_in_s),
-        body.limits,
-    )  # fmt: skip
+    key, made = issue(control.facts, ring.secret, body)
     ring.look_again()
     return _shown_once(key, made, 201)
+
+
+def issue(facts: Facts, secret: bytes, order: NewKey) -> tuple[Key, MadeKey]:
+    """Make a key as ordered. Raises ConflictError for the name of the first key."""
+    _require_free(order.name)
+    made = make_key(secret)
+    key = facts.add_key(
+        made.id, made.digest, order.name, order.scope, order.models, _end(order.expires_in_s),
+        order.limits,
+    )  # fmt: skip
+    return key, made
+
+
+def reissue(facts: Facts, secret: bytes, key_id: str, overlap_s: float) -> tuple[Key, MadeKey]:
+    """Give a key another secret. Raises NotFoundError."""
+    made = make_key(secret, facts.key(key_id).id)
+    facts.rotate_key(key_id, made.digest, overlap_s)
+    return facts.key(key_id), made
 
 
 @router.get("/{key_id}")
@@ -109,6 +124,8 @@ def change_key(
 ) -> dict[str, Any]:
     """Change a key's name, models, end or limits; in force within five seconds."""
     key = control.facts.key(key_id)
+    if body.name is not None and body.name != key.name:
+        _require_free(body.name)
     given = body.model_fields_set
     changes: dict[str, Any] = {
         name: value
@@ -138,10 +155,9 @@ def rotate_key(
 
 
 def _rotated(key_id: str, body: Rotation, control: Control, ring: KeyRing) -> JSONResponse:
-    made = make_key(ring.secret, control.facts.key(key_id).id)
-    control.facts.rotate_key(key_id, made.digest, body.overlap_s)
+    key, made = reissue(control.facts, ring.secret, key_id, body.overlap_s)
     ring.look_again()
-    return _shown_once(control.facts.key(key_id), made, 200)
+    return _shown_once(key, made, 200)
 
 
 @router.delete("/{key_id}", status_code=204)
@@ -186,6 +202,13 @@ def _used(control: Control, key: Key) -> dict[str, Any]:
 def _shown_once(key: Key, made: MadeKey, status: int) -> JSONResponse:
     headers = {"location": f"/api/v1/keys/{key.id}", "cache-control": "no-store"}
     return JSONResponse(described(key) | {"key": made.text}, status, headers)
+
+
+def _require_free(name: str) -> None:
+    if name == FIRST_KEY_NAME:
+        raise ConflictError(
+            f"{name!r} is the name of the key that `mulm up` makes", hint="choose another name"
+        )
 
 
 def _end(expires_in_s: int | None) -> float | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mulm.errors import AuthError, OverloadedError, error_classes
+from mulm.errors import AuthError, MulmError, OverloadedError, error_classes
 from serve_app.errors import (
     STATUS_BY_CODE,
     STATUS_BY_REQUEST_CODE,
@@ -69,3 +69,15 @@ def test_codes_of_http_alone_are_frozen_and_on_the_page():
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+|its own) \| [^|]+ \|$", page, re.M))
     assert rows.pop("http_error") == "its own"
     assert {code: int(status) for code, status in rows.items()} == STATUS_BY_REQUEST_CODE
+
+
+def test_the_catalogue_has_every_code_that_any_class_tells(scripted_app):
+    def family(cls):
+        yield cls
+        for child in cls.__subclasses__():
+            yield from family(child)
+
+    codes = {cls.code for cls in family(MulmError)}
+    assert codes <= STATUS_BY_CODE.keys() | STATUS_BY_REQUEST_CODE.keys()
+    page = (Path(__file__).parents[3] / "docs/errors.md").read_text(encoding="utf-8")
+    assert {code for code in codes if f"| `{code}` |" not in page} == set()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mulm.errors import AuthError, CorruptError, NotFoundError
-from serve_app.key_text import digest_of, ensure_secret, is_key, make_text, read_secret
+from serve_app.key_text import digest_of, ensure_secret, id_in, is_key, make_text, read_secret
 
 TEXT = make_text("key_0123456789ab")
 OLD = "mulm_sk_" + "k" * 43
@@ -21,6 +21,7 @@ def test_a_key_names_itself_and_holds_256_random_bits():
     assert 62**43 > 2**256
     assert len({make_text("key_0123456789ab") for _ in range(100)}) == 100
     assert is_key(TEXT)
+    assert (id_in(TEXT), id_in(OLD)) == ("key_0123456789ab", "")
 
 
 def test_every_single_typo_and_every_swap_is_found():

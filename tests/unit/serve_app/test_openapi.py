@@ -6,6 +6,7 @@ from pathlib import Path
 import jsonschema
 
 from serve_app.auth import OPEN_PATHS
+from serve_app.errors import STATUS_BY_CODE, STATUS_BY_REQUEST_CODE
 from serve_app.openapi import document_of, main
 
 PAGE = Path(__file__).parents[3] / "docs/openapi.json"
@@ -34,3 +35,15 @@ def test_every_operation_declares_its_errors_and_every_schema_is_one(scripted_ap
             elif path not in OPEN_PATHS:
                 assert declared >= {"4XX", "5XX"}
     assert "HTTPValidationError" not in json.dumps(document)
+
+
+def test_every_status_that_the_control_api_may_answer_is_declared(scripted_app):
+    statuses = {str(status) for status in (STATUS_BY_CODE | STATUS_BY_REQUEST_CODE).values()}
+    only_somewhere = {"412", "422"}  # preconditions, and idempotency keys that came before
+    for path, operations in document_of(scripted_app)["paths"].items():
+        if path.startswith("/api/"):
+            for method, operation in operations.items():
+                declared = set(operation["responses"])
+                assert statuses - declared <= only_somewhere, (method, path)
+                for status in declared & statuses:
+                    assert "application/problem+json" in operation["responses"][status]["content"]
