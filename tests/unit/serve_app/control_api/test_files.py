@@ -182,20 +182,23 @@ def chunk(body: bytes) -> dict[str, Any]:
 GONE = {"type": "http.disconnect"}
 
 
+SLOW = [each for _ in range(90) for each in (chunk(b"-"), 0.03)]
+
+
 @pytest.mark.parametrize(
-    ("stream", "code"),
+    ("messages", "idle_s", "timeout_s", "code"),
     [
-        (Stream(chunk(FILE), GONE), "invalid_value"),
-        (Stream(chunk(FILE), 9.0, GONE), "request_timeout"),
-        (Stream(*[each for _ in range(90) for each in (chunk(b"-"), 0.03)]), "request_timeout"),
+        ([chunk(FILE), GONE], 30.0, 30.0, "invalid_value"),
+        ([chunk(FILE), 90.0, GONE], 0.2, 30.0, "request_timeout"),
+        (SLOW, 30.0, 0.5, "request_timeout"),
     ],
     ids=["cut", "still", "slow"],
 )
-def test_a_cut_or_slow_upload_leaves_nothing(store, stream, code):
+def test_a_cut_or_slow_upload_leaves_nothing(store, messages, idle_s, timeout_s, code):
     async def check():
-        async with Upload(store, 1000, ("purpose",), idle_s=0.2, timeout_s=0.5) as under_test:
+        async with Upload(store, 1000, ("purpose",), idle_s, timeout_s) as under_test:
             with pytest.raises(MulmError) as caught:
-                await under_test.read(stream.request())
+                await under_test.read(Stream(*messages).request())
             assert caught.value.code == code
 
     asyncio.run(check())
