@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.cli_remote import open_api, with_server
 from jobs.cli_verbs import Verbs, with_json
 from mulm.home import Home
 
@@ -33,6 +35,41 @@ def cluster_show(as_json: bool) -> None:
 
     found = report(Home.from_env())
     click.echo(json.dumps(asdict(found)) if as_json else "\n".join(_lines(found)))
+
+
+@cluster.command("nodes")
+@with_server
+@with_json
+def cluster_nodes(as_json: bool) -> None:
+    """List the machines of the application: which is the head, which are gone, what each has.
+
+    \b
+    Example:  mulm cluster nodes
+              mulm cluster nodes --url http://10.0.0.5:8000 --key @~/its_key
+    """
+    with open_api() as remote:
+        nodes = remote.get("cluster/nodes")["data"]
+    if as_json:
+        click.echo(json.dumps(nodes))
+        return
+    for line in node_lines(nodes):
+        click.echo(line)
+
+
+def node_lines(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each machine."""
+    from jobs.dataset_words import one_line, size_text, table_lines
+
+    return table_lines(
+        (
+            one_line(str(node["address"])),
+            ("head" if node["is_head"] else "worker") if node["is_alive"] else "gone",
+            f"{node['cpus']:g} CPUs",
+            one_line(f"{node['gpus']:g} GPUs {node['gpu'] or ''}") if node["gpus"] else "",
+            size_text(node["memory_bytes"]),
+        )
+        for node in nodes
+    )
 
 
 def _lines(found: ClusterReport) -> list[str]:

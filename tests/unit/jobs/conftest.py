@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from actors.job_client import Attempt
+from actors.nodes import described
 from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
 from jobs.cli import main
@@ -66,6 +67,18 @@ def mulm(
     monkeypatch.chdir(folder)
     return CommandLine(home, folder, capsys)
 
+
+RAY_NODES = [
+    {
+        "NodeID": "b" * 8, "NodeManagerAddress": "10.0.0.6", "Alive": False,
+        "Resources": {"CPU": 4.0, "memory": 8e9},
+    },
+    {
+        "NodeID": "a" * 8, "NodeManagerAddress": "10.0.0.5", "Alive": True,
+        "Resources": {"node:__internal_head__": 1.0, "CPU": 2.0, "GPU": 1.0, "memory": 16e9},
+    },
+]  # fmt: skip
+"""As Ray tells them."""
 
 SECRET, KEY = b"s" * 32, "mulm_sk_" + "k" * 43
 
@@ -127,7 +140,14 @@ class ControlServer:
         deployer: Any = None  # nothing is served here
         served = ServedState({}, deployer, list)
         control = Control(
-            self.facts, self.store, desk, starter, feed, served, estimate=dict, nodes=list
+            self.facts,
+            self.store,
+            desk,
+            starter,
+            feed,
+            served,
+            estimate=dict,
+            nodes=lambda: described(RAY_NODES),
         )
         return make_app(Service({}), KeyRing(self.facts.key_secrets, SECRET), control=control)
 

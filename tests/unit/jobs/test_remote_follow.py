@@ -317,6 +317,16 @@ def test_watching_ends_as_the_run_does(there: Any, at_server: Any) -> None:
     assert mulm("runs", "watch", "nobody")[0] == 3
 
 
+def test_machines_there_are_listed(there: Any, at_server: Any) -> None:
+    assert [node["address"] for node in at_server.json("cluster", "nodes")] == [
+        "10.0.0.5",
+        "10.0.0.6",
+    ]
+    head, gone = at_server("cluster", "nodes")[1].splitlines()
+    assert head.split() == ["10.0.0.5", "head", "2", "CPUs", "1", "GPUs", "16.0", "GB"]
+    assert gone.split() == ["10.0.0.6", "gone", "4", "CPUs", "8.0", "GB"]
+
+
 def test_versions_there(there: Any, at_server: Any) -> None:
     mulm = at_server
     assert [row["ref"] for row in mulm.json("data", "ls")] == ["tiny@1"]
