@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 
 from playwright.sync_api import expect
@@ -86,6 +87,31 @@ def test_a_live_run_through_a_server_that_is_killed(site, enter, wait_until):
     wait_until(lambda: n_points(page, "Loss") == 50)
     page.get_by_text("Numbers", exact=True).click()
     assert shown_rows(page) == once
+
+
+def told(*seqs: int, kind: str = "log") -> str:
+    """Events as a stream has them."""
+    blocks = []
+    for seq in seqs:
+        data = {"text": f"note {seq}", "phase": "succeeded"}
+        event = {"kind": kind, "created_at": 0, "data": data}
+        blocks.append(f"id: {seq}\nevent: {kind}\ndata: {json.dumps(event)}\n\n")
+    return "".join(blocks)
+
+
+def test_what_comes_twice_counts_once_and_half_an_event_not_at_all(site, enter):
+    """As through a proxy that repeats itself and breaks in the middle of an event."""
+    run = site.run()
+    streams = iter([told(1, 2, 3) + told(4)[:-9], told(2, 3, 4, 5) + told(6, kind="phase")])
+    page = enter()
+    kind = "text/event-stream"
+    page.route("**/events", lambda each: each.fulfill(body=next(streams), content_type=kind))
+    page.evaluate(f"location.hash = '#/runs/{run}'")
+    notes = page.locator(".notes li")
+    expect(notes).to_have_text(
+        [re.compile("succeeded$"), *(re.compile(f"note {n}$") for n in (5, 4, 3, 2, 1))]
+    )
+    assert next(streams, None) is None
 
 
 def test_steps_done_again_after_a_crash_are_not_points_twice(site, enter, wait_until):
