@@ -91,7 +91,7 @@ class AuditMiddleware:
             who=scope["state"]["key"].id,
             request_id=scope["state"]["request_id"],
             method=scope["method"],
-            route=getattr(scope.get("route"), "path", path),
+            route=getattr(scope.get("route"), "path_format", path),
             subject=made or path,
             outcome=outcome,
         )

@@ -236,7 +236,13 @@ class _Engines:
         self._last = living
 
 
-@router.get("/metrics")
+class MetricsResponse(Response):
+    """The text that Prometheus reads."""
+
+    media_type = CONTENT_TYPE_PLAIN_0_0_4
+
+
+@router.get("/metrics", response_class=MetricsResponse)
 async def metrics(service: ServiceDependency) -> Response:
     """The service's numbers."""
-    return Response(service.metrics_text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return MetricsResponse(service.metrics_text())

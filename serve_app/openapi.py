@@ -18,6 +18,7 @@ from fastapi.openapi.utils import get_openapi
 
 from serve_app.auth import OPEN_PATHS
 from serve_app.errors import CONTROL_ROOT
+from serve_app.openapi_examples import EXAMPLES
 
 Document = dict[str, Any]
 
@@ -56,8 +57,9 @@ def document_of(app: FastAPI) -> Document:
             title=app.title, version=app.version, openapi_version="3.1.0", routes=app.routes
         )
         for path, operations in made["paths"].items():
-            for operation in operations.values():
+            for method, operation in operations.items():
                 _tell_errors(path, operation)
+                _show_example(method, path, operation)
         schemas = made["components"]["schemas"]
         for name in _FRAMEWORKS_OWN:
             schemas.pop(name, None)
@@ -80,6 +82,12 @@ def _tell_errors(path: str, operation: Document) -> None:
         return
     responses["4XX"] = {"description": "What is wrong with the request.", "content": _ERROR}
     responses["5XX"] = {"description": "What is wrong on our side.", "content": _ERROR}
+
+
+def _show_example(method: str, path: str, operation: Document) -> None:
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        if (method, path) in EXAMPLES:
+            content["example"] = EXAMPLES[method, path]
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import JSONResponse
 
 from mulm.config import Frozen
@@ -21,6 +22,20 @@ from serve_app.control_api.precondition import (
     seen_before,
 )
 
+
+class _KindsConvertor(Convertor[str]):
+    """Only these words are a path here; any other is nobody's, or another room's."""
+
+    regex = "models|datasets|tokenizers"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("kinds", _KindsConvertor())
 router = APIRouter(prefix="/api/v1", tags=["versions"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
 Kinds = Literal["models", "datasets", "tokenizers"]
@@ -33,7 +48,7 @@ class AliasBody(Frozen):
     version: Annotated[int, Field(ge=1, lt=2**31)]
 
 
-@router.get("/{kinds}")
+@router.get("/{kinds:kinds}")
 def list_versions(
     kinds: Kinds,
     control: ControlDependency,
@@ -46,7 +61,7 @@ def list_versions(
     return page(behind(found, after, lambda version: version.ref), limit, _described)
 
 
-@router.get("/{kinds}/{ref}")
+@router.get("/{kinds:kinds}/{ref}")
 def get_version(kinds: Kinds, ref: str, control: ControlDependency) -> dict[str, Any]:
     """One version: what it was made from and of, its licences, its aliases."""
     kind = _KINDS[kinds]
@@ -70,7 +85,7 @@ def get_version(kinds: Kinds, ref: str, control: ControlDependency) -> dict[str,
     }
 
 
-@router.get("/{kinds}/{name}/aliases")
+@router.get("/{kinds:kinds}/{name}/aliases")
 def list_aliases(kinds: Kinds, name: str, control: ControlDependency) -> dict[str, Any]:
     """The words that point to versions of a name."""
     kind = _KINDS[kinds]
@@ -79,13 +94,13 @@ def list_aliases(kinds: Kinds, name: str, control: ControlDependency) -> dict[st
     return page(aliases, len(aliases), lambda item: _alias(name, *item))
 
 
-@router.get("/{kinds}/{name}/aliases/{alias}")
+@router.get("/{kinds:kinds}/{name}/aliases/{alias}")
 def get_alias(kinds: Kinds, name: str, alias: str, control: ControlDependency) -> JSONResponse:
     """Where an alias points, and where it has pointed before, the newest first."""
     return _told(control, _KINDS[kinds], name, alias)
 
 
-@router.put("/{kinds}/{name}/aliases/{alias}", responses={412: CHANGED})
+@router.put("/{kinds:kinds}/{name}/aliases/{alias}", responses={412: CHANGED})
 def put_alias(
     kinds: Kinds,
     name: str,

@@ -8,6 +8,7 @@ import jsonschema
 from serve_app.auth import OPEN_PATHS
 from serve_app.errors import STATUS_BY_CODE, STATUS_BY_REQUEST_CODE
 from serve_app.openapi import document_of, main
+from serve_app.openapi_examples import EXAMPLES
 
 PAGE = Path(__file__).parents[3] / "docs/openapi.json"
 
@@ -47,3 +48,17 @@ def test_every_status_that_the_control_api_may_answer_is_declared(scripted_app):
                 assert statuses - declared <= only_somewhere, (method, path)
                 for status in declared & statuses:
                     assert "application/problem+json" in operation["responses"][status]["content"]
+
+
+def test_every_body_has_an_example_that_its_schema_takes(scripted_app):
+    document = document_of(scripted_app)
+    bodies = {
+        (method, path): operation["requestBody"]["content"]["application/json"]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if "application/json" in operation.get("requestBody", {}).get("content", {})
+    }
+    assert set(bodies) == set(EXAMPLES)
+    for body in bodies.values():
+        schema = body["schema"] | {"components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(body["example"])

@@ -53,7 +53,7 @@ def test_two_people_cannot_overwrite_each_other(api, ledger, versions):
         ("PUT", "/api/v1/models/..%2f..%2fetc/aliases/live", {"json": {"version": 1}}, 404),
         ("GET", "/api/v1/models/tiny@9", {}, 404),
         ("GET", "/api/v1/models/a b", {}, 400),
-        ("GET", "/api/v1/things", {}, 400),
+        ("GET", "/api/v1/things", {}, 404),
         ("GET", "/api/v1/models?limit=101", {}, 400),
         ("PATCH", LIVE, {}, 405),
         ("GET", "/api/v2", {}, 404),
