@@ -2,7 +2,7 @@
 
 Run by the ingress; blocks, so in threads. Invariants: what Serve runs and the ledger wants differ
 for a moment only, whoever changed either; the ingress itself is never taken away; nothing is put
-where nothing differs.
+where nothing differs; nothing that Serve was not given counts as running.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from mulm.errors import MulmError
+from mulm.errors import DeadlineError, MulmError, NotRunningError
 from mulm.facts import Deployment
 from serve_app.applications import (
     INGRESS_APPLICATION,
@@ -58,39 +58,49 @@ class Deployer:
         self._serve, self._clock = serve, clock
         self._lock = threading.Lock()
         self._wanted: dict[str, Config] = {}
+        self._given: dict[str, Config] = {}
         self._details: Details = {}
         self._seen_s = self._put_s = float("-inf")
         self.problem = ""
+        """Why Serve refuses what is wanted."""
+        self._away = ""
 
     def apply(self, deployments: Iterable[Deployment]) -> None:
         """Put what is wanted, if that is something else, or if it was long ago."""
         wanted = wanted_configs(deployments)
         with self._lock:
             is_old = self._clock() - self._put_s > LOOK_AGAIN_S
-            if wanted == self._wanted and not is_old:
+            if wanted == self._given and not is_old:
+                self._wanted = wanted
                 return
-            self._put_s = self._clock()
+            self._wanted, self._put_s = wanted, self._clock()
             try:
                 self._put(wanted)
+            except (NotRunningError, DeadlineError) as error:
+                self._is_away(error)
             except MulmError as error:
                 _log.warning("deployments are not applied reason=%s", error.message)
                 self.problem = error.message
-                return
-            self._wanted, self.problem = wanted, ""
+            else:
+                self._given, self.problem = wanted, ""
 
     def details(self) -> Details:
-        """What Serve says of all applications; at most a second old."""
+        """What Serve says of all applications, at most a second old; nothing while it is away."""
         with self._lock:
             if self._clock() - self._seen_s > MAX_AGE_S:
-                self._look()
+                try:
+                    self._look()
+                except MulmError as error:
+                    self._is_away(error)
             return self._details
 
     def standing(self, application: str) -> Standing:
         """How a wanted application stands."""
         config = self._wanted.get(application)
-        if config is None:
-            return Standing("failed", self.problem) if self.problem else Standing("starting")
-        return standing(self.details(), config)
+        if config is None or config != self._given.get(application):
+            return Standing("failed", self.problem) if self.problem else self._starting()
+        found = standing(self.details(), config)
+        return self._starting() if self._away else found
 
     def _put(self, wanted: dict[str, Config]) -> None:
         self._look()
@@ -108,7 +118,14 @@ class Deployer:
 
     def _look(self) -> None:
         self._details = self._serve.request("GET", PATH)
-        self._seen_s = self._clock()
+        self._seen_s, self._away = self._clock(), ""
+
+    def _is_away(self, error: MulmError) -> None:
+        _log.warning("Serve is not reached now reason=%s", error.message)
+        self._details, self._seen_s, self._away = {}, self._clock(), error.message
+
+    def _starting(self) -> Standing:
+        return Standing("starting", self._away)
 
 
 def wanted_configs(deployments: Iterable[Deployment]) -> dict[str, Config]:

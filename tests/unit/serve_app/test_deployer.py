@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from mulm.errors import NotRunningError
 from mulm.facts import Deployment
 from serve_app.deployer import LOOK_AGAIN_S, Deployer
 
@@ -94,3 +95,34 @@ def test_how_engines_stand_is_asked_once_a_second(serve, deployer, clock):
     for _ in range(5):
         assert deployer.standing("engine-tiny").state == "failed"
     assert serve.n_asked == n_asked + 1
+
+
+def test_a_change_that_serve_refuses_does_not_run(serve, deployer, clock):
+    deployer.apply([deployment()])
+    serve.refuses = "Ray answered 500"
+    changed = deployment()
+    changed.spec["args"]["n_slots"] = 3
+    deployer.apply([changed])
+    assert deployer.standing("engine-tiny").state == "failed"
+    deployer.apply([deployment()])
+    assert deployer.standing("engine-tiny").state == "running", "it is as it was"
+
+
+def test_while_serve_is_away_nothing_runs_or_fails_for_certain(serve, deployer, clock):
+    deployer.apply([deployment()])
+    answer = serve.request
+
+    def away(*_args, **_kwargs):
+        raise NotRunningError("nobody is there")
+
+    serve.request = away
+    clock.now_s += 5
+    deployer.apply([deployment(), deployment("other")])
+    for application in ("engine-tiny", "engine-other"):
+        found = deployer.standing(application)
+        assert (found.state, found.words) == ("starting", "nobody is there")
+    assert deployer.details() == {}
+    serve.request = answer
+    clock.now_s += 5
+    deployer.apply([deployment(), deployment("other")])
+    assert deployer.standing("engine-other").state == "running"

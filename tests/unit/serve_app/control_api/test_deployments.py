@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mulm.engine.stats import EngineStats
+from mulm.errors import NotRunningError
 from mulm.testing import tiny_llama3_tokenizer, tiny_stored_model
 from serve_app.engine_report import EngineReport, Place
 
@@ -225,3 +226,19 @@ def test_replicas_tell_where_they_really_run(api, look, reports):
         "device": "GeForce RTX 3060", "dtype": "int8", "memory_bytes": 123, "tokens_per_s": 55.5,
     }  # fmt: skip
     assert (replica["running"], replica["waiting"], replica["kv_use"]) == (2, 1, 0.6)
+
+
+def test_a_change_that_is_written_is_acknowledged_while_serve_is_away(api, look, serve):
+    put(api, {"model": "tiny@1"})
+    look()
+
+    def away(*_args, **_kwargs):
+        raise NotRunningError("nobody is there")
+
+    serve.request = away
+    reply = api.call("PATCH", f"{URL}/tiny", json={"max_replicas": 4})
+    assert (reply.status_code, reply.json()["revision"]) == (202, 2)
+    look()
+    [found] = api.get(URL)["data"]
+    assert (found["status"], found["message"]) == ("starting", "nobody is there")
+    assert found["replicas"] == []
