@@ -6,6 +6,7 @@ the model itself; `judge` decides, purely. Invariant: what a client did wrong co
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -26,6 +27,8 @@ _N_KEPT = 1000
 _SERVERS_FAULT = 500
 _TIMES_SLOWER = 3.0
 _SLOWER_S = 0.5
+_NEARLY = 0.99
+"""Of its deadline: the reader's clock began a moment earlier."""
 
 
 class Canary(Frozen):
@@ -125,4 +128,8 @@ class CountedClient:
         except MulmError as error:
             if status_of(error) >= _SERVERS_FAULT:
                 self._tally.has_failed.append(True)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            if n_open and self._clock() - begun_s >= _NEARLY * request.deadline_s:
+                self._tally.has_failed.append(True)  # nobody left: its reader's time was over
             raise

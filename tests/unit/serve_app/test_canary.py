@@ -94,3 +94,28 @@ def test_ends_are_counted_once_for_each_request():
 def test_what_a_client_does_counts_against_nobody():
     assert not run(ConfigError("bad grammar")).has_failed
     assert not run(TokenChunk("r", (1,)), TokenChunk("r", (1,)), leaves=True).has_failed
+
+
+class Stuck(Engine):
+    """Says what it has, and never anything more."""
+
+    async def generate(self, _model_id, _request):
+        for item in self.items:
+            yield item
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("passed_s", "has_failed"), [(5.0, []), (10.0, [True])])
+def test_a_reader_whose_time_is_over_is_no_client_who_left(passed_s, has_failed):
+    found = Tally()
+    client = CountedClient(Stuck(), found, iter([0.0, passed_s]).__next__)
+
+    async def read():
+        request = GenerateRequest("r", (1,), deadline_s=10.0)
+        async with aclosing(client.generate("m", request)) as chunks:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await anext(chunks)
+
+    asyncio.run(read())
+    assert list(found.has_failed) == has_failed
