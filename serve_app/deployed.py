@@ -53,6 +53,11 @@ class Deployed:
             found[engine_application(self.name, is_canary=True)] = self.canary
         return found
 
+    @property
+    def problem(self) -> str:
+        """Why its model or its canary is not served; empty where both are."""
+        return self.itself.problem or (self.canary.problem if self.canary is not None else "")
+
     def let_go(self, spec: DeploymentSpec) -> bool:
         """Ask a canary no more that a new revision does not have; whether there was one."""
         if self.canary is None or spec.canary is not None:
@@ -63,12 +68,15 @@ class Deployed:
 
     async def reconfigure(self, spec: DeploymentSpec, revision: int) -> None:
         """Serve what a new revision says."""
-        before, self._spec, self.revision = self._spec, spec, revision
+        before, self._spec = self._spec, spec
         if before is None or before.args != spec.args or self.itself.problem:
             await self.itself.reconfigure(spec.args)
         before_args = None if before is None else before.canary_args
         if spec.canary_args is not None and spec.canary_args != before_args:
             await self._take_canary(spec.canary_args)
+        elif spec.canary_args is not None and self.canary is not None and self.canary.problem:
+            await self.canary.reconfigure(spec.canary_args)
+        self.revision = revision
 
     def draw(self) -> Served:
         """What answers the next request. Raises NotRunningError before anything does."""

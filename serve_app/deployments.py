@@ -97,7 +97,7 @@ class Deployments:
             self.serving[wanted.name] = Deployed(wanted.name, self._follow, self._random)
         deployed, now_s = self.serving[wanted.name], asyncio.get_running_loop().time()
         is_new = deployed.revision != wanted.revision
-        is_due = bool(deployed.itself.problem) and now_s - self._tried_s[wanted.name] > _AGAIN_S
+        is_due = bool(deployed.problem) and now_s - self._tried_s[wanted.name] > _AGAIN_S
         if is_new or is_due:
             self._tried_s[wanted.name] = now_s
             await deployed.reconfigure(spec_of(wanted), wanted.revision)

@@ -59,11 +59,15 @@ class Followed:
     async def reconfigure(self, args: AppArgs) -> None:
         """Serve what `args` name, as soon as an engine does; what is wrong is the `problem`."""
         self._keeps_an_engine = args.min_replicas > 0
+        self._alias.stop()  # of what was wanted before
         try:
             found = await self._take_over(args)
         except MulmError as error:
             _log.warning("deployment is not served name=%s reason=%s", args.name, error.message)
             self.problem = error.message
+        except Exception as error:  # noqa: BLE001 - others are served; it is tried again
+            _log.exception("deployment is not served name=%s", args.name)
+            self.problem = f"{type(error).__name__}; the ingress's log says more"
         else:
             self.problem = ""
             self._alias.follow(args, found, self._take_over)

@@ -206,3 +206,37 @@ def test_a_problem_that_passes_is_forgotten(ledger, deployments, monkeypatch):
     is_gone[0] = False
     look(deployments)
     assert deployments.serving["tiny"].served.ref == "tiny@1"
+
+
+@pytest.mark.parametrize("model", ["tiny@1", "passing@1"])
+@pytest.mark.parametrize("error", [NotRunningError("the store is away"), ValueError("odd")])
+def test_what_could_not_be_opened_is_tried_again_a_canary_too(
+    ledger, deployments, monkeypatch, model, error
+):
+    monkeypatch.setattr("serve_app.deployments._AGAIN_S", 0.0)
+    errors = [error]
+    follow = deployments._follow
+
+    def fragile(application, around):
+        followed = follow(application, around)
+        read = followed._open_served
+
+        def maybe(args, engine):
+            if args.ref.name == "passing" and errors:
+                raise errors[0]
+            return read(args, engine)
+
+        followed._open_served = maybe
+        return followed
+
+    deployments._follow = fragile
+    canary = None if model == "passing@1" else {"model": "passing@1", "weight": 50.0}
+    want(ledger, model=model, canary=canary)
+    want(ledger, "zebra")
+    look(deployments)
+    assert deployments.serving["tiny"].problem
+    assert deployments.serving["zebra"].served.ref == "tiny@1", "the others are served"
+    errors.clear()
+    look(deployments)
+    assert not deployments.serving["tiny"].problem
+    assert "passing@1" in {deployments.serving["tiny"].draw().ref for _ in range(50)}

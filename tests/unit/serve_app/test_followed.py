@@ -76,3 +76,27 @@ def test_what_cannot_be_read_is_a_problem_and_the_old_one_answers(scripted, foll
         assert followed.problem == ""
 
     asyncio.run(check())
+
+
+def test_an_alias_that_is_not_wanted_any_more_is_not_followed(scripted, models):
+    points_to = ["tiny@1"]
+
+    def read(args, engine):
+        if str(args.ref) == "gone@1":
+            raise NotFoundError("no model gone@1")
+        return replace(models[points_to[0]], engine=engine)
+
+    scripted.held.update(("mdl_tiny@1", "mdl_tiny@2"))
+    followed = Followed(scripted, read, lambda _args: (f"mdl_{points_to[0]}",), poll_s=0.001)
+    followed._alias._period_s = 0.001
+
+    async def check():
+        await followed.reconfigure(AppArgs(model="tiny@live"))
+        await until(lambda: followed.is_current)
+        await followed.reconfigure(AppArgs(model="gone@1", served_name="tiny"))
+        points_to[0] = "tiny@2"
+        await asyncio.sleep(0.05)
+        assert (followed.served.ref, followed.problem) == ("tiny@1", "no model gone@1")
+        followed.stop()
+
+    asyncio.run(check())
