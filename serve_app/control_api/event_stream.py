@@ -18,6 +18,8 @@ from serve_app.openai_api.stream import EventStream, catch, event
 
 EVENT_STREAM = "text/event-stream"
 
+_MAX_DIGITS = 18
+
 LastEventId = Annotated[str | None, Header(max_length=32)]
 
 T = TypeVar("T")
@@ -32,13 +34,13 @@ def begin_behind(last_event_id: str | None, after: int) -> int:
     """The number behind which a stream begins: that of the header, else that of the query.
 
     Raises:
-        ConfigError: the header is no number.
+        ConfigError: the header is no number of an event.
     """
     if last_event_id is None:
         return after
-    if not last_event_id.isdecimal():
+    if not last_event_id.isdecimal() or len(last_event_id) > _MAX_DIGITS:
         raise ConfigError(
-            f"Last-Event-ID {last_event_id[:32]!r} is no number", param="Last-Event-ID"
+            f"Last-Event-ID {last_event_id[:32]!r} is no number of an event", param="Last-Event-ID"
         )
     return int(last_event_id)
 

@@ -25,7 +25,7 @@ router = APIRouter(
 async def list_happenings(
     request: Request,
     control: ControlDependency,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, lt=2**62)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     last_event_id: LastEventId = None,
 ) -> Response:

@@ -71,7 +71,7 @@ async def get_events(
     run_id: str,
     request: Request,
     control: ControlDependency,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**62)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     kind: Annotated[list[str] | None, Query(max_length=16)] = None,
     last_event_id: LastEventId = None,

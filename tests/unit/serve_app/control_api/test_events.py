@@ -92,6 +92,13 @@ def test_what_is_no_number_is_refused(api):
     api.refused("GET", f"{ROOT}?limit=0", 400)
 
 
+def test_a_number_that_is_too_large_is_refused(api):
+    for path in (ROOT, "/api/v1/runs/run_1/events"):
+        api.refused("GET", f"{path}?after={2**63}", 400)
+    headers = {"accept": "text/event-stream", "last-event-id": "9" * 20}
+    api.refused("GET", ROOT, 400, headers=headers)
+
+
 def test_an_error_in_a_stream_is_a_problem(api, ledger, feed, monkeypatch):
     ledger.create_run("run_1", "train", {})
     ledger.create_run("run_2", "train", {})
