@@ -187,6 +187,8 @@ def _put(
 ) -> JSONResponse:
     planned = _plan(control, args)
     spec = DeploymentSpec(args=planned, canary=canary)
+    if spec.canary_args is not None:
+        _plan(control, spec.canary_args)
     return _write(control, spec, reason or f"serve {planned.model}", only_from)
 
 
@@ -202,6 +204,13 @@ def _plan(control: Control, args: AppArgs) -> AppArgs:
 def _write(
     control: Control, spec: DeploymentSpec, reason: str, only_from: int | None
 ) -> JSONResponse:
+    with control.naming:
+        _require_own_names(control, spec)
+        _note(control, spec.name, spec, reason, only_from)
+    return _told(control, spec.name, 202)
+
+
+def _require_own_names(control: Control, spec: DeploymentSpec) -> None:
     for each in control.facts.deployments():
         shared = spec_of(each).names & spec.names
         if shared and each.name != spec.name:
@@ -209,8 +218,6 @@ def _write(
                 f"{min(shared)!r} is served by the deployment {each.name!r} already",
                 hint="choose another name",
             )
-    _note(control, spec.name, spec, reason, only_from)
-    return _told(control, spec.name, 202)
 
 
 def _note(

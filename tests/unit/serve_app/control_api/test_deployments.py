@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
 import pytest
 
 from mulm.engine.stats import EngineStats
 from mulm.errors import NotRunningError
-from mulm.testing import tiny_llama3_tokenizer, tiny_stored_model
+from mulm.testing import tiny_llama3_tokenizer, tiny_stored_model, tiny_tokenizer
 from serve_app.engine_report import EngineReport, Place
+from serve_app.serve_plan import ServePlan
 
 URL = "/api/v1/deployments"
 
@@ -86,12 +91,20 @@ def test_a_name_is_a_name(api, ledger, name):
     assert ledger.deployments() == []
 
 
-def test_two_deployments_share_no_name(api):
+@pytest.fixture
+def fits(monkeypatch):
+    """Every adapter fits every model."""
+    monkeypatch.setattr(
+        "serve_app.control_api.deployments.plan_serving", lambda args, *_: ServePlan(args, {})
+    )
+
+
+def test_two_deployments_share_no_name(api, fits):
     put(api, {"model": "tiny@1"}, "one")
     told = api.refused(
         "PUT", f"{URL}/two", 409, json={"model": "tiny@1", "adapters": {"one": "tiny@2"}}
     )
-    assert told["code"] == "conflict"
+    assert told["detail"] == "'one' is served by the deployment 'one' already"
 
 
 def test_it_is_scaled_and_renewed_by_a_patch(api):
@@ -242,3 +255,33 @@ def test_a_change_that_is_written_is_acknowledged_while_serve_is_away(api, look,
     [found] = api.get(URL)["data"]
     assert (found["status"], found["message"]) == ("starting", "nobody is there")
     assert found["replicas"] == []
+
+
+def test_two_who_take_a_name_at_once_do_not_both_get_it(api, ledger, fits, monkeypatch):
+    together = threading.Barrier(2)
+    look = ledger.deployments
+
+    def looked():
+        found = look()
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.3)  # both have looked, where both may look before either writes
+        return found
+
+    monkeypatch.setattr(ledger, "deployments", looked)
+
+    def take(name):
+        body = {"model": "tiny@1", "adapters": {"beside": "tiny@2"}}
+        return api.call("PUT", f"{URL}/{name}", json=body).status_code
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(take, ("one", "two"))) == [202, 409]
+
+
+def test_settings_that_do_not_fit_the_canary_are_refused(api, ledger, store):
+    small = tiny_stored_model(store, tiny_tokenizer(), max_seq_len=16)
+    ledger.publish("model", "small", small.id)
+    put(api, {"model": "tiny@1"})
+    assert api.call("PUT", f"{URL}/tiny/canary", json={"model": "small@1"}).status_code == 202
+    told = api.refused("PATCH", f"{URL}/tiny", 400, json={"max_seq_len": 17})
+    assert "small@1" in told["detail"]
+    assert api.get(f"{URL}/tiny")["revision"] == 2
