@@ -26,6 +26,7 @@ from pathlib import Path
 import httpx
 import torch
 
+from jobs.serve_model import serve_model
 from jobs.up import start, stop
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -35,7 +36,6 @@ from mulm.model.stored import store_model
 from mulm.settings import Settings
 from mulm.store import Store
 from mulm.testing import tiny_tokenizer
-from serve_app.deploy import deploy
 from serve_app.keys import read_first_key
 from serve_app.settings import AppArgs
 
@@ -83,7 +83,7 @@ def served(n_runs: int, n_events: int) -> Iterator[tuple[str, str]]:
         fill(home, n_runs, n_events)
         info = start(home, Settings(http_port=0, dashboard_port=0, n_cpus=2))
         try:
-            deploy(info, AppArgs(model="measured@1", served_name="busy"), home=home)
+            serve_model(info, AppArgs(model="measured@1", served_name="busy"), home=home)
             yield info.api_url, read_first_key(home)
         finally:
             stop(home, jobs_grace_s=5.0)

@@ -16,12 +16,12 @@ from actors.cluster_info import ray_env
 from actors.head import ENV_VARIABLES_OF_RAY
 from actors.processes import Pack
 from benchmarks.serve_shapes import open_exported
+from jobs.serve_model import serve_model
 from jobs.up import start, stop
 from mulm.home import Home
 from mulm.native.build import build
 from mulm.settings import Settings
 from mulm.store import Store
-from serve_app.deploy import deploy
 from serve_app.keys import read_first_key
 from serve_app.settings import AppArgs
 
@@ -60,7 +60,7 @@ def cluster_with(
                 model=done.stdout.split()[-1], served_name=name, n_slots=n_slots,
                 n_threads=n_threads, max_replicas=1, dtype="bfloat16",
             )  # fmt: skip
-            deploy(info, args, home=home)
+            serve_model(info, args, home=home)
             processes = [psutil.Process(p.pid) for p in Pack(home, info.id).find()]
             yield info.http_port, read_first_key(home), processes
         finally:

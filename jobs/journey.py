@@ -145,11 +145,11 @@ class Journey:
     ) -> Result:
         """Put a model behind HTTP and wait until it answers; for arguments see `serving_args`."""
         from jobs.serve_args import serving_args
-        from serve_app.deploy import deploy
+        from jobs.serve_model import serve_model
 
         info, args = connect(self._home), serving_args(model, adapters, values, overrides)
         with self._progress.timed("serve") as say:
-            serves = deploy(info, args, home=self._home, report=self._progress.note)
+            serves = serve_model(info, args, home=self._home, report=self._progress.note)
             say(f"{info.api_url}/v1, key in {self._home.api_key}")
         return {
             "model": serves[args.name],
@@ -161,13 +161,10 @@ class Journey:
 
     def stop_serving(self, name: str) -> None:
         """Serve a deployment no more."""
-        from serve_app.control_client import ControlClient
-        from serve_app.keys import read_first_key
+        from jobs.serve_model import local_api
 
-        info = connect(self._home)
-        key, trust = read_first_key(self._home), trust_of(info)
-        with ControlClient(info.api_url, key, trust) as api:
-            api.call("DELETE", f"/deployments/{name}")
+        with local_api(connect(self._home), self._home) as api:
+            api.delete(f"deployments/{name}")
 
     def client(self) -> ChatClient:
         """A client of the HTTP API of the running application."""

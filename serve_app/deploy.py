@@ -1,8 +1,7 @@
-"""Puts the application on a running cluster, and models behind it.
+"""Puts the HTTP service on a running cluster, through Ray's Serve REST API.
 
-Called by `mulm up`, `mulm serve` and the demo. The ingress goes there through Ray's Serve REST API;
-everything else is asked of the ingress, by our own HTTP API, as anybody would. Invariants: doing
-the same again changes nothing; `deploy` returns only when an engine answers with what is wanted.
+Called by `mulm up`. Everything else is asked of the service itself, by our own HTTP API, as anybody
+would. Invariants: doing the same again changes nothing; it returns only when HTTP is answered.
 """
 
 from __future__ import annotations
@@ -30,16 +29,12 @@ from serve_app.applications import (
     last_line,
     standing,
 )
-from serve_app.control_client import ControlClient
-from serve_app.keys import read_first_key
-from serve_app.settings import AppArgs, IngressArgs
+from serve_app.settings import IngressArgs
 
 _POLL_S = 0.2
 _CALL_TIMEOUT_S = 60.0
 _READY_TIMEOUT_S = 5.0
 _LOG_CHARS = 4000
-
-Report = Callable[[str], None]
 
 
 def deploy_ingress(info: ClusterInfo, home: Home, timeout_s: float = 120.0) -> None:
@@ -61,52 +56,6 @@ def deploy_ingress(info: ClusterInfo, home: Home, timeout_s: float = 120.0) -> N
         _put(dashboard, there | {INGRESS_APPLICATION: config})
     _wait(lambda: _is_running(dashboard, config), deadline_s, "the HTTP service")
     _wait(lambda: _answers(info), deadline_s, "the HTTP service")
-
-
-def deploy(
-    info: ClusterInfo,
-    args: AppArgs,
-    *,
-    home: Home,
-    timeout_s: float = 180.0,
-    report: Report = lambda _text: None,
-) -> Mapping[str, str]:
-    """Serve a model and wait until it answers.
-
-    Args:
-        info: The running application.
-        args: What to serve.
-        home: Where the first API key lies.
-        timeout_s: Seconds to wait.
-        report: Told each new state in a few words.
-
-    Returns:
-        What clients can ask now: names, the model's first, and the versions that they mean.
-
-    Raises:
-        JobFailedError: the deployment failed, with its own last words.
-        DeadlineError: it was not ready in time.
-        NotRunningError: nobody answers.
-        NotFoundError: the model, or the first API key, is not there.
-        MulmError: whatever else the API refuses.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    with ControlClient(info.api_url, read_first_key(home), trust_of(info)) as api:
-        wanted = args.model_dump(mode="json", exclude={"served_name"})
-        told = api.call("PUT", f"/deployments/{args.name}", wanted)
-        while told["status"] != "running":
-            if told["status"] == "failed":
-                raise JobFailedError(f"the deployment failed: {told['message']}")
-            if time.monotonic() > deadline_s:
-                raise DeadlineError(
-                    f"the deployment was not ready in time: {told['message'] or told['status']}",
-                    hint="`mulm ps` shows what else is served; the Ray dashboard has the logs",
-                )
-            report(told["message"] or told["status"])
-            time.sleep(_POLL_S)
-            told = api.call("GET", f"/deployments/{args.name}")
-        serves: dict[str, str] = told["serves"]
-        return serves
 
 
 def _put(dashboard: Dashboard, configs: Mapping[str, Any]) -> None:

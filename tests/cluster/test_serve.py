@@ -17,8 +17,8 @@ from actors.dashboard import Dashboard
 from actors.head import ENV_VARIABLES_OF_RAY
 from actors.processes import Pack
 from actors.write_fact import write_fact
+from jobs.serve_model import serve_model
 from mulm.errors import JobFailedError, NotFoundError
-from serve_app.deploy import deploy
 from serve_app.keys import read_first_key
 from serve_app.settings import AppArgs
 
@@ -69,7 +69,7 @@ def put(cluster, ref: str, **options) -> None:
     """Deploy with one slot and one place in each line, so that little is enough to fill it."""
     args = AppArgs(model=ref, served_name="tiny", n_slots=1, max_queued=1, max_replicas=1)
     args = args.model_copy(update=options)
-    deploy(cluster.info, args, home=cluster.home)
+    serve_model(cluster.info, args, home=cluster.home)
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_an_alias_is_followed_without_a_failed_request(cluster, refs, client):
     args = AppArgs(
         model=f"{name}@live", served_name="tiny", n_slots=1, max_queued=1, max_replicas=1
     )
-    deploy(cluster.info, args, home=cluster.home)
+    serve_model(cluster.info, args, home=cluster.home)
     seen: list[str] = []
     is_over = threading.Event()
 
