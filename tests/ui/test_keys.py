@@ -44,6 +44,16 @@ def test_a_secret_is_replaced(site, enter):
     assert set(site.ledger.key_secrets()) != before
 
 
+def test_use_is_told_by_name_though_it_is_known_before_the_keys(site, enter):
+    hour_s = int(time.time()) // 3600 * 3600
+    site.ledger.add_usage("test", 1, [UsageRow("key_000000000002", "tiny", hour_s, 3, 1, 1)])
+    page = enter("#/runs")
+    page.route("**/api/v1/keys*", lambda route: (time.sleep(0.5), route.continue_()))
+    page.goto(site.url + "#/keys")
+    told = page.get_by_role("table", name="Usage").locator("tbody tr")
+    expect(told).to_contain_text("friend")
+
+
 def test_nobody_locks_themselves_out(site, enter):
     page = enter("#/keys", expected=("status of 409",))
     revoke = page.get_by_role("button", name="Revoke first")

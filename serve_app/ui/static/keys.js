@@ -14,6 +14,8 @@ const LIVES = [["for ever", ""], ["for a day", DAY_S], ["for 30 days", 30 * DAY_
 export function keysView(main, life) {
   const box = el("div", { class: "card" });
   const names = new Map();
+  let isNamed;
+  const named = new Promise((done) => { isNamed = done; });
   const said = el("div", { "aria-live": "polite" });
   const name = el("input", { required: true, maxlength: 64, placeholder: "a friend", autocomplete: "off" });
   const scope = el("select", {}, el("option", { value: "inference" }, "ask models"), el("option", { value: "all" }, "do everything"));
@@ -30,6 +32,7 @@ export function keysView(main, life) {
   async function load() {
     const { data: keys } = await pages("api/v1/keys", { limit: 100 }, MOST_PAGES, life);
     for (const key of keys) names.set(key.id, key.name);
+    isNamed();
     const news = JSON.stringify(keys);
     if (box.dataset.news === news) return;
     box.dataset.news = news;
@@ -58,7 +61,7 @@ export function keysView(main, life) {
     });
   }
 
-  main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Keys")), said, box, usageCard(life, (id) => names.get(id) ?? id), form);
+  main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Keys")), said, box, usageCard(life, named, (id) => names.get(id) ?? id), form);
   every(POLL_MS, life, load, (error) => put(said, problem(error)));
 }
 

@@ -10,13 +10,14 @@ const MOST_PAGES = 10;
 const DAYS = 14;
 const DAY_S = 86_400;
 
-/** A card; `nameOf` tells whose a key is. */
-export function usageCard(life, nameOf) {
+/** A card; `nameOf` tells whose a key is, once `named` is fulfilled. */
+export function usageCard(life, named, nameOf) {
   const box = el("div", { class: "grid" });
 
   async function load() {
     const from = Math.floor(Date.now() / 1000 / DAY_S - DAYS + 1) * DAY_S;
     const { data } = await pages(query("api/v1/usage", { bucket: "day", from }), { limit: 1000 }, MOST_PAGES, life);
+    await named;
     const byKey = sums(data, ({ key, model }) => JSON.stringify([key, model]));
     const byDay = sums(data, ({ start_at: at }) => new Date(at * 1000).toISOString().slice(0, 10));
     put(box, table("Usage", ["Key", "Model", "Requests", "Tokens read", "Tokens written"], [...byKey].map(([id, sum]) => {
