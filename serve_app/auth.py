@@ -37,7 +37,10 @@ after a quiet hour, before they are believed."""
 _RETRY_S = 1.0
 _WAIT_S = 2.0
 
-_HINT = "send the header `Authorization: Bearer <key>` with the key in MULM_HOME/api_key"
+_HINT = (
+    "send it in the header `Authorization`, behind the word `Bearer`; the first key is in"
+    " MULM_HOME/api_key"
+)
 
 
 class ForbiddenError(AuthError):

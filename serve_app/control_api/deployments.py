@@ -146,11 +146,14 @@ def promote_canary(
 
 @router.post("/{name}/rollback", status_code=202, responses=_MAY_CHANGE)
 def roll_back(
-    name: Name, body: RollbackBody, control: ControlDependency, if_match: IfMatch = None
+    name: Name,
+    control: ControlDependency,
+    body: RollbackBody | None = None,
+    if_match: IfMatch = None,
 ) -> JSONResponse:
     """Serve again what a revision served before, without its canary."""
     spec, now = _spec(control, name, seen_before(if_match, None))
-    before = _earlier(control, spec, body.revision)
+    before = _earlier(control, spec, body.revision if body else None)
     return _put(control, spec_of(before).args, now, reason=f"back to revision {before.revision}")
 
 

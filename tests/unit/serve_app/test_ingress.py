@@ -75,6 +75,7 @@ def test_every_route_but_health_and_the_page_needs_a_key(scripted_app, raw):
                     assert reply.json()["code"] == "unauthorized"
                 elif method != "HEAD":
                     assert error_of(reply)["code"] == "invalid_api_key"
+                    assert "Bearer ..." not in error_of(reply)["message"]
 
 
 @pytest.mark.parametrize(

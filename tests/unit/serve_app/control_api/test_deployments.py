@@ -177,7 +177,7 @@ def test_it_is_rolled_back_to_what_was_before_or_to_any_revision(api):
     put(api, {"model": "tiny@1", "n_slots": 3})
     put(api, {"model": "tiny@2", "n_slots": 4})
     api.call("PUT", f"{URL}/tiny/canary", json={"model": "tiny@1"})
-    found = api.call("POST", f"{URL}/tiny/rollback", json={}).json()
+    found = api.call("POST", f"{URL}/tiny/rollback").json()
     assert (found["model"], found["settings"]["n_slots"], found["canary"]) == ("tiny@1", 3, None)
     assert found["reason"] == "back to revision 1"
     found = api.call("POST", f"{URL}/tiny/rollback", json={"revision": 2}).json()
@@ -192,7 +192,7 @@ def test_it_is_rolled_back_to_what_was_before_or_to_any_revision(api):
 
 def test_a_first_deployment_has_nothing_to_go_back_to(api):
     put(api, {"model": "tiny@1"})
-    api.refused("POST", f"{URL}/tiny/rollback", 404, json={})
+    api.refused("POST", f"{URL}/tiny/rollback", 404)
     api.refused("GET", f"{URL}/none/history", 404)
 
 
