@@ -43,6 +43,6 @@ def doctor(as_json: bool) -> None:
         told = {"is_healthy": not count["fault"], "findings": [asdict(one) for one in findings]}
         click.echo(json.dumps(told))
     elif not is_quiet():
-        click.echo(f"{count['fault']} faults, {count['warning']} warnings")
+        click.echo(f"faults: {count['fault']}, warnings: {count['warning']}")
     if count["fault"]:
         sys.exit(FAULTS_FOUND)

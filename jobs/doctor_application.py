@@ -88,7 +88,8 @@ def ports(machine: Surroundings) -> Verdict:
             choose_port(host, getattr(settings, field), variable_of(field))
     except MulmError as error:
         return fault(error.message, error.hint)
-    return fine(f"{settings.http_port} and {settings.dashboard_port} are free")
+    taken = [str(port) if port else "any" for port in (settings.http_port, settings.dashboard_port)]
+    return fine(f"free: {', '.join(taken)}")
 
 
 def is_up(machine: Surroundings) -> bool:

@@ -121,7 +121,7 @@ def store(machine: Surroundings) -> Verdict:
 
 def key(machine: Surroundings) -> Verdict:
     """Whether the first API key is there and is one, and the secret of all keys' digests is."""
-    if not machine.home.ledger.exists() and not machine.home.api_key.exists():
+    if not machine.home.api_key.exists() and not _has_keys(machine.home.ledger):
         return fine("the first `mulm up` makes it")
     try:
         read_first_key(machine.home)
@@ -130,6 +130,17 @@ def key(machine: Surroundings) -> Verdict:
     except (MulmError, OSError) as error:
         return fault(str(error), getattr(error, "hint", "") or f"chmod 600 {machine.home.api_key}")
     return fine(str(machine.home.api_key))
+
+
+def _has_keys(ledger: Path) -> bool:
+    """Whether a key was ever made; a ledger that cannot be read is what `database` tells of."""
+    if not ledger.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True, timeout=10)) as opened:
+            return bool(opened.execute("SELECT EXISTS (SELECT 1 FROM keys)").fetchone()[0])
+    except sqlite3.Error:
+        return True
 
 
 def _inside(folder: Path) -> list[Path]:

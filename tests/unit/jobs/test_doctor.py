@@ -269,6 +269,14 @@ def test_a_key_that_is_lost_or_none(sound: Surroundings) -> None:
     expect(in_home.key(sound), "fault", "mulm up")
 
 
+def test_a_key_that_was_never_made_is_not_lost(sound: Surroundings) -> None:
+    for path in (sound.home.api_key, sound.home.ledger):
+        path.unlink()
+    with Ledger(sound.home.ledger):
+        pass  # as after `mulm runs ls`, before the first `mulm up`
+    assert in_home.key(sound).level == "ok"
+
+
 @pytest.fixture
 def process(sound: Surroundings) -> Iterator[subprocess.Popen[bytes]]:
     """A process that carries the mark of the home's cluster."""
