@@ -5,7 +5,6 @@ Called by `jobs.exchange`. Invariant: names and template are checked before anyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import torch
 
 from mulm.chat import exported_template
 from mulm.data.tokenizer import Tokenizer
-from mulm.errors import ConfigError, CorruptError, NotFoundError, UnknownNameError
+from mulm.errors import ConfigError, NotFoundError, UnknownNameError
 from mulm.manifest import Manifest
 from mulm.model.chat_template import SAMPLE, render_template
 from mulm.model.gguf_blocks import BLOCK_TYPES, BlockType
 from mulm.model.gguf_model import write_gguf
 from mulm.model.hf_folder import write_hf_folder
-from mulm.model.model_card import model_card
-from mulm.model.model_files import CARD, ModelFiles, open_model_files
+from mulm.model.model_files import open_model_files
+from mulm.model.stored_card import stored_card
 from mulm.store import Store
 
 FORMATS = ("hf", "gguf")
@@ -77,7 +76,7 @@ def export_model(store: Store, ref: str, manifest: Manifest, order: ExportOrder)
             licence = ", ".join(manifest.licences)
             write_gguf(order.out, files, order.block, name=ref, licence=licence, template=template)
         else:
-            card = _card(store, ref, manifest, files)
+            card = stored_card(store, ref, manifest)
             write_hf_folder(order.out, files, card, dtype=order.dtype, template=template)
     written = order.out.iterdir() if order.out.is_dir() else [order.out]
     return sum(path.stat().st_size for path in written)
@@ -102,24 +101,6 @@ def read_template(path: Path | None, tokenizer: Tokenizer) -> str:
         raise ConfigError(f"cannot read {str(path)!r}: {error}", hint=hint) from None
     render_template(template, SAMPLE, tokenizer)
     return template
-
-
-def _card(store: Store, ref: str, manifest: Manifest, files: ModelFiles) -> bytes:
-    """The model's own card if it came with one, else one that tells its lineage."""
-    if any(blob.name == CARD for blob in manifest.blobs):
-        return store.read(manifest.blob(CARD))
-    ancestors, form = _ancestors(store, manifest), files.tokenizer.chat_format
-    return model_card(ref, manifest, files.config, ancestors, form).encode()
-
-
-def _ancestors(store: Store, manifest: Manifest) -> Mapping[str, Manifest]:
-    found = {}
-    for role, parent_id in manifest.parents.items():
-        try:
-            found[role] = store.load(parent_id)
-        except (NotFoundError, CorruptError):
-            continue  # a run, or a version that is not here or damaged: the card has its id
-    return found
 
 
 def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:

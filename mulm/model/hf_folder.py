@@ -23,7 +23,8 @@ from mulm.chat import exported_template
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import DataError
 from mulm.model.hf import tensor_names, to_hf_config, token_ids
-from mulm.model.model_files import CARD, ModelFiles
+from mulm.model.model_card import CARD
+from mulm.model.model_files import ModelFiles
 from mulm.model.safetensors_file import (
     TensorSpec,
     safetensors_stream,

@@ -21,7 +21,8 @@ from mulm.errors import ConfigError, CorruptError, DataError, NotFoundError
 from mulm.model.chat_template import Verdict, judge_template
 from mulm.model.config import MicroLMConfig
 from mulm.model.hf import from_hf_config, is_derived, tensor_names
-from mulm.model.model_files import CARD, ModelFiles, checked, expected_shapes
+from mulm.model.model_card import CARD
+from mulm.model.model_files import ModelFiles, checked, expected_shapes
 from mulm.model.safetensors_file import TensorFiles
 from mulm.model.weights import require_fit, shapes
 

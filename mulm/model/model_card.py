@@ -13,6 +13,9 @@ from mulm.chat_format import ChatFormat
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 
+CARD = "README.md"
+"""Its name among the files of a model."""
+
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 """A licence as hubs name it; what is none is written out as a name."""
 _SETTINGS = ("steps", "batch_tokens", "seq_len", "optimizer", "seed")

@@ -19,12 +19,11 @@ from mulm.errors import CorruptError, DataError
 from mulm.manifest import Manifest
 from mulm.model.config import MicroLMConfig
 from mulm.model.microlm import MicroLM
+from mulm.model.model_card import CARD
 from mulm.model.safetensors_file import TensorFiles, safetensors_stream
 from mulm.model.stored import CONFIG, TOKENIZER, WEIGHTS, model_config, require_whole, save_version
 from mulm.model.weights import Shapes, require_fit, shapes, tensor_bytes
 from mulm.store import Store
-
-CARD = "README.md"
 
 
 @dataclass(frozen=True, slots=True)

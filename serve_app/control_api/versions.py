@@ -5,12 +5,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mulm.config import Frozen
 from mulm.errors import ConfigError, ConflictError, NotFoundError
 from mulm.facts import Version
 from mulm.manifest import Kind
+from mulm.model.stored_card import stored_card
 from mulm.refs import Ref, check_alias, parse_ref
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
@@ -83,6 +84,14 @@ def get_version(kinds: Kinds, ref: str, control: ControlDependency) -> dict[str,
         "config": manifest.config,
         "code_version": manifest.code_version,
     }
+
+
+@router.get("/models/{ref}/card", response_class=PlainTextResponse)
+def get_card(ref: str, control: ControlDependency) -> Response:
+    """What a model is and what it was made from, in Markdown, for people."""
+    version = control.facts.resolve("model", parse_ref(ref))
+    card = stored_card(control.store, version.ref, control.store.load(version.manifest_id))
+    return PlainTextResponse(card, media_type="text/markdown")
 
 
 @router.get("/{kinds:kinds}/{name}/aliases")

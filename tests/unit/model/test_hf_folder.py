@@ -20,8 +20,8 @@ from mulm.model import hf_folder
 from mulm.model.hf import tensor_names
 from mulm.model.hf_folder import write_hf_folder
 from mulm.model.hf_import import describe_hf_folder, open_hf_weights
-from mulm.model.model_card import model_card
-from mulm.model.model_files import CARD, ModelFiles, open_model_files, store_model_files
+from mulm.model.model_card import CARD, model_card
+from mulm.model.model_files import ModelFiles, open_model_files, store_model_files
 from mulm.model.safetensors_file import TensorFiles
 from mulm.model.stored import load_model
 from mulm.model.weights import tensors_to_bytes

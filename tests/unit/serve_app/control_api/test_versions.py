@@ -62,3 +62,12 @@ def test_two_people_cannot_overwrite_each_other(api, ledger, versions):
 def test_what_is_wrong_changes_nothing(api, ledger, versions, method, path, options, status):
     api.refused(method, path, status, **options)
     assert ledger.aliases("model", "tiny") == {}
+
+
+def test_a_model_has_a_card(api, versions):
+    reply = api.call("GET", "/api/v1/models/tiny@1/card")
+    assert reply.headers["content-type"].startswith("text/markdown")
+    assert "# tiny@1" in reply.text
+    assert "## Lineage" in reply.text
+    api.refused("GET", "/api/v1/models/tiny@9/card", 404)
+    api.refused("GET", "/api/v1/datasets/text@1/card", 404)
