@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -258,23 +256,24 @@ def test_a_change_that_is_written_is_acknowledged_while_serve_is_away(api, look,
 
 
 def test_two_who_take_a_name_at_once_do_not_both_get_it(api, ledger, fits, monkeypatch):
-    together = threading.Barrier(2)
-    look = ledger.deployments
-
-    def looked():
-        found = look()
-        with suppress(threading.BrokenBarrierError):
-            together.wait(0.3)  # both have looked, where both may look before either writes
-        return found
-
-    monkeypatch.setattr(ledger, "deployments", looked)
+    look, begun = ledger.deployments, []
 
     def take(name):
         body = {"model": "tiny@1", "adapters": {"beside": "tiny@2"}}
         return api.call("PUT", f"{URL}/{name}", json=body).status_code
 
-    with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(take, ("one", "two"))) == [202, 409]
+    with ThreadPoolExecutor(1) as pool:
+
+        def looked():
+            found = look()
+            if not begun:  # the other one comes between the look and the writing, if he can
+                begun.append(pool.submit(take, "two"))
+                wait(begun, 1.0)
+            return found
+
+        monkeypatch.setattr(ledger, "deployments", looked)
+        assert take("one") == 202
+        assert begun[0].result() == 409
 
 
 def test_settings_that_do_not_fit_the_canary_are_refused(api, ledger, store):
