@@ -7,6 +7,7 @@ so that all who read it mean the same.
 from __future__ import annotations
 
 from mulm.config import Frozen, parse_config
+from mulm.errors import MulmError
 from mulm.facts import Deployment
 from serve_app.applications import engine_application
 from serve_app.canary import Canary
@@ -50,3 +51,12 @@ def spec_of(deployment: Deployment) -> DeploymentSpec:
     """What a deployment that is served is made of."""
     assert deployment.spec is not None
     return parse_config(DeploymentSpec, deployment.spec)
+
+
+def unread(deployment: Deployment) -> str:
+    """Why a row cannot be served, as one of another version of µLM; empty where it can."""
+    try:
+        spec_of(deployment)
+    except MulmError as error:
+        return error.message
+    return ""

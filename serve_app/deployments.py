@@ -17,7 +17,7 @@ from mulm.errors import ConflictError, MulmError
 from mulm.facts import Deployment, Facts
 from serve_app.deployed import Deployed, Follow
 from serve_app.deployer import Deployer
-from serve_app.deployment_spec import spec_of
+from serve_app.deployment_spec import spec_of, unread
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Deployments:
         self._facts, self._deployer, self._follow, self._greet = facts, deployer, follow, greet
         self._random, self._period_s = random, period_s
         self._tried_s: dict[str, float] = {}
+        self._unread: dict[str, int] = {}
         self.serving: dict[str, Deployed] = {}
         """By name; the same mapping for ever, so that whoever holds it sees what changes."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -75,13 +76,21 @@ class Deployments:
 
     async def look(self) -> None:
         """Once: do what the ledger says by now."""
-        wanted = await asyncio.to_thread(self._facts.deployments)
+        found = await asyncio.to_thread(self._facts.deployments)
+        wanted = [each for each in found if self._can_read(each)]
         if self._let_go(wanted):
             return  # what was asked until now ends at the next look
         await asyncio.to_thread(self._deployer.apply, wanted)
         for each in wanted:
             await self._keep(each)
             await self._judge(each)
+
+    def _can_read(self, wanted: Deployment) -> bool:
+        why = unread(wanted)
+        if why and self._unread.get(wanted.name) != wanted.revision:
+            self._unread[wanted.name] = wanted.revision
+            _log.error("deployment cannot be read name=%s reason=%s", wanted.name, why)
+        return not why
 
     def _let_go(self, wanted: Sequence[Deployment]) -> bool:
         """Ask nobody any more who is not wanted; whether there was somebody."""

@@ -20,7 +20,7 @@ from serve_app.control_api.precondition import (
     PreconditionError,
     seen_before,
 )
-from serve_app.deployment_spec import DeploymentSpec, spec_of
+from serve_app.deployment_spec import DeploymentSpec, spec_of, unread
 from serve_app.serve_plan import pinned, plan_serving
 from serve_app.settings import AppArgs
 
@@ -215,6 +215,8 @@ def _write(
 
 def _require_own_names(control: Control, spec: DeploymentSpec) -> None:
     for each in control.facts.deployments():
+        if unread(each):
+            continue  # it serves nothing
         shared = spec_of(each).names & spec.names
         if shared and each.name != spec.name:
             raise ConflictError(

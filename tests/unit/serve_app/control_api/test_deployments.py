@@ -284,3 +284,14 @@ def test_settings_that_do_not_fit_the_canary_are_refused(api, ledger, store):
     told = api.refused("PATCH", f"{URL}/tiny", 400, json={"max_seq_len": 17})
     assert "small@1" in told["detail"]
     assert api.get(f"{URL}/tiny")["revision"] == 2
+
+
+def test_a_row_of_another_version_keeps_nobody_else_waiting(api, ledger, look):
+    strange = {"args": {"model": "tiny@1", "served_name": "bad", "of_tomorrow": 1}}
+    ledger.set_deployment("bad", strange, "test")
+    put(api, {"model": "tiny@1"})
+    look()
+    assert api.get(f"{URL}/tiny")["status"] == "running"
+    put(api, {"model": "tiny@2"}, "bad")
+    look()
+    assert api.get(f"{URL}/bad")["status"] == "running"
