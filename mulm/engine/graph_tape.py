@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -23,6 +24,10 @@ _ASKING = frozenset({
     "aten::unique_consecutive", "aten::repeat_interleave", "aten::lift_fresh",
 })  # fmt: skip
 """Operations for which the host waits, or that bring what the host holds."""
+_SELECTING = frozenset({"aten::index", "aten::index_put", "aten::index_put_"})
+"""Operations whose shapes depend on what a mask holds, where they are given one."""
+_TELLING = {Tensor.tolist: "tolist", Tensor.numpy: "numpy", Tensor.__array__: "numpy"}
+"""Methods that tell the host what a tensor holds without any operation."""
 
 
 class NotRecordableError(RuntimeError):
@@ -49,13 +54,29 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations: list[_Operation] = []
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name in _ASKING:
+        if func._schema.name in _ASKING or _has_mask(func, args):
             raise NotRecordableError(f"a graph cannot hold {func._schema.name}")
         results = func(*args, **(kwargs or {}))
         tensors = tuple(tree_leaves(results))
         if func._schema.is_mutable or not _storages(tensors) <= _storages(tree_leaves(args)):
             self.operations.append(_Operation(func, args, kwargs or {}, tensors))
         return results
+
+
+class _Silence(TorchFunctionMode):
+    """Refuses to tell the host what a tensor holds."""
+
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _TELLING:
+            raise NotRecordableError(f"a graph cannot hold Tensor.{_TELLING[func]}")
+        return func(*args, **(kwargs or {}))
+
+
+def _has_mask(function: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether it selects by a mask: how much that is, the host has to know."""
+    if function._schema.name not in _SELECTING:
+        return False
+    return any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in arguments[1])
 
 
 def _storages(values: Iterable[Any]) -> set[int]:
@@ -74,7 +95,7 @@ class TapeRecorder:
     def record(self, act: Callable[[], None]) -> Callable[[], None]:
         """As `Recorder.record`."""
         tape = _Tape()
-        with tape:
+        with _Silence(), tape:
             act()
         self._tapes.append(tape)
 

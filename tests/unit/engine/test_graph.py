@@ -227,6 +227,29 @@ class Peeking(MicroLM):
         return super().read_rows(replace(rows, pages_BP=table_BP), cache)
 
 
+class Telling(MicroLM):
+    """Has the host read a buffer."""
+
+    def read_rows(self, rows: Rows, cache: Any) -> torch.Tensor:
+        assert max(rows.positions_B.tolist()) >= 0
+        return super().read_rows(rows, cache)
+
+
+class Selecting(MicroLM):
+    """Takes as many rows as a mask says."""
+
+    def read_rows(self, rows: Rows, cache: Any) -> torch.Tensor:
+        assert len(rows.ids_B[rows.positions_B >= 0]) == len(rows.ids_B)
+        return super().read_rows(rows, cache)
+
+
+class Bringing(MicroLM):
+    """Sends what the host holds."""
+
+    def read_rows(self, rows: Rows, cache: Any) -> torch.Tensor:
+        return super().read_rows(rows, cache) + torch.tensor([0.0])
+
+
 class Counting(MicroLM):
     """Has the host do something else each time."""
 
@@ -255,7 +278,10 @@ class Tight(MicroLM):
     (MicroLM, Liar, "GraphDiffersError: a repeated step of 8 rows and 32 pages is off by"),
     (MicroLM, Full, "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB"),
     (Asking, TapeRecorder, "NotRecordableError: a graph cannot hold aten::item"),
-    (Peeking, TapeRecorder, "NotRecordableError: a graph cannot hold aten::lift_fresh"),
+    (Peeking, TapeRecorder, "NotRecordableError: a graph cannot hold Tensor.numpy"),
+    (Selecting, TapeRecorder, "NotRecordableError: a graph cannot hold aten::index"),
+    (Bringing, TapeRecorder, "NotRecordableError: a graph cannot hold aten::lift_fresh"),
+    (Telling, TapeRecorder, "NotRecordableError: a graph cannot hold Tensor.tolist"),
     (Counting, TapeRecorder, "GraphDiffersError: a repeated step of 8 rows and 32 pages is off"),
     (Broken, TapeRecorder, "GraphDiffersError: a repeated step of 8 rows and 32 pages is off by"),
     (Tight, TapeRecorder, "OutOfMemoryError: CUDA out of memory."),
