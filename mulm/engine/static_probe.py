@@ -50,6 +50,8 @@ class Probe:
     def require_alike(self, step: StaticStep) -> None:
         """Make sure that an invariant step computes a row alike wherever and beside what it is.
 
+        Repeated or run: a step with adapters is run, whatever was recorded.
+
         Raises:
             ConfigError: it does not.
         """
@@ -63,7 +65,11 @@ class Probe:
             for shape in step.shapes.largest_first():
                 many_BD = step.run_rows(shape, self._rows([at] * shape.rows, 0))
                 others = range(max(0, at - shape.rows + 1), at + 1)
-                found_BD = torch.stack([*many_BD, step.run_rows(shape, self._rows(others, 0))[-1]])
+                beside_D, eager_D = (  # rows with adapters run eagerly where others are repeated
+                    step.run_rows(shape, self._rows(others, 0), eagerly=is_eager)[-1]
+                    for is_eager in (False, True)
+                )
+                found_BD = torch.stack([*many_BD, beside_D, eager_D])
                 logits_BV = step.logits(found_BD)
                 if not ((found_BD == expected_D).all() and (logits_BV == logits_BV[0]).all()):
                     raise ConfigError(

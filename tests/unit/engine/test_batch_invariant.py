@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -190,6 +191,32 @@ def test_a_device_that_cannot_is_refused(kind: type[MicroLM]) -> None:
     with pytest.raises(ConfigError, match="does not compute all of them alike") as caught:
         engine(loud(kind=kind))
     assert caught.value.details["param"] == "batch_invariant"
+
+
+class Recorded(MicroLM):
+    """Kernels that are others when they are recorded."""
+
+    is_recording = False
+
+    def read_rows(self, rows: Rows, cache: Any) -> torch.Tensor:
+        return super().read_rows(rows, cache) * (1 + 2**-20 * self.is_recording)
+
+
+class Recording(TapeRecorder):
+    """Tells the model when it records."""
+
+    def record(self, act: Callable[[], None]) -> Callable[[], None]:
+        Recorded.is_recording = True
+        try:
+            return super().record(act)
+        finally:
+            Recorded.is_recording = False
+
+
+def test_steps_that_are_run_beside_repeated_ones_have_the_same_bits() -> None:
+    """As those are in which a row has an adapter."""
+    with pytest.raises(ConfigError, match="does not compute all of them alike"):
+        engine(loud(kind=Recorded), recorder=Recording())
 
 
 def test_models_that_are_alike_by_themselves_stay_as_they_are() -> None:
