@@ -74,8 +74,8 @@ def _opened(folder: Path, extra_flags: tuple[str, ...]) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         _log.warning("kernels are compiled anew reason=%s", error)
-        path.unlink(missing_ok=True)
     try:
+        path.unlink(missing_ok=True)
         return ctypes.CDLL(str(build(folder, extra_flags)))
     except OSError as error:
         raise NoKernelsError(f"the compiled kernels cannot be loaded: {error}") from None

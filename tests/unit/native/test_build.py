@@ -47,6 +47,18 @@ def test_a_damaged_library_is_compiled_anew(tmp_path, kernels, monkeypatch, cont
         load_library.__wrapped__(tmp_path)
 
 
+def test_a_library_that_cannot_be_loaded_or_removed_is_no_crash(tmp_path, monkeypatch):
+    damaged = tmp_path / "kernels.so"
+    monkeypatch.setattr("mulm.native.library.build", Compiler(damaged, b"no library").build)
+
+    def refuse(path: Path, missing_ok: bool) -> None:
+        raise PermissionError(f"read-only: {path} {missing_ok}")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(NoKernelsError, match="cannot be loaded: read-only"):
+        load_library.__wrapped__(tmp_path)
+
+
 @pytest.fixture
 def compiled(monkeypatch) -> list[Path]:
     """What is compiled from now on, without the seconds that it takes."""
