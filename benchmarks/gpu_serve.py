@@ -16,14 +16,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_serve_run import Options, bandwidth, greedy, random_ids, timed
+from benchmarks.gpu_serve_run import Options, bandwidth, bytes_of, greedy, random_ids, timed
 from benchmarks.gpu_serve_table import HEAD, Row, WithGraphs, line_of
 from mulm.engine.engine import Engine
 from mulm.engine.graph import Recorder
@@ -40,7 +40,6 @@ from mulm.train.flops import measured_peak_flops
 
 N_GUESSES = 4
 _ROUNDS = 5
-
 
 Make = Callable[[Options], tuple[Any, int]]
 
@@ -240,11 +239,6 @@ def quantised(bits: Any) -> Make:
         return model, n_bytes
 
     return make
-
-
-def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """What they take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def engine_of(model: Any, batch: int, options: Options, **settings: Any) -> Engine:

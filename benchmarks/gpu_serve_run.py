@@ -6,7 +6,7 @@ Invariant: time is taken when the device has done its work.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,11 @@ def bandwidth(device: str) -> float:
         wait(device)
         times.append(time.perf_counter() - begun_s)
     return 2.0 * _COPIED_BYTES[device] / min(times)
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """What they take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def greedy(name: str, ids: tuple[int, ...], n_new: int) -> GenerateRequest:
