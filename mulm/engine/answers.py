@@ -1,7 +1,7 @@
 """Runs requests to their end in this process, as fast as an engine's waiting line takes them.
 
-Called by `Engine.generate_all`. Invariant: all requests are answered, or the engine holds none of
-them any more.
+Called by `Engine.generate_all`. Invariant: all requests are answered, each under its own id, or
+the engine holds none of them any more.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def _answer(engine: Engine, source: Iterator[GenerateRequest], answers: Answers)
     parts: dict[tuple[str, int], list[TokenChunk]] = {}
     while waiting is not None or engine.n_unfinished:
         while waiting is not None and engine.can_add(waiting):
+            if waiting.request_id in answers:  # perhaps it has ended, and none would miss it
+                raise ConflictError(
+                    f"two of the requests have the id {waiting.request_id!r}",
+                    hint="answers are told by the ids of requests",
+                )
             engine.add(waiting)
             answers[waiting.request_id] = []
             waiting = next(source, None)

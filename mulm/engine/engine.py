@@ -195,7 +195,7 @@ class Engine:
         However many there are, only as many as the waiting line holds are taken at a time.
 
         Raises:
-            ConflictError: requests that were added are being generated.
+            ConflictError: requests that were added are being generated, or two have one id.
             MulmError: one cannot be taken; none is generated any more.
         """
         return answer_all(self, requests)

@@ -231,7 +231,8 @@ class Scheduler:
         sequence.n_cached = len(found) * PAGE_TOKENS
         if sequence.n_found is None:
             sequence.n_found = sequence.n_cached
-            self.n_looked_up += len(sequence.token_ids)
+            if not sequence.wants_all_rows:
+                self.n_looked_up += len(sequence.token_ids)
             self.n_found += sequence.n_cached
         sequence.slot = heapq.heappop(self._free_slots)
         self._running.append(sequence)

@@ -156,6 +156,15 @@ def test_generate_takes_no_tokens_from_requests_that_were_added():
     assert set(under_test.generate([request("a")])) == {"a"}
 
 
+def test_two_requests_of_one_id_are_refused_even_if_the_first_has_ended():
+    under_test = engine(n_slots=1, max_waiting=1)
+    asked = [request(name, (n + 1,)) for n, name in enumerate("abcda")]
+    with pytest.raises(ConflictError, match="two of the requests have the id 'a'"):
+        under_test.generate(asked)
+    assert not under_test.n_unfinished
+    under_test.check_integrity()
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_a_deadline_ends_a_request(started):
     clock = Clock()
@@ -219,6 +228,17 @@ def test_a_beginning_that_was_computed_is_not_computed_again():
     assert (first.n_cached_tokens, again.n_cached_tokens) == (0, 32)
     assert sum(map(sum, model.batches)) - n_computed == 8 + 5
     assert (under_test.stats().prefix_tokens, under_test.stats().prefix_hits) == (80, 32)
+
+
+@pytest.mark.parametrize("changes", [
+    {"is_embedding": True, "sampling": SamplingParams(max_tokens=0)},
+    {"sampling": SamplingParams(max_tokens=2, prompt_logprobs=0)},
+])  # fmt: skip
+def test_prompts_that_may_not_be_found_are_not_looked_up(changes):
+    under_test = engine()
+    under_test.generate([request("a", LONG)])
+    under_test.generate([replace(request("b", LONG), **changes)])
+    assert (under_test.stats().prefix_tokens, under_test.stats().prefix_hits) == (40, 0)
 
 
 def test_answers_survive_the_loss_of_their_pages():
