@@ -176,8 +176,11 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     if not param:
         hint = "send a JSON object, with Content-Type: application/json"
         return _refusal(f"the body is not a JSON object ({hint})", "invalid_json", None, scope)
+    if first["type"] == "extra_forbidden":
+        return _refusal(f"{param!r} is not known here", "unknown_parameter", param, scope)
     message = str(first["msg"]).removeprefix("Value error, ")
-    return _refusal(f"{param}: {message}", "invalid_value", param, scope)
+    said = "is required" if first["type"] == "missing" else message
+    return _refusal(f"{param}: {said}", "invalid_value", param, scope)
 
 
 def is_control(scope: Scope) -> bool:

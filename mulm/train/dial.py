@@ -151,7 +151,8 @@ def _warmup(_scale: Scale, known: Known) -> Choice:
     rest = 1.0 - known["schedule.decay"]
     share = _rounded(min(rest, 0.1, max(LEAST_WARMUP, MEMORY_STEPS / known["steps"])))
     share = share if share + known["schedule.decay"] <= 1 else rest  # rounded up it is too long
-    return Choice(share, f"at least {MEMORY_STEPS} steps, which the averages remember")
+    told = f"{MEMORY_STEPS} steps, which the averages remember, but a tenth of the run at most"
+    return Choice(share, told)
 
 
 RULES: Mapping[str, Callable[[Scale, Known], Choice]] = {
