@@ -114,7 +114,7 @@ class CountedClient:
         self, model_id: str, request: GenerateRequest
     ) -> AsyncGenerator[TokenChunk, None]:
         """As `EngineClient.generate`."""
-        begun_s, n_open, is_first = self._clock(), request.n, True
+        begun_s, n_open, is_first, was_late = self._clock(), request.n, True, False
         try:
             async with aclosing(self._client.generate(model_id, request)) as chunks:
                 async for chunk in chunks:
@@ -122,8 +122,9 @@ class CountedClient:
                         self._tally.first_token_s.append(self._clock() - begun_s)
                         is_first = False
                     n_open -= chunk.finish_reason is not None
+                    was_late = was_late or chunk.finish_reason == "deadline"
                     if not n_open:  # the reader of the last one does not ask for more
-                        self._tally.has_failed.append(chunk.finish_reason == "deadline")
+                        self._tally.has_failed.append(was_late)
                     yield chunk
         except MulmError as error:
             if status_of(error) >= _SERVERS_FAULT:

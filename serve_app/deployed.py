@@ -71,6 +71,8 @@ class Deployed:
         before, self._spec = self._spec, spec
         if before is None or before.args != spec.args or self.itself.problem:
             await self.itself.reconfigure(spec.args)
+            if before is not None and before.args.model != spec.args.model:
+                self._tally.clear()  # another model is judged by its own requests
         before_args = None if before is None else before.canary_args
         if spec.canary_args is not None and spec.canary_args != before_args:
             await self._take_canary(spec.canary_args)

@@ -59,6 +59,7 @@ class Deployer:
         self._lock = threading.Lock()
         self._wanted: dict[str, Config] = {}
         self._given: dict[str, Config] = {}
+        self._revisions: dict[str, int] = {}
         self._details: Details = {}
         self._seen_s = self._put_s = float("-inf")
         self.problem = ""
@@ -67,14 +68,20 @@ class Deployer:
 
     def apply(self, deployments: Iterable[Deployment]) -> None:
         """Put what is wanted, if that is something else, or if it was long ago."""
-        wanted = wanted_configs(deployments)
+        deployments = list(deployments)
+        wanted, revisions = wanted_configs(deployments), _revisions(deployments)
         with self._lock:
+            before, self._revisions = self._revisions, revisions
+            changed = {name for name in wanted if before.get(name) not in (None, revisions[name])}
             is_old = self._clock() - self._put_s > LOOK_AGAIN_S
-            if wanted == self._given and not is_old:
+            if wanted == self._given and not is_old and not changed:
                 self._wanted = wanted
                 return
             self._wanted, self._put_s = wanted, self._clock()
             try:
+                # What failed and is asked for again goes first, and comes at the next look.
+                failed = self._failed(changed)
+                wanted = {name: config for name, config in wanted.items() if name not in failed}
                 self._put(wanted)
             except (NotRunningError, DeadlineError) as error:
                 self._is_away(error)
@@ -102,6 +109,13 @@ class Deployer:
         found = standing(self.details(), config)
         return self._starting() if self._away else found
 
+    def _failed(self, applications: Iterable[str]) -> set[str]:
+        """Which of them Serve has given up with the very config that is wanted."""
+        same = [name for name in applications if self._given.get(name) == self._wanted[name]]
+        if same:
+            self._look()
+        return {n for n in same if standing(self._details, self._wanted[n]).state == "failed"}
+
     def _put(self, wanted: dict[str, Config]) -> None:
         self._look()
         there = deployed(self._details)
@@ -126,6 +140,14 @@ class Deployer:
 
     def _starting(self) -> Standing:
         return Standing("starting", self._away)
+
+
+def _revisions(deployments: Iterable[Deployment]) -> dict[str, int]:
+    return {
+        application: deployment.revision
+        for deployment in deployments
+        for application in spec_of(deployment).engines
+    }
 
 
 def wanted_configs(deployments: Iterable[Deployment]) -> dict[str, Config]:

@@ -102,11 +102,11 @@ class IngressHost:
 
     async def stop(self) -> None:
         """Take no more requests; the running ones come to their end."""
+        self._deployments.stop()  # another ingress keeps them from now on; what is served goes on
         if self._server is not None:
             await self._server.stop()
             await self._renewal.stop()
             await self._usage.stop()
-        self._deployments.stop()
         self._service.background.close()
         await self._receiver.close()
         await asyncio.to_thread(self._tracing.close)

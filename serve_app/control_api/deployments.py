@@ -80,7 +80,10 @@ def put_deployment(
 ) -> JSONResponse:
     """Serve this under that name; another model is taken over without a failed request."""
     args = body.model_copy(update={"served_name": name})
-    return _put(control, args, seen_before(if_match, if_none_match))
+    seen = seen_before(if_match, if_none_match)
+    if seen is None and _serves_it(control, name, args):
+        return _told(control, name, 202)
+    return _put(control, args, seen)
 
 
 @router.patch("/{name}", status_code=202, responses=_MAY_CHANGE)
@@ -155,6 +158,17 @@ def roll_back(
     spec, now = _spec(control, name, seen_before(if_match, None))
     before = _earlier(control, spec, body.revision if body else None)
     return _put(control, spec_of(before).args, now, reason=f"back to revision {before.revision}")
+
+
+def _serves_it(control: Control, name: str, args: AppArgs) -> bool:
+    """Whether this is served already, so that nothing changes; what has failed is begun anew."""
+    try:
+        found = control.facts.deployment(name)
+    except NotFoundError:
+        return False
+    if unread(found) or control.served.status(name, found.revision)[0] == "failed":
+        return False
+    return spec_of(found).args == _plan(control, args)
 
 
 def _spec(control: Control, name: str, seen: int | None) -> tuple[DeploymentSpec, int]:
@@ -244,24 +258,38 @@ def _told(control: Control, name: str, status: int) -> JSONResponse:
 
 
 def _described(control: Control, found: Deployment) -> dict[str, Any]:
+    if why := unread(found):
+        return _plain(found) | {"status": "failed", "message": why}
     spec, served = spec_of(found), control.served
     status, message = served.status(found.name, found.revision)
-    return {
-        "id": found.name,
-        "object": "deployment",
+    return _plain(found) | {
         "model": spec.args.model,
         "serves": served.serves(found.name),
         "status": status,
         "message": message,
-        "revision": found.revision,
-        "created_at": int(found.created_s),
-        "updated_at": int(found.set_s),
-        "reason": found.reason,
         "traffic": _traffic(spec),
         "canary": spec.canary
         and spec.canary.model_dump(mode="json") | {"seen": served.canary(found.name)},
         "settings": spec.args.model_dump(mode="json", exclude={"model", "served_name"}),
         "replicas": served.replicas(found.name),
+    }
+
+
+def _plain(found: Deployment) -> dict[str, Any]:
+    """What is told of a revision that this version of the application cannot read, too."""
+    return {
+        "id": found.name,
+        "object": "deployment",
+        "model": None,
+        "serves": {},
+        "revision": found.revision,
+        "created_at": int(found.created_s),
+        "updated_at": int(found.set_s),
+        "reason": found.reason,
+        "traffic": [],
+        "canary": None,
+        "settings": {},
+        "replicas": [],
     }
 
 
@@ -280,7 +308,7 @@ def _revision_id(each: Deployment) -> str:
 
 
 def _revision(each: Deployment) -> dict[str, Any]:
-    spec = spec_of(each) if each.spec else None
+    spec = spec_of(each) if each.spec and not unread(each) else None
     return {
         "id": _revision_id(each),
         "object": "deployment.revision",

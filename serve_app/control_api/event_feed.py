@@ -198,4 +198,6 @@ class EventFeed:
                 await watched.look()
             except MulmError as error:
                 _log.warning("events are late topic=%s reason=%s", name, error.message)
+            except Exception:  # noqa: BLE001 - nothing may end what subscribers wait for
+                _log.exception("events are late topic=%s", name)
             await asyncio.sleep(self._period_s)

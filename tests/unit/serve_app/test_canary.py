@@ -87,6 +87,7 @@ def test_ends_are_counted_once_for_each_request():
     assert list(run(TokenChunk("r", (1,)), end("stop")).has_failed) == [False]
     assert list(run(end("stop"), end("length", 1), n=2).has_failed) == [False]
     assert list(run(end("deadline")).has_failed) == [True]
+    assert list(run(end("deadline"), end("stop", 1), n=2).has_failed) == [True]
     assert list(run(NotRunningError("gone")).has_failed) == [True]
     assert list(run(end("stop")).first_token_s) == [1]
 

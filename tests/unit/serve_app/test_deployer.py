@@ -126,3 +126,19 @@ def test_while_serve_is_away_nothing_runs_or_fails_for_certain(serve, deployer, 
     clock.now_s += 5
     deployer.apply([deployment(), deployment("other")])
     assert deployer.standing("engine-other").state == "running"
+
+
+def test_what_failed_is_begun_anew_when_it_is_asked_for_again_as_it_is(serve, deployer):
+    deployer.apply([deployment(), deployment("other")])
+    serve.failing["engine-tiny"] = "no GPU was free"
+    deployer.apply([deployment(), deployment("other")])
+    assert len(serve.puts) == 1, "nobody asked again"
+    again = [deployment(revision=2), deployment("other", revision=2)]
+    deployer.apply(again)
+    assert serve.puts[1:] == [["engine-other", "mulm", "strangers"]]
+    assert deployer.standing("engine-tiny").state == "starting"
+    serve.failing.clear()
+    deployer.apply(again)
+    assert serve.puts[2:] == [["engine-other", "engine-tiny", "mulm", "strangers"]]
+    deployer.apply(again)
+    assert len(serve.puts) == 3

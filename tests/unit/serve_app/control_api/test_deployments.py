@@ -266,7 +266,8 @@ def test_two_who_take_a_name_at_once_do_not_both_get_it(api, ledger, fits, monke
 
         def looked():
             found = look()
-            if not begun:  # the other one comes between the look and the writing, if he can
+            # The other one comes between the look and the writing, if he can.
+            if not begun and api.app.state.control.naming.locked():
                 begun.append(pool.submit(take, "two"))
                 wait(begun, 1.0)
             return found
@@ -295,3 +296,31 @@ def test_a_row_of_another_version_keeps_nobody_else_waiting(api, ledger, look):
     put(api, {"model": "tiny@2"}, "bad")
     look()
     assert api.get(f"{URL}/bad")["status"] == "running"
+
+
+def test_the_same_again_changes_nothing_and_begins_what_has_failed_anew(api, look, serve):
+    put(api, {"model": "tiny@1"})
+    look()
+    api.call("PUT", f"{URL}/tiny/canary", json={"model": "tiny@2"})
+    assert put(api, {"model": "tiny@1"}).json()["revision"] == 2
+    assert api.get(f"{URL}/tiny")["canary"]["model"] == "tiny@2", "it goes on"
+    look()
+    serve.failing["engine-tiny"] = "no GPU was free"
+    look()
+    assert api.get(f"{URL}/tiny")["status"] == "failed"
+    assert put(api, {"model": "tiny@1"}).json()["revision"] == 3
+    serve.failing.clear()
+    look()
+    assert api.get(f"{URL}/tiny")["status"] == "running"
+
+
+def test_a_row_that_cannot_be_read_is_told_as_failed_and_can_be_set_anew(api, ledger, look):
+    ledger.set_deployment("odd", {"args": {"model": "tiny@1", "of_later": 1}}, "by a later version")
+    [found] = api.get(URL)["data"]
+    assert (found["id"], found["status"], found["model"]) == ("odd", "failed", None)
+    assert "of_later" in found["message"]
+    assert api.get(f"{URL}/odd")["reason"] == "by a later version"
+    assert [each["model"] for each in api.get(f"{URL}/odd/history")["data"]] == [None]
+    put(api, {"model": "tiny@1"}, "odd")
+    look()
+    assert api.get(f"{URL}/odd")["status"] == "running"
