@@ -1,8 +1,9 @@
 """Opens a model for an engine: what answers at once, and what answers faster later.
 
-Called by the engine host. On CPUs the kernels run the model. Where they are not compiled yet, plain
-PyTorch answers while the compiler works; where there is no compiler, for ever. Invariant: what is
-opened is ready to compute when it is returned.
+Called by the engine host. On CPUs the kernels run the model. Where they are not compiled yet, or
+are damaged, plain PyTorch answers while the compiler works; where there is no compiler, or the
+kernels do not compute such a model, for ever. Invariant: what is opened is ready to compute when it
+is returned.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mulm.model.batch import LanguageModel
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import QuantizedMicroLM
 from mulm.model.stored import load_adapter, load_model, model_quantization
-from mulm.native.build import NoKernelsError, find_compiler, library_path
+from mulm.native.build import NoKernelsError, find_compiler, is_whole, library_path
 from mulm.native.model import NativeModel
 from mulm.store import Store
 from serve_app.chosen_adapter import choose_adapters
@@ -152,8 +153,12 @@ def open_weights(
     dtype = _dtype(args.dtype, device, has_kernels=kernels is not None)
     model = load_model(store, manifest, device, dtype)
     model.kv_dtype = "int8" if args.kv_dtype == "int8" else None
-    if kernels is not None and kernels.exists():
-        return _native(model, folder, n_threads), None
+    if kernels is not None and is_whole(kernels):
+        try:
+            return _native(model, folder, n_threads), None
+        except NoKernelsError as error:
+            _log.warning("kernels failed, plain torch instead reason=%s", error.message)
+            kernels = None
     torch.set_num_threads(n_threads)
     if kernels is None:
         if isinstance(model, QuantizedMicroLM):

@@ -1,9 +1,10 @@
 """Compiles the kernels for the machine at hand, once.
 
-Called by `mulm.native.library`. Invariants: a library's name is the hash of all that it depends on
-(source, flags, compiler, processor), so another machine or version makes its own; what is used is
-what was compiled, byte for byte: a sum stands beside it, and what does not match is made anew (a
-file that was cut would end the process where its missing part is read).
+Called by `mulm.native.library`, and by who opens a model, to know whether kernels are there.
+Invariants: a library's name is the hash of all that it depends on (source, flags, compiler,
+processor), so another machine or version makes its own; what is used is what was compiled, byte for
+byte: a sum stands beside it, and what does not match is made anew (a file that was cut would end
+the process where its missing part is read).
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def build(folder: Path, extra_flags: tuple[str, ...] = ()) -> Path:
     path = library_path(folder, compiler, extra_flags)
     began_s = time.monotonic()
     try:
-        if _is_whole(path):
+        if is_whole(path):
             return path
         make_folder(folder)
         with tempfile.TemporaryDirectory(dir=folder) as room:
@@ -82,10 +83,11 @@ def build(folder: Path, extra_flags: tuple[str, ...] = ()) -> Path:
     return path
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether the library there is what was compiled; not where it is missing or cannot be read."""
     try:
         return _sum_of(path.read_bytes()) == _sum_path(path).read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

@@ -102,6 +102,26 @@ def test_keys_and_values_are_kept_as_asked_for_with_and_without_kernels(
         torch.testing.assert_close(hidden(opened), hidden(model), rtol=0.1, atol=0.1)
 
 
+def test_nobody_waits_for_kernels_that_are_damaged(store, model, tmp_path, compiled):
+    library = build(compiled)
+    (tmp_path / library.name).write_bytes(library.read_bytes())  # its sum was not written any more
+    opened, make_faster = open_weights(store, stored(store, model), AppArgs(), tmp_path)
+    assert isinstance(opened, MicroLM)
+    assert make_faster is not None
+
+
+def test_a_model_that_the_kernels_do_not_compute_is_plain_torch(
+    store, model, compiled, monkeypatch, caplog
+):
+    monkeypatch.setattr("mulm.native.model.WIDEST_HEAD", 8)
+    args = AppArgs(dtype="float32", n_threads=2)
+    opened, make_faster = open_weights(store, stored(store, model), args, compiled)
+    assert make_faster is None
+    assert torch.get_num_threads() == 2
+    assert torch.equal(hidden(opened), hidden(model))
+    assert "d_head is 16" in caplog.text
+
+
 def test_without_a_compiler_it_is_plain_torch_in_fp32(store, model, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "not-a-compiler")
     args = AppArgs(n_threads=2)
