@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mulm.engine.graph_tape import TapeRecorder
 from mulm.engine.prompt_lookup import PromptLookup
 from mulm.engine.speculation import Speculation
 from mulm.errors import ConfigError
-from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
+from mulm.messages import GenerateRequest, SamplingParams, TokenChunk, join_chunks
 from mulm.model.batch import Rows
 from mulm.model.config import MicroLMConfig
 from mulm.model.lora import adapt, adapter_of
@@ -94,6 +95,39 @@ def test_bits_are_those_of_the_request_alone(
     assert found == alone
     assert bool(under_test.stats().n_preemptions) == ("n_pages" in made)
     under_test.check_integrity()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bits_are_those_of_the_request_alone_in_random_lives(
+    alone: dict[str, object], seed: int
+) -> None:
+    """Arrivals, cancels, swaps to the same weights and pages that are lost between the steps."""
+    random = Random(seed)
+    under_test = engine(
+        n_slots=3, n_pages=26, prefill_tokens=random.choice((5, 40)),
+        speculation=Speculation(PromptLookup(), 3), recorder=TapeRecorder() if seed % 2 else None,
+    )  # fmt: skip
+    asked: dict[str, str] = {}
+    told: dict[str, list[TokenChunk]] = {}
+    for number in range(12):
+        one = random.choice(REQUESTS)
+        name = f"life{number}"
+        under_test.add(replace(one, request_id=name))
+        asked[name] = one.request_id
+        if random.random() < 0.2:
+            gone = random.choice(list(asked))
+            if under_test.cancel(gone):
+                del asked[gone]
+        if random.random() < 0.2:
+            under_test.swap(loud())
+        for _ in range(random.randrange(12) if number < 11 else 2000):
+            for chunk in under_test.step():
+                told.setdefault(chunk.request_id, []).append(chunk)
+            under_test.check_integrity()
+    assert not under_test.n_unfinished
+    assert len(asked) > 6
+    for name, like in asked.items():
+        assert facts(replace(join_chunks(told[name]), request_id=like)) == alone[like]
 
 
 def test_bits_do_not_hang_on_who_wrote_a_page() -> None:
