@@ -1,6 +1,6 @@
 // A chart of lines over steps, drawn as SVG. Used by runs and comparisons. Invariants: every point
 // counts, also where more lie in a pixel than can be drawn (the least and the largest of each are);
-// what the eye sees a keyboard reaches too: the arrows move the cursor, whose values are text.
+// the arrow keys move the cursor, whose values are text.
 
 import { el, put, svg } from "./dom.js";
 import { number, short } from "./words.js";

@@ -1,6 +1,5 @@
 // One run as its events tell it, live. Used by the view of a run. Invariant: an event is taken once
-// and in order, whatever breaks meanwhile: after a disconnect the stream goes on behind
-// `Last-Event-ID`, and what comes twice is passed over.
+// and in order: after a disconnect the stream goes on behind `Last-Event-ID`.
 
 import { ApiError, part, pause, request, seen } from "./api.js";
 import { connection } from "./connection.js";
