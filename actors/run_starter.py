@@ -22,13 +22,14 @@ from mulm.errors import ConfigError, ConflictError, NotFoundError, nearest
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
 from mulm.home import Home
+from mulm.model.exchange_config import ImportConfig
 from mulm.runs.identity import IDENTITIES, pinned, run_id_of
 from mulm.runs.kinds import SCHEMAS
 from mulm.runs.standing import Standing
 from mulm.runs.transitions import may_resume
 from mulm.store import Store
 
-_RESUMED = ("train", "compress", "fine_tune", "batch")
+_RESUMED = ("train", "compress", "fine_tune", "batch", "model_export", "model_import")
 """Kinds that read versions and uploaded files: nothing that they read can have changed."""
 _SHOWN_CHARS = 64
 
@@ -125,6 +126,10 @@ def require_no_files(config: Frozen, facts: Facts) -> None:
         raise ConfigError(
             "files of suites cannot be named over HTTP", hint="leave out data", param="config.data"
         )
+    if isinstance(config, ImportConfig):
+        for name, content in config.contents.items():
+            if not facts.has_file(content.name, content.sha256):
+                raise ConfigError("no uploaded file has this content", param=f"contents.{name}")
     if isinstance(config, Recipe):
         for number, spec in enumerate(config.sources):
             _require_uploaded(spec, f"sources.{number}", facts)

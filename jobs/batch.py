@@ -13,9 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -23,9 +21,10 @@ import httpx
 
 from jobs.entry import JobContext, run_job
 from jobs.generate import opened
+from jobs.made_files import publish_file
 from mulm.atomic import make_folder
 from mulm.batch import WINDOW_S, BatchConfig, BatchRequest, LineProblem, read_batch
-from mulm.errors import DataError, DeadlineError, MulmError, NotFoundError, NotRunningError
+from mulm.errors import DataError, DeadlineError, MulmError, NotRunningError
 from mulm.manifest import BlobEntry
 from mulm.refs import new_id
 
@@ -34,7 +33,6 @@ _N_TRIES = 40
 _MAX_WAIT_S = 30.0
 _TELL_S = 1.0
 _ERRORS_TOLD = 100
-_CHUNK_BYTES = 1 << 20
 _BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 _OUTPUT, _ERRORS = "output", "errors"
 
@@ -263,19 +261,8 @@ def _published(context: JobContext, name: str, path: Path) -> str | None:
     """What stands in a file so far, as a file that clients can fetch; None if that is nothing."""
     if not path.exists() or not path.stat().st_size:
         return None
-    blob = context.store.put_stream(path.name, _chunks(path))
-    file_id = f"file_{sha256(f'{context.run_id} {name}'.encode()).hexdigest()[:12]}"
-    with suppress(NotFoundError):
-        context.facts.remove_file(file_id)  # of an attempt before
     label = f"{context.run_id}_{name}.jsonl"
-    context.facts.add_file(file_id, label, "batch_output", blob.size_bytes, blob.sha256)
-    return file_id
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            yield chunk
+    return publish_file(context, name, path, label, "batch_output")
 
 
 if __name__ == "__main__":

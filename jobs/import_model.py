@@ -6,7 +6,7 @@ fetched or read; what a model came from stands in its manifest by checksum, neve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +64,13 @@ def find_source(source: str, home: Home, env: Mapping[str, str], progress: Progr
             require_files({path.name for path in folder.iterdir()}, source)
             return Source(folder, {"kind": "folder"})
     repository, revision = parse_source(source)
+
+    def report(file: str, done_bytes: int, size_bytes: int) -> None:
+        stage = {"stage": file, "done": done_bytes, "total": size_bytes, "unit": "B"}
+        progress.event("progress", stage)
+
     with progress.timed("download") as say:
-        found = _fetch(Hub.from_env(env), repository, revision, home, progress)
+        found = fetch_from_hub(Hub.from_env(env), repository, revision, home, report)
         say(f"{repository} at {found.origin['commit'][:12]}")
     return found
 
@@ -116,11 +121,18 @@ def _store_tokenizer(store: Store, described: Described) -> Manifest:
     return manifest
 
 
-def _fetch(hub: Hub, repository: str, revision: str, home: Home, progress: Progress) -> Source:
-    def report(file: str, done_bytes: int, size_bytes: int) -> None:
-        stage = {"stage": file, "done": done_bytes, "total": size_bytes, "unit": "B"}
-        progress.event("progress", stage)
+def fetch_from_hub(
+    hub: Hub,
+    repository: str,
+    revision: str,
+    home: Home,
+    report: Callable[[str, int, int], None],
+) -> Source:
+    """Bring a model's files here; `report` hears of each file, its bytes so far and all of them.
 
+    Raises:
+        NotFoundError, DataError, AuthError, DeadlineError, CorruptError: see `find_source`.
+    """
     snapshot = hub.snapshot(repository, revision)
     require_files(snapshot.files.keys(), repository)
     folder = home.hub / repository.replace("/", "--") / snapshot.commit

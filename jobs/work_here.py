@@ -94,6 +94,14 @@ def _work(kind: str) -> Callable[[JobContext, Any], Result]:
         from jobs.batch import answer_served
 
         return answer_served
+    if kind == "model_export":
+        from jobs.model_export import give_out
+
+        return give_out
+    if kind == "model_import":
+        from jobs.model_import import take_in
+
+        return take_in
     if kind == "fine_tune":
         from jobs.fine_tune import fine_tune
         from jobs.prepare import in_this_process

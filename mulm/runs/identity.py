@@ -25,6 +25,7 @@ from mulm.eval.suite_data import SuiteData, find_suites
 from mulm.facts import Facts, UserFile
 from mulm.manifest import Kind
 from mulm.model.compress_config import COMPRESS_VERSION, CompressConfig
+from mulm.model.exchange_config import EXCHANGE_VERSION, ExportConfig, ImportConfig
 from mulm.refs import parse_ref
 from mulm.store import Store
 from mulm.train.config import TRAIN_VERSION, TrainConfig
@@ -66,6 +67,8 @@ def pinned(config: C, facts: Facts) -> C:
         return cast(C, _with_contents(config, facts))
     if isinstance(config, BatchConfig):
         return cast(C, _with_input(config, facts))
+    if isinstance(config, ImportConfig):
+        return cast(C, _with_uploads(config, facts))
     return cast(C, _with_files(config, facts)) if isinstance(config, FineTuneConfig) else config
 
 
@@ -102,6 +105,13 @@ def _with_input(config: BatchConfig, facts: Facts) -> BatchConfig:
     if config.input is not None:  # it goes on with what it began with
         return config
     return config.model_copy(update={"input": _content(facts.file(config.input_file))})
+
+
+def _with_uploads(config: ImportConfig, facts: Facts) -> ImportConfig:
+    if config.contents:  # it goes on with what it began with
+        return config
+    found = {name: _content(facts.file(file_id)) for name, file_id in config.files.items()}
+    return config.model_copy(update={"contents": found})
 
 
 def _content(file: UserFile) -> FileContent:
@@ -190,6 +200,19 @@ def batch_identity(_config: BatchConfig, _facts: Facts, _store: Store) -> dict[s
     return {}
 
 
+def export_identity(config: ExportConfig, facts: Facts, _store: Store) -> dict[str, Any]:
+    """The model version, the code."""
+    return {
+        "model": facts.resolve("model", parse_ref(config.model)).manifest_id,
+        "exchange": EXCHANGE_VERSION,
+    }
+
+
+def import_identity(_config: ImportConfig, _facts: Facts, _store: Store) -> dict[str, Any]:
+    """The code; uploaded files stand in the config by their contents."""
+    return {"exchange": EXCHANGE_VERSION}
+
+
 IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], dict[str, Any]]] = {
     "prepare": prepare_identity,
     "train": train_identity,
@@ -197,5 +220,7 @@ IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], dict[str, Any]]] = {
     "compress": compress_identity,
     "fine_tune": fine_tune_identity,
     "batch": batch_identity,
+    "model_export": export_identity,
+    "model_import": import_identity,
 }
 """What identifies a run of each kind beside its config."""

@@ -15,6 +15,7 @@ from mulm.data.recipe import Recipe
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Run
 from mulm.model.compress_config import CompressConfig
+from mulm.model.exchange_config import ExportConfig, ImportConfig
 from mulm.train.config import TrainConfig
 from mulm.train.fine_tune import FineTuneConfig
 
@@ -27,6 +28,8 @@ SCHEMAS: Mapping[str, type[Frozen]] = {
     "compress": CompressConfig,
     "fine_tune": FineTuneConfig,
     "batch": BatchConfig,
+    "model_export": ExportConfig,
+    "model_import": ImportConfig,
 }
 
 

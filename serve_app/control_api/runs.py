@@ -33,7 +33,7 @@ _MAX_LINES = 10_000
 class NewRun(Frozen):
     """What to do: a kind of work, and its config as in a file."""
 
-    kind: Literal["prepare", "train", "evaluate", "compress"]
+    kind: Literal["prepare", "train", "evaluate", "compress", "model_export", "model_import"]
     config: Annotated[dict[str, Any], Field(max_length=256)]
 
 

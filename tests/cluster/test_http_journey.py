@@ -128,6 +128,12 @@ def test_from_a_text_to_a_model_that_is_rolled_back(api):
         assert numbers
     assert models == ["pupil@1", "pupil@2"]
 
+    given = api.run(
+        "/api/v1/runs", {"kind": "model_export", "config": {"model": "pupil@1", "to": "gguf"}}
+    )
+    file = api.http.get(f"/v1/files/{given['result']['file']}/content")
+    assert (file.content[:4], len(file.content)) == (b"GGUF", given["result"]["size_bytes"])
+
     judged = api.run("/api/v1/runs", {"kind": "evaluate", "config": {"model": "pupil@1"}})
     assert judged["result"]["bits_per_byte"] > 0
 
