@@ -62,6 +62,7 @@ def test_a_model_is_taken_in_made_smaller_and_served(cluster: Any, folder: Path)
         options = {"model": "ours-int8", "prompt": "the", "max_tokens": 4, "seed": 1}
         answers = {client.completions.create(**options).choices[0].text for _ in range(2)}
     assert len(answers) == 1
+    assert mulm(cluster, "serve", "ours-int8", "--stop") == {"stopped": "ours-int8"}
 
 
 def test_adapters_are_served_beside_their_model_and_change_in_place(cluster: Any) -> None:
@@ -94,3 +95,4 @@ def test_adapters_are_served_beside_their_model_and_change_in_place(cluster: Any
         env=cluster.env, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert "plain@1 has no adapter" in done.stderr
+    mulm(cluster, "serve", "plain", "--stop")
