@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from mulm.config import Frozen
 from mulm.data.source_spec import FileContent
@@ -22,7 +22,6 @@ MAX_LINE_BYTES = 4 << 20
 _MAX_ID_CHARS = 512
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
-ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
 
 
 class BatchConfig(Frozen):

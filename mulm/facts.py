@@ -75,11 +75,6 @@ class Deployment:
     created_s: float
     """Since when something is served under that name."""
 
-    @property
-    def texts(self) -> frozenset[str]:
-        """All texts in it, references of models among them."""
-        return frozenset(_texts(self.spec))
-
 
 @dataclass(frozen=True, slots=True)
 class Run:

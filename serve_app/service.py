@@ -32,10 +32,6 @@ class Serving(Protocol):
     """One deployment, as routes ask it."""
 
     @property
-    def name(self) -> str:
-        """What clients call its model."""
-
-    @property
     def served(self) -> Served | None:
         """What answers under its name; None until something does."""
 
@@ -51,11 +47,6 @@ class Fixed:
     """A deployment that never changes: one model and its engine."""
 
     served: Served
-
-    @property
-    def name(self) -> str:
-        """As `Serving.name`."""
-        return self.served.name
 
     def draw(self) -> Served:
         """As `Serving.draw`."""

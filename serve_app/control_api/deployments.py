@@ -11,6 +11,7 @@ from mulm.errors import ConflictError, NotFoundError, TokenizerMismatchError
 from mulm.facts import Deployment
 from serve_app.canary import Canary
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.deployment_words import described, revision, revision_id
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 from serve_app.control_api.precondition import (
@@ -46,7 +47,7 @@ def list_deployments(
 ) -> dict[str, Any]:
     """All deployments, by name, with their engines."""
     found = behind(control.facts.deployments(), after, lambda each: each.name)
-    return page(found, limit, lambda each: _described(control, each))
+    return page(found, limit, lambda each: described(control.served, each))
 
 
 @router.post("", status_code=202)
@@ -112,7 +113,7 @@ def list_revisions(
     found = control.facts.deployment_history(name)
     if not found:
         raise NotFoundError(f"there never was a deployment {name!r}")
-    return page(behind(found, after, _revision_id), limit, _revision)
+    return page(behind(found, after, revision_id), limit, revision)
 
 
 @router.put("/{name}/canary", status_code=202, responses=_MAY_CHANGE)
@@ -254,67 +255,4 @@ def _told(control: Control, name: str, status: int) -> JSONResponse:
     headers = {"etag": f'"{found.revision}"'}
     if status != 200:
         headers["location"] = f"/api/v1/deployments/{name}"
-    return JSONResponse(_described(control, found), status, headers)
-
-
-def _described(control: Control, found: Deployment) -> dict[str, Any]:
-    if why := unread(found):
-        return _plain(found) | {"status": "failed", "message": why}
-    spec, served = spec_of(found), control.served
-    status, message = served.status(found.name, found.revision)
-    return _plain(found) | {
-        "model": spec.args.model,
-        "serves": served.serves(found.name),
-        "status": status,
-        "message": message,
-        "traffic": _traffic(spec),
-        "canary": spec.canary
-        and spec.canary.model_dump(mode="json") | {"seen": served.canary(found.name)},
-        "settings": spec.args.model_dump(mode="json", exclude={"model", "served_name"}),
-        "replicas": served.replicas(found.name),
-    }
-
-
-def _plain(found: Deployment) -> dict[str, Any]:
-    """What is told of a revision that this version of the application cannot read, too."""
-    return {
-        "id": found.name,
-        "object": "deployment",
-        "model": None,
-        "serves": {},
-        "revision": found.revision,
-        "created_at": int(found.created_s),
-        "updated_at": int(found.set_s),
-        "reason": found.reason,
-        "traffic": [],
-        "canary": None,
-        "settings": {},
-        "replicas": [],
-    }
-
-
-def _traffic(spec: DeploymentSpec) -> list[dict[str, Any]]:
-    if spec.canary is None:
-        return [{"model": spec.args.model, "weight": 100.0}]
-    rest = 100.0 - spec.canary.weight
-    return [
-        {"model": spec.args.model, "weight": rest},
-        {"model": spec.canary.model, "weight": spec.canary.weight},
-    ]
-
-
-def _revision_id(each: Deployment) -> str:
-    return f"{each.name}#{each.revision}"
-
-
-def _revision(each: Deployment) -> dict[str, Any]:
-    spec = spec_of(each) if each.spec and not unread(each) else None
-    return {
-        "id": _revision_id(each),
-        "object": "deployment.revision",
-        "revision": each.revision,
-        "set_at": int(each.set_s),
-        "reason": each.reason,
-        "model": spec.args.model if spec else None,
-        "canary": spec.canary.model if spec and spec.canary else None,
-    }
+    return JSONResponse(described(control.served, found), status, headers)
