@@ -21,8 +21,9 @@ from typing import Literal, cast
 from actors.cluster_info import ClusterInfo
 from actors.dashboard import Dashboard
 from mulm.errors import DeadlineError, JobFailedError, NotFoundError
-from mulm.facts import Facts, Run
+from mulm.facts import Facts
 from mulm.home import Home
+from mulm.records import Run
 from mulm.runs.standing import lost_error
 
 Status = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]

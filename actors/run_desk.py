@@ -22,9 +22,10 @@ from actors.job_client import Attempt, JobClient, attempts_by_run
 from actors.write_fact import write_fact
 from mulm.config import read_mapping
 from mulm.errors import DeadlineError, MulmError, NotFoundError, NotRunningError, StoppedError
-from mulm.facts import Facts, Phase, Run
+from mulm.facts import Facts
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.records import Phase, Run
 from mulm.run_lock import is_held
 from mulm.runs.find import find_run
 from mulm.runs.standing import Standing, noted_error, standing

@@ -18,8 +18,8 @@ import click
 from jobs.cli_verbs import open_journey, shown_progress
 from mulm.config import Frozen
 from mulm.errors import AuthError, ConfigError
-from mulm.facts import Version
 from mulm.manifest import Kind
+from mulm.records import Version
 from mulm.terminal_text import harmless
 
 if TYPE_CHECKING:

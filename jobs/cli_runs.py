@@ -21,8 +21,8 @@ from jobs.cli_runs_desk import elsewhere, events_of, open_runs, with_run
 from jobs.cli_runs_watch import watch
 from jobs.cli_verbs import Verbs, say, with_json, with_quiet
 from mulm.errors import ConfigError, ConflictError, UnknownNameError, nearest
-from mulm.facts import Phase, Run
 from mulm.home import Home
+from mulm.records import Phase, Run
 from mulm.terminal_text import harmless
 
 if TYPE_CHECKING:

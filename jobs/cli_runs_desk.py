@@ -17,7 +17,7 @@ from mulm.home import Home
 
 if TYPE_CHECKING:
     from actors.run_desk import RunDesk
-    from mulm.facts import Event
+    from mulm.records import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
 

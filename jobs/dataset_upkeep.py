@@ -14,9 +14,9 @@ from jobs.dataset_shelf import HomeShelf
 from jobs.progress import Progress
 from mulm.damage import verify
 from mulm.errors import ConflictError, CorruptError, NotFoundError
-from mulm.facts import Version
 from mulm.gc import collect, plan_gc
 from mulm.lineage import lineage
+from mulm.records import Version
 from mulm.refs import parse_ref
 
 _HOUR_S = 3600.0

@@ -34,9 +34,10 @@ from mulm.errors import (
     NotFoundError,
     StoppedError,
 )
-from mulm.facts import Facts, Phase, Run
+from mulm.facts import Facts
 from mulm.home import Home
 from mulm.log import configure_logging
+from mulm.records import Phase, Run
 from mulm.run_lock import run_lock
 from mulm.runs.identity import identity_of, pinned, run_id_of
 from mulm.store import Store

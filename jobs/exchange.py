@@ -17,10 +17,10 @@ from actors.write_fact import write_fact
 from jobs.progress import Progress
 from mulm.atomic import require_absent
 from mulm.errors import ConfigError
-from mulm.facts import Version
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import PREFIX_BY_KIND, Manifest
+from mulm.records import Version
 from mulm.refs import check_name, parse_ref
 from mulm.store import open_store
 

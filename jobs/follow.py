@@ -12,7 +12,8 @@ from typing import Protocol
 
 from jobs.progress import Progress
 from mulm.errors import JobFailedError, NotFoundError, StoppedError
-from mulm.facts import RESTING, Facts, Run
+from mulm.facts import Facts
+from mulm.records import RESTING, Run
 from mulm.runs.standing import noted_error
 
 _POLL_S = 0.2

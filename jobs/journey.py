@@ -32,11 +32,11 @@ from mulm.config import Frozen, load_config, parse_config
 from mulm.data.recipe import Recipe
 from mulm.errors import MulmError, NotRunningError, StoppedError
 from mulm.eval.config import EvaluateConfig
-from mulm.facts import Version
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import Kind
 from mulm.model.compress_config import CompressConfig
+from mulm.records import Version
 from mulm.refs import parse_ref
 from mulm.run_lock import is_held
 from mulm.runs.identity import (

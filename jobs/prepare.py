@@ -17,8 +17,9 @@ from mulm.data.executor import Executor, InProcess
 from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import Listing, list_files
 from mulm.errors import NotFoundError
-from mulm.facts import Facts, Version
+from mulm.facts import Facts
 from mulm.manifest import Manifest
+from mulm.records import Version
 from mulm.refs import parse_ref
 from mulm.runs.identity import prepare_identity
 from mulm.store import Store

@@ -15,8 +15,9 @@ from actors.run_desk import END_TIMEOUT_S, RunDesk
 from jobs.remote import Remote
 from jobs.remote_runs import RemoteRuns
 from mulm.errors import NotFoundError
-from mulm.facts import Event, Facts, Run, Version
+from mulm.facts import Facts
 from mulm.manifest import Kind
+from mulm.records import Event, Run, Version
 from mulm.refs import Ref
 from mulm.runs.standing import Standing, noted_error
 

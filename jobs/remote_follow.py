@@ -16,7 +16,7 @@ from jobs.progress import Progress
 from jobs.remote import Remote
 from jobs.remote_runs import RemoteRuns
 from mulm.errors import NotRunningError, StoppedError, UnreachableError
-from mulm.facts import RESTING, Event
+from mulm.records import RESTING, Event
 from mulm.runs.standing import Standing, noted_error
 
 PATIENCE_S = 300.0

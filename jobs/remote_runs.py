@@ -15,7 +15,7 @@ import httpx
 
 from jobs.remote import ConnectionLostError, Remote
 from mulm.errors import MulmError, error_classes
-from mulm.facts import Event, Run
+from mulm.records import Event, Run
 from mulm.runs.standing import Standing
 
 _MOST_EVENTS = 1000

@@ -9,8 +9,8 @@ from typing import Any
 
 from jobs.remote import Remote
 from mulm.errors import ConfigError
-from mulm.facts import Version
 from mulm.manifest import Kind
+from mulm.records import Version
 from mulm.refs import parse_ref
 
 Result = dict[str, Any]

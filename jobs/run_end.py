@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 
 from mulm.errors import MulmError, StoppedError
-from mulm.facts import Facts, Phase
+from mulm.facts import Facts
+from mulm.records import Phase
 
 GOES_ON = "the same command goes on where it was"
 

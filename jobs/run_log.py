@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from actors.run_desk import RunDesk
 from jobs.run_words import QUIET
-from mulm.facts import Event
+from mulm.records import Event
 
 _POLL_S = 0.3
 _LOOK_AT_PROCESS_S = 1.5

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from mulm.config import Frozen, load_config
 from mulm.errors import ConflictError
-from mulm.facts import Facts, Run
+from mulm.facts import Facts
+from mulm.records import Run
 from mulm.runs.identity import IDENTITIES, run_id_of
 from mulm.runs.kinds import SCHEMAS, TRAIN
 from mulm.store import Store

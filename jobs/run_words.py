@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.dataset_words import age_text, one_line, table_lines
-from mulm.facts import ENDED, Event
+from mulm.records import ENDED, Event
 from mulm.runs.compare import flattened
 
 _HEAD = ("run", "kind", "name", "phase", "progress", "age")

@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Any
 
 from mulm.data.tokenizer import Tokenizer
-from mulm.facts import Version
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.lineage import Relative, lineage
+from mulm.records import Version
 from mulm.refs import parse_ref
 from mulm.store import open_store
 

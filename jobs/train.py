@@ -31,7 +31,7 @@ from mulm.errors import (
     MulmError,
     StoppedError,
 )
-from mulm.facts import Phase
+from mulm.records import Phase
 from mulm.runs.identity import train_identity
 from mulm.runs.transitions import UNDER_WAY
 from mulm.train.config import TrainConfig

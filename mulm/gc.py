@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import get_args
 
 from mulm.blobs import TOUCH_S
-from mulm.facts import Facts, Run
+from mulm.facts import Facts
 from mulm.lineage import with_ancestors
 from mulm.manifest import Kind, Manifest, is_manifest_id
+from mulm.records import Run
 from mulm.store import Store
 
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")

@@ -17,7 +17,6 @@ from typing import Any, Self
 
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
-from mulm.facts import Alias, Event, Phase, Pointed, Run, Version
 from mulm.ledger_answers import AnswerRows
 from mulm.ledger_audit import AuditRows
 from mulm.ledger_database import LedgerDatabase
@@ -28,6 +27,7 @@ from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
 from mulm.ledger_usage import UsageRows
 from mulm.manifest import Kind
+from mulm.records import Alias, Event, Phase, Pointed, Run, Version
 from mulm.refs import Ref, check_alias, check_name
 
 

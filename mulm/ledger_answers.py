@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from mulm.facts import ANSWERS_KEPT_S, KeptAnswer
 from mulm.ledger_database import LedgerDatabase
+from mulm.records import ANSWERS_KEPT_S, KeptAnswer
 
 
 class AnswerRows:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mulm.errors import ConflictError, NotFoundError, nearest
-from mulm.facts import Deployment, Version
 from mulm.ledger_database import LedgerDatabase, Row
 from mulm.ledger_rows import dumped
+from mulm.records import Deployment, Version
 from mulm.refs import check_name
 
 _NEWEST = """

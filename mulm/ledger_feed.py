@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
-from mulm.facts import Happening
 from mulm.ledger_database import LedgerDatabase
+from mulm.records import Happening
 
 
 class FeedRows:

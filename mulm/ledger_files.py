@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mulm.errors import NotFoundError
-from mulm.facts import UserFile
 from mulm.ledger_database import LedgerDatabase
+from mulm.records import UserFile
 
 
 class FileRows:

@@ -1,4 +1,4 @@
-"""Rows of the ledger's database as the records that `mulm.facts` knows, and JSON for its columns.
+"""Rows of the ledger's database as the records of `mulm.records`, and JSON for its columns.
 
 Called by `mulm.ledger`. Pure.
 """
@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mulm.facts import Event, Run, Version
+from mulm.records import Event, Run, Version
 
 
 def version_of(row: Mapping[str, Any]) -> Version:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from mulm.errors import DeadlineError, MulmError, NotRunningError
-from mulm.facts import Deployment
+from mulm.records import Deployment
 from serve_app.applications import (
     INGRESS_APPLICATION,
     PATH,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import MulmError
-from mulm.facts import Deployment
+from mulm.records import Deployment
 from serve_app.applications import engine_application
 from serve_app.canary import Canary
 from serve_app.settings import AppArgs

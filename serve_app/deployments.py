@@ -14,7 +14,8 @@ from contextlib import suppress
 from random import Random
 
 from mulm.errors import ConflictError, MulmError
-from mulm.facts import Deployment, Facts
+from mulm.facts import Facts
+from mulm.records import Deployment
 from serve_app.deployed import Deployed, Follow
 from serve_app.deployer import Deployer
 from serve_app.deployment_spec import spec_of, unread

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mulm.errors import ConfigError
-from mulm.facts import Facts, Version
+from mulm.facts import Facts
 from mulm.manifest import Manifest
 from mulm.model.adapter_version import ADAPTER
+from mulm.records import Version
 from mulm.refs import parse_ref
 from mulm.store import Store
 from serve_app.chosen_adapter import choose_adapters

@@ -12,9 +12,10 @@ from typing import Any
 from mulm.data.corpus import UNKNOWN, Corpus
 from mulm.data.diff import blob_sizes, shared_bytes
 from mulm.errors import CorruptError, MulmError, NotFoundError, nearest
-from mulm.facts import Facts, Version
+from mulm.facts import Facts
 from mulm.lineage import Lineage, lineage
 from mulm.manifest import Manifest
+from mulm.records import Version
 from mulm.refs import check_name, parse_ref
 from mulm.store import Store
 

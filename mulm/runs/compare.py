@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mulm.facts import Run
+from mulm.records import Run
 from mulm.runs.curve import STEP, Row, newest
 from mulm.runs.kinds import name_of
 

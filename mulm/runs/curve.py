@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mulm.facts import Event
+from mulm.records import Event
 
 Row = dict[str, Any]
 STEP = "step"

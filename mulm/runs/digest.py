@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from mulm.errors import ConfigError, NotFoundError
-from mulm.facts import Event, Facts
+from mulm.facts import Facts
 from mulm.manifest import Kind
+from mulm.records import Event
 from mulm.refs import parse_ref
 from mulm.runs.curve import STEP, curve, newest
 from mulm.runs.kinds import name_of, references_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mulm.errors import ConfigError, NotFoundError, nearest
-from mulm.facts import Run
+from mulm.records import Run
 from mulm.runs.kinds import TRAIN, name_of
 
 _PREFIX = "run_"

@@ -22,10 +22,11 @@ from mulm.data.sources.listing import checksum, list_files
 from mulm.errors import ConfigError
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.suite_data import SuiteData, find_suites
-from mulm.facts import Facts, UserFile
+from mulm.facts import Facts
 from mulm.manifest import Kind
 from mulm.model.compress_config import COMPRESS_VERSION, CompressConfig
 from mulm.model.exchange_config import EXCHANGE_VERSION, ExportConfig, ImportConfig
+from mulm.records import UserFile
 from mulm.refs import parse_ref
 from mulm.store import Store
 from mulm.train.config import TRAIN_VERSION, TrainConfig

@@ -13,9 +13,9 @@ from mulm.batch import BatchConfig
 from mulm.config import Frozen
 from mulm.data.recipe import Recipe
 from mulm.eval.config import EvaluateConfig
-from mulm.facts import Run
 from mulm.model.compress_config import CompressConfig
 from mulm.model.exchange_config import ExportConfig, ImportConfig
+from mulm.records import Run
 from mulm.train.config import TrainConfig
 from mulm.train.fine_tune import FineTuneConfig
 

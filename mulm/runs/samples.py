@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mulm.facts import Event
+from mulm.records import Event
 from mulm.runs.curve import STEP
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mulm.errors import JobFailedError, MulmError, error_classes
-from mulm.facts import Run
+from mulm.records import Run
 
 _HINT = "`mulm runs resume {}`, or the same command again, goes on from what was finished"
 

@@ -7,7 +7,7 @@ something to do, or why it is impossible. Invariant: what was done already is no
 from __future__ import annotations
 
 from mulm.errors import ConflictError
-from mulm.facts import Phase, Run
+from mulm.records import Phase, Run
 from mulm.runs.kinds import SCHEMAS
 from mulm.runs.standing import Standing
 

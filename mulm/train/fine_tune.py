@@ -16,9 +16,10 @@ from mulm.data.recipe import PackRule, Recipe, SplitRule, TokenizerSpec
 from mulm.data.rules import CleanRules
 from mulm.data.source_spec import FileContent, SourceSpec
 from mulm.errors import ConflictError, MulmError
-from mulm.facts import Facts, Version
+from mulm.facts import Facts
 from mulm.lineage import with_ancestors
 from mulm.manifest import Kind, Manifest
+from mulm.records import Version
 from mulm.refs import check_name, parse_ref
 from mulm.store import Store
 from mulm.train.config import TrainConfig

@@ -6,7 +6,7 @@ version of the application cannot read is told too, as failed.
 
 from typing import Any
 
-from mulm.facts import Deployment
+from mulm.records import Deployment
 from serve_app.control_api.served_state import ServedState
 from serve_app.deployment_spec import DeploymentSpec, spec_of, unread
 

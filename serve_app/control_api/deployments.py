@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConflictError, NotFoundError, TokenizerMismatchError
-from mulm.facts import Deployment
+from mulm.records import Deployment
 from serve_app.canary import Canary
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.deployment_words import described, revision, revision_id

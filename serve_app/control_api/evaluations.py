@@ -10,7 +10,8 @@ from mulm.config import Frozen
 from mulm.errors import ConflictError
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.gate import Verdict, judge, judge_beside
-from mulm.facts import Facts, Run
+from mulm.facts import Facts
+from mulm.records import Run
 from mulm.refs import Ref, check_alias, check_name
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from mulm.errors import MulmError
-from mulm.facts import ENDED, Event, Facts, Happening
+from mulm.facts import Facts
+from mulm.records import ENDED, Event, Happening
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from fastapi import Depends, Header, Request
 from starlette.responses import Response
 
 from mulm.errors import ConflictError
-from mulm.facts import Facts, KeptAnswer
+from mulm.facts import Facts
+from mulm.records import KeptAnswer
 from serve_app.caller import CallerDependency
 from serve_app.control_api.control import ControlDependency
 

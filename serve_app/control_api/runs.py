@@ -8,7 +8,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mulm.config import Frozen
-from mulm.facts import Event, Phase
+from mulm.records import Event, Phase
 from mulm.runs.curve import curve, finite, thinned
 from mulm.runs.digest import all_events
 from mulm.runs.kinds import name_of, references_of

@@ -9,9 +9,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mulm.config import Frozen
 from mulm.errors import ConfigError, ConflictError, NotFoundError
-from mulm.facts import Version
 from mulm.manifest import Kind
 from mulm.model.stored_card import stored_card
+from mulm.records import Version
 from mulm.refs import Ref, check_alias, parse_ref
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.batch import WINDOW_S, Endpoint
 from mulm.errors import ConfigError, NotFoundError
-from mulm.facts import Event, Run
+from mulm.records import Event, Run
 from mulm.refs import new_id
 from mulm.runs.standing import Standing
 from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency

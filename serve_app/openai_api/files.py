@@ -12,8 +12,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from mulm.errors import CorruptError, NotFoundError, nearest
-from mulm.facts import UserFile
 from mulm.manifest import BlobEntry
+from mulm.records import UserFile
 from mulm.refs import new_id
 from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
 from serve_app.control_api.idempotency import UploadOnceDependency

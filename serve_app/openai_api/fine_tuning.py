@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
 from mulm.errors import ConfigError, NotFoundError
-from mulm.facts import Event, Phase
+from mulm.records import Event, Phase
 from mulm.refs import parse_ref
 from mulm.runs.curve import STEP, Row, curve, finite
 from mulm.runs.digest import all_events

@@ -15,8 +15,8 @@ import pytest
 from actors.dashboard import Dashboard
 from actors.run_desk import RunDesk
 from mulm.errors import ConflictError
-from mulm.facts import Phase
 from mulm.ledger import Ledger
+from mulm.records import Phase
 from mulm.runs.curve import curve
 from mulm.runs.digest import all_events, checkpoint_steps
 from mulm.store import Store

@@ -31,10 +31,10 @@ from mulm.errors import (
     NotRunningError,
     StoppedError,
 )
-from mulm.facts import Event
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.model.checkpoint import checkpoints
+from mulm.records import Event
 from mulm.settings import Settings
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset

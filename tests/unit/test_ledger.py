@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mulm.errors import ConfigError, ConflictError, NotFoundError
-from mulm.facts import Alias
 from mulm.ledger import Ledger
+from mulm.records import Alias
 from mulm.refs import Ref
 
 ID = "ds_" + "0" * 24

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mulm.facts import ANSWERS_KEPT_S, KeptAnswer
 from mulm.ledger import Ledger
+from mulm.records import ANSWERS_KEPT_S, KeptAnswer
 
 
 class Clock:

@@ -14,9 +14,9 @@ from actors import run_desk
 from actors.job_client import Attempt, JobClient
 from actors.run_desk import RunDesk, RunWatch, open_desk
 from mulm.errors import ConflictError, DeadlineError, NoSpaceError, NotFoundError
-from mulm.facts import Phase
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.records import Phase
 from mulm.run_lock import run_lock
 
 

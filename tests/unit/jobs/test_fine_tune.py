@@ -15,10 +15,10 @@ from jobs.work_here import work_here
 from mulm.config import parse_config
 from mulm.data.corpus import Corpus
 from mulm.errors import ConflictError, DataError, StoppedError
-from mulm.facts import Version
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import Manifest
+from mulm.records import Version
 from mulm.runs.identity import fine_tune_identity, pinned, run_id_of
 from mulm.store import Store
 from mulm.testing import tiny_stored_model, tiny_tokenizer

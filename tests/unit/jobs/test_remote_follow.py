@@ -22,7 +22,7 @@ from mulm.errors import (
     StoppedError,
     UnreachableError,
 )
-from mulm.facts import Event
+from mulm.records import Event
 from mulm.testing import TINY_SHAPE, tiny_dataset
 
 CONFIG = {

@@ -9,9 +9,9 @@ from jobs.run_resume import continuation
 from mulm.config import parse_config
 from mulm.data.recipe import Recipe
 from mulm.errors import ConflictError
-from mulm.facts import Run
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.records import Run
 from mulm.runs.identity import prepare_identity, run_id_of
 from mulm.store import Store
 from mulm.train.config import TrainConfig

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.run_tables import comparison_lines, csv_text, metric_lines, sample_lines
-from mulm.facts import Event, Run
+from mulm.records import Event, Run
 from mulm.runs.compare import Contender, compare
 from mulm.runs.samples import newest_samples
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from jobs.run_words import description_lines, event_lines, listing_lines, progress_text
-from mulm.facts import Event
+from mulm.records import Event
 
 ROW: dict[str, Any] = {
     "run": "run_a",

@@ -9,8 +9,8 @@ import pytest
 
 from jobs.stop_requests import stopped_on_request
 from mulm.errors import NotRunningError
-from mulm.facts import Phase, Run
 from mulm.ledger import Ledger
+from mulm.records import Phase, Run
 
 
 @pytest.fixture

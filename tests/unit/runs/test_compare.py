@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mulm.facts import Run
+from mulm.records import Run
 from mulm.runs.compare import Contender, compare, differences
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mulm.facts import Event
+from mulm.records import Event
 from mulm.runs.curve import columns, curve, newest, thinned
 
 

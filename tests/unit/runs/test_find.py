@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mulm.errors import ConfigError, NotFoundError
-from mulm.facts import Run
+from mulm.records import Run
 from mulm.runs.find import find_run
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from mulm.errors import DataError, MulmError
-from mulm.facts import Phase, Run
+from mulm.records import Phase, Run
 from mulm.runs.standing import noted_error, standing
 
 NOTED_S = 100.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mulm.errors import ConflictError
-from mulm.facts import Phase, Run
+from mulm.records import Phase, Run
 from mulm.runs.standing import Standing
 from mulm.runs.transitions import UNDER_WAY, may_cancel, may_pause, may_resume
 

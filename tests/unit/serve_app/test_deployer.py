@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mulm.errors import NotRunningError
-from mulm.facts import Deployment
+from mulm.records import Deployment
 from serve_app.deployer import LOOK_AGAIN_S, Deployer
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mulm.facts import Phase
 from mulm.manifest import Manifest
+from mulm.records import Phase
 from mulm.testing import tiny_stored_model, tiny_tokenizer
 from mulm.train.fine_tune import FineTuneConfig
 from serve_app.openai_api.fine_tuning import STATUS
