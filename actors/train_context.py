@@ -32,6 +32,7 @@ from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
 from mulm.train.host_allocator import keep_freed_memory
 from mulm.train.loop import train
+from mulm.train.sync.outer_link import OuterLink
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class RayTrainContext:
     world_size: int
     sender: EventSender | None
     gauges: TrainGauges | None = None
+    outer: OuterLink | None = None
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Pass an event on, in the memory of this process."""

@@ -38,7 +38,7 @@ from mulm.train.config import TrainConfig
 from mulm.train.device import choose_device
 from mulm.train.exporters.registry import require_exporters
 from mulm.train.local import check_run, publish_model, resolve_dataset, resolve_models
-from mulm.train.loop import TrainResult
+from mulm.train.result import TrainResult
 
 MAX_RESTARTS = 3
 STOP_TIMEOUT_S = 45.0

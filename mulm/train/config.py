@@ -30,10 +30,11 @@ from mulm.train.limits import (
 from mulm.train.optimizer_config import Auto, OptimizerConfig, ScheduleConfig
 from mulm.train.samples_config import SamplesConfig
 from mulm.train.stages_config import LoraConfig, PreferenceConfig
+from mulm.train.sync_config import DilocoConfig, SyncKind
 
 __all__ = [
-    "TRAIN_VERSION", "LoraConfig", "OptimizerConfig", "PreferenceConfig", "SamplesConfig",
-    "ScheduleConfig", "TrainConfig", "require_one_worker",
+    "TRAIN_VERSION", "DilocoConfig", "LoraConfig", "OptimizerConfig", "PreferenceConfig",
+    "SamplesConfig", "ScheduleConfig", "TrainConfig", "require_one_worker",
 ]  # fmt: skip
 
 TRAIN_VERSION = 5
@@ -90,6 +91,10 @@ class TrainConfig(Frozen):
     """Give faster workers more rows; such a run repeats up to rounding only."""
     wire_dtype: WireDtype = "fp32"
     """Of gradients between workers; `bf16` halves what travels, and rounds."""
+    sync: SyncKind = "auto"
+    """How workers agree; `auto` sums gradients every step where links afford it."""
+    diloco: DilocoConfig = DilocoConfig()
+    """For islands that talk now and then."""
     shard: bool | Literal["auto"] = "auto"
     """Each worker keeps the optimizer states of some parameters only."""
     offload: bool | Literal["auto"] = "auto"

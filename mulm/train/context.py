@@ -16,6 +16,7 @@ import torch
 
 from mulm.manifest import Manifest
 from mulm.store import Store
+from mulm.train.sync.outer_link import OuterLink
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -51,6 +52,10 @@ class TrainContext(Protocol):
     def folder(self) -> Path:
         """The run's own folder, for checkpoints and TensorBoard files."""
 
+    @property
+    def outer(self) -> OuterLink | None:
+        """Where other islands of the run meet; None where there are none."""
+
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Append an event to the run; returns at once where the ledger is far."""
 
@@ -78,6 +83,7 @@ class LocalContext:
     rank: int = 0
     world_size: int = 1
     models: Mapping[str, Manifest] = field(default_factory=dict)
+    outer: OuterLink | None = None
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Hand the event on; it is durable when that returns."""

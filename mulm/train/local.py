@@ -28,7 +28,8 @@ from mulm.train.context import LocalContext
 from mulm.train.device import choose_device
 from mulm.train.exporters.registry import require_exporters
 from mulm.train.host_allocator import keep_freed_memory
-from mulm.train.loop import TrainResult, train
+from mulm.train.loop import train
+from mulm.train.result import TrainResult
 from mulm.train.samples import given_prompts
 from mulm.train.settled import SettledConfig
 from mulm.train.settling import Settled, run_shape, settle

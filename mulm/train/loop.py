@@ -20,11 +20,13 @@ from mulm.train.agreement import require_agreement
 from mulm.train.checkpoint_writer import CheckpointWriter, Written, checkpoint_folder
 from mulm.train.config import TrainConfig
 from mulm.train.context import TrainContext
+from mulm.train.course import Course, choose_course
 from mulm.train.metrics import Metrics
 from mulm.train.micro_batch import marked_last
 from mulm.train.objectives.base import Objective
 from mulm.train.objectives.choice import choose_objective
 from mulm.train.optim import learned_parameters
+from mulm.train.result import TrainResult
 from mulm.train.room import with_emptied_cache, with_room
 from mulm.train.samples import Samples
 from mulm.train.schedule import lr_scale
@@ -40,24 +42,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class TrainResult:
-    """How a run ended; `model_id` is the stored model (worker 0 only, else empty).
-
-    `validation` is the number that the objective is judged by, and `judged_by` its name.
-    `tokens_per_s` is the mean over the steps since this process began, without the time of
-    validation and checkpoints; None where the last step was done before.
-    """
-
-    steps: int
-    loss: float
-    validation: float
-    judged_by: str
-    tokens_per_s: float | None
-    parameters: int
-    model_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Run:
     """What stays the same during a run, and its state."""
 
@@ -65,6 +49,7 @@ class _Run:
     context: TrainContext
     objective: Objective[Any, Any]
     sync: Sync
+    course: Course
     shares: Shares
     metrics: Metrics
     samples: Samples
@@ -103,16 +88,16 @@ def train(
     settled = settle(config, context.store, context.dataset, context.models)
     run = _begin(settled, context, objective or choose_objective(settled.config, context))
     try:
-        while run.state.step < run.config.steps:
+        while run.course.goes_on(run.state.step):
             totals = _add_up_gradients(run)
             _stop_if_asked(run, totals)
+            before = run.state.step
             _take_step(run, totals)
             _balance_if_due(run)
-            _validate_if_due(run)
-            run.samples.tell_if_due(run.state.model, run.state.step)
-            _checkpoint_if_due(run)
+            _look_if_due(run, before)
         return _finish(run)
     finally:
+        run.course.close()
         run.writer.close()
         run.metrics.close()
 
@@ -126,6 +111,7 @@ def _begin(settled: Settled, context: TrainContext, objective: Objective[Any, An
     )
     if context.world_size > 1:
         require_agreement(state, sync, context.rank, context.world_size)
+    course = choose_course(config, context, sync, is_resumed=is_resumed)
     usage = Usage.of_run(config, context, state.model, state.dtype)
     metrics = Metrics(context, config, state.step, usage)
     run = _Run(
@@ -133,7 +119,8 @@ def _begin(settled: Settled, context: TrainContext, objective: Objective[Any, An
         context=context,
         objective=objective,
         sync=sync,
-        shares=Shares(config.n_rows, context, is_balanced=config.balance),
+        course=course,
+        shares=Shares(course.n_rows, context, is_balanced=config.balance),
         metrics=metrics,
         samples=Samples(config, context, state.model, metrics),
         writer=CheckpointWriter.of_run(config, context, objective),
@@ -172,7 +159,7 @@ def _add_up_gradients(run: _Run) -> _Totals:
 def _own_sums(run: _Run) -> dict[str, float]:
     """Loss, count and what else is reported, over the micro-batches of this worker."""
     run.state.model.zero_grad(set_to_none=True)
-    batches = run.objective.micro_batches(run.state.step, *run.shares.own)
+    batches = run.objective.micro_batches(*run.course.rows(run.state.step, run.shares.own))
     sums: dict[str, float] = {"loss": 0.0, "count": 0.0}
     for batch, is_last in marked_last(batches):
         part = run.objective.loss(run.state.model, batch, run.state.dtype)
@@ -206,7 +193,7 @@ def _stop_if_asked(run: _Run, totals: _Totals) -> None:
 def _take_step(run: _Run, totals: _Totals) -> None:
     """Move the weights, or pass over a step whose numbers are out of line."""
     state, config = run.state, run.config
-    scale = lr_scale(state.step, config.steps, config.schedule)
+    scale = lr_scale(state.step, config.steps, config.schedule) * run.course.warmth()
     loss, norm, norms_P = totals.loss / max(totals.count, 1.0), 0.0, None
     reason = "no token of it is to be learned"
     if totals.count:
@@ -215,7 +202,7 @@ def _take_step(run: _Run, totals: _Totals) -> None:
         norms_P = run.sync.mean_gradients(totals.own_count, totals.count)
         norm = float(norms_P.norm())
         reason = "" if math.isfinite(norm) else f"the norm of its gradient is {norm}"
-    state.step += 1
+    before, state.step = state.step, run.course.after(state.step)
     if reason:
         run.metrics.event("log", text=f"step {state.step} skipped: {reason}")
         run.sync.drop()
@@ -226,7 +213,7 @@ def _take_step(run: _Run, totals: _Totals) -> None:
     run.metrics.took_step(state.step)
     state.watch.taken(loss)
     state.loss = loss
-    if state.step % config.log_every == 0 or state.step == config.steps:
+    if _is_due(run, before, config.log_every):
         also = {name: total / totals.count for name, total in totals.also.items()}
         values = {"loss": loss, "lr": scale * config.optimizer.lr, "grad_norm": norm}
         run.metrics.step(state.step, values | also)
@@ -238,10 +225,23 @@ def _balance_if_due(run: _Run) -> None:
         run.metrics.event("log", text=f"step {run.state.step}: {reason}")
 
 
-def _validate_if_due(run: _Run) -> None:
-    step = run.state.step
-    if step % run.config.validate_every == 0 or step == run.config.steps:
+def _look_if_due(run: _Run, before: int) -> None:
+    """Validate, ask for samples, write a checkpoint, where a step since `before` is the time."""
+    step, config = run.state.step, run.config
+    is_ours = run.course.is_leading and step != before
+    if is_ours and _is_due(run, before, config.validate_every):
         _validate(run)
+    if is_ours:
+        run.samples.tell_if_due(run.state.model, before, step)
+    _tell(run, run.writer.poll())
+    if is_ours and _is_due(run, before, config.checkpoint_every):
+        _checkpoint(run)
+
+
+def _is_due(run: _Run, before: int, every: int) -> bool:
+    """Whether what is to be done every so many steps, and at the last, is to be done now."""
+    step = run.state.step
+    return step // every > before // every or (step == run.config.steps and step != before)
 
 
 def _validate(run: _Run) -> None:
@@ -252,13 +252,6 @@ def _validate(run: _Run) -> None:
     state.validation, state.validated_step = numbers[objective.judged_by], state.step
     run.metrics.metric(state.step, {f"validation_{name}": n for name, n in numbers.items()})
     run.metrics.pause_clock(run.context.now_s() - started_s)
-
-
-def _checkpoint_if_due(run: _Run) -> None:
-    _tell(run, run.writer.poll())
-    step = run.state.step
-    if step % run.config.checkpoint_every == 0 or step == run.config.steps:
-        _checkpoint(run)
 
 
 def _checkpoint(run: _Run) -> None:
@@ -277,9 +270,12 @@ def _tell(run: _Run, written: Written | None) -> None:
 
 
 def _finish(run: _Run) -> TrainResult:
-    if run.state.validation is None:
+    before, run.state.step = run.state.step, run.course.end(run.state.step)
+    _look_if_due(run, before)
+    is_leading = run.course.is_leading
+    if run.state.validation is None and is_leading:
         _validate(run)
-    validation = run.state.validation
+    validation = run.state.validation if is_leading else math.nan
     assert validation is not None
     _tell(run, run.writer.wait())
     return TrainResult(
@@ -289,7 +285,7 @@ def _finish(run: _Run) -> TrainResult:
         judged_by=run.objective.judged_by,
         tokens_per_s=run.metrics.tokens_per_s,
         parameters=run.state.n_parameters,
-        model_id=_store(run) if run.context.rank == 0 else "",
+        model_id=_store(run) if run.context.rank == 0 and is_leading else "",
     )
 
 

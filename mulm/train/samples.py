@@ -63,9 +63,9 @@ class Samples:
             window = model.config.max_seq_len
             self._prompts = given_prompts(self._asked, self._read_tokenizer(), window)
 
-    def tell_if_due(self, model: nn.Module, step: int) -> None:
+    def tell_if_due(self, model: nn.Module, before: int, step: int) -> None:
         """Generate and report, if this is the time for it; the clock of speed stands still."""
-        if not self._is_on or not self._is_due(step):
+        if not self._is_on or not self._is_due(before, step):
             return
         started_s = self._context.now_s()
         room_s = self._room_s(started_s)
@@ -81,9 +81,9 @@ class Samples:
         self._spent_s += spent_s
         self._metrics.pause_clock(spent_s)
 
-    def _is_due(self, step: int) -> bool:
+    def _is_due(self, before: int, step: int) -> bool:
         every = self._asked.every or self._config.validate_every
-        return step % every == 0 or step == self._config.steps
+        return step // every > before // every or step == self._config.steps
 
     def _room_s(self, now_s: float) -> float:
         """How long it may take now."""

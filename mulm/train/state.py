@@ -19,6 +19,7 @@ from mulm.errors import ConfigError, CorruptError, TokenizerMismatchError
 from mulm.model.checkpoint import Checkpoint, newest_checkpoint
 from mulm.model.lora import is_adapter
 from mulm.model.weights import require_fit, shapes
+from mulm.train.config import TrainConfig
 from mulm.train.device import DTYPES, choose_precision
 from mulm.train.objectives.base import Objective
 from mulm.train.optim import Optimizer, learned_parameters
@@ -199,7 +200,9 @@ def check_same_run(
                 f"the run began with the {key} {saved.get(key)}, not {value}",
                 hint=hint.format(key),
             )
-    began, now = saved["config"], config.model_dump(mode="json")
+    # Fields that are newer than the checkpoint had no other value yet.
+    defaults = TrainConfig(name="x", dataset="x").model_dump(mode="json")
+    began, now = defaults | saved["config"], config.model_dump(mode="json")
     # The origin has the ids of what is referred to.
     ignored = SettledConfig.NOT_IDENTITY | SettledConfig.REFERENCES.keys()
     for key in sorted(began.keys() | now.keys()):

@@ -17,11 +17,22 @@ from mulm.train.settled import SettledConfig
 from mulm.train.settling import run_shape
 from mulm.train.sync.base import Sync
 from mulm.train.sync.ddp import DdpSync
+from mulm.train.sync.diloco import DilocoSync
+from mulm.train.sync.round_plan import island_plan
 from mulm.train.sync.single import SingleSync
 
 
 def choose_sync(config: SettledConfig, context: TrainContext) -> tuple[Sync, Placement]:
     """The strategy and the placement; their `manner` has the reason."""
+    inside, placement = _inside(config, context)
+    if context.outer is None:
+        return inside, placement
+    plan, count = island_plan(config), config.diloco.fragments
+    return DilocoSync(inside, context, plan, count), placement
+
+
+def _inside(config: SettledConfig, context: TrainContext) -> tuple[Sync, Placement]:
+    """Among the workers that sum gradients every step."""
     placed = _own_placement(config, context)
     if context.world_size == 1:
         return SingleSync(), placed

@@ -13,13 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from mulm.errors import MulmError
+from mulm.errors import ConflictError
 
 
-class NotAMemberError(MulmError):
+class NotAMemberError(ConflictError):
     """The aggregator does not know the island, or no longer: it is to join again."""
-
-    code = "conflict"
 
 
 @dataclass(frozen=True, slots=True)

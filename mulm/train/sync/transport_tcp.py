@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from mulm.errors import (
@@ -31,6 +31,7 @@ from mulm.train.sync.frames import (
     receive_frame,
     send_frame,
 )
+from mulm.train.sync.outer_link import OuterLink
 from mulm.train.sync.rounds import (
     Anchor,
     Joined,
@@ -171,16 +172,6 @@ _CALLS: dict[
     "join": _on_join, "send": _on_send, "fetch": _on_fetch, "lease": _on_lease,
     "offer": _on_offer, "take": _on_take, "leave": _on_leave,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class OuterLink:
-    """Where an island finds its aggregator, and by which name it goes. Never logged."""
-
-    host: str
-    port: int
-    secret: str
-    island: str
 
 
 class TcpRounds:

@@ -17,9 +17,10 @@ from mulm.store import Store
 from mulm.testing import TINY, TINY_SHAPE, tiny_dataset, tiny_model
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
-from mulm.train.loop import TrainResult, train
+from mulm.train.loop import train
 from mulm.train.loss import sum_cross_entropy
 from mulm.train.optim import learned_parameters
+from mulm.train.result import TrainResult
 
 needs_compiler = pytest.mark.skipif(
     bool(why_not_compile("cpu")), reason=f"nothing to compile with: {why_not_compile('cpu')}"

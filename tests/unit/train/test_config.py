@@ -10,6 +10,7 @@ import pytest
 from mulm.config import load_config, parse_config
 from mulm.errors import ConfigError, DeviceError, UnknownNameError
 from mulm.train.config import (
+    DilocoConfig,
     LoraConfig,
     OptimizerConfig,
     PreferenceConfig,
@@ -23,6 +24,7 @@ from mulm.train.settled import SettledOptimizer, SettledSchedule
 
 SCHEMAS = (
     TrainConfig,
+    DilocoConfig,
     OptimizerConfig,
     ScheduleConfig,
     LoraConfig,
@@ -140,12 +142,16 @@ def test_fields_are_frozen() -> None:
     assert {schema: sorted(schema.model_fields) for schema in SCHEMAS} == {
         TrainConfig: [
             "activation_checkpointing", "attention", "balance", "batch_tokens",
-            "checkpoint_every", "compile", "dataset", "device", "documents",
+            "checkpoint_every", "compile", "dataset", "device", "diloco", "documents",
             "export_to", "init_from", "keep_best", "keep_checkpoints", "log_every",
             "lora", "micro_batch_rows", "model", "name", "offload", "optimizer",
             "precision", "preference", "preset", "samples", "schedule", "seed",
-            "seq_len", "shard", "skip_spikes", "steps", "teacher", "validate_every",
+            "seq_len", "shard", "skip_spikes", "steps", "sync", "teacher", "validate_every",
             "wire_dtype", "workers", "z_loss",
+        ],
+        DilocoConfig: [
+            "fragments", "grace_s", "outer", "outer_lr", "outer_momentum", "overlap", "quorum",
+            "round_s", "wire",
         ],
         OptimizerConfig: [
             "cautious_decay", "embedding_lr", "kind", "matrix_lr", "max_grad_norm",

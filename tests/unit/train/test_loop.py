@@ -32,12 +32,13 @@ from mulm.train import checkpoint_writer, device, pieces, spikes
 from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
-from mulm.train.loop import TrainResult, train
+from mulm.train.loop import train
 from mulm.train.metrics import OF_THE_MACHINE
 from mulm.train.muon import Muon
 from mulm.train.objectives import microlm
 from mulm.train.objectives.base import SummedLoss
 from mulm.train.objectives.pretraining import Pretraining
+from mulm.train.result import TrainResult
 
 Events = list[tuple[str, dict[str, Any]]]
 

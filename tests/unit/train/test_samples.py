@@ -19,9 +19,10 @@ from mulm.train import samples as samples_module
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.local import check_run
-from mulm.train.loop import TrainResult, train
+from mulm.train.loop import train
 from mulm.train.metrics import Metrics
 from mulm.train.objectives.pretraining import Pretraining
+from mulm.train.result import TrainResult
 from mulm.train.samples import Samples
 from mulm.train.usage import Usage
 
@@ -130,7 +131,7 @@ def test_other_workers_generate_nothing(
         lambda kind, data: told.append((kind, dict(data))), lambda: False, rank=1, world_size=2,
     )  # fmt: skip
     model, metrics = tiny_model(), Metrics(context, config, 0, Usage(context.device))
-    Samples(config, context, model, metrics).tell_if_due(model, 4)
+    Samples(config, context, model, metrics).tell_if_due(model, 3, 4)
     assert not told
 
 
@@ -196,7 +197,7 @@ def test_half_a_text_is_not_told_and_tried_again_with_twice_the_time(
     monkeypatch.setattr(Samples, "_tell", noting)
     for now_s in (10.0, 25.0, 50.0, 400.0):
         clock.now_s = now_s
-        watched.tell_if_due(model, 4)
+        watched.tell_if_due(model, 3, 4)
     metrics.close()
     assert rooms[0] == 0.1
     assert len(rooms) == 3, "at 25 s there was less than twice the time of the first try"

@@ -24,8 +24,9 @@ from mulm.store import Store
 from mulm.testing import tiny_stored_model
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
-from mulm.train.loop import TrainResult, train
+from mulm.train.loop import train
 from mulm.train.objectives.preference import Preference
+from mulm.train.result import TrainResult
 from mulm.train.sync.single import SingleSync
 
 VALUES: dict[str, Any] = {

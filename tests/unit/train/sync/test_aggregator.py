@@ -13,9 +13,10 @@ from torch import Tensor
 from mulm.errors import AuthError, ConflictError, CorruptError, NotRunningError
 from mulm.train.sync.aggregator import Aggregator, RoundPlan
 from mulm.train.sync.codecs import CODECS
+from mulm.train.sync.outer_link import OuterLink
 from mulm.train.sync.outer_step import OuterStep
 from mulm.train.sync.rounds import Anchor, NotAMemberError, Offer, Rounds, Standing, Update
-from mulm.train.sync.transport_tcp import AggregatorServer, OuterLink, TcpRounds
+from mulm.train.sync.transport_tcp import AggregatorServer, TcpRounds
 
 N = 300
 
