@@ -2,14 +2,16 @@
 
 `LedgerHost` is a plain class around `mulm.ledger.Ledger`; `start_ledger` wraps it once as the
 detached actor "ledger"; everybody else calls `connect_facts` and gets a typed client with the
-methods of `Facts`. Invariants: the actor keeps nothing but the database, so killed and restarted
-it forgets nothing; a `MulmError` raised inside arrives as that same error; every call has a
-deadline. A call that was cut off by a restart is made again, so an event may stand twice.
+methods of `Facts`. Beside the database it keeps which ingress leads (`actors.crew`). Invariants:
+killed and restarted it forgets nothing that must last; a `MulmError` raised inside arrives as that
+same error; every call has a deadline. A call that was cut off by a restart is made again, so an
+event may stand twice.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +19,7 @@ from typing import Any, cast
 import ray
 
 from actors.remote_answer import HINT, answer
+from mulm.crew import CrewBook, Meeting, Word
 from mulm.errors import NotRunningError
 from mulm.facts import Facts
 from mulm.ledger import Ledger
@@ -33,13 +36,22 @@ _POLL_S = 0.1
 class LedgerHost:
     """Owns the database; answers one generic call per fact."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = Ledger(Path(path))
+        self._crew, self._clock = CrewBook(), clock
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a method of `Facts` by name."""
         assert method in FACT_METHODS, method
         return getattr(self._ledger, method)(*args, **kwargs)
+
+    def meet(self, name: str, word: Word) -> Meeting:
+        """As `CrewBook.meet`, now."""
+        return self._crew.meet(name, self._clock(), word)
+
+    def leave(self, name: str) -> None:
+        """As `CrewBook.leave`."""
+        self._crew.leave(name)
 
 
 class LedgerClient:

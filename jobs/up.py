@@ -33,7 +33,7 @@ def start(home: Home, settings: Settings) -> ClusterInfo:
     """
     info = cluster.up(home, settings, prepare=lambda: _prepare(home))
     try:
-        deploy_ingress(info, home)
+        deploy_ingress(info, home, settings.ingress_replicas)
     except BaseException:  # Ctrl-C included
         cluster.down(home)
         raise

@@ -36,6 +36,8 @@ class Settings(Frozen):
     """Where the HTTP API listens; anything but loopback opens it to the network."""
     http_port: Port = 8000
     """0 takes any free port."""
+    ingress_replicas: Annotated[int, Field(ge=1, le=16)] = 1
+    """Processes that answer HTTP on that port, all on the head's machine."""
     tls_cert: Path | None = None
     """A certificate with its chain (PEM): then the API speaks HTTPS; needs `tls_key`."""
     tls_key: Path | None = None

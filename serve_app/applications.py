@@ -50,14 +50,15 @@ def is_engines(application: str) -> bool:
     return application.startswith((_ENGINE_PREFIX, _CANARY_PREFIX))
 
 
-def ingress_config(args: IngressArgs) -> Config:
-    """The application that answers HTTP."""
+def ingress_config(args: IngressArgs, n_replicas: int = 1) -> Config:
+    """The application that answers HTTP, from so many processes."""
+    deployment = _deployment(INGRESS, args.model_dump(mode="json"), args.drain_s)
     return {
         "name": INGRESS_APPLICATION,
         "route_prefix": "/",
         "import_path": "serve_app.app:build_ingress",
         "args": args.model_dump(mode="json"),
-        "deployments": [_deployment(INGRESS, args.model_dump(mode="json"), args.drain_s)],
+        "deployments": [deployment | {"num_replicas": n_replicas}],
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -17,6 +17,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mulm.config import Frozen
+from mulm.crew import Outcomes
 from mulm.errors import MulmError
 from mulm.messages import GenerateRequest, TokenChunk
 from mulm.refs import parse_ref
@@ -65,6 +66,18 @@ class Tally:
         """The median; None before there is any."""
         waits = sorted(self.first_token_s)
         return waits[len(waits) // 2] if waits else None
+
+    def told(self) -> Outcomes:
+        """The same for the other ingresses."""
+        return Outcomes(tuple(self.has_failed), tuple(self.first_token_s))
+
+    def with_others(self, others: Iterable[Outcomes]) -> Tally:
+        """The same with what other ingresses have seen."""
+        found = Tally()
+        for each in (*others, self.told()):
+            found.has_failed.extend(each.has_failed)
+            found.first_token_s.extend(each.first_token_s)
+        return found
 
     def clear(self) -> None:
         """Begin anew."""

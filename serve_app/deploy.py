@@ -37,8 +37,16 @@ _READY_TIMEOUT_S = 5.0
 _LOG_CHARS = 4000
 
 
-def deploy_ingress(info: ClusterInfo, home: Home, timeout_s: float = 120.0) -> None:
+def deploy_ingress(
+    info: ClusterInfo, home: Home, n_replicas: int = 1, timeout_s: float = 120.0
+) -> None:
     """Have HTTP answered, and with it all that is deployed; returns when it is.
+
+    Args:
+        info: The cluster, and where HTTP is answered.
+        home: The installation.
+        n_replicas: Processes that answer.
+        timeout_s: How long that may take.
 
     Raises:
         JobFailedError: it could not be started, with its own last words.
@@ -48,7 +56,8 @@ def deploy_ingress(info: ClusterInfo, home: Home, timeout_s: float = 120.0) -> N
     """
     deadline_s = time.monotonic() + timeout_s
     dashboard = Dashboard(info.dashboard_url, read_token(home))
-    config = ingress_config(IngressArgs(http_host=info.http_host, http_port=info.http_port))
+    args = IngressArgs(http_host=info.http_host, http_port=info.http_port)
+    config = ingress_config(args, n_replicas)
     there = deployed(dashboard.request("GET", PATH))
     if INGRESS_APPLICATION not in there:
         choose_port(info.http_host, info.http_port, variable_of("http_port"))

@@ -6,9 +6,10 @@ goes to one of the two and stays there; a canary that nobody has loaded yet gets
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
+from mulm.crew import Seen
 from mulm.errors import NotRunningError
 from serve_app.applications import engine_application
 from serve_app.canary import CountedClient, Tally, judge
@@ -37,6 +38,7 @@ class Deployed:
         self._follow, self._random = follow, random
         self._spec: DeploymentSpec | None = None
         self._tally, self._canary_tally = Tally(), Tally()
+        self._heard: list[Seen] = []
         self.itself = self._followed(self._tally, is_canary=False)
         self.canary: Followed | None = None
 
@@ -100,12 +102,30 @@ class Deployed:
         """Why the canary has failed; None while it has not."""
         if self._spec is None or self._spec.canary is None:
             return None
-        return judge(self._spec.canary, self._canary_tally, self._tally)
+        itself, canary = self.tallies
+        return judge(self._spec.canary, canary, itself)
 
     @property
     def tallies(self) -> tuple[Tally, Tally]:
-        """Of its own model, and of the canary."""
-        return self._tally, self._canary_tally
+        """Of its own model, and of the canary, at all ingresses."""
+        heard = [each for each in self._heard if each.revision == self.revision]
+        if not heard:
+            return self._tally, self._canary_tally
+        return (
+            self._tally.with_others(each.itself for each in heard),
+            self._canary_tally.with_others(each.canary for each in heard),
+        )
+
+    @property
+    def seen(self) -> Seen | None:
+        """What this ingress tells the others; nothing where no canary is measured."""
+        if self.canary is None:
+            return None
+        return Seen(self.revision, self._tally.told(), self._canary_tally.told())
+
+    def hear(self, seen: Iterable[Seen]) -> None:
+        """Know what other ingresses see of it now."""
+        self._heard = list(seen)
 
     def stop(self) -> None:
         """Follow nothing any more."""

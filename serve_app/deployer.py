@@ -1,8 +1,8 @@
 """Has Serve run the engines that the ledger wants.
 
-Run by the ingress; blocks, so in threads. Invariants: what Serve runs and the ledger wants differ
-for a moment only, whoever changed either; the ingress itself is never taken away; nothing is put
-where nothing differs; nothing that Serve was not given counts as running.
+Run by the ingress that leads; blocks, so in threads. Invariants: what Serve runs and the ledger
+wants differ for a moment only, whoever changed either; the ingress itself is never taken away;
+nothing is put where nothing differs; nothing that Serve was not given counts as running.
 """
 
 from __future__ import annotations
@@ -90,6 +90,12 @@ class Deployer:
                 self.problem = error.message
             else:
                 self._given, self.problem = wanted, ""
+
+    def watch(self, deployments: Iterable[Deployment]) -> None:
+        """Know what is wanted, while another ingress has Serve run it."""
+        with self._lock:
+            self._wanted = self._given = wanted_configs(deployments)
+            self._revisions, self._put_s, self.problem = {}, float("-inf"), ""
 
     def details(self) -> Details:
         """What Serve says of all applications, at most a second old; nothing while it is away."""

@@ -1,8 +1,9 @@
 """All deployments of one ingress, kept as the ledger says.
 
-Run by the ingress host. Invariants: what the ledger acknowledged is served, also after a restart; a
-deployment that cannot be served leaves the others alone; a canary that fails is ended, with its
-reason in the ledger.
+Run by the ingress host. Each ingress serves them all; one of them leads, has Serve run the engines
+and judges canaries by what all have seen. Invariants: what the ledger acknowledged is served, also
+after a restart; a deployment that cannot be served leaves the others alone; a canary that fails is
+ended, with its reason in the ledger.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from random import Random
 
+from mulm.crew import Meeting, Word
 from mulm.errors import ConflictError, MulmError
 from mulm.facts import Facts
 from mulm.records import Deployment
@@ -24,11 +26,22 @@ _log = logging.getLogger(__name__)
 
 PERIOD_S = 0.5
 _GREET_S = 5.0
+_N_WAITS = 2
+"""Looks after which every other ingress has looked too."""
+
 _AGAIN_S = 15.0
 """When a deployment that could not be opened is tried again."""
 
 Greet = Callable[[list[str]], Awaitable[None]]
 """Has the engines of these applications report here."""
+
+Meet = Callable[[Word], Meeting]
+"""As `CrewBook.meet`, of this ingress; may block."""
+
+
+def alone(_word: Word) -> Meeting:
+    """The meeting of one who has no others beside him."""
+    return Meeting()
 
 
 class Deployments:
@@ -40,6 +53,7 @@ class Deployments:
         follow: Begins to follow an application.
         greet: Told now and then which applications there are.
         random: Draws for canaries.
+        meet: Says what was seen here to the other ingresses, and hears them.
         period_s: Seconds between two looks.
     """
 
@@ -50,10 +64,12 @@ class Deployments:
         follow: Follow,
         greet: Greet,
         random: Random,
+        meet: Meet = alone,
         period_s: float = PERIOD_S,
     ) -> None:
         self._facts, self._deployer, self._follow, self._greet = facts, deployer, follow, greet
-        self._random, self._period_s = random, period_s
+        self._random, self._meet, self._period_s = random, meet, period_s
+        self._has_others, self._n_waits = False, 0
         self._tried_s: dict[str, float] = {}
         self._unread: dict[str, int] = {}
         self.serving: dict[str, Deployed] = {}
@@ -77,14 +93,31 @@ class Deployments:
 
     async def look(self) -> None:
         """Once: do what the ledger says by now."""
+        leads = await self._hear()
         found = await asyncio.to_thread(self._facts.deployments)
         wanted = [each for each in found if self._can_read(each)]
         if self._let_go(wanted):
+            self._n_waits = _N_WAITS if self._has_others else 0
             return  # what was asked until now ends at the next look
-        await asyncio.to_thread(self._deployer.apply, wanted)
+        if self._n_waits:  # the other ingresses may ask them still
+            self._n_waits -= 1
+            return
+        act = self._deployer.apply if leads else self._deployer.watch
+        await asyncio.to_thread(act, wanted)
         for each in wanted:
             await self._keep(each)
-            await self._judge(each)
+            if leads:
+                await self._judge(each)
+
+    async def _hear(self) -> bool:
+        """Meet the other ingresses; whether this one leads."""
+        seen = {name: deployed.seen for name, deployed in self.serving.items()}
+        word = {name: each for name, each in seen.items() if each is not None}
+        met = await asyncio.to_thread(self._meet, word)
+        for name, deployed in self.serving.items():
+            deployed.hear(said[name] for said in met.words if name in said)
+        self._has_others = bool(met.words)
+        return met.leads
 
     def _can_read(self, wanted: Deployment) -> bool:
         why = unread(wanted)

@@ -57,6 +57,7 @@ class IngressHost:
     def __init__(self) -> None:
         import ray
 
+        from actors.crew import join_crew
         from actors.ledger_host import connect_facts
         from actors.limiter import open_limiter
         from actors.store_host import cluster_store
@@ -64,8 +65,9 @@ class IngressHost:
         settings = self._settings = Settings.from_env()
         home = Home.from_env()
         self._facts: Facts = connect_facts()
+        self._crew = join_crew()
         self._usage = UsageWriter(self._facts.add_usage)
-        self._limiter = Limiter(self._usage, settings.rates)
+        self._limiter = Limiter(self._usage, settings.rates, n_holders=settings.ingress_replicas)
         self._renewal = LimitsRenewal(self._limiter, open_limiter)
         self._store: Store = cluster_store(home)
         self._receiver = TokenReceiver(ray.util.get_node_ip_address())
@@ -74,7 +76,9 @@ class IngressHost:
         self._clients: dict[str, ServeEngineClient] = {}
         info = connect(home)
         deployer = Deployer(Dashboard.of(info, home))
-        self._deployments = Deployments(self._facts, deployer, self._follow, self._greet, Random())
+        self._deployments = Deployments(
+            self._facts, deployer, self._follow, self._greet, Random(), self._crew.meet
+        )
         self._service = Service(self._deployments.serving, metrics_text=self._metrics.text)
         state = ServedState(self._deployments.serving, deployer, self._receiver.reports)
         self._control = open_control(
@@ -103,6 +107,7 @@ class IngressHost:
     async def stop(self) -> None:
         """Take no more requests; the running ones come to their end."""
         self._deployments.stop()  # another ingress keeps them from now on; what is served goes on
+        await asyncio.to_thread(self._crew.leave)
         if self._server is not None:
             await self._server.stop()
             await self._renewal.stop()

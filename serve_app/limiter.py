@@ -76,6 +76,7 @@ class Limiter:
         usage: Counts what is used, and knows what was.
         rates: Of the whole server.
         clock: Seconds.
+        n_holders: Ingresses that share the limits, whoever of them has asked for one yet.
     """
 
     def __init__(
@@ -83,12 +84,13 @@ class Limiter:
         usage: UsageWriter,
         rates: Rates = NO_RATES,
         clock: Callable[[], float] = time.monotonic,
+        n_holders: int = 1,
     ) -> None:
         self.usage = usage
         self._server_rates, self._clock = rates, clock
         self._rates: dict[str, _Rate] = {}
         self._rooms: dict[str, _Room] = {}
-        self._n_holders = 1
+        self._n_holders = self._n_planned = n_holders
         self._asked_s = clock()
         self.reserved: dict[str, int] = {}
         """Tokens of running requests by key."""
@@ -198,7 +200,7 @@ class Limiter:
     def apply(self, grants: Grants) -> None:
         """Go on with what was granted."""
         now_s = self._clock()
-        self._n_holders = grants.n_holders
+        self._n_holders = max(grants.n_holders, self._n_planned)
         for name, amount in grants.amounts.items():
             if (rate := self._rates.get(name)) is not None:
                 rate.gcra.change(now_s, amount)

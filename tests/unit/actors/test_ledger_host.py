@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mulm.crew import LEASE_S
 from mulm.errors import NotFoundError
 from mulm.facts import Facts
 from mulm.ledger import Ledger
@@ -35,6 +36,16 @@ def test_nothing_else_is_reachable(tmp_path: Path, name: str) -> None:
         getattr(LedgerClient(None), name)
     with pytest.raises(AssertionError):
         LedgerHost(str(tmp_path / "l")).call(name, (), {})
+
+
+def test_it_keeps_who_leads(tmp_path: Path) -> None:
+    now_s = [0.0]
+    host = LedgerHost(str(tmp_path / "ledger.sqlite"), clock=lambda: now_s[0])
+    assert [host.meet(name, {}).leads for name in "ab"] == [True, False]
+    host.leave("a")
+    assert host.meet("b", {}).leads
+    now_s[0] = LEASE_S + 1.0
+    assert host.meet("a", {}).leads
 
 
 def test_the_client_travels() -> None:

@@ -57,6 +57,19 @@ def test_nothing_is_put_or_asked_where_nothing_changes(serve, deployer, clock):
     assert (len(serve.puts), serve.n_asked) == (1, n_asked + 1)
 
 
+def test_who_does_not_lead_puts_nothing_and_knows_how_it_stands(serve, deployer, clock):
+    leader = Deployer(serve, clock)
+    deployer.watch([deployment()])
+    assert serve.puts == []
+    assert deployer.standing("engine-tiny").state == "starting"
+    leader.apply([deployment()])
+    clock.now_s += 2.0
+    assert deployer.standing("engine-tiny") == leader.standing("engine-tiny")
+    serve.configs.pop("engine-tiny")
+    deployer.apply([deployment()])
+    assert len(serve.puts) == 2, "who leads from now on looks at once"
+
+
 def test_what_somebody_else_took_away_comes_back(serve, deployer, clock):
     deployer.apply([deployment()])
     del serve.configs["engine-tiny"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import pytest
 
+from mulm.crew import CrewBook
 from mulm.errors import NotFoundError, NotRunningError
 from mulm.ledger import Ledger
 from serve_app.deployer import Deployer
-from serve_app.deployments import Deployments
+from serve_app.deployments import Deployments, alone
 from serve_app.followed import Followed
 
 
@@ -28,7 +30,14 @@ class Everything:
 
 
 @pytest.fixture
-def deployments(ledger, serve, served, scripted):
+def deployments(make):
+    return make()
+
+
+@pytest.fixture
+def make(ledger, serve, served, scripted):
+    """Makes ingresses beside each other."""
+
     def read(args, engine):
         if args.ref.name == "gone":
             raise NotFoundError("no model 'gone'")
@@ -36,7 +45,6 @@ def deployments(ledger, serve, served, scripted):
                        engine=engine)  # fmt: skip
 
     scripted.held = Everything()
-    deployer = Deployer(serve, clock=iter(range(0, 10**9, 100)).__next__)
 
     def follow(_application, around):
         return Followed(around(scripted), read, lambda _args: ("",), poll_s=0.001)
@@ -45,9 +53,21 @@ def deployments(ledger, serve, served, scripted):
         greeted.append(applications)
 
     greeted = []
-    made = Deployments(ledger, deployer, follow, greet, Random(5), period_s=0.001)
-    made.greeted = greeted
+
+    def made(meet=alone):
+        deployer = Deployer(serve, clock=iter(range(0, 10**9, 100)).__next__)
+        found = Deployments(ledger, deployer, follow, greet, Random(5), meet, period_s=0.001)
+        found.greeted = greeted
+        return found
+
     return made
+
+
+@pytest.fixture
+def two(make):
+    """Two ingresses, of whom the first leads."""
+    book = CrewBook()
+    return [make(partial(book.meet, name, 0.0)) for name in "ab"]
 
 
 def want(ledger, name="tiny", model="tiny@1", canary=None):
@@ -136,6 +156,57 @@ def test_a_canary_that_fails_ends_by_itself_and_the_ledger_says_why(ledger, depl
     assert found.spec["canary"] is None
     look(deployments)
     assert {deployments.serving["tiny"].draw().ref for _ in range(50)} == {"tiny@1"}
+
+
+def test_of_two_ingresses_one_acts_and_both_serve(ledger, serve, two):
+    want(ledger)
+    for each in (two[1], two[0], two[1]):
+        look(each)
+    assert [each.serving["tiny"].draw().ref for each in two] == ["tiny@1"] * 2
+    assert serve.puts == [["engine-tiny", "mulm", "strangers"]]
+
+
+def test_a_canary_is_judged_once_by_what_all_ingresses_saw(ledger, two):
+    want(ledger, canary={"model": "tiny@2", "min_requests": 6})
+    for each in two:
+        look(each)
+    for each in two:
+        each.serving["tiny"].tallies[1].has_failed.extend([True] * 3)
+    look(two[1])
+    look(two[1])
+    assert ledger.deployment("tiny").spec["canary"], "the other one judges"
+    look(two[0])
+    found = ledger.deployment("tiny")
+    assert found.reason == "canary ended: 100 % of its 6 requests failed, of the others 0 %"
+    assert [each.reason for each in ledger.deployment_history("tiny")] == [found.reason, "test"]
+
+
+def test_what_was_seen_of_another_revision_does_not_count(ledger, two):
+    want(ledger, canary={"model": "tiny@2", "min_requests": 6})
+    for each in two:
+        look(each)
+        each.serving["tiny"].tallies[1].has_failed.extend([True] * 3)
+    look(two[1])
+    want(ledger, canary={"model": "tiny@2", "min_requests": 6, "weight": 50})
+    look(two[0])
+    look(two[0])
+    assert len(two[0].serving["tiny"].tallies[1].has_failed) == 3
+    look(two[1])
+    look(two[1])
+    look(two[0])
+    assert ledger.deployment("tiny").spec["canary"] is None, "counts go on at another share"
+
+
+def test_who_leads_ends_nothing_that_the_other_may_still_ask(ledger, serve, two):
+    want(ledger)
+    want(ledger, "other")
+    for each in two:
+        look(each)
+    ledger.set_deployment("other", None, "removed")
+    look(two[0], 3)
+    assert len(serve.puts) == 1
+    look(two[0])
+    assert serve.puts[1:] == [["engine-tiny", "mulm", "strangers"]]
 
 
 def test_a_change_that_comes_first_is_not_undone_by_an_ended_canary(ledger, deployments):

@@ -10,6 +10,7 @@ import pytest
 from actors.limiter import LimiterHost
 from mulm.accounts import Key, KeyLimits, Rates
 from mulm.errors import NotRunningError, QuotaError, RateLimitedError
+from mulm.limits_leases import Grants
 from serve_app.limiter import Limiter
 from serve_app.usage_writer import UsageWriter
 
@@ -52,6 +53,16 @@ def test_requests_within_a_minute_and_what_is_told_of_them(clock):
     limiter.admit(key)
     limiter.admit(key_of("key_2"))
     assert list(limiter.headers(key_of("key_2"))) == []
+
+
+def test_of_several_ingresses_each_begins_with_its_part(clock):
+    limiter = Limiter(UsageWriter(lambda *_: {}), clock=clock, n_holders=4)
+    limiter.apply(Grants(1, {}))
+    key = key_of(requests_per_minute=40)
+    for _ in range(10):
+        limiter.admit(key)
+    with pytest.raises(RateLimitedError):
+        limiter.admit(key)
 
 
 def test_the_whole_servers_limit_holds_for_all_keys_together(clock):
