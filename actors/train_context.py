@@ -105,19 +105,12 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
         MulmError: what only this worker may have met; the group ends with it.
     """
     order: TrainOrder = settings["order"]
-    configure_logging()
     place = ray.train.get_context()
-    torch.set_num_threads(threads_per_worker(place.get_local_world_size()))
     rank = place.get_world_rank()
-    home = Home(Path(order.home))
-    keep_compiled_in(home.compiled)
-    keep_freed_memory()
+    begin_worker(order, place.get_local_world_size())
     sender = EventSender(connect_facts(), order.run_id) if rank == 0 else None
     context = RayTrainContext(
-        store=cluster_store(home),
-        dataset=order.dataset,
-        models=order.models,
-        folder=home.run(order.run_id),
+        **surroundings(order),
         device=worker_device(order.device, place.get_local_rank()),
         rank=rank,
         world_size=place.get_world_size(),
@@ -131,6 +124,25 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
     finally:
         if sender:
             sender.close()
+
+
+def begin_worker(order: TrainOrder, n_local_workers: int) -> None:
+    """What every worker's process does first."""
+    configure_logging()
+    torch.set_num_threads(threads_per_worker(n_local_workers))
+    keep_compiled_in(Home(Path(order.home)).compiled)
+    keep_freed_memory()
+
+
+def surroundings(order: TrainOrder) -> dict[str, Any]:
+    """The part of a context that the order gives."""
+    home = Home(Path(order.home))
+    return {
+        "store": cluster_store(home),
+        "dataset": order.dataset,
+        "models": order.models,
+        "folder": home.run(order.run_id),
+    }
 
 
 def threads_per_worker(n_local_workers: int) -> int:

@@ -22,6 +22,7 @@ from actors.process_group import TIMEOUT_S, HomeTorchConfig
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
 from jobs.entry import JobContext, run_job
 from jobs.run_end import GOES_ON, mulm_cause
+from jobs.train_islands import train_on_islands
 from mulm.errors import (
     ConfigError,
     ConflictError,
@@ -77,7 +78,7 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     device, reason = choose_device(config.device, has_cuda=resources.get("GPU", 0) > 0)
     check_room(config.workers, device, resources)
     models = resolve_models(config, dataset, context.store, context.facts)
-    check_run(config, dataset, models, context.store)
+    settled = check_run(config, dataset, models, context.store)
     context.emit("log", text=f"device {device}: {reason}")
     order = TrainOrder(config, context.run_id, str(context.home.root), dataset, models, device)
 
@@ -85,7 +86,10 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
         wait_for_room(config.workers, device, context)
         return _fit(_make_trainer(order), context)
 
-    outcome = fit_again_if_lost(fit, context)
+    if config.sync == "diloco":
+        outcome = train_on_islands(order, settled.config, context)
+    else:
+        outcome = fit_again_if_lost(fit, context)
     if outcome.error:
         raise outcome.error
     assert outcome.result is not None

@@ -113,7 +113,7 @@ def _begin(settled: Settled, context: TrainContext, objective: Objective[Any, An
         require_agreement(state, sync, context.rank, context.world_size)
     course = choose_course(config, context, sync, is_resumed=is_resumed)
     usage = Usage.of_run(config, context, state.model, state.dtype)
-    metrics = Metrics(context, config, state.step, usage)
+    metrics = Metrics(context, config, state.step, usage, lambda: course.is_leading)
     run = _Run(
         config=config,
         context=context,

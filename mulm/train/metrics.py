@@ -6,7 +6,7 @@ fails, or TensorBoard where its package is absent, costs a line in the log.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mulm.train.context import TrainContext
@@ -18,6 +18,8 @@ from mulm.train.usage import Usage
 
 OF_THE_MACHINE = ("tokens_per_s", "eta_s", "mfu", "memory_bytes")
 """Numbers that depend on where and how fast a run went: the same run repeated has others."""
+OF_EACH_ISLAND = frozenset({"log", "resumed"})
+"""Events that are told of every island; of the others there would be too many."""
 
 
 class Metrics:
@@ -27,11 +29,18 @@ class Metrics:
         config: How many steps there are of how many tokens, and where to export to.
         first_step: Steps that were done before this process began.
         usage: What the run's speed is compared with.
+        speaks: Whether this worker speaks for the run now: islands are many, one leads.
     """
 
     def __init__(
-        self, context: TrainContext, config: SettledConfig, first_step: int, usage: Usage
+        self,
+        context: TrainContext,
+        config: SettledConfig,
+        first_step: int,
+        usage: Usage,
+        speaks: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._speaks = speaks
         self._context, self._usage = context, usage
         self._steps, self._batch_tokens = config.steps, config.batch_tokens
         self._is_reporter = context.rank == 0
@@ -73,6 +82,8 @@ class Metrics:
     def metric(self, step: int, values: dict[str, float]) -> None:
         """Report numbers that belong to a step."""
         self._emit("metric", step=step, **values)
+        if not self._speaks():
+            return
         for exporter in self._exporters:
             exporter.numbers(step, values)
         self._tell_of_trouble()
@@ -124,5 +135,5 @@ class Metrics:
                 self._emit("log", text=trouble)
 
     def _emit(self, kind: str, **data: Any) -> None:
-        if self._is_reporter:
+        if self._is_reporter and (kind in OF_EACH_ISLAND or self._speaks()):
             self._context.emit(kind, data)

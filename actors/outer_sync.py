@@ -1,0 +1,76 @@
+"""The aggregator of a run on islands, as an actor on the head.
+
+Started by `jobs.train_islands`, one for each run, and gone with its driver. Invariants: it is
+always at the same address, so that islands find it again after its death; the secret that islands
+need is in no log; it keeps its state under the run's folder.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.ports import choose_port
+from actors.remote_answer import answer
+from mulm.train.sync.aggregator import RoundPlan
+from mulm.train.sync.outer_host import OuterHost
+
+_TIMEOUT_S = 60.0
+
+
+class OuterSyncHost:
+    """Plain class behind the actor."""
+
+    def __init__(self, folder: str, plan: RoundPlan, host: str, port: int, secret: str) -> None:
+        self._host = OuterHost(Path(folder), plan, host, secret, port)
+
+    def n_done(self) -> int:
+        """Rows of the run that are done."""
+        return self._host.aggregator.n_done
+
+    def close(self) -> None:
+        """Write the last state."""
+        self._host.close()
+
+
+@dataclass(frozen=True, slots=True)
+class OuterSync:
+    """The typed client: where islands find the aggregator, and how it is told to end."""
+
+    host: str
+    port: int
+    secret: str = field(repr=False)
+    handle: Any
+
+    def n_done(self) -> int:
+        """Rows of the run that are done."""
+        done: int = answer(self.handle.n_done.remote(), "aggregator", "n_done", _TIMEOUT_S)
+        return done
+
+    def close(self) -> None:
+        """Have it write its last state, and end it."""
+        answer(self.handle.close.remote(), "aggregator", "close", _TIMEOUT_S)
+        ray.kill(self.handle)
+
+
+def start_outer_sync(folder: Path, plan: RoundPlan) -> OuterSync:
+    """Start it on this machine; ready on return."""
+    host = ray.util.get_node_ip_address()
+    port, secret = choose_port(host, 0, ""), secrets.token_urlsafe(32)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    handle = (
+        ray.remote(OuterSyncHost)
+        .options(
+            num_cpus=0, max_restarts=-1, max_task_retries=3, max_concurrency=4,
+            scheduling_strategy=here,
+        )
+        .remote(str(folder), plan, host, port, secret)
+    )  # fmt: skip
+    client = OuterSync(host, port, secret, handle)
+    client.n_done()
+    return client
