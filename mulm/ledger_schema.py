@@ -1,16 +1,22 @@
 """The schema of the ledger's database, and how it is opened.
 
-Called by `mulm.ledger`. Invariants: an older database is opened as it is and only gets the tables
-and columns that it lacks; what is committed survives a power cut.
+Called by `mulm.ledger_database`. Invariants: an older database gets the tables and columns that it
+lacks in one transaction, so a process killed in its midst leaves the database as it was; one that a
+newer program wrote is refused, unchanged; what is committed survives a power cut.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
+from mulm.errors import ConfigError
 from mulm.ledger_triggers import FEED_SCHEMA
 from mulm.sqlite_errors import BUSY_TIMEOUT_S
+
+VERSION = 1
+"""Stands in the database (`user_version`) and goes up with every change of the schema."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS versions (
@@ -71,16 +77,52 @@ _KEY_COLUMNS = {
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """A connection that threads may share; the tables are there."""
+    """A connection that threads may share; the tables are there.
+
+    Raises:
+        ConfigError: a newer version of the program has written it.
+    """
     database = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
     try:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
-        database.executescript(_SCHEMA + FEED_SCHEMA)
-        known = {row[1] for row in database.execute("PRAGMA table_info(keys)")}
-        for name in _KEY_COLUMNS.keys() - known:
-            database.execute(f"ALTER TABLE keys ADD COLUMN {name} {_KEY_COLUMNS[name]}")
+        found = _version_of(database)
+        if found > VERSION:
+            raise ConfigError(
+                f"the ledger {str(path)!r} was written by a newer version of mulm",
+                hint="install that version again, or restore a backup of this one",
+            )
+        if found < VERSION:
+            with database:
+                database.execute("BEGIN IMMEDIATE")  # two processes may open it at once
+                for statement in migration(database):
+                    database.execute(statement)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def migration(database: sqlite3.Connection) -> Iterator[str]:
+    """The statements that bring a database of whatever older version to this one."""
+    yield from _statements(_SCHEMA + FEED_SCHEMA)
+    known = {row[1] for row in database.execute("PRAGMA table_info(keys)")}
+    for name in sorted(_KEY_COLUMNS.keys() - known):
+        yield f"ALTER TABLE keys ADD COLUMN {name} {_KEY_COLUMNS[name]}"
+    yield f"PRAGMA user_version = {VERSION}"
+
+
+def _version_of(database: sqlite3.Connection) -> int:
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    return int(found)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """One by one, since `executescript` would end the transaction first."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    assert not statement.strip(), statement

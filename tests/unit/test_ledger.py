@@ -221,6 +221,7 @@ def test_a_database_from_before_removals_opens_unchanged(tmp_path: Path) -> None
         ledger.publish("dataset", "books", ID)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DROP TABLE removed")
+        database.execute("PRAGMA user_version = 0")
     with Ledger(path) as ledger:
         assert ledger.publish("dataset", "books", OTHER).ref == "books@2"
         ledger.remove_version("dataset", "books", 2)

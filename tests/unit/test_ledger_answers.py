@@ -75,6 +75,7 @@ def test_a_database_from_before_answers_opens(tmp_path: Path) -> None:
     Ledger(path).close()
     with sqlite3.connect(path) as old:
         old.execute("DROP TABLE answers")
+        old.execute("PRAGMA user_version = 0")
     old.close()
     with Ledger(path) as ledger:
         assert ledger.claim_answer("key_1", "k", "d", "mine", 10) is None

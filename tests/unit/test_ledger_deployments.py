@@ -81,5 +81,6 @@ def test_a_database_from_before_deployments_gets_their_table(tmp_path):
     Ledger(path).close()
     with closing(sqlite3.connect(path)) as database:
         database.execute("DROP TABLE deployments")
+        database.execute("PRAGMA user_version = 0")
     with Ledger(path) as facts:
         assert facts.deployments() == []

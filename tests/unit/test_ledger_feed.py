@@ -74,6 +74,7 @@ def test_a_database_from_before_the_feed_tells_what_happens_from_now_on(tmp_path
         for (name,) in triggers.fetchall():
             database.execute(f"DROP TRIGGER {name}")
         database.execute("DROP TABLE feed")
+        database.execute("PRAGMA user_version = 0")
     with Ledger(path) as facts:
         assert facts.happenings() == []
         facts.set_phase("run_1", "running")

@@ -65,6 +65,7 @@ def test_a_database_from_before_files_opens(tmp_path: Path) -> None:
         ledger.create_run("run_1", "train", {})
     with sqlite3.connect(path) as old:
         old.execute("DROP TABLE files")
+        old.execute("PRAGMA user_version = 0")
     old.close()
     with Ledger(path) as ledger:
         assert ledger.files() == []
