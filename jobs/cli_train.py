@@ -44,8 +44,8 @@ def train(
     """Train the model that CONFIG (a YAML file) describes.
 
     The same config is the same run: finished, it is not repeated; stopped or killed, it goes on
-    from its newest checkpoint. Ctrl-C stops it after a checkpoint; at a server elsewhere (--url) it
-    ends the watching only, and the run goes on.
+    from its newest checkpoint. Ctrl-C pauses it after a checkpoint where this very process trains;
+    with the application up, or at a server elsewhere (--url), it ends the watching only.
 
     \b
     Example:  mulm train examples/demo.yaml

@@ -54,7 +54,7 @@ def run_demo(
         MulmError: the stage that failed.
     """
     started_s = time.monotonic()
-    with _application(home, progress), Journey(home, progress) as journey:
+    with _application(home, progress), Journey(home, progress, stops_jobs=True) as journey:
         with chdir(ROOT):  # the recipe names the bundled texts from here
             data = journey.build_dataset(RECIPE)
         model = journey.train(CONFIG, [f"dataset={data['dataset']}"])

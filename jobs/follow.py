@@ -86,10 +86,11 @@ def _checked(run: Run) -> Run:
     if run.phase == "succeeded":
         return run
     if run.phase == "paused":
-        raise StoppedError(f"{run.id} was paused", hint=f"`mulm runs resume {run.id}` goes on")
+        hint = f"`mulm runs resume {run.id}`, or the same command again, goes on where it was"
+        raise StoppedError(f"{run.id} was paused", hint=hint)
     if run.phase == "cancelled":
         raise StoppedError(
-            f"{run.id} was stopped", hint="run the same command again: it goes on where it was"
+            f"{run.id} was cancelled", hint="run the same command again: it goes on where it was"
         )
     raise noted_error(run)
 

@@ -2,8 +2,8 @@
 
 With the application up, a stage submits a Ray job and follows its run; without it, building a
 dataset, training with one worker and evaluating happen in this process, on the same pure code.
-Invariants: the same config is the same run, so a finished stage is not repeated; a stage that is
-stopped with Ctrl-C has stopped its job when it returns.
+Invariants: the same config is the same run, so a finished stage is not repeated; Ctrl-C leaves a
+job that was submitted alone, unless the application ends with the command, as the demo's does.
 """
 
 from __future__ import annotations
@@ -62,10 +62,15 @@ class Journey:
     """The stages of one installation, each with its progress on a stream.
 
     Reads the ledger's file; while the application is up, only its actor writes it.
+
+    Args:
+        home: The installation.
+        progress: Shows what goes on.
+        stops_jobs: Whether Ctrl-C stops the job of a stage, and waits for its end.
     """
 
-    def __init__(self, home: Home, progress: Progress) -> None:
-        self._home = home.create()
+    def __init__(self, home: Home, progress: Progress, *, stops_jobs: bool = False) -> None:
+        self._home, self._stops_jobs = home.create(), stops_jobs
         self._progress = progress
         self._store = open_store(home)
         self._facts = Ledger(home.ledger)
@@ -124,8 +129,7 @@ class Journey:
         try:
             return dict(follow(run_id, after, self._facts, job, self._progress).result or {})
         except KeyboardInterrupt:
-            hint = f"`mulm runs pause {run_id}` stops it"
-            raise StoppedError(f"{run_id} goes on, unwatched", hint=hint) from None
+            raise _unwatched(run_id) from None
 
     def promote(self, model: str, alias: str) -> Version:
         """Point an alias to a model version."""
@@ -203,11 +207,14 @@ class Journey:
     ) -> Result:
         jobs = JobClient.of(info, self._home)
         after = last_seq(self._facts, run_id)
+        is_submitted = False
         try:
             submit(self._home, jobs, kind, config, run_id, folder)
-            watch = JobWatch(jobs, run_id)
+            is_submitted, watch = True, JobWatch(jobs, run_id)
             return dict(follow(run_id, after, self._facts, watch, self._progress).result or {})
         except KeyboardInterrupt:
+            if is_submitted and not self._stops_jobs:
+                raise _unwatched(run_id) from None
             self._progress.line("  stopping; what is finished is kept")
             _stop(jobs, run_id)
             raise StoppedError(
@@ -242,6 +249,11 @@ def _connected(home: Home) -> ClusterInfo | None:
         return connect(home)
     except NotRunningError:
         return None
+
+
+def _unwatched(run_id: str) -> StoppedError:
+    hint = f"`mulm runs watch {run_id}` shows it again, `mulm runs pause {run_id}` stops it"
+    return StoppedError(f"{run_id} goes on, unwatched", hint=hint)
 
 
 def _stop(jobs: JobClient, run_id: str) -> None:

@@ -1,7 +1,8 @@
 """How a run ends: what its error is in our words, and what the ledger is told.
 
 Called by `jobs.entry`. Invariants: what was noted as a success, or was cancelled, stays so; a run
-that was asked to pause and stopped is paused; a ledger that does not answer is logged.
+whose process was stopped by a signal may go on, so it is paused; a ledger that does not answer is
+logged.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import logging
 
 from mulm.errors import MulmError, StoppedError
 from mulm.facts import Facts
-from mulm.records import Phase
 
 GOES_ON = "the same command goes on where it was"
 
@@ -29,11 +29,10 @@ def note_end(facts: Facts, run_id: str, error: BaseException) -> None:
         if phase == "cancelled" and not is_stop:
             text = f"while it was ending: {ours.message}"
             facts.append_events(run_id, [("log", {"text": text})])
-        elif phase == "pausing" and is_stop:
+        elif phase != "cancelled" and is_stop:
             facts.set_phase(run_id, "paused")
         elif phase != "cancelled":
-            end: Phase = "cancelled" if is_stop else "failed"
-            facts.set_phase(run_id, end, error=described)
+            facts.set_phase(run_id, "failed", error=described)
     except MulmError as unreachable:
         _log.warning("the ledger did not take the end of the run: %s", unreachable.message)
 

@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from actors.process_group import TIMEOUT_S, HomeTorchConfig
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
 from jobs.entry import JobContext, run_job
-from jobs.run_end import GOES_ON, mulm_cause
+from jobs.run_end import mulm_cause
 from jobs.train_islands import train_on_islands
 from mulm.errors import (
     ConfigError,
@@ -220,13 +220,11 @@ def _wait(is_over: threading.Event) -> None:
 def _stop(is_over: threading.Event, context: JobContext) -> None:
     """Ask the workers for a checkpoint, unless a request in the ledger has, and let them write it.
 
-    A signal is the end of the run until someone goes on with it: that is noted at once, so that it
-    holds even if Ray kills what takes too long.
+    A signal pauses the run. Workers look into the ledger for that, and whoever follows the run sees
+    what it waits for.
     """
-    error = StoppedError("stopped", hint=GOES_ON)
-    told = {"code": error.code, "message": error.message, "hint": error.hint}
     with suppress(ConflictError):
-        context.facts.set_phase(context.run_id, "cancelled", error=told, only_from=UNDER_WAY)
+        context.facts.set_phase(context.run_id, "pausing", only_from=UNDER_WAY)
     is_over.wait(STOP_TIMEOUT_S)
 
 

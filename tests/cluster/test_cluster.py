@@ -182,7 +182,7 @@ def test_a_job_that_waits_for_ray_can_be_stopped(cluster: Any, probe: Path) -> N
     time.sleep(1.0)  # let it reach the waiting
     cluster.jobs.stop("run_wait")
     assert cluster.jobs.wait("run_wait", 50) == "STOPPED"
-    assert ledger.run("run_wait").phase == "cancelled"
+    assert ledger.run("run_wait").phase == "paused"
     ledger.close()
 
 

@@ -84,5 +84,5 @@ def test_ctrl_c_in_training_leaves_a_checkpoint_and_no_process(tmp_path: Path) -
 
     with Ledger(home.ledger) as ledger:
         (run,) = ledger.runs("train")
-    assert run.phase == "cancelled"
+    assert run.phase == "paused"
     assert list((home.run(run.id) / "checkpoints").iterdir())

@@ -174,7 +174,7 @@ def test_stopped_run_goes_on(training: Training) -> None:
         driver.communicate(timeout=DEADLINE_S)
         assert driver.returncode == exit_code(StoppedError("stopped"))
     ledger = Ledger(training.home.ledger)
-    assert ledger.run("run_stopped").phase == "cancelled"
+    assert ledger.run("run_stopped").phase == "paused"
     ledger.close()
     newest = checkpoints(training.home.run("run_stopped") / "checkpoints")[-1].name
     result_of(training.finish("run_stopped"))

@@ -85,7 +85,7 @@ def test_a_stop_request_ends_between_two_steps_with_a_checkpoint(
     once(monkeypatch, name, lambda: signal.raise_signal(number))
     with pytest.raises(StoppedError, match=f"step {step} of 8"):
         train(home, "run_cut")
-    assert phase_of(home, "run_cut") == "cancelled"
+    assert phase_of(home, "run_cut") == "paused"
     newest = checkpoints(home.run("run_cut") / "checkpoints")[-1].name
     assert newest == f"step-{step:08d}"
     assert train(home, "run_cut")["model_id"] == whole["model_id"]
@@ -113,7 +113,7 @@ def test_the_second_request_ends_at_once_and_nothing_written_is_lost(
     once(monkeypatch, name, twice)
     with pytest.raises(KeyboardInterrupt):
         train(home, "run_cut")
-    assert phase_of(home, "run_cut") == "cancelled"
+    assert phase_of(home, "run_cut") == "paused"
     assert train(home, "run_cut")["model_id"] == whole["model_id"]
 
 
