@@ -13,8 +13,10 @@ from typing import Any
 import ray
 
 from actors.remote_answer import answer
+from mulm.errors import DeadlineError
 
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 30.0
+"""A worker that has to start takes some 10 s, most of it for torch."""
 
 
 def estimate_training(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,7 +27,22 @@ def estimate_training(values: Mapping[str, Any]) -> dict[str, Any]:
         DeadlineError: no worker was free in time.
     """
     reference = ray.remote(_estimate).options(num_cpus=0).remote(dict(values))
-    found: dict[str, Any] = answer(reference, "estimate", "estimate_training", _TIMEOUT_S)
+    try:
+        return estimated(reference)
+    except DeadlineError:
+        ray.cancel(reference, force=True)
+        raise
+
+
+def estimated(reference: Any, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
+    """What a worker answers. Raises as `estimate_training`."""
+    try:
+        found: dict[str, Any] = answer(reference, "worker", "estimate", timeout_s)
+    except DeadlineError:
+        raise DeadlineError(
+            f"no worker has made the estimate within {timeout_s:.0f} s: the machine is busy",
+            hint="ask again in a moment; `mulm train CONFIG --dry-run` estimates without a cluster",
+        ) from None
     return found
 
 

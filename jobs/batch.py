@@ -54,7 +54,7 @@ def answer_served(context: JobContext, config: BatchConfig) -> dict[str, Any]:
     """Answer a batch by what this installation serves."""
     from jobs.journey import served_client
 
-    client = served_client(context.home)
+    client = served_client(context.home, config.key_id)
     try:
         return answer(context, config, client)
     finally:

@@ -24,6 +24,7 @@ from mulm.errors import (
     NotRunningError,
     error_classes,
 )
+from serve_app.key_text import FOR_KEY
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 660.0
@@ -45,12 +46,20 @@ class ChatClient:
         base_url: Without `/v1`.
         api_key: Its text.
         verify: Which certificates are trusted.
+        for_key: The id of the key for which the first key asks.
     """
 
-    def __init__(self, base_url: str, api_key: str, verify: ssl.SSLContext | bool = True) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        verify: ssl.SSLContext | bool = True,
+        for_key: str | None = None,
+    ) -> None:
+        others = {} if for_key is None else {FOR_KEY: for_key}
         self._http = httpx.Client(
             base_url=base_url,
-            headers={"Authorization": f"Bearer {api_key}"},
+            headers={"Authorization": f"Bearer {api_key}"} | others,
             timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
             trust_env=False,
             verify=verify,

@@ -235,4 +235,6 @@ def _show_once(made: dict[str, Any], as_json: bool, word: str) -> None:
         return
     told = f"{word} {made['id']} ({made['name']}); its text is shown this once:"
     print(harmless(told), file=sys.stderr)
+    if made.get("hint"):
+        print(harmless(made["hint"]), file=sys.stderr)
     click.echo(made["key"])

@@ -236,12 +236,16 @@ class Journey:
             write_fact(self._home, "set_phase", run_id, "failed", error=told)
 
 
-def served_client(home: Home) -> ChatClient:
-    """A client of the HTTP API of the running application. Raises NotRunningError."""
+def served_client(home: Home, for_key: str | None = None) -> ChatClient:
+    """A client of the HTTP API of the running application, perhaps for another key than the first.
+
+    Raises:
+        NotRunningError: it is not up.
+    """
     from serve_app.keys import read_first_key
 
     info = connect(home)
-    return ChatClient(info.api_url, read_first_key(home), trust_of(info))
+    return ChatClient(info.api_url, read_first_key(home), trust_of(info), for_key)
 
 
 def _connected(home: Home) -> ClusterInfo | None:

@@ -19,7 +19,7 @@ from mulm.config import parse_config
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.home import Home
 from mulm.ledger import Ledger
-from serve_app.control_api.keys import NewKey, described, issue, reissue
+from serve_app.control_api.keys import NewKey, described, issue, reissue, unserved_hint
 from serve_app.key_text import ensure_secret
 
 Told = dict[str, Any]
@@ -90,7 +90,7 @@ class LedgerKeys:
         secret = ensure_secret(self._home.key_secret)
         key, made = issue(self._facts, secret, parse_config(NewKey, order))
         self._note("mulm key make", key.id)
-        return described(key) | {"key": made.text}
+        return described(key) | {"key": made.text, "hint": unserved_hint(self._facts, key)}
 
     def rotate(self, key_id: str, overlap_s: int) -> Told:
         """See `KeyDesk.rotate`."""

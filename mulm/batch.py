@@ -27,7 +27,7 @@ Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 class BatchConfig(Frozen):
     """One batch."""
 
-    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"input_file", "metadata"})
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"input_file", "metadata", "key_id"})
 
     nonce: str
     """Tells it from another batch of the same file: answers may be drawn."""
@@ -38,6 +38,8 @@ class BatchConfig(Frozen):
     """What `input_file` means; filled in when the run begins."""
     metadata: dict[str, str] = {}
     """A client's notes."""
+    key_id: str | None = None
+    """Whose limits hold and whose use it is: the key that made it; else the first key."""
 
 
 @dataclass(frozen=True, slots=True)

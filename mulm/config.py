@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
+from mulm.config_words import what_is_wrong
 from mulm.errors import ConfigError, NotFoundError, UnknownNameError, nearest
 from mulm.yaml_text import parse_flow, parse_yaml
 
@@ -138,8 +139,7 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | U
             f"write `{first['loc'][-1]}: VALUE` into the file, or --set {where}=VALUE"
         )
         return ConfigError(f"{where}: is required", hint=hint)
-    message = first["msg"].removeprefix("Value error, ")
-    message = message.replace("tuple", "list").replace("Tuple", "list")  # what YAML has
+    message = what_is_wrong(first)
     is_said = isinstance(first["input"], dict) or repr(first["input"]) in message
     given = "" if is_said else f" (given: {shorten(first['input'])})"
     told = f"{where}: {message}{given}" if where else message

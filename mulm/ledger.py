@@ -26,7 +26,7 @@ from mulm.ledger_files import FileRows
 from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
 from mulm.ledger_usage import UsageRows
-from mulm.manifest import Kind
+from mulm.manifest import HOW_TO_MAKE, Kind
 from mulm.records import Alias, Event, Phase, Pointed, Run, Version
 from mulm.refs import Ref, check_alias, check_name
 
@@ -273,4 +273,5 @@ class Ledger(AnswerRows, DeploymentRows, FeedRows, FileRows, KeyRows, UsageRows,
         known += [f"{ref.name}@{alias}" for alias in self.aliases(kind, ref.name)]
         names = {v.partition("@")[0] for v in known}
         options = known if ref.name in names else names
-        return NotFoundError(f"no {kind} {str(ref)!r}", hint=nearest(str(ref), options))
+        hint = nearest(str(ref), options) if options else HOW_TO_MAKE[kind]
+        return NotFoundError(f"no {kind} {str(ref)!r}", hint=hint)

@@ -19,6 +19,14 @@ from mulm.errors import CorruptError
 
 Kind = Literal["documents", "tokenizer", "dataset", "model"]
 
+HOW_TO_MAKE: dict[Kind, str] = {
+    "documents": "there are none yet: `mulm data build RECIPE` makes some",
+    "tokenizer": "there are none yet: `mulm data build RECIPE` makes one with the dataset",
+    "dataset": "there are none yet: `mulm data build RECIPE` makes one, `mulm demo` shows how",
+    "model": "there are none yet: `mulm train CONFIG` or `mulm model import` makes one",
+}
+"""What whoever asks for a version is told where there is none of its kind."""
+
 PREFIX_BY_KIND: dict[Kind, str] = {
     "documents": "doc",
     "tokenizer": "tok",

@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mulm.accounts import Key
 from mulm.errors import AuthError, NotRunningError
-from serve_app.key_text import digest_of
+from serve_app.key_text import FOR_KEY, digest_of
+from serve_app.keys import FIRST_KEY_NAME
 from serve_app.settings import KEYS_MAX_AGE_S
 from serve_app.ui import files
 
@@ -105,6 +106,21 @@ class KeyRing:
             raise AuthError("the API key has expired", hint="ask for another one")
         return found
 
+    def stand_in(self, key: Key, key_id: str) -> Key:
+        """The key for which the first key asks, as the work that another key has begun does.
+
+        Raises:
+            ForbiddenError: another key than the first asks.
+            AuthError: that key is not valid any more.
+        """
+        if key.name != FIRST_KEY_NAME:
+            raise ForbiddenError("only the first key asks for others", hint=f"leave {FOR_KEY} away")
+        for found in self._keys.values():
+            is_over = found.expires_s is not None and found.expires_s <= self._now_s()
+            if found.id == key_id and not is_over:
+                return found
+        raise AuthError("the key that has begun this is not valid any more")
+
     def look_again(self) -> None:
         """The keys have changed: the next request begins to ask, and one with a new key waits."""
         self._tried_s = float("-inf")
@@ -158,7 +174,10 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for a valid key. Raises AuthError."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            key = await self._keys.verify(bearer(Headers(scope=scope)))
+            headers = Headers(scope=scope)
+            key = await self._keys.verify(bearer(headers))
+            if (key_id := headers.get(FOR_KEY)) is not None:
+                key = self._keys.stand_in(key, key_id)
             scope.setdefault("state", {}).update(key=key, key_id=key.id)
         elif scope["type"] == "websocket":
             raise AuthError("there are no websockets here")

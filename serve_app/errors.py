@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from mulm.config import Frozen
+from mulm.config_words import what_is_wrong
 from mulm.errors import MulmError
 from mulm.redaction import redacted
 
@@ -178,9 +179,7 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
         return _refusal(f"the body is not a JSON object ({hint})", "invalid_json", None, scope)
     if first["type"] == "extra_forbidden":
         return _refusal(f"{param!r} is not known here", "unknown_parameter", param, scope)
-    message = str(first["msg"]).removeprefix("Value error, ")
-    said = "is required" if first["type"] == "missing" else message
-    return _refusal(f"{param}: {said}", "invalid_value", param, scope)
+    return _refusal(f"{param}: {what_is_wrong(first)}", "invalid_value", param, scope)
 
 
 def is_control(scope: Scope) -> bool:

@@ -18,6 +18,9 @@ from pathlib import Path
 from mulm.atomic import write_atomic
 from mulm.errors import AuthError, CorruptError, NotFoundError
 
+FOR_KEY = "x-mulm-for-key"
+"""A header in which the work of this installation says for which key, by its id, it asks."""
+
 _PREFIX = "mulm_sk_"
 _N_SECRET_CHARS = 43
 """Of 62 kinds: 256 bits."""

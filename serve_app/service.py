@@ -120,6 +120,8 @@ class Service:
         if (known := self.deployments.get(name)) is not None:
             return known.draw()
         found = [each.served for each in self.deployments.values() if each.served is not None]
+        # One model can have two names: of those, one that the key is for.
+        found.sort(key=lambda served: not key.may_ask(served.name))
         # Names come first: one adapter's reference can be another's name.
         for served in found:
             for each in served.adapters:
@@ -128,9 +130,14 @@ class Service:
         for served in found:
             if name in (served.ref, served.asked_ref, served.model_id):
                 return served
-            for each in served.adapters:
-                if name in (each.ref, each.asked_ref, each.id):
-                    return served.beside(each)
+        meant = [
+            (served, each)
+            for served in found
+            for each in served.adapters
+            if name in (each.ref, each.asked_ref, each.id)
+        ]
+        for served, each in sorted(meant, key=lambda pair: not key.may_ask(pair[1].name)):
+            return served.beside(each)
         shown, names = name[:_SHOWN_CHARS], ", ".join(each.name for each in self.usable_by(key))
         hint = f"served: {names}" if names else "nothing is served: `mulm serve` does it"
         raise ModelNotFoundError(f"no model {shown!r} is served", hint=hint, param="model")

@@ -14,7 +14,7 @@ from mulm.data.diff import blob_sizes, shared_bytes
 from mulm.errors import CorruptError, MulmError, NotFoundError, nearest
 from mulm.facts import Facts
 from mulm.lineage import Lineage, lineage
-from mulm.manifest import Manifest
+from mulm.manifest import HOW_TO_MAKE, Manifest
 from mulm.records import Version
 from mulm.refs import check_name, parse_ref
 from mulm.store import Store
@@ -98,7 +98,8 @@ class Shelf:
         versions = self.facts.versions("dataset", check_name(name) if name else None)
         if name and not versions:
             known = {version.name for version in self.facts.versions("dataset")}
-            raise NotFoundError(f"no dataset {name!r}", hint=nearest(name, known))
+            hint = nearest(name, known) if known else HOW_TO_MAKE["dataset"]
+            raise NotFoundError(f"no dataset {name!r}", hint=hint)
         return [self._listed(version) for version in versions]
 
     def described(self, ref: str) -> dict[str, Any]:

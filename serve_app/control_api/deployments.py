@@ -1,5 +1,6 @@
 """`/api/v1/deployments`: what is served, by which model, with how many engines."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -31,6 +32,7 @@ router = APIRouter(
 
 Name = Annotated[str, Path(max_length=64)]
 Settings = Annotated[dict[str, Any], Field(max_length=64)]
+_BACK = "back to revision "
 _MAY_CHANGE: dict[int | str, dict[str, Any]] = {412: CHANGED}
 
 
@@ -38,7 +40,7 @@ class RollbackBody(Frozen):
     """Which revision shall be served again."""
 
     revision: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    """By default the one before the newest that served another model or other settings."""
+    """By default the newest before what is served now that had another model or other settings."""
 
 
 @router.get("")
@@ -158,7 +160,7 @@ def roll_back(
     """Serve again what a revision served before, without its canary."""
     spec, now = _spec(control, name, seen_before(if_match, None))
     before = _earlier(control, spec, body.revision if body else None)
-    return _put(control, spec_of(before).args, now, reason=f"back to revision {before.revision}")
+    return _put(control, spec_of(before).args, now, reason=f"{_BACK}{before.revision}")
 
 
 def _serves_it(control: Control, name: str, args: AppArgs) -> bool:
@@ -181,13 +183,28 @@ def _spec(control: Control, name: str, seen: int | None) -> tuple[DeploymentSpec
 
 
 def _earlier(control: Control, spec: DeploymentSpec, revision: int | None) -> Deployment:
-    history = [each for each in control.facts.deployment_history(spec.name) if each.spec]
-    for each in history[1:] if revision is None else history:
-        is_other = spec_of(each).args != spec.args
-        if each.revision == revision or (revision is None and is_other):
+    history = control.facts.deployment_history(spec.name)
+    stands = _stands_for(history)
+    for each in history:
+        if each.spec is None:
+            continue
+        is_before = each.revision < stands and spec_of(each).args != spec.args
+        if each.revision == revision or (revision is None and is_before):
             return each
-    wanted = "an earlier one" if revision is None else f"revision {revision}"
-    raise NotFoundError(f"{spec.name} has served nothing in {wanted}", param="revision")
+    wanted = f"before revision {stands}" if revision is None else f"in revision {revision}"
+    raise NotFoundError(f"{spec.name} has served nothing else {wanted}", param="revision")
+
+
+def _stands_for(history: Sequence[Deployment]) -> int:
+    """The revision whose settings are served: where one went back, that to which it did.
+
+    So going back twice leads on to what was before, not back and forth.
+    """
+    reasons = {each.revision: each.reason for each in history}
+    revision = history[0].revision
+    while (reason := reasons.get(revision, "")).startswith(_BACK):
+        revision = int(reason.removeprefix(_BACK))
+    return revision
 
 
 def _require_canary(spec: DeploymentSpec) -> Canary:

@@ -10,13 +10,14 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.accounts import HOUR_S, Key, KeyLimits, Scope
 from mulm.config import Frozen
-from mulm.errors import ConflictError
+from mulm.errors import ConflictError, nearest
 from mulm.facts import Facts
 from serve_app.auth import KeyRing
 from serve_app.caller import CallerDependency
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
+from serve_app.deployment_spec import spec_of, unread
 from serve_app.keys import FIRST_KEY_NAME, MadeKey, make_key
 
 router = APIRouter(prefix="/api/v1/keys", tags=["keys"], dependencies=ALL_SCOPE, responses=PROBLEMS)
@@ -90,7 +91,7 @@ def create_key(
 def _made(body: NewKey, control: Control, ring: KeyRing) -> JSONResponse:
     key, made = issue(control.facts, ring.secret, body)
     ring.look_again()
-    return _shown_once(key, made, 201)
+    return _shown_once(key, made, 201, unserved_hint(control.facts, key))
 
 
 def issue(facts: Facts, secret: bytes, order: NewKey) -> tuple[Key, MadeKey]:
@@ -136,7 +137,8 @@ def change_key(
         changes["expires_s"] = _end(body.expires_in_s)
     control.facts.change_key(replace(key, **changes))
     ring.look_again()
-    return described(control.facts.key(key_id))
+    found = control.facts.key(key_id)
+    return described(found) | {"hint": unserved_hint(control.facts, found)}
 
 
 @router.post("/{key_id}/rotate", response_model=None)
@@ -157,7 +159,7 @@ def rotate_key(
 def _rotated(key_id: str, body: Rotation, control: Control, ring: KeyRing) -> JSONResponse:
     key, made = reissue(control.facts, ring.secret, key_id, body.overlap_s)
     ring.look_again()
-    return _shown_once(key, made, 200)
+    return _shown_once(key, made, 200, unserved_hint(control.facts, key))
 
 
 @router.delete("/{key_id}", status_code=204)
@@ -199,9 +201,23 @@ def _used(control: Control, key: Key) -> dict[str, Any]:
     }
 
 
-def _shown_once(key: Key, made: MadeKey, status: int) -> JSONResponse:
+def unserved_hint(facts: Facts, key: Key) -> str | None:
+    """What the owner of a key should know of models that it is for; None where all are served.
+
+    A key may come before what it is for, so it is not refused; but a name may be mistyped.
+    """
+    read = [each for each in facts.deployments() if not unread(each)]
+    served = {name for each in read for name in spec_of(each).names}
+    missing = [name for name in key.models if name not in served]
+    if not missing:
+        return None
+    hint = nearest(missing[0], served) if served else "`mulm serve` does it"
+    return f"nothing is served as {missing[0]!r} now: {hint}"
+
+
+def _shown_once(key: Key, made: MadeKey, status: int, hint: str | None) -> JSONResponse:
     headers = {"location": f"/api/v1/keys/{key.id}", "cache-control": "no-store"}
-    return JSONResponse(described(key) | {"key": made.text}, status, headers)
+    return JSONResponse(described(key) | {"key": made.text, "hint": hint}, status, headers)
 
 
 def _require_free(name: str) -> None:

@@ -15,6 +15,7 @@ from mulm.errors import ConfigError, NotFoundError
 from mulm.records import Event, Run
 from mulm.refs import new_id
 from mulm.runs.standing import Standing
+from serve_app.caller import CallerDependency
 from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import page
@@ -37,9 +38,11 @@ class BatchBody(Body):
 
 
 @router.post("", response_model=None)
-def create_batch(body: BatchBody, control: ControlDependency, once: OnceDependency) -> Response:
-    """Begin to answer a file of requests."""
-    return once.answer(lambda: JSONResponse(_begun(control, body)))
+def create_batch(
+    body: BatchBody, control: ControlDependency, once: OnceDependency, caller: CallerDependency
+) -> Response:
+    """Begin to answer a file of requests, within the limits of the key that asks."""
+    return once.answer(lambda: JSONResponse(_begun(control, body, caller.key.id)))
 
 
 @router.get("")
@@ -68,7 +71,7 @@ def cancel_batch(batch_id: str, control: ControlDependency) -> dict[str, Any]:
     return _described(control, control.desk.ask_to_cancel(batch_id))
 
 
-def _begun(control: Control, body: BatchBody) -> dict[str, Any]:
+def _begun(control: Control, body: BatchBody, key_id: str) -> dict[str, Any]:
     try:
         purpose = control.facts.file(body.input_file_id).purpose
     except NotFoundError as error:
@@ -84,6 +87,7 @@ def _begun(control: Control, body: BatchBody) -> dict[str, Any]:
         "endpoint": body.endpoint,
         "input_file": body.input_file_id,
         "metadata": body.metadata or {},
+        "key_id": key_id,
     }
     return _described(control, control.desk.one(control.starter.start(KIND, config).run_id))
 

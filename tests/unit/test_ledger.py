@@ -302,3 +302,11 @@ def test_runs_come_in_pages_also_where_they_were_made_at_once(tmp_path: Path) ->
         assert seen == [run.id for run in ledger.runs()]
         assert len(ledger.runs("train", "queued")) == 3
         assert ledger.runs(phase="failed") == []
+
+
+@pytest.mark.parametrize(("kind", "how"), [("dataset", "mulm data build"), ("model", "mulm train")])
+def test_where_there_is_nothing_it_says_how_to_make_the_first(ledger, kind, how):
+    with pytest.raises(NotFoundError) as caught:
+        ledger.resolve(kind, Ref("books"))
+    assert str(caught.value.hint).startswith("there are none yet: ")
+    assert how in str(caught.value.hint)

@@ -3,13 +3,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from mulm.accounts import Key
 from mulm.errors import AuthError, NotRunningError
-from serve_app.auth import STALE_KEYS_MAX_AGE_S, KeyRing
+from serve_app.auth import STALE_KEYS_MAX_AGE_S, ForbiddenError, KeyRing
 from serve_app.key_text import digest_of, make_text
+from serve_app.keys import FIRST_KEY_NAME
 from serve_app.settings import KEYS_MAX_AGE_S
 
 SECRET = b"s" * 32
@@ -53,6 +55,22 @@ def test_a_known_key_is_recognised_and_others_are_not(verify):
     for text in ("", "two", ONE.upper(), TWO, digest_of(ONE, SECRET), "wörld"):
         with pytest.raises(AuthError):
             verify(text)
+
+
+def test_the_first_key_alone_asks_for_others_that_are_valid(ledger):
+    first, other = replace(key_of(1), name=FIRST_KEY_NAME), key_of(2, expires_s=1500.0)
+    ledger.keys = {digest_of(ONE, SECRET): first, digest_of(TWO, SECRET): other}
+    ring = KeyRing(ledger.fetch, SECRET, ledger.clock, now_s=lambda: 1000.0 + ledger.now_s)
+    assert asyncio.run(ring.verify(ONE)) == first
+    assert ring.stand_in(first, "key_2") == other
+    with pytest.raises(ForbiddenError, match="only the first key asks for others"):
+        ring.stand_in(other, "key_1")
+    for key_id in ("key_3", ""):
+        with pytest.raises(AuthError, match="has begun this is not valid any more"):
+            ring.stand_in(first, key_id)
+    ledger.now_s = 600.0
+    with pytest.raises(AuthError, match="not valid any more"):
+        ring.stand_in(first, "key_2")
 
 
 def test_a_typo_is_refused_without_the_ledger(ledger, verify):

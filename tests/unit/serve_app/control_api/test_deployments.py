@@ -188,6 +188,19 @@ def test_it_is_rolled_back_to_what_was_before_or_to_any_revision(api):
     assert [each["revision"] for each in paged["data"]] == [3, 2]
 
 
+def test_going_back_twice_leads_on_to_what_was_before(api):
+    for n_slots in (3, 4, 5):
+        put(api, {"model": "tiny@1", "n_slots": n_slots})
+    for n_slots in (4, 3):
+        found = api.call("POST", f"{URL}/tiny/rollback").json()
+        assert found["settings"]["n_slots"] == n_slots
+    told = api.refused("POST", f"{URL}/tiny/rollback", 404)
+    assert told["detail"] == "tiny has served nothing else before revision 1"
+    put(api, {"model": "tiny@1", "n_slots": 6})
+    assert api.call("POST", f"{URL}/tiny/rollback").json()["settings"]["n_slots"] == 3
+    api.refused("POST", f"{URL}/tiny/rollback", 404)
+
+
 def test_a_first_deployment_has_nothing_to_go_back_to(api):
     put(api, {"model": "tiny@1"})
     api.refused("POST", f"{URL}/tiny/rollback", 404)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mulm.errors import NotFoundError
-from serve_app.key_text import digest_of
+from serve_app.key_text import FOR_KEY, digest_of, make_text
+from serve_app.keys import FIRST_KEY_NAME
 from serve_app.service import Fixed
 from tests.unit.serve_app.control_api.conftest import SECRET, WEAK_KEY
 
@@ -98,6 +101,44 @@ def test_a_rotated_key_keeps_its_place_and_both_secrets_open_it_for_a_while(api)
         assert api.call("GET", "/openapi.json", key=text).status_code == status
     api.refused("POST", path, 400, json={"overlap_s": -1})
     assert api.refused("POST", f"{ROOT}/key_none/rotate", 404, json={})["code"] == "not_found"
+
+
+def test_the_first_key_asks_for_another_within_what_that_may_do(api, ledger):
+    text = make_text("key_first")
+    ledger.replace_key("key_first", digest_of(text, SECRET), FIRST_KEY_NAME)
+    weak = api.call("POST", ROOT, json={"name": "weak"}).json()
+    assert api.call("GET", ROOT, key=text).status_code == 200
+    headers = {FOR_KEY: weak["id"]}
+    assert api.call("GET", ROOT, key=text, headers=headers).status_code == 403
+    assert api.call("GET", "/v1/models", key=text, headers=headers).status_code == 200
+    assert api.call("GET", "/v1/models", key=weak["key"], headers=headers).status_code == 403
+    api.call("DELETE", f"{ROOT}/{weak['id']}")
+    assert api.call("GET", "/v1/models", key=text, headers=headers).status_code == 401
+
+
+def test_of_two_names_of_one_model_a_reference_means_the_one_that_the_key_is_for(api, served):
+    names = {name: Fixed(replace(served, name=name)) for name in ("aunt", "tiny")}
+    api.app.state.service.deployments = names
+    for name in names:
+        key = api.call("POST", ROOT, json={"name": "x", "models": [name]}).json()["key"]
+        body = {"model": "tiny@1", "prompt": "hi"}
+        assert api.call("POST", "/v1/completions", key=key, json=body).is_success
+    nobodys = api.call("POST", ROOT, json={"name": "x", "models": ["other"]}).json()["key"]
+    reply = api.call("POST", "/v1/completions", key=nobodys, json=body)
+    assert reply.json()["error"]["code"] == "forbidden"
+
+
+def test_a_key_for_what_nobody_serves_is_made_with_a_hint(api):
+    spec = {"args": {"model": "tiny@1", "served_name": "helper"}}
+    api.app.state.control.facts.set_deployment("helper", spec, "test")
+    made = api.call("POST", ROOT, json={"name": "x", "models": ["helper", "helpr"]}).json()
+    assert made["hint"] == "nothing is served as 'helpr' now: did you mean 'helper'?"
+    path = f"{ROOT}/{made['id']}"
+    assert api.call("PATCH", path, json={"models": ["helper"]}).json()["hint"] is None
+    assert api.call("POST", f"{path}/rotate", json={}).json()["hint"] is None
+    api.app.state.control.facts.set_deployment("helper", None, "removed")
+    made = api.call("POST", ROOT, json={"name": "x", "models": ["helper"]}).json()
+    assert made["hint"] == "nothing is served as 'helper' now: `mulm serve` does it"
 
 
 def test_a_key_for_some_models_asks_no_other_and_sees_no_other(api, scripted, served):
