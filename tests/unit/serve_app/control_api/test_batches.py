@@ -45,7 +45,7 @@ def test_the_official_client(api, body, ledger, jobs):
         assert (module, run_id) == ("jobs.batch", made.id)
         config = BatchConfig.model_validate(json.loads(path.read_bytes()))
         assert config.input is not None
-        assert config.key_id == api.call("GET", "/api/v1/keys").json()["data"][0]["id"]
+        assert config.key_id == ledger.valid_keys()[0].id
 
         ledger.set_phase(made.id, "running")
         assert (await batches.retrieve(made.id)).status == "validating"
