@@ -14,7 +14,7 @@ SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup dev python demo test unit check format coverage lock clean
+.PHONY: help setup dev python demo test unit check format chaos coverage lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ check: dev ## formatting, lint, types and the package chain
 format: dev ## format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+chaos: dev ## faults over the real application (half an hour); ARGS="--seed 3 --case kill-ledger", ARGS="--minutes 60"
+	@exec $(BIN)/python -m benchmarks.chaos $(ARGS)
 
 coverage: dev ## the unit tests with a coverage report
 	@$(BIN)/python -m pytest tests/unit --cov --cov-report=term:skip-covered $(ARGS)

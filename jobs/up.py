@@ -7,10 +7,12 @@ down the caller owns the ledger, so the key and lost runs are seen to before Ray
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from actors import cluster
 from actors.cluster_info import ClusterInfo
 from actors.job_client import JobClient, reconcile
+from jobs.keeper import start_keeper
 from mulm.errors import MulmError, NotRunningError
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -24,16 +26,18 @@ _log = logging.getLogger(__name__)
 _JOBS_GRACE_S = 20.0
 
 
-def start(home: Home, settings: Settings) -> ClusterInfo:
+def start(home: Home, settings: Settings, returned_s: Sequence[float] = ()) -> ClusterInfo:
     """Bring the application up; everything that `actors.cluster.up` raises.
 
     Runs that were under way when the last cluster ended are noted as failed, with a hint: the
     same command resumes them. What was deployed is served again. Where HTTP cannot be answered,
-    nothing stays up.
+    nothing stays up. A keeper looks after it from then on (`jobs.keeper`), and is told when the
+    application was brought back before.
     """
     info = cluster.up(home, settings, prepare=lambda: _prepare(home))
     try:
         deploy_ingress(info, home, settings.ingress_replicas)
+        start_keeper(home, settings, info, returned_s)
     except BaseException:  # Ctrl-C included
         cluster.down(home)
         raise

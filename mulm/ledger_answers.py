@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from mulm.ledger_database import LedgerDatabase
+from mulm.ledger_rows import loaded
 from mulm.records import ANSWERS_KEPT_S, KeptAnswer
 
 
@@ -24,13 +25,15 @@ class AnswerRows:
     ) -> KeptAnswer | None:
         now_s = self._clock()
         with self._db.writing():
+            # A claim from further ahead than any is made was made before the clock was set back.
             self._db.execute(
-                "DELETE FROM answers WHERE until_s<=? OR (status IS NULL AND lease_s<=?)",
-                (now_s, now_s),
+                "DELETE FROM answers WHERE until_s<=?"
+                " OR (status IS NULL AND (lease_s<=? OR until_s>?))",
+                (now_s, now_s, now_s + ANSWERS_KEPT_S + lease_s),
             )
             found = self._db.one("SELECT * FROM answers WHERE key_id=? AND key=?", key_id, key)
             if found and found["claim"] != claim:
-                headers = json.loads(found["headers"])
+                headers = loaded(found["headers"])
                 return KeptAnswer(found["digest"], found["status"], headers, found["body"])
             row = (key_id, key, digest, claim, now_s + lease_s, now_s + ANSWERS_KEPT_S)
             self._db.execute(

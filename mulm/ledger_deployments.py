@@ -12,7 +12,7 @@ from typing import Any
 
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.ledger_database import LedgerDatabase, Row
-from mulm.ledger_rows import dumped
+from mulm.ledger_rows import dumped, loaded
 from mulm.records import Deployment, Version
 from mulm.refs import check_name
 
@@ -86,5 +86,5 @@ class DeploymentRows:
 
 
 def _deployment_of(row: Row) -> Deployment:
-    spec = None if row["spec"] is None else json.loads(row["spec"])
+    spec = None if row["spec"] is None else loaded(row["spec"])
     return Deployment(**{**row, "spec": spec})

@@ -6,9 +6,8 @@ order in which things happened; a happening is there exactly if what it tells is
 
 from __future__ import annotations
 
-import json
-
 from mulm.ledger_database import LedgerDatabase
+from mulm.ledger_rows import loaded
 from mulm.records import Happening
 
 
@@ -19,7 +18,7 @@ class FeedRows:
 
     def happenings(self, after: int = 0, limit: int = 1000) -> list[Happening]:
         rows = self._db.all("SELECT * FROM feed WHERE seq>? ORDER BY seq LIMIT ?", after, limit)
-        return [Happening(**{**row, "data": json.loads(row["data"])}) for row in rows]
+        return [Happening(**{**row, "data": loaded(row["data"])}) for row in rows]
 
     def last_happening(self) -> int:
         rows = self._db.all("SELECT coalesce(max(seq), 0) AS seq FROM feed")

@@ -15,6 +15,7 @@ from typing import Any
 from mulm.accounts import NO_LIMITS, Key, KeyLimits, Scope
 from mulm.errors import ConflictError, NotFoundError
 from mulm.ledger_database import LedgerDatabase
+from mulm.ledger_rows import loaded
 
 _COLUMNS = "id, name, created_s, scope, models, expires_s, limits"
 
@@ -135,8 +136,9 @@ class KeyRows:
 
 
 def _key_of(row: Mapping[str, Any]) -> Key:
-    limits = KeyLimits.model_validate_json(row["limits"]) if row["limits"] else NO_LIMITS
-    models = tuple(json.loads(row["models"])) if row["models"] else ()
+    read = KeyLimits.model_validate_json
+    limits = loaded(row["limits"], read) if row["limits"] else NO_LIMITS
+    models = tuple(loaded(row["models"])) if row["models"] else ()
     return Key(**{**row, "models": models, "limits": limits})
 
 

@@ -51,6 +51,10 @@ def _ours(error: sqlite3.DatabaseError, path: Path) -> MulmError | None:
                 hint="put a copy of it back; or move it away and run your commands again: finished"
                 " steps are found in the store, and names are given anew",
             )
+        case 0 if "decode to UTF-8" in str(error):  # Python's own, of a text with flipped bits
+            return CorruptError(
+                f"a text in the ledger {str(path)!r} is damaged", hint="restore a backup"
+            )
         case sqlite3.SQLITE_BUSY:
             return DeadlineError(
                 f"another process has kept the ledger {str(path)!r} for {BUSY_TIMEOUT_S:.0f} s",

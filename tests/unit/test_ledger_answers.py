@@ -79,3 +79,14 @@ def test_a_database_from_before_answers_opens(tmp_path: Path) -> None:
     old.close()
     with Ledger(path) as ledger:
         assert ledger.claim_answer("key_1", "k", "d", "mine", 10) is None
+
+
+def test_a_claim_from_before_the_clock_was_set_back_ends_too(ledger: Ledger, clock: Clock) -> None:
+    assert ledger.claim_answer("key_1", "k", "d", "killed", 10) is None
+    clock.now_s -= 5.0  # a small step: whoever works goes on
+    assert ledger.claim_answer("key_1", "k", "d", "again", 10) is not None
+    clock.now_s -= 86_400.0
+    assert ledger.claim_answer("key_1", "k", "d", "again", 10) is None
+    ledger.keep_answer("key_1", "k", "again", 201, {}, "{}")
+    clock.now_s -= 86_400.0
+    assert ledger.claim_answer("key_1", "k", "d", "third", 10) == KeptAnswer("d", 201, {}, "{}")

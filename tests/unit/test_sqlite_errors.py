@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mulm import ledger_schema
+from mulm.accounts import KeyLimits
 from mulm.errors import ConfigError, CorruptError, DeadlineError, NoSpaceError
 from mulm.ledger import Ledger
 from mulm.sqlite_errors import named_errors
@@ -29,6 +31,34 @@ def test_damage_in_the_middle(tmp_path: Path) -> None:
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
     with pytest.raises(CorruptError, match="is damaged"), Ledger(path) as ledger:
         ledger.events("run_1")
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "read"),
+    [
+        ("runs", "config", lambda ledger: ledger.runs()),
+        ("events", "data", lambda ledger: ledger.events("run_1")),
+        ("feed", "data", lambda ledger: ledger.happenings()),
+        ("deployments", "spec", lambda ledger: ledger.deployments()),
+        ("keys", "models", lambda ledger: ledger.valid_keys()),
+        ("keys", "limits", lambda ledger: ledger.valid_keys()),
+    ],
+)
+def test_a_flipped_byte_in_a_row(
+    table: str, column: str, read: Callable[[Ledger], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.create_run("run_1", "train", {})
+        ledger.append_events("run_1", [("log", {})])
+        ledger.set_deployment("a", {"model": "m@1"}, "serve m@1")
+        limits = KeyLimits(requests_per_minute=1)
+        ledger.add_key("key_1", "d", "friend", "inference", ("m",), None, limits)
+        read(ledger)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE {table} SET {column}='{{' WHERE {column} IS NOT NULL")
+    with Ledger(path) as ledger, pytest.raises(CorruptError, match="a row of the ledger"):
+        read(ledger)
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""A client that writes facts and remembers which of them were acknowledged.
+
+Run by the cases beside a fault. Invariant: what it asks to be there afterwards was answered with a
+2xx; what was asked and not answered may be there or not, and both are right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from random import Random
+from typing import Any
+
+import httpx
+
+from benchmarks.chaos.world import SERVED, World
+from mulm.errors import MulmError
+from mulm.ledger import Ledger
+from mulm.store import Store
+
+_PAUSE_S = 0.1
+_TIMEOUT_S = 30.0
+_FILE_BYTES = 20_000
+
+
+class Witness:
+    """Uploads files, makes and revokes keys, and moves an alias, one after another, in a thread."""
+
+    def __init__(self, world: World, draw: Random, pause_s: float = _PAUSE_S) -> None:
+        self._world, self._draw, self._pause_s = world, draw, pause_s
+        self.files: dict[str, str] = {}
+        """Acknowledged uploads: id and SHA-256."""
+        self.keys: set[str] = set()
+        self.revoked: set[str] = set()
+        self._unsure: set[str] = set()
+        self._alias_may_be = {1}
+        self.n_acknowledged = 0
+        self.n_refused = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._write_on, daemon=True)
+
+    def __enter__(self) -> Witness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join(2 * _TIMEOUT_S)
+
+    def missing(self) -> list[str]:
+        """What was acknowledged and is not so, read from the files of the installation."""
+        store = Store(self._world.home.store)
+        with Ledger(self._world.home.ledger) as ledger:
+            files = {file.id: file for file in ledger.files()}
+            keys = {key.id for key in ledger.valid_keys()}
+            alias = ledger.aliases("model", SERVED)["live"]
+        wrong = [f"the key {key} is gone" for key in sorted(self.keys - keys - self._unsure)]
+        wrong += [f"the key {key} is back" for key in sorted(self.revoked & keys)]
+        if alias not in self._alias_may_be:
+            wrong.append(f"the alias is {alias}, not one of {sorted(self._alias_may_be)}")
+        for file_id, sha256 in self.files.items():
+            if file_id not in files:
+                wrong.append(f"the file {file_id} is gone")
+            elif _checksum(store, sha256) != sha256:
+                wrong.append(f"the bytes of {file_id} are not those that were sent")
+        return wrong
+
+    def _write_on(self) -> None:
+        acts = (self._upload, self._make_key, self._revoke_key, self._move_alias)
+        headers = {"Authorization": f"Bearer {self._world.key}"}
+        while not self._is_over.is_set():
+            with httpx.Client(
+                base_url=self._world.url, headers=headers, timeout=_TIMEOUT_S, trust_env=False
+            ) as client:
+                try:
+                    was_done = self._draw.choice(acts)(client)
+                except httpx.TransportError:
+                    was_done = False
+            self.n_acknowledged += was_done
+            self.n_refused += not was_done
+            self._is_over.wait(self._pause_s)
+
+    def _upload(self, client: httpx.Client) -> bool:
+        content = self._draw.randbytes(_FILE_BYTES)
+        form = {"file": ("a.jsonl", content)}
+        reply = client.post("/v1/files", files=form, data={"purpose": "user_data"})
+        if reply.is_success:
+            self.files[reply.json()["id"]] = hashlib.sha256(content).hexdigest()
+        return reply.is_success
+
+    def _make_key(self, client: httpx.Client) -> bool:
+        reply = client.post("/api/v1/keys", json={"name": f"k{self._draw.randrange(10**9)}"})
+        if reply.is_success:
+            self.keys.add(_id_of(reply.json()))
+        return reply.is_success
+
+    def _revoke_key(self, client: httpx.Client) -> bool:
+        known = sorted(self.keys - self._unsure)
+        if len(known) < 2:
+            return self._make_key(client)
+        key = self._draw.choice(known)
+        self._unsure.add(key)
+        reply = client.delete(f"/api/v1/keys/{key}")
+        if reply.is_success:
+            self.keys.discard(key)
+            self.revoked.add(key)
+        return reply.is_success
+
+    def _move_alias(self, client: httpx.Client) -> bool:
+        version = self._draw.choice((1, 2))
+        self._alias_may_be.add(version)
+        path = f"/api/v1/models/{SERVED}/aliases/live"
+        reply = client.put(path, json={"version": version})
+        if reply.is_success:
+            self._alias_may_be = {version}
+        return reply.is_success
+
+
+def _id_of(told: dict[str, Any]) -> str:
+    return str(told["id"])
+
+
+def _checksum(store: Store, sha256: str) -> str:
+    try:
+        path = store.root / "blobs" / sha256[:2] / sha256
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, MulmError):
+        return ""

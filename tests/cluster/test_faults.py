@@ -1,0 +1,32 @@
+"""The short part of the fault suite: one kill above and one below everything, on a real cluster.
+
+`make chaos` has all cases (`benchmarks.chaos`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.chaos.__main__ import CASES
+from benchmarks.chaos.case import Case, Outcome, draw_of
+from benchmarks.chaos.world import World, running_world
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+SHORT = ("kill-engine", "kill-gcs")
+SEED = 1
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with running_world(tmp_path_factory.mktemp("faults")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in SHORT], ids=lambda case: case.name)
+def test_what_was_acknowledged_is_there_and_all_answers_again(world: World, case: Case) -> None:
+    outcome = Outcome()
+    case.run(world, draw_of(SEED, case.name), outcome)
+    assert not outcome.wrong, (outcome, f"repeat it: make chaos ARGS='--case {case.name}'")
