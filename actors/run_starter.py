@@ -29,7 +29,7 @@ from mulm.runs.standing import Standing
 from mulm.runs.transitions import may_resume
 from mulm.store import Store
 
-_RESUMED = ("train", "compress", "fine_tune", "batch", "model_export", "model_import")
+_RESUMED = frozenset(SCHEMAS) - {"prepare", "evaluate"}
 """Kinds that read versions and uploaded files: nothing that they read can have changed."""
 _SHOWN_CHARS = 64
 

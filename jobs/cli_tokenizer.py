@@ -1,16 +1,23 @@
-"""`mulm tokenizer ...`: the verbs about tokenizers, which `mulm data build` trains."""
+"""`mulm tokenizer ...`: the verbs about tokenizers, which `mulm data build` trains too."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.cli_complete import names_of
-from jobs.cli_remote import versions_of, with_server
-from jobs.cli_verbs import Verbs, print_versions, with_json
+from jobs.cli_remote import done_elsewhere, versions_of, with_server
+from jobs.cli_verbs import (
+    Verbs,
+    open_journey,
+    print_result,
+    print_versions,
+    with_json,
+    with_overrides,
+)
 from mulm.errors import ConfigError
 from mulm.home import Home
 from mulm.terminal_text import harmless, read_text, written
@@ -23,7 +30,7 @@ _REF = names_of("tokenizer")
 
 @click.group(cls=Verbs)
 def tokenizer() -> None:
-    """Tokenizers: list and show them, see how they cut a text. `mulm data build` trains them."""
+    """Tokenizers: train, list and show them, see how they cut a text."""
 
 
 @tokenizer.command("ls")
@@ -38,6 +45,38 @@ def tokenizer_ls(name: str | None, as_json: bool) -> None:
               mulm tokenizer ls books --json
     """
     print_versions(versions_of("tokenizer", name), as_json)
+
+
+@tokenizer.command("train")
+@click.argument("dataset", shell_complete=names_of("dataset"))
+@click.option("--name", required=True, help="Publish as this.")
+@click.option("--vocab-size", type=int, help="How many tokens; 4096.")
+@with_overrides
+@with_server
+@with_json
+def tokenizer_train(
+    dataset: str, name: str, vocab_size: int | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Learn a tokenizer from the documents of DATASET.
+
+    A recipe uses it by `tokenizer: {ref: NAME}`. The same documents and settings are the same
+    tokenizer, also where `mulm data build` learns it.
+
+    \b
+    Example:  mulm tokenizer train books --name books-16k --vocab-size 16384
+              mulm tokenizer train books@2 --name chats --set chat_fraction=0.5
+    """
+    from mulm.config import load_config
+    from mulm.data.tokenizer_config import TokenizerConfig
+
+    values: dict[str, Any] = {"dataset": dataset, "name": name}
+    values |= {} if vocab_size is None else {"vocab_size": vocab_size}
+    config = load_config(TokenizerConfig, values, overrides)
+    result = done_elsewhere("train_tokenizer", lambda: config)
+    if result is None:
+        with open_journey() as journey:
+            result = journey.learn_tokenizer(config)
+    print_result(result, as_json, "{tokenizer}: {vocab_size} tokens, of the documents of {dataset}")
 
 
 @tokenizer.command("show")

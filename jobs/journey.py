@@ -27,9 +27,11 @@ from jobs.follow import JobWatch as FollowedJob
 from jobs.follow import follow, known_run, last_seq
 from jobs.progress import Progress
 from jobs.run_resume import Continuation
+from jobs.stage_words import dataset_words, model_words, scores_words, smaller_words
 from jobs.work_here import work_here
 from mulm.config import Frozen, load_config, parse_config
 from mulm.data.recipe import Recipe
+from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.errors import MulmError, NotRunningError, StoppedError
 from mulm.eval.config import EvaluateConfig
 from mulm.home import Home
@@ -45,6 +47,7 @@ from mulm.runs.identity import (
     pinned,
     prepare_identity,
     run_id_of,
+    tokenizer_identity,
     train_identity,
 )
 from mulm.store import open_store
@@ -87,12 +90,16 @@ class Journey:
     def build_dataset(self, recipe_path: Path, overrides: Sequence[str] = ()) -> Result:
         """Text to a dataset version; see `jobs.prepare`."""
         recipe = load_config(Recipe, recipe_path, overrides)
-        return self._run("prepare", recipe, prepare_identity, _describe_dataset)
+        return self._run("prepare", recipe, prepare_identity, dataset_words)
+
+    def learn_tokenizer(self, config: TokenizerConfig) -> Result:
+        """A tokenizer of a dataset's documents; see `jobs.train_tokenizer`."""
+        return self._run("train_tokenizer", config, tokenizer_identity, "{tokenizer}".format_map)
 
     def train(self, config_path: Path, overrides: Sequence[str] = ()) -> Result:
         """A dataset version to a model; see `jobs.train`."""
         config = load_config(TrainConfig, config_path, overrides)
-        return self._run("train", config, train_identity, _describe_model)
+        return self._run("train", config, train_identity, model_words)
 
     def evaluate(self, model: str, dataset: str | None = None) -> Result:
         """Bits per byte of a model on held-out text, its own by default; see `jobs.evaluate`."""
@@ -100,11 +107,11 @@ class Journey:
 
     def measure(self, config: EvaluateConfig) -> Result:
         """Bits per byte, and the suites that the config names; see `jobs.evaluate`."""
-        return self._run("evaluate", config, evaluate_identity, _describe_scores)
+        return self._run("evaluate", config, evaluate_identity, scores_words)
 
     def compress(self, config: CompressConfig) -> Result:
         """A model to a smaller one; see `jobs.compress`."""
-        return self._run("compress", config, compress_identity, _describe_smaller)
+        return self._run("compress", config, compress_identity, smaller_words)
 
     def resume(self, found: Continuation) -> Result:
         """Go on with a run under its own id, until it ends; with the application up as a job."""
@@ -268,30 +275,3 @@ def _stop(jobs: JobClient, run_id: str) -> None:
     if jobs.newest(run_id) is not None:
         jobs.stop(run_id)
         jobs.wait(run_id, _STOP_TIMEOUT_S)
-
-
-def _describe_dataset(result: Result) -> str:
-    return f"{result['dataset']}: {result['train_tokens']:,} tokens to train on"
-
-
-def _describe_model(result: Result) -> str:
-    return f"{result['model']}: {result['parameters'] / 1e6:.1f} M parameters"
-
-
-def _describe_scores(result: Result) -> str:
-    if "bits_per_byte" not in result:
-        return f"{result['model']}: {', '.join(result['suites'])}"
-    return (
-        f"{result['bits_per_byte']:.3f} bits per byte on held-out text,"
-        f" xz -9e needs {result['xz_bits_per_byte']:.3f}"
-    )
-
-
-def _describe_smaller(result: Result) -> str:
-    size = (
-        f"{result['size_bytes'] / 1e6:.1f} MB, {result['share']:.0%} of {result['source']} in bf16"
-    )
-    if result["to"] == "pruned":
-        parameters = f"{result['parameters'] / 1e6:.1f} M parameters"
-        size = f"{parameters}, {result['share']:.0%} of {result['source']}"
-    return f"{result['model']}: {size}"

@@ -86,6 +86,10 @@ def _work(kind: str) -> Callable[[JobContext, Any], Result]:
         from jobs.prepare import in_this_process, prepare
 
         return partial(prepare, executor=in_this_process())
+    if kind == "train_tokenizer":
+        from jobs.train_tokenizer import learn
+
+        return learn
     if kind == "compress":
         from jobs.compress import compress
 

@@ -8,29 +8,24 @@ manifest exists only when all of its blobs do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import mulm
 from mulm.data.build_dataset import build_dataset
 from mulm.data.build_documents import build_documents, rejects_of
-from mulm.data.corpus import Corpus
-from mulm.data.decisions import TRAIN, Flags
-from mulm.data.encode import training_texts
 from mulm.data.executor import Executor, InProcess
+from mulm.data.learn_tokenizer import learn_tokenizer
 from mulm.data.recipe import Recipe
 from mulm.data.sources.listing import Listing, list_files
-from mulm.data.steps import Emit, StageProgress, Steps, silent
-from mulm.data.tokenizer import Tokenizer, train_tokenizer
+from mulm.data.steps import Emit, Steps, silent
+from mulm.data.tokenizer import Tokenizer
 from mulm.manifest import Manifest
 from mulm.store import Store
 
 DATA_VERSION = 2
 """Counts the changes of the pure stages that change their results."""
 CODE_VERSION = f"{mulm.__version__}+data.{DATA_VERSION}"
-TOKENIZER_SAMPLE_BYTES = 64 << 20
-"""A tokenizer learns from about this much text at most, chosen by hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,45 +85,7 @@ def build(
 
 
 def _tokenizer(recipe: Recipe, steps: Steps, documents: Manifest) -> Manifest:
-    """Learn from the training documents: a version of kind "tokenizer"."""
-    vocab_size = recipe.tokenizer.vocab_size
-    config: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "chat_fraction": recipe.chat_fraction,
-        "sample_bytes": TOKENIZER_SAMPLE_BYTES,
-    }
-
-    def make() -> Manifest:
-        part = TOKENIZER_SAMPLE_BYTES / max(1, documents.counts["train_bytes"])
-        texts = training_texts(_train_files(steps.store, documents), recipe.chat_fraction, part)
-        learned = train_tokenizer(_told(texts, steps, documents), vocab_size)
-        return Manifest(
-            kind="tokenizer",
-            code_version=CODE_VERSION,
-            config=config,
-            parents={"documents": documents.id},
-            tokenizer_fingerprint=learned.fingerprint,
-            licences=documents.licences,
-            counts={"vocab_size": learned.vocab_size},
-            blobs=(steps.store.put("tokenizer.json", learned.to_bytes()),),
-        )
-
-    inputs = config | {"documents": documents.id}
-    return steps.run("tokenizer", inputs, make, lambda m: f"{m.counts['vocab_size']} tokens")
-
-
-def _told(texts: Iterator[str], steps: Steps, documents: Manifest) -> Iterator[str]:
-    """Pass texts on and tell how far reading is; what comes after it tells nothing."""
-    total = min(TOKENIZER_SAMPLE_BYTES, int(documents.counts["train_bytes"]))
-    progress = StageProgress(steps, "tokenizer", total)
-    for text in texts:
-        yield text
-        progress.advance(len(text.encode()))
-
-
-def _train_files(store: Store, documents: Manifest) -> Iterator[tuple[bytes, Flags]]:
-    for chunk in Corpus.of(store, documents).chunks:
-        yield store.read(chunk.entry), chunk.decisions.are(TRAIN)
+    return learn_tokenizer(steps, documents, recipe.tokenizer.vocab_size, recipe.chat_fraction)
 
 
 def _check_pin(recipe: Recipe, store: Store, tokenizer: Manifest | None) -> None:

@@ -19,8 +19,8 @@ from mulm.errors import MulmError
 from mulm.manifest import Kind
 from mulm.refs import check_name, parse_ref
 
-_VOCAB_SIZE = 4096
-_MAX_VOCAB_SIZE = 1 << 20
+VOCAB_SIZE = 4096
+MAX_VOCAB_SIZE = 1 << 20
 
 
 class SplitRule(Frozen):
@@ -35,14 +35,14 @@ class SplitRule(Frozen):
 class TokenizerSpec(Frozen):
     """Train one of `vocab_size` ids, or use the one that `ref` names."""
 
-    vocab_size: int = Field(default=_VOCAB_SIZE, ge=1, le=_MAX_VOCAB_SIZE)
+    vocab_size: int = Field(default=VOCAB_SIZE, ge=1, le=MAX_VOCAB_SIZE)
     ref: str | None = None
     fingerprint: str | None = None
     """Refuse any other tokenizer than this one."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> TokenizerSpec:
-        if self.ref is not None and self.vocab_size != _VOCAB_SIZE:
+        if self.ref is not None and self.vocab_size != VOCAB_SIZE:
             raise ValueError("give vocab_size to train a tokenizer or ref to use one, not both")
         return self
 

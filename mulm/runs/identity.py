@@ -19,6 +19,7 @@ from mulm.data.build_documents import foreign_code
 from mulm.data.recipe import Recipe
 from mulm.data.source_spec import FileContent, SourceSpec
 from mulm.data.sources.listing import checksum, list_files
+from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.errors import ConfigError
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.suite_data import SuiteData, find_suites
@@ -146,6 +147,14 @@ def prepare_identity(recipe: Recipe, facts: Facts, store: Store) -> dict[str, An
     }
 
 
+def tokenizer_identity(config: TokenizerConfig, facts: Facts, _store: Store) -> dict[str, Any]:
+    """The dataset version, the code."""
+    return {
+        "dataset": facts.resolve("dataset", parse_ref(config.dataset)).manifest_id,
+        "build": CODE_VERSION,
+    }
+
+
 def train_identity(config: TrainConfig, facts: Facts, _store: Store) -> dict[str, Any]:
     """The dataset version, the models that it begins with and learns from, the training loop."""
     models = {"init_from": config.init_from, "teacher": config.teacher}
@@ -216,6 +225,7 @@ def import_identity(_config: ImportConfig, _facts: Facts, _store: Store) -> dict
 
 IDENTITIES: Mapping[str, Callable[[Any, Facts, Store], dict[str, Any]]] = {
     "prepare": prepare_identity,
+    "train_tokenizer": tokenizer_identity,
     "train": train_identity,
     "evaluate": evaluate_identity,
     "compress": compress_identity,

@@ -12,6 +12,7 @@ from typing import Any
 from mulm.batch import BatchConfig
 from mulm.config import Frozen
 from mulm.data.recipe import Recipe
+from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.eval.config import EvaluateConfig
 from mulm.model.compress_config import CompressConfig
 from mulm.model.exchange_config import ExportConfig, ImportConfig
@@ -24,6 +25,7 @@ TRAIN = "train"
 SCHEMAS: Mapping[str, type[Frozen]] = {
     "prepare": Recipe,
     TRAIN: TrainConfig,
+    "train_tokenizer": TokenizerConfig,
     "evaluate": EvaluateConfig,
     "compress": CompressConfig,
     "fine_tune": FineTuneConfig,

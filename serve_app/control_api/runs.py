@@ -33,7 +33,10 @@ _MAX_LINES = 10_000
 class NewRun(Frozen):
     """What to do: a kind of work, and its config as in a file."""
 
-    kind: Literal["prepare", "train", "evaluate", "compress", "model_export", "model_import"]
+    kind: Literal[
+        "prepare", "train_tokenizer", "train", "evaluate", "compress", "model_export",
+        "model_import",
+    ]  # fmt: skip
     config: Annotated[dict[str, Any], Field(max_length=256)]
 
 

@@ -1,20 +1,22 @@
-"""`/api/v1/tokenizers/{ref}`: texts to token ids and back, by any tokenizer of the store.
+"""`/api/v1/tokenizers`: learn one; texts to token ids and back, by any of the store.
 
-Tokenizers are trained by the build of a dataset; `serve_app.control_api.versions` lists them.
+The build of a dataset learns one too; `serve_app.control_api.versions` lists them.
 """
 
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 from pydantic import Field
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from mulm.config import Frozen
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import ConfigError
 from mulm.refs import parse_ref
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.idempotency import OnceDependency
+from serve_app.control_api.runs import DONE_BEFORE, started_run
 from serve_app.openai_api.logprobs import TokenNames
 from serve_app.service import ServiceDependency
 
@@ -24,6 +26,10 @@ router = APIRouter(
 
 MAX_IDS = 1 << 20
 MAX_TEXTS = 1024
+
+
+ConfigBody = Annotated[dict[str, Any], Body(max_length=64)]
+"""`name`, `dataset`, `vocab_size`; checked where all configs are, for errors that help."""
 
 
 class EncodeBody(Frozen):
@@ -42,6 +48,14 @@ class DecodeBody(Frozen):
                         Field(max_length=MAX_IDS)], ...],
         Field(min_length=1, max_length=MAX_TEXTS),
     ]  # fmt: skip
+
+
+@router.post("", status_code=202, responses={200: DONE_BEFORE}, response_model=None)
+def create_tokenizer(
+    config: ConfigBody, control: ControlDependency, once: OnceDependency
+) -> Response:
+    """Learn a tokenizer from the documents of a dataset: a run, to which `Location` leads."""
+    return once.answer(lambda: started_run(control, "train_tokenizer", config))
 
 
 @router.post("/{ref}/encode")

@@ -10,7 +10,9 @@ import pytest
 
 from jobs.entry import JobContext, execute
 from jobs.prepare import in_this_process, prepare
+from jobs.train_tokenizer import learn
 from mulm.data.recipe import Recipe
+from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.gc import plan_gc
 from mulm.runs.identity import IDENTITIES, run_id_of
 from tests.unit.serve_app.control_api.conftest import WEAK_KEY
@@ -59,6 +61,31 @@ def work(home, ledger, store, jobs):
         return result
 
     return run
+
+
+def test_a_tokenizer_is_learned_of_a_dataset_alone(api, recipe, work, ledger, home, store, jobs):
+    build(api, recipe)
+    built = work()
+    order = {"name": "alone", "dataset": "made", "vocab_size": 400}
+    reply = api.call("POST", "/api/v1/tokenizers", json=order)
+    assert reply.status_code == 202, reply.text
+    module, run_id, path = jobs.submitted[-1]
+    assert (module, reply.headers["location"]) == (
+        "jobs.train_tokenizer", f"/api/v1/runs/{run_id}",
+    )  # fmt: skip
+    config = TokenizerConfig.model_validate(json.loads(path.read_bytes()))
+    assert config.dataset == "made@1", "what it means is fixed when it begins"
+    context = JobContext(run_id, home, store, ledger)
+    assert (
+        execute("train_tokenizer", config, learn, context)["tokenizer_id"] == built["tokenizer_id"]
+    )
+    jobs.stop(run_id)
+    again = api.call("POST", "/api/v1/tokenizers", json=order)
+    assert (again.status_code, again.json()["result"]["tokenizer"]) == (200, "alone@1")
+    bad = {"name": "alone", "dataset": "made", "vocab_siz": 400}
+    told = api.refused("POST", "/api/v1/tokenizers", 400, json=bad)
+    assert told["hint"] == "did you mean 'vocab_size'?"
+    api.refused("POST", "/api/v1/tokenizers", 404, json=order | {"dataset": "nothing"})
 
 
 def test_from_an_upload_to_a_version(api, recipe, work, ledger):
