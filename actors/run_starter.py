@@ -7,17 +7,20 @@ is under way is not started twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from actors.job_client import JobClient
 from mulm.atomic import write_atomic
 from mulm.config import Frozen, canonical_json, load_config
 from mulm.data.recipe import Recipe
 from mulm.data.source_spec import SourceSpec
+from mulm.data.sources.bundled import CORPORA, SCHEME
 from mulm.data.sources.registry import SOURCES
+from mulm.data.sources.remote import is_http
 from mulm.errors import ConfigError, ConflictError, NotFoundError, nearest
 from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
@@ -50,10 +53,19 @@ class RunStarter:
         facts: For reading, and for noting a run before its job begins.
         store: Where versions lie.
         jobs: Of the running application.
+        source_urls: Beginnings of addresses from which clients may have data fetched.
     """
 
-    def __init__(self, home: Home, facts: Facts, store: Store, jobs: JobClient) -> None:
+    def __init__(
+        self,
+        home: Home,
+        facts: Facts,
+        store: Store,
+        jobs: JobClient,
+        source_urls: Sequence[str] = (),
+    ) -> None:
         self._home, self._facts, self._store, self._jobs = home, facts, store, jobs
+        self._source_urls = tuple(source_urls)
 
     def start(self, kind: str, values: Mapping[str, Any]) -> Started:
         """Begin a run, unless it was done or is under way.
@@ -63,7 +75,7 @@ class RunStarter:
             NotFoundError: a version that it names is not there.
         """
         config = pinned(load_config(SCHEMAS[kind], values), self._facts)
-        require_no_files(config, self._facts)
+        require_no_files(config, self._facts, self._source_urls)
         run_id = run_id_of(kind, config, IDENTITIES[kind](config, self._facts, self._store))
         try:
             phase = self._facts.run(run_id).phase
@@ -116,7 +128,7 @@ def submit(
     return jobs.submit(f"jobs.{kind}", run_id, path, folder)
 
 
-def require_no_files(config: Frozen, facts: Facts) -> None:
+def require_no_files(config: Frozen, facts: Facts, source_urls: Sequence[str] = ()) -> None:
     """A client of the API has no business with files or code of the machine that serves it.
 
     Raises:
@@ -132,7 +144,7 @@ def require_no_files(config: Frozen, facts: Facts) -> None:
                 raise ConfigError("no uploaded file has this content", param=f"contents.{name}")
     if isinstance(config, Recipe):
         for number, spec in enumerate(config.sources):
-            _require_uploaded(spec, f"sources.{number}", facts)
+            _require_safe(spec, f"sources.{number}", facts, source_urls)
         if config.decontaminate is not None:
             raise ConfigError(
                 "files of evaluations cannot be named over HTTP",
@@ -141,20 +153,35 @@ def require_no_files(config: Frozen, facts: Facts) -> None:
             )
 
 
-def _require_uploaded(spec: SourceSpec, where: str, facts: Facts) -> None:
-    if spec.content is None:
+def _require_safe(spec: SourceSpec, where: str, facts: Facts, source_urls: Sequence[str]) -> None:
+    """Uploads, bundled corpora, and files by checksum from where they may be fetched."""
+    if spec.content is None and not _may_be_read(spec.path, source_urls):
         raise ConfigError(
-            "paths and addresses cannot be named over HTTP",
-            hint='upload files with `POST /v1/files` and name them: {"file": "file_..."}',
+            "this path or address cannot be named over HTTP",
+            hint='upload files with `POST /v1/files` and name them: {"file": "file_..."}; or name'
+            f" {_allowed(source_urls)}",
             param=f"{where}.path",
         )
-    if not facts.has_file(spec.content.name, spec.content.sha256):
+    if spec.content is not None and not facts.has_file(spec.content.name, spec.content.sha256):
         raise ConfigError("no uploaded file has this content", param=f"{where}.content")
     if spec.type not in SOURCES:
         hint = nearest(spec.type[:_SHOWN_CHARS], SOURCES)
         raise ConfigError(
             f"unknown source type {spec.type[:_SHOWN_CHARS]!r}", hint=hint, param=f"{where}.type"
         )
+
+
+def _may_be_read(path: str, source_urls: Sequence[str]) -> bool:
+    """What is bundled is everybody's; of the network only what the operator has named."""
+    if path.startswith(f"{SCHEME}://"):
+        return True
+    leads_up = ".." in unquote(path).replace("\\", "/").split("/")
+    return is_http(path) and path.startswith(tuple(source_urls)) and not leads_up
+
+
+def _allowed(source_urls: Sequence[str]) -> str:
+    bundled = ", ".join(f"{SCHEME}://{name}" for name in CORPORA)
+    return ", ".join((bundled, *(f"what begins with {url}" for url in source_urls)))
 
 
 def _reads_uploads_only(config: Frozen) -> bool:

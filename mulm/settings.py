@@ -6,6 +6,7 @@ Read once by `mulm up` and passed down. Few knobs: what can be computed is not a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ def _apart(value: object) -> object:
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_apart)]
 """In a variable with commas between them."""
 
+_WHOLE_PLACE = re.compile(r"https?://[^/@?#\\\s]+/([^?#\\\s]*/)?")
 _PREFIX = "MULM_"
 
 
@@ -52,6 +54,9 @@ class Settings(Frozen):
     """Requests to models that are answered at the same time, of all keys together."""
     cors_origins: Names = ()
     """Origins whose web pages may call the API, such as `https://app.example`; none by default."""
+    source_urls: Names = ()
+    """Beginnings of addresses from which clients of the API may have data fetched, such as
+    `https://data.example/corpora/`; none by default."""
     otlp_endpoint: str | None = None
     """Where traces of requests go, by OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`."""
     dashboard_port: Port = 8265
@@ -80,6 +85,15 @@ class Settings(Frozen):
             if path is not None and not path.is_file():
                 raise ValueError(f"{variable_of(field)}: no such file: {str(path)!r}")
         return self
+
+    @field_validator("source_urls")
+    @classmethod
+    def _are_whole_places(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        """With a whole host and whole folders, so that no other one begins like it."""
+        for url in urls:
+            if not _WHOLE_PLACE.fullmatch(url):
+                raise ValueError(f"{url!r} is not like https://host/ or https://host/folder/")
+        return urls
 
     @field_validator("tls_cert", "tls_key")
     @classmethod

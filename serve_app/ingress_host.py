@@ -7,7 +7,7 @@ it starts fast and stays small.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -82,7 +82,7 @@ class IngressHost:
         self._service = Service(self._deployments.serving, metrics_text=self._metrics.text)
         state = ServedState(self._deployments.serving, deployer, self._receiver.reports)
         self._control = open_control(
-            home, self._facts, self._store, JobClient.of(info, home), state
+            home, self._facts, self._store, JobClient.of(info, home), state, settings.source_urls
         )
         self._keys = KeyRing(self._facts.key_secrets, read_secret(home.key_secret))
         self._server: HttpServer | None = None
@@ -164,13 +164,19 @@ class IngressHost:
 
 
 def open_control(
-    home: Home, facts: Facts, store: Store, jobs: JobClient, served: ServedState
+    home: Home,
+    facts: Facts,
+    store: Store,
+    jobs: JobClient,
+    served: ServedState,
+    source_urls: Sequence[str] = (),
 ) -> Control:
     """What the control API reaches: this installation, through the cluster."""
 
     def write(method: str, *args: Any, **kwargs: Any) -> None:
         getattr(facts, method)(*args, **kwargs)
 
-    desk, starter = RunDesk(home, facts, jobs, write), RunStarter(home, facts, store, jobs)
+    desk = RunDesk(home, facts, jobs, write)
+    starter = RunStarter(home, facts, store, jobs, source_urls)
     feed = EventFeed(facts)
     return Control(facts, store, desk, starter, feed, served, estimate_training, cluster_nodes)

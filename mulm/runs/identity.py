@@ -18,7 +18,7 @@ from mulm.data.build import CODE_VERSION
 from mulm.data.build_documents import foreign_code
 from mulm.data.recipe import Recipe
 from mulm.data.source_spec import FileContent, SourceSpec
-from mulm.data.sources.listing import checksum, list_files
+from mulm.data.sources.listing import checksum, identities
 from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.errors import ConfigError
 from mulm.eval.config import EvaluateConfig
@@ -136,7 +136,7 @@ def prepare_identity(recipe: Recipe, facts: Facts, store: Store) -> dict[str, An
     ref = recipe.tokenizer.ref
     evaluations = recipe.decontaminate.paths if recipe.decontaminate else ()
     return {
-        "files": list_files(recipe, store).identities,
+        "files": identities(recipe, store),
         "tokenizer": facts.resolve("tokenizer", parse_ref(ref)).manifest_id if ref else None,
         "against": [
             facts.resolve("dataset", parse_ref(known)).manifest_id for known in recipe.dedup.against

@@ -51,3 +51,13 @@ def test_a_certificate_needs_its_key_and_both_must_be_there(tmp_path) -> None:
         Settings.from_env(env)
     with pytest.raises(ConfigError, match="MULM_TLS_KEY: no such file"):
         Settings.from_env(env | {"MULM_TLS_KEY": str(tmp_path / "key.pem")})
+
+
+def test_places_of_data_are_whole_hosts_and_folders() -> None:
+    given = "https://data.example/, http://10.0.0.2:80/corpora/"
+    assert Settings.from_env({"MULM_SOURCE_URLS": given}).source_urls == (
+        "https://data.example/", "http://10.0.0.2:80/corpora/",
+    )  # fmt: skip
+    for bad in ("https://data.example", "https://a@b/", "file:///", "https://a/b", "hf://x/", "/"):
+        with pytest.raises(ConfigError, match="MULM_SOURCE_URLS"):
+            Settings.from_env({"MULM_SOURCE_URLS": bad})

@@ -16,7 +16,8 @@ from mulm.data.recipe import Recipe
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import SourceFile
 from mulm.data.sources.registry import source_of
-from mulm.data.sources.remote import fetch, is_remote
+from mulm.data.sources.remote import fetch, is_http, is_remote
+from mulm.data.sources.remote_http import promised
 from mulm.data.sources.uploaded import uploaded_file
 from mulm.data.tasks import ListedFile, ReadTask, make_tasks, unreadable
 from mulm.store import Store
@@ -58,6 +59,22 @@ def list_files(recipe: Recipe, store: Store) -> Listing:
         found += [(number, file) for file in _files(spec, store)]
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing runs outside of Python's lock
         return Listing(tuple(pool.map(lambda item: _listed(*item), found)))
+
+
+def identities(recipe: Recipe, store: Store) -> list[dict[str, Any]]:
+    """As `Listing.identities`; what is known by its checksum is not fetched for that.
+
+    Raises as `list_files`.
+    """
+    found: list[dict[str, Any]] = []
+    for number, spec in enumerate(recipe.sources):
+        if is_http(spec.path):
+            name, digest = promised(spec)
+            found.append({"source": number, "name": name, "sha256": digest})
+        else:
+            files = [_listed(number, file) for file in _files(spec, store)]
+            found += [listed.identity for listed in files]
+    return found
 
 
 def read_tasks(recipe: Recipe, listing: Listing) -> list[ReadTask]:

@@ -48,6 +48,21 @@ def fetch_http(
     sleep: Callable[[float], None] = time.sleep,
 ) -> SourceFile:
     """Bring one file, or find it. See `remote.fetch` for what is raised."""
+    url, (name, sha256) = spec.path, promised(spec)
+    path = folder / key_of(url, sha256) / name
+    if not (path.is_file() and hash_file(path) == sha256):
+        make_folder(path.parent)
+        with path_lock(path.parent.with_suffix(".lock"), shown_url(url)):
+            _Transfer(url, sha256, path, emit, proxies, sleep).run()
+    return SourceFile(name, path)
+
+
+def promised(spec: SourceSpec) -> tuple[str, str]:
+    """The name and the checksum of the file, before it is here.
+
+    Raises:
+        ConfigError: the address names no file, or comes without a checksum.
+    """
     url = spec.path
     if spec.sha256 is None:
         raise ConfigError(
@@ -57,12 +72,7 @@ def fetch_http(
     name = PurePosixPath(unquote(urlsplit(url).path)).name
     if not name or not is_portable(name):
         raise ConfigError(f"{shown_url(url)!r} names no file", hint="write the address of one file")
-    path = folder / key_of(url, spec.sha256) / name
-    if not (path.is_file() and hash_file(path) == spec.sha256):
-        make_folder(path.parent)
-        with path_lock(path.parent.with_suffix(".lock"), shown_url(url)):
-            _Transfer(url, spec.sha256, path, emit, proxies, sleep).run()
-    return SourceFile(name, path)
+    return name, spec.sha256
 
 
 class _Transfer:

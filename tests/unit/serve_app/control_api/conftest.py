@@ -202,7 +202,7 @@ def api(
         ledger,
         store,
         RunDesk(home, ledger, jobs, write),
-        RunStarter(home, ledger, store, jobs),
+        RunStarter(home, ledger, store, jobs, ["https://data.example/corpora/"]),
         feed,
         ServedState(deployments.serving, deployer, lambda: reports),
         estimate=lambda values: {"object": "estimate", "config": dict(values)},

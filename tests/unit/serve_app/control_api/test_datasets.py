@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from typing import Any
@@ -12,6 +13,8 @@ from jobs.entry import JobContext, execute
 from jobs.prepare import in_this_process, prepare
 from jobs.train_tokenizer import learn
 from mulm.data.recipe import Recipe
+from mulm.data.sources.listing import identities, list_files
+from mulm.data.sources.remote_names import key_of
 from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.gc import plan_gc
 from mulm.runs.identity import IDENTITIES, run_id_of
@@ -131,6 +134,33 @@ def test_a_recipe_of_paths_has_the_identity_that_it_had():
     }  # fmt: skip
 
 
+def test_what_is_bundled_is_built_by_its_name(api, recipe, work):
+    told = api.refused("POST", ROOT, 404, json=recipe | {"sources": [{"path": "bundled://../etc"}]})
+    assert told["hint"] == "known: books"
+    build(api, recipe | {"sources": [{"path": "bundled://books", "licence": "public domain"}]})
+    assert work()["documents"] > 100
+
+
+def test_from_a_named_place_data_is_fetched_by_the_run_and_not_before(
+    api, recipe, jobs, ledger, store, monkeypatch
+):
+    def fetch(*_: object) -> None:
+        raise AssertionError("the request waits for nobody elsewhere")
+
+    monkeypatch.setattr("mulm.data.sources.listing.fetch", fetch)
+    digest = hashlib.sha256(texts()).hexdigest()
+    source = {"path": "https://data.example/corpora/texts.jsonl", "sha256": digest}
+    run = build(api, recipe | {"sources": [source]})
+    path = store.downloads / key_of(source["path"], digest) / "texts.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(texts())
+    monkeypatch.undo()
+    config = Recipe.model_validate(json.loads(jobs.submitted[-1][2].read_bytes()))
+    there = list_files(config, store).identities
+    assert identities(config, store) == there, "what is promised is what comes"
+    assert run_id_of("prepare", config, IDENTITIES["prepare"](config, ledger, store)) == run["id"]
+
+
 def test_a_run_goes_on_with_its_bytes_when_the_file_is_forgotten(
     api, recipe, file_id, work, ledger, store
 ):
@@ -145,12 +175,28 @@ def test_a_run_goes_on_with_its_bytes_when_the_file_is_forgotten(
     assert file_id in problem["detail"]
 
 
+ELSEWHERE = (
+    "data.example/x.txt",
+    "data.example.evil/corpora/x.txt",
+    "u@data.example/corpora/x.txt",
+    "data.example/corpora/../x.txt",
+    "data.example/corpora/%2e%2e/x.txt",
+    "DATA.example/corpora/x.txt",
+)
+
+
+def at(path: str) -> dict[str, Any]:
+    return {"sources": [{"path": f"https://{path}", "sha256": "a" * 64}]}
+
+
 @pytest.mark.parametrize(("change", "param"), [
     ({"sources": [{"path": "/etc/passwd"}]}, "sources.0.path"),
     ({"sources": [{"path": "corpora"}]}, "sources.0.path"),
     ({"sources": [{"path": "file:///etc/passwd"}]}, "sources.0.path"),
     ({"sources": [{"path": "http://169.254.169.254/", "sha256": "a" * 64}]}, "sources.0.path"),
     ({"sources": [{"path": "hf://datasets/a/b"}]}, "sources.0.path"),
+    *((at(path), "sources.0.path") for path in ELSEWHERE),
+    ({"sources": [{"path": "https://data.example/corpora/x.txt"}]}, None),
     ({"sources": [{"content": {"name": "a", "sha256": "a" * 64, "size_bytes": 1}}]},
      "sources.0.content"),
     ({"decontaminate": {"paths": ["/etc/passwd"]}}, "decontaminate"),
