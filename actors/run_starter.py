@@ -26,6 +26,7 @@ from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.model.exchange_config import ImportConfig
+from mulm.runs.continued import continued_config
 from mulm.runs.identity import IDENTITIES, pinned, run_id_of
 from mulm.runs.kinds import SCHEMAS
 from mulm.runs.standing import Standing
@@ -90,16 +91,28 @@ class RunStarter:
         self._submit(run_id, kind, config)
         return Started(run_id, is_begun=True)
 
-    def go_on(self, found: Standing) -> None:
+    def go_on(
+        self, found: Standing, overrides: Sequence[str] = (), *, also_cancelled: bool = False
+    ) -> None:
         """Have a run go on that was paused, has failed or was lost.
 
+        Args:
+            found: The run.
+            overrides: What changes that has no part in the result, as `--set` takes it.
+            also_cancelled: Whether one that was cancelled may go on too.
+
         Raises:
-            ConflictError: it has ended otherwise, or reads files, which may have changed.
+            ConfigError, UnknownNameError: an override does not fit.
+            ConflictError: it has ended otherwise, goes on already without the overrides, would be
+                another run with them, or reads files, which may have changed.
         """
         run = found.run
-        if not may_resume(found):
+        if not may_resume(found, also_cancelled=also_cancelled):
+            if overrides:
+                hint = "pause it first, then resume it so"
+                raise ConflictError(f"{run.id} goes on already, without the changes", hint=hint)
             return
-        config = load_config(SCHEMAS[run.kind], run.config)
+        config = continued_config(run, overrides)
         if run.kind not in _RESUMED and not _reads_uploads_only(config):
             raise ConflictError(
                 f"{run.id} reads files, which may have changed",

@@ -20,7 +20,7 @@ from jobs.cli_verbs import (
     with_json,
     with_overrides,
 )
-from mulm.errors import ConfigError, ConflictError
+from mulm.errors import ConflictError
 from mulm.home import Home
 
 if TYPE_CHECKING:
@@ -121,15 +121,10 @@ def _resumed_elsewhere(
     with open_remote() as remote:
         if remote is None:
             return None
-        if overrides or cancelled:
-            raise ConfigError(
-                "--set and --cancelled do not travel over HTTP",
-                hint="leave them away, or start anew",
-            )
         desk = RemoteDesk(remote)
         found = desk.find(run).run.id
         after = newest_phase(desk.runs, found)
-        desk.runs.ask(found, "resume")
+        desk.runs.resume(found, overrides, also_cancelled=cancelled)
         result = {} if detach else attend(desk.runs, found, after, shown_progress())
         return {"run": found} | result
 

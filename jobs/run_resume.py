@@ -10,16 +10,16 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import chdir
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-from mulm.config import Frozen, load_config
+from mulm.config import Frozen
 from mulm.errors import ConflictError
 from mulm.facts import Facts
 from mulm.records import Run
+from mulm.runs.continued import continued_config
 from mulm.runs.identity import IDENTITIES, run_id_of
-from mulm.runs.kinds import SCHEMAS, TRAIN
+from mulm.runs.kinds import TRAIN
 from mulm.store import Store
 
 _DERIVED = re.compile(r"run_[0-9a-f]{12}")
@@ -45,16 +45,7 @@ def continuation(
         ConfigError, UnknownNameError: an override does not fit.
         ConflictError: an override would make it another run, or what it reads has changed.
     """
-    schema = SCHEMAS[run.kind]
-    config = load_config(schema, deepcopy(run.config), overrides)
-    before, now = run.config, config.model_dump(mode="json")
-    for key in sorted(now):
-        if key not in schema.NOT_IDENTITY and before.get(key) != now[key]:
-            raise ConflictError(
-                f"{key}: {run.id} began with {before.get(key)!r}, not {now[key]!r}",
-                hint=f"a resume may change {', '.join(sorted(schema.NOT_IDENTITY))}; the rest is"
-                " another run: start it with its own command",
-            )
+    config = continued_config(run, overrides)
     found = Continuation(run.id, run.kind, config, _folder(facts, run.id))
     _require_same_files(found, facts, store)
     return found

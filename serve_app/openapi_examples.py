@@ -30,6 +30,7 @@ EXAMPLES: dict[tuple[str, str], Any] = {
     ("post", "/api/v1/runs"): {"kind": "train", "config": _TRAIN},
     ("post", "/api/v1/runs/estimate"): {"config": _TRAIN},
     ("post", "/api/v1/runs/{run_id}/fork"): {"config": {"seed": 2}},
+    ("post", "/api/v1/runs/{run_id}/resume"): {"set": ["workers=1"]},
     ("post", "/api/v1/tokenizers"): {"name": "notes-16k", "dataset": "notes", "vocab_size": 16384},
     ("post", "/api/v1/tokenizers/{ref}/decode"): {"ids": [[72, 101, 108]]},
     ("post", "/api/v1/tokenizers/{ref}/encode"): {"texts": ["It was a dark night."]},

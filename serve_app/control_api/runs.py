@@ -40,6 +40,15 @@ class NewRun(Frozen):
     config: Annotated[dict[str, Any], Field(max_length=256)]
 
 
+class ResumeBody(Frozen):
+    """How a run goes on."""
+
+    set: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=64)] = ()
+    """What changes that has no part in the result, as `--set` takes it: `["workers=1"]`."""
+    also_cancelled: bool = False
+    """Whether it may have been cancelled."""
+
+
 @router.get("")
 def list_runs(
     control: ControlDependency,
@@ -128,9 +137,13 @@ def cancel_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
 
 
 @router.post("/{run_id}/resume", status_code=202)
-def resume_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
+def resume_run(
+    run_id: str, control: ControlDependency, body: ResumeBody | None = None
+) -> dict[str, Any]:
     """Go on with a run that was paused or has failed, from its newest checkpoint."""
-    control.starter.go_on(control.desk.one(run_id))
+    body = body or ResumeBody()
+    found = control.desk.one(run_id)
+    control.starter.go_on(found, body.set, also_cancelled=body.also_cancelled)
     return _described(control.desk.one(run_id))
 
 

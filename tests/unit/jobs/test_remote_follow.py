@@ -303,7 +303,26 @@ def test_a_run_there_is_paused_and_resumed(there: Any, at_server: Any) -> None:
     work(there)
     assert mulm.json("runs", "resume", run_id)["model"] == "demo@1"
     assert mulm("runs", "resume", run_id)[0] == 9, "it has succeeded"
-    assert mulm("runs", "resume", run_id, "--set", "workers=1")[0] == 2
+    assert mulm("runs", "resume", run_id, "--set", "workers=1")[0] == 9
+
+
+def test_a_run_there_goes_on_with_changes_that_have_no_part_in_the_result(
+    there: Any, at_server: Any
+) -> None:
+    mulm, facts = at_server, there.facts
+    run_id = "run_" + "6" * 12
+    facts.create_run(run_id, "train", CONFIG)
+    facts.set_phase(run_id, "cancelled")
+    assert mulm("runs", "resume", run_id, "--detach")[0] == 9
+    order = ("runs", "resume", run_id, "--detach", "--cancelled", "--set")
+    code, _, err = mulm(*order, "steps=7")
+    assert (code, "began with" in err) == (9, True)
+    assert "did you mean 'workers'?" in mulm(*order, "worker=1")[2]
+    assert there.jobs.all == {}
+    assert mulm.json(*order, "log_every=3") == {"run": run_id}
+    config = json.loads((there.home.run(run_id) / "config.json").read_bytes())
+    assert (config["log_every"], config["steps"]) == (3, CONFIG["steps"])
+    assert mulm(*order, "log_every=4")[0] == 9, "it goes on already"
 
 
 def test_watching_ends_as_the_run_does(there: Any, at_server: Any) -> None:
