@@ -97,6 +97,8 @@ class Head:
             **ENV_VARIABLES_OF_RAY,
             **ray_env(self.home),
             **self.settings.to_env(),
+            # Ray's own helpers of a run ask for states there; else they look for any cluster.
+            "RAY_API_SERVER_ADDRESS": self.info.dashboard_url,
             MARKER: self.info.id,
             TEMP_DIR_VARIABLE: self.info.temp_dir,
             "TMPDIR": str(self.scratch_dir),

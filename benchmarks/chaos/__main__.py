@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from benchmarks.chaos import clocks, damage, disk, kills, soak, training
+from benchmarks.chaos import backups, clocks, damage, disk, kills, soak, training
 from benchmarks.chaos.case import Case, Outcome, draw_of
 from benchmarks.chaos.world import World, running_world
 
@@ -24,6 +24,7 @@ CASES: list[Case] = [
     *kills.CASES,
     *training.CASES,
     *disk.CASES,
+    *backups.CASES,
 ]
 
 
@@ -67,6 +68,8 @@ def run_all(cases: Sequence[Case], seed: int) -> bool:
 def _run(case: Case, world: World | None, seed: int) -> bool:
     outcome, begun_s = Outcome(), time.monotonic()
     try:
+        if world is not None:
+            world.require_up()
         case.run(world, draw_of(seed, case.name), outcome)  # type: ignore[arg-type]
     except Exception as error:  # noqa: BLE001 - the border: the others still run
         traceback.print_exc()

@@ -26,7 +26,7 @@ from benchmarks.chaos.case import Case, Outcome
 from benchmarks.chaos.kills import judge
 from benchmarks.chaos.training import hit, run_of
 from benchmarks.chaos.witness import Witness
-from benchmarks.chaos.world import World, wait_for
+from benchmarks.chaos.world import World
 
 _SIZE = "2g"
 _FULL_S = 8.0
@@ -81,12 +81,11 @@ def serve_on_a_full_disk(world: World, draw: Random, outcome: Outcome) -> None:
         callers.wait_for_answers(time.monotonic(), _PATIENCE_S)
         with full_disk(world):
             outcome.seen["upload_told"] = _told_of_an_upload(world)
-            n_before = witness.n_acknowledged
             time.sleep(draw.uniform(0.5, 1.0) * _FULL_S)
             outcome.seen["refused"] = witness.n_refused
         freed_s = time.monotonic()
         callers.wait_for_answers(freed_s, _PATIENCE_S)
-        wait_for(lambda: witness.n_acknowledged > n_before + 5, _PATIENCE_S, "facts again")
+        witness.wait_for_more(5, _PATIENCE_S)
         outcome.seen["again_s"] = round(callers.answered_again_s(freed_s), 1)
     outcome.require(outcome.seen["upload_told"] == [507, "no_space"], "an upload was told else")
     judge(callers, witness, (), outcome)

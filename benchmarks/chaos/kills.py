@@ -19,7 +19,7 @@ from benchmarks.chaos.case import Case, Outcome
 from benchmarks.chaos.leaks import Belongings, left_behind
 from benchmarks.chaos.victims import victims
 from benchmarks.chaos.witness import Witness
-from benchmarks.chaos.world import World, wait_for
+from benchmarks.chaos.world import World, is_gone, wait_for
 
 ANSWERS_WITHIN_S = 30.0
 _PATIENCE_S = 120.0
@@ -80,9 +80,11 @@ def cut_the_power(world: World, draw: Random, outcome: Outcome) -> None:
     with Callers(world) as callers, Witness(world, draw) as witness:
         callers.wait_for_answers(time.monotonic(), _PATIENCE_S)
         time.sleep(draw.uniform(0.0, _LATEST_KILL_S))
-        for process in world.pack.find():
+        killed = world.pack.find()
+        for process in killed:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        wait_for(lambda: all(map(is_gone, killed)), _PATIENCE_S, "the end of all")
         begun_s = time.monotonic()
         world.up()
         _wait(callers, begun_s, outcome)

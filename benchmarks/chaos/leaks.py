@@ -28,7 +28,10 @@ _MAPPED = re.compile(rf"{_SHARED}/(\S+)")
 _SETTLE_S = 45.0
 _MORE_DESCRIPTORS = 24
 """A process may open connections to one that is new."""
-_COMES_AND_GOES = frozenset({"ray::IDLE", "ray::IDLE_SpillWorker"})
+_COMES_AND_GOES = frozenset(
+    {"ray::IDLE", "ray::IDLE_SpillWorker", "ray::_AutoscalingCoordinatorActor"}
+)
+"""Workers that wait for work, and the one that Ray keeps from a cluster's first run on."""
 
 
 @dataclass(frozen=True, slots=True)

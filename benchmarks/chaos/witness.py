@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.chaos.world import SERVED, World
+from benchmarks.chaos.world import SERVED, World, wait_for
 from mulm.errors import MulmError
 from mulm.ledger import Ledger
 from mulm.store import Store
@@ -32,7 +32,8 @@ class Witness:
         """Acknowledged uploads: id and SHA-256."""
         self.keys: set[str] = set()
         self.revoked: set[str] = set()
-        self._unsure: set[str] = set()
+        self.unsure: set[str] = set()
+        """Keys that somebody asked to revoke, whatever came of it."""
         self._alias_may_be = {1}
         self.n_acknowledged = 0
         self.n_refused = 0
@@ -47,6 +48,11 @@ class Witness:
         self._is_over.set()
         self._thread.join(2 * _TIMEOUT_S)
 
+    def wait_for_more(self, n: int, timeout_s: float) -> None:
+        """Until so many more facts were acknowledged. Raises TimeoutError."""
+        wanted = self.n_acknowledged + n
+        wait_for(lambda: self.n_acknowledged >= wanted, timeout_s, "facts")
+
     def missing(self) -> list[str]:
         """What was acknowledged and is not so, read from the files of the installation."""
         store = Store(self._world.home.store)
@@ -54,7 +60,7 @@ class Witness:
             files = {file.id: file for file in ledger.files()}
             keys = {key.id for key in ledger.valid_keys()}
             alias = ledger.aliases("model", SERVED)["live"]
-        wrong = [f"the key {key} is gone" for key in sorted(self.keys - keys - self._unsure)]
+        wrong = [f"the key {key} is gone" for key in sorted(self.keys - keys - self.unsure)]
         wrong += [f"the key {key} is back" for key in sorted(self.revoked & keys)]
         if alias not in self._alias_may_be:
             wrong.append(f"the alias is {alias}, not one of {sorted(self._alias_may_be)}")
@@ -95,11 +101,11 @@ class Witness:
         return reply.is_success
 
     def _revoke_key(self, client: httpx.Client) -> bool:
-        known = sorted(self.keys - self._unsure)
+        known = sorted(self.keys - self.unsure)
         if len(known) < 2:
             return self._make_key(client)
         key = self._draw.choice(known)
-        self._unsure.add(key)
+        self.unsure.add(key)
         reply = client.delete(f"/api/v1/keys/{key}")
         if reply.is_success:
             self.keys.discard(key)

@@ -21,11 +21,10 @@ import psutil
 
 from actors.cluster_info import ClusterInfo, ray_env, read_info
 from actors.job_client import JobClient
-from actors.processes import Pack
+from actors.processes import Pack, is_alive
 from jobs.keeper import with_its_ports
 from jobs.serve_model import serve_model
 from jobs.up import start, stop
-from mulm.errors import ConflictError
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.settings import Settings
@@ -82,17 +81,10 @@ class World:
         self._info = start(self.home, self.settings)
         self.settings = with_its_ports(self.settings, self._info)
 
-    def bring_back(self, timeout_s: float = 120.0) -> None:
-        """`mulm up` after a fault, as a person does it: again, while the old cluster still dies."""
-        end_s = time.monotonic() + timeout_s
-        while True:
-            try:
-                self.up()
-                return
-            except ConflictError:
-                if time.monotonic() > end_s:
-                    raise
-                time.sleep(0.5)
+    def require_up(self) -> None:
+        """Bring it up if the case before has left it down."""
+        if not is_alive(self.info.pid, self.info.id):
+            self.up()
 
     def down(self) -> None:
         """`mulm down`."""

@@ -43,6 +43,7 @@ def test_the_environment_asks_for_the_token(head: Head, monkeypatch: pytest.Monk
     monkeypatch.setenv("RAY_AUTH_TOKEN", "stolen")
     monkeypatch.setenv("PATH", "/bin")
     env = head.env()
+    assert env["RAY_API_SERVER_ADDRESS"] == head.info.dashboard_url
     assert env["RAY_AUTH_MODE"] == "token"
     assert env["RAY_AUTH_TOKEN_PATH"] == str(head.home.ray_token)
     assert {"RAY_ADDRESS", "RAY_AUTH_TOKEN"}.isdisjoint(env)
