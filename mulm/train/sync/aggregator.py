@@ -1,10 +1,11 @@
 """The aggregator: keeps the anchor, gathers the islands' progress, and closes rounds.
 
-One per run, hosted beside the head's ledger (`transport_tcp` serves it to islands elsewhere); a
-plain object that many threads call. Invariants: the public anchor moves by exactly what its updates
-decode to, so that it is bit for bit that of every island; what the wire's rounding leaves out stays
-in the true anchor, and goes with the next update. It may die at any moment: started again, it takes
-anchors that are newer than what it kept from the islands. Shape letters: N numbers of a fragment.
+One per run, kept by `outer_host` (`transport_tcp` serves it to islands elsewhere); a plain object
+that many threads call. Invariants: a round of a fragment is closed when all members gave, when a
+quorum gave and the grace is over, or at the latest `silence_s` after its first offer, so no island
+waits for ever; what is told to it is checked before it changes anything. It may die at any moment:
+started again, it takes anchors that are newer than what it kept from the islands. Shape letters: N
+numbers of a fragment.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, isfinite
 
-from mulm.errors import ConflictError
+from mulm.errors import ConflictError, CorruptError
+from mulm.train.sync.anchor_part import AnchorPart
 from mulm.train.sync.codec import Wire
 from mulm.train.sync.codecs import CODECS
 from mulm.train.sync.leases import Leases
@@ -35,16 +36,14 @@ from mulm.train.sync.rounds import (
     Update,
 )
 
-_KEPT_UPDATES = 2
-"""Of each fragment: an island may be one round behind, and ask twice."""
-
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
     """What all islands of a run share: the line of `n_rows`, a multiple of `granule`.
 
-    A round closes when all members gave, or `grace_s` after a part `quorum` of them has given.
-    A member that misses rounds and was silent for `silence_s` is waited for no more.
+    A round closes when all members gave, or `grace_s` after a part `quorum` of them has given, or
+    `silence_s` after the first. A member that misses rounds and was silent for `silence_s` is
+    waited for no more.
     """
 
     n_rows: int
@@ -56,77 +55,65 @@ class RoundPlan:
     silence_s: float = 30.0
 
 
-@dataclass(slots=True)
-class _Fragment:
-    """One part of the anchor, and the round of it that is open."""
-
-    size: int
-    number: int = 0
-    """How many rounds are closed."""
-    true_N: Tensor | None = None
-    public_N: Tensor | None = None
-    momentum_N: Tensor | None = None
-    gathered_N: Tensor | None = None
-    n_tokens: float = 0.0
-    given: set[str] = field(default_factory=set)
-    quorum_s: float = math.inf
-    """When enough islands had given."""
-    updates: dict[int, Update] = field(default_factory=dict)
-
-
 class Aggregator:
     """`Rounds` in this process.
 
     Args:
         plan: The same for the run's whole life.
         now_s: A clock that never goes back.
-        line: The rows that were given before this object was made.
+        keep: Told what rows are given, before an island is; it may write that down.
     """
 
     def __init__(
-        self, plan: RoundPlan, now_s: Callable[[], float] = time.monotonic, line: int = 0
+        self,
+        plan: RoundPlan,
+        now_s: Callable[[], float] = time.monotonic,
+        keep: Callable[[dict[str, Any]], None] = lambda rows: None,  # noqa: ARG005
     ) -> None:
-        self.plan, self._now_s = plan, now_s
+        self.plan, self._now_s, self._keep = plan, now_s, keep
         self._codec = CODECS[plan.wire]
         self._members = Membership(plan.silence_s)
-        self._leases = Leases(plan.n_rows, plan.granule, line)
-        self._fragments: list[_Fragment] = []
+        self._leases = Leases(plan.n_rows, plan.granule)
+        self._parts: list[AnchorPart] = []
         self._changed = threading.Condition()
 
     def join(self, island: str, standing: Standing) -> Joined:
         """See `Rounds.join`."""
         with self._changed:
-            self._require_sizes(standing.sizes)
-            self._members.join(island, [f.number for f in self._fragments], self._now_s())
+            self._require_sizes(standing)
+            self._members.join(island, [part.number for part in self._parts], self._now_s())
             self._leases.free(island)
             self._leases.skip_to(standing.line)
-            rounds = standing.rounds or (-1,) * len(self._fragments)
+            rounds = standing.rounds or (-1,) * len(self._parts)
             send, fetch = [], []
-            for place, (fragment, number) in enumerate(zip(self._fragments, rounds, strict=True)):
-                if fragment.public_N is None or number > fragment.number:
-                    send.append(place)
-                elif number < fragment.number:
-                    fetch.append(place)
+            for part, number in zip(self._parts, rounds, strict=True):
+                part.withdraw(island)
+                if part.public_N is None or number > part.number:
+                    send.append(part.place)
+                elif number < part.number:
+                    fetch.append(part.place)
+            self._changed.notify_all()
             return Joined(tuple(send), tuple(fetch))
 
     def send(self, island: str, anchor: Anchor) -> None:
         """See `Rounds.send`."""
-        fragment = self._fragments[anchor.fragment]
-        numbers_N = CODECS["fp32"].decode(anchor.payload, fragment.size)
+        part = self._part(anchor.fragment)
+        anchor_N = CODECS["fp32"].decode(anchor.payload, part.size)
+        _require_finite(anchor_N)
         with self._changed:
             self._hear(island)
-            if fragment.public_N is None or anchor.number > fragment.number:
-                _begin(fragment, numbers_N, anchor.number, self.plan.outer)
+            if part.public_N is None or anchor.number > part.number:
+                part.begin(anchor_N, anchor.number, self.plan.outer)
                 self._changed.notify_all()
 
     def fetch(self, island: str, fragment: int) -> Anchor:
         """See `Rounds.fetch`."""
+        part = self._part(fragment)
         with self._changed:
             self._hear(island)
-            kept = self._fragments[fragment]
-            if kept.public_N is None:
+            if part.public_N is None:
                 raise NotAMemberError("the first island has not sent its weights yet")
-            number, copy_N = kept.number, kept.public_N.clone()
+            number, copy_N = part.number, part.public_N.clone()
         return Anchor(fragment, number, CODECS["fp32"].encode(copy_N))
 
     def lease(self, island: str, n_rows: int, n_done: int) -> Lease:
@@ -135,43 +122,44 @@ class Aggregator:
             self._hear(island)
             self._leases.done(island, n_done)
             given = self._leases.give(island, n_rows, len(self._members))
+            self._keep(self._leases.state())
             return replace(given, n_islands=len(self._members), leader=self._members.leader)
 
-    def offer(self, offer: Offer) -> bool:
+    def offer(self, offer: Offer) -> int:
         """See `Rounds.offer`."""
-        fragment = self._fragments[offer.fragment]
-        progress_N = self._codec.decode(offer.payload, fragment.size)
+        part = self._part(offer.fragment)
+        if not 0 <= offer.n_tokens < math.inf:
+            raise CorruptError(f"progress of {offer.n_tokens} tokens")
+        _require_finite(self._codec.decode(offer.payload, part.size))
         with self._changed:
             self._hear(offer.island)
-            if offer.number > fragment.number:
+            if offer.number > part.number or part.public_N is None:
                 raise NotAMemberError("the island is ahead: it has to send its anchor")
-            if offer.number < fragment.number:
-                return False
-            if offer.island in fragment.given:
-                return True  # said twice, as the answer was lost
-            _gather(fragment, offer.n_tokens, progress_N)
-            fragment.given.add(offer.island)
-            self._close_if_due(offer.fragment)
-            return True
+            if offer.number < part.number and offer.number not in part.updates:
+                raise NotAMemberError("the island is too far behind: it has to fetch the anchor")
+            number = part.counts_in(offer)
+            if number == part.number:
+                part.take(offer, self._now_s())
+                self._close_if_due(part)
+            return number
 
     def take(self, island: str, fragment: int, number: int, timeout_s: float) -> Update | None:
         """See `Rounds.take`."""
         deadline_s = self._now_s() + timeout_s
-        kept = self._fragments[fragment]
+        part = self._part(fragment)
         with self._changed:
-            self._hear(island)
             while True:
-                self._close_if_due(fragment)
-                if kept.number > number:
-                    break
-                left_s = deadline_s - self._now_s()
-                if left_s <= 0:
-                    return None
-                grace_ends_s = kept.quorum_s + self.plan.grace_s
-                self._changed.wait(max(0.001, min(left_s, grace_ends_s - self._now_s())))
                 self._hear(island)
+                self._close_if_due(part)
+                now_s = self._now_s()
+                if part.number > number:
+                    break
+                if now_s >= deadline_s:
+                    return None
+                closes_s = part.closes_s(self.plan.grace_s, self.plan.silence_s)
+                self._changed.wait(max(0.001, min(deadline_s, closes_s) - now_s))
             try:
-                return kept.updates[number]
+                return part.updates[number]
             except KeyError:
                 raise NotAMemberError(f"the update of round {number} is gone") from None
 
@@ -180,15 +168,15 @@ class Aggregator:
         with self._changed:
             if island in self._members:
                 self._leases.done(island, n_done)
-            self._leases.free(island)
+            self._drop(island)
             self._members.leave(island)
-            for place in range(len(self._fragments)):
-                self._close_if_due(place)
+            for part in self._parts:
+                self._close_if_due(part)
 
     @property
     def most_bytes(self) -> int:
         """What one call can bring: an anchor of a fragment."""
-        return 4 * max((fragment.size for fragment in self._fragments), default=0)
+        return 4 * max((part.size for part in self._parts), default=0)
 
     @property
     def n_done(self) -> int:
@@ -196,94 +184,86 @@ class Aggregator:
         with self._changed:
             return self._leases.n_done
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a later self needs: tensors, and facts that JSON can hold."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether all rows are done."""
         with self._changed:
-            tensors = {}
-            for place, fragment in enumerate(self._fragments):
-                for name in ("public_N", "true_N", "momentum_N"):
-                    value = getattr(fragment, name)
+            return self._leases.is_complete
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that a later self needs: tensors, and facts that JSON can hold.
+
+        Fragments are copied one by one, so that nobody waits for long; each is whole.
+        """
+        tensors: dict[str, Tensor] = {}
+        with self._changed:
+            parts, rows = list(self._parts), self._leases.state()
+        numbers = []
+        for part in parts:
+            with self._changed:
+                numbers.append(part.number)
+                for name in ("public", "true", "momentum"):
+                    value: Tensor | None = getattr(part, f"{name}_N")
                     if value is not None:
-                        tensors[f"{place}.{name[:-2]}"] = value.clone()
-            rounds = [fragment.number for fragment in self._fragments]
-            # What is not done is given again: after a stop its progress is nowhere.
-            sizes = [fragment.size for fragment in self._fragments]
-            return tensors, {"rounds": rounds, "sizes": sizes, "line": self._leases.n_done}
+                        tensors[f"{part.place}.{name}"] = value.clone()
+        sizes = [part.size for part in parts]
+        return tensors, {"rounds": numbers, "sizes": sizes, "rows": rows}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Go on from a `state`, before anybody has joined."""
-        with self._changed:
-            self._fragments = [_Fragment(int(size)) for size in facts["sizes"]]
-            for place, fragment in enumerate(self._fragments):
-                if (public_N := tensors.get(f"{place}.public")) is None:
-                    continue
-                _begin(fragment, public_N, int(facts["rounds"][place]), self.plan.outer)
-                fragment.true_N = tensors[f"{place}.true"]
-                if self.plan.outer.has_momentum and f"{place}.momentum" in tensors:
-                    fragment.momentum_N = tensors[f"{place}.momentum"]
-            granule = self.plan.granule
-            self._leases.skip_to(int(facts["line"]) // granule * granule)
+        """Go on from a `state`, before anybody has joined.
 
-    def _require_sizes(self, sizes: tuple[int, ...]) -> None:
+        Rows that were given and not done are free: who has them joins again, and is given them.
+        """
+        with self._changed:
+            self._parts = [AnchorPart(n, int(size)) for n, size in enumerate(facts["sizes"])]
+            for part, number in zip(self._parts, facts["rounds"], strict=True):
+                if (public_N := tensors.get(f"{part.place}.public")) is None:
+                    continue
+                part.begin(public_N, int(number), self.plan.outer)
+                part.true_N = tensors[f"{part.place}.true"]
+                if self.plan.outer.has_momentum and f"{part.place}.momentum" in tensors:
+                    part.momentum_N = tensors[f"{part.place}.momentum"]
+            self._leases.restore(facts["rows"])
+
+    def _require_sizes(self, standing: Standing) -> None:
         """The first island says how parameters are cut."""
-        if not self._fragments:
-            self._fragments = [_Fragment(size) for size in sizes]
-        own = tuple(fragment.size for fragment in self._fragments)
-        if own != sizes:
+        sizes, own = standing.sizes, tuple(part.size for part in self._parts)
+        if len(standing.rounds) not in (0, len(sizes)) or min(sizes, default=0) < 0:
+            raise CorruptError("an island that stands nowhere")
+        if not own:
+            self._parts = [AnchorPart(place, size) for place, size in enumerate(sizes)]
+        elif own != sizes:
             raise ConflictError(
                 f"this island cuts its parameters into fragments of {sizes}, the others of {own}",
                 hint="islands of a run have one configuration: that it began with",
             )
+
+    def _part(self, fragment: int) -> AnchorPart:
+        if not 0 <= fragment < len(self._parts):
+            raise NotAMemberError(f"nobody joined with a fragment {fragment} yet")
+        return self._parts[fragment]
 
     def _hear(self, island: str) -> None:
         if island not in self._members:
             raise NotAMemberError(f"the island {island!r} is no member of the run")
         self._members.hear(island, self._now_s())
 
-    def _close_if_due(self, place: int) -> None:
-        fragment = self._fragments[place]
-        awaited = self._members.awaited(place, fragment.number)
-        if not fragment.given:
-            return
-        now_s = self._now_s()
-        if len(fragment.given) >= self.plan.quorum * len(awaited | fragment.given):
-            fragment.quorum_s = min(fragment.quorum_s, now_s)
-        if awaited <= fragment.given or now_s >= fragment.quorum_s + self.plan.grace_s:
-            self._close(place)
+    def _drop(self, island: str) -> None:
+        self._leases.free(island)
+        for part in self._parts:
+            part.forget(island)
 
-    def _close(self, place: int) -> None:
-        fragment = self._fragments[place]
-        assert fragment.gathered_N is not None
-        assert fragment.true_N is not None
-        assert fragment.public_N is not None
-        mean_N = fragment.gathered_N.div_(max(fragment.n_tokens, 1e-9))
-        self.plan.outer.take(fragment.true_N, mean_N, fragment.momentum_N)
-        payload = self._codec.encode(fragment.true_N - fragment.public_N)
-        fragment.public_N.add_(self._codec.decode(payload, fragment.size))
-        number = fragment.number
-        fragment.updates[number] = Update(place, number, frozenset(fragment.given), payload)
-        fragment.updates.pop(number - _KEPT_UPDATES, None)
-        for name in self._members.closed(place, number, fragment.given, self._now_s()):
-            self._leases.free(name)
-        fragment.number += 1
-        fragment.gathered_N, fragment.n_tokens = None, 0.0
-        fragment.given, fragment.quorum_s = set(), math.inf
+    def _close_if_due(self, part: AnchorPart) -> None:
+        awaited, now_s = self._members.awaited(part.place, part.number), self._now_s()
+        is_due = part.is_due(awaited, now_s, self.plan.quorum, self.plan.grace_s)
+        if not is_due and not part.is_overdue(now_s, self.plan.silence_s):
+            return
+        update = part.close(self._codec, self.plan.outer)
+        for name in self._members.closed(part.place, update.number, set(update.islands), now_s):
+            self._drop(name)
         self._changed.notify_all()
 
 
-def _begin(fragment: _Fragment, anchor_N: Tensor, number: int, outer: OuterStep) -> None:
-    """Take an anchor as it is; what was gathered for an older one is dropped."""
-    fragment.public_N, fragment.true_N = anchor_N.clone(), anchor_N.clone()
-    if outer.has_momentum and fragment.momentum_N is None:
-        fragment.momentum_N = torch.zeros_like(anchor_N)
-    fragment.number = number
-    fragment.gathered_N, fragment.n_tokens = None, 0.0
-    fragment.given, fragment.quorum_s = set(), math.inf
-    fragment.updates = {}
-
-
-def _gather(fragment: _Fragment, n_tokens: float, progress_N: Tensor) -> None:
-    if fragment.gathered_N is None:
-        fragment.gathered_N = torch.zeros(fragment.size)
-    fragment.gathered_N.add_(progress_N, alpha=n_tokens)
-    fragment.n_tokens += n_tokens
+def _require_finite(x_N: Tensor) -> None:
+    if not bool(isfinite(x_N).all()):
+        raise CorruptError("numbers that are not finite")

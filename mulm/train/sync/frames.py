@@ -73,6 +73,28 @@ def receive_frame(link: socket.socket, most_bytes: int) -> tuple[dict[str, Any],
     return words, bytes(payload)
 
 
+def tune(link: socket.socket, timeout_s: float) -> None:
+    """Small frames at once; a peer that vanished is noticed."""
+    link.settimeout(timeout_s)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # as on Linux
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def await_frame(link: socket.socket) -> None:
+    """Wait until there is something to receive, or the other end is gone.
+
+    Raises:
+        NotRunningError: it is.
+    """
+    try:
+        link.recv(1, socket.MSG_PEEK)
+    except OSError as error:
+        raise NotRunningError(f"the other end of the link is silent: {error}") from None
+
+
 def prove_to_server(link: socket.socket, secret: str) -> None:
     """The client's part of the greeting.
 
@@ -82,7 +104,7 @@ def prove_to_server(link: socket.socket, secret: str) -> None:
     """
     theirs, own = bytes(_receive(link, _NONCE_BYTES)), secrets.token_bytes(_NONCE_BYTES)
     _send(link, own + _proof(secret, b"client", theirs, own))
-    answer = bytes(_receive(link, _PROOF_BYTES, can_end=True))
+    answer = bytes(_receive(link, _PROOF_BYTES))
     if not hmac.compare_digest(answer, _proof(secret, b"server", theirs, own)):
         raise AuthError(
             "the aggregator and this island have different secrets",
@@ -97,6 +119,7 @@ def prove_to_client(link: socket.socket, secret: str) -> bool:
     said = bytes(_receive(link, _NONCE_BYTES + _PROOF_BYTES))
     theirs, proof = said[:_NONCE_BYTES], said[_NONCE_BYTES:]
     if not hmac.compare_digest(proof, _proof(secret, b"client", own, theirs)):
+        _send(link, bytes(_PROOF_BYTES))  # or the client takes it for a cut cable
         return False
     _send(link, _proof(secret, b"server", own, theirs))
     return True

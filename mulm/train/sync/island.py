@@ -1,21 +1,19 @@
 """An island's side of the rounds: its anchor, what it has sent, and what came back.
 
 Owned by `DilocoSync` on worker 0 of an island; `poll` is called between two steps, in the training
-loop's thread, and threads of this module talk meanwhile. Invariants: the anchor is bit for bit the
-aggregator's public one; weights minus anchor is all that this island has learned and that is in no
-update yet, so progress that came late, was rounded away or was made while talking goes with the
-next round; parameters are touched by the training loop's thread alone. Shape letters: N numbers of
+loop's thread, and the threads of `exchange` talk meanwhile. Invariants: the anchor is bit for bit
+the aggregator's public one; weights minus anchor is all that this island has learned and that is in
+no update yet, so progress that came late, was rounded away or was made while talking goes with a
+later round; parameters are touched by the training loop's thread alone. Shape letters: N numbers of
 a fragment.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,19 +21,22 @@ from torch import Tensor
 from mulm.errors import NotRunningError
 from mulm.train.sync.codec import Wire
 from mulm.train.sync.codecs import CODECS
+from mulm.train.sync.exchange import Exchanged, Exchanges, Sent
 from mulm.train.sync.fragment import Fragment
-from mulm.train.sync.rounds import Anchor, Lease, NotAMemberError, Offer, Rounds, Standing
+from mulm.train.sync.rounds import (
+    Anchor,
+    Lease,
+    NotAMemberError,
+    Rounds,
+    Standing,
+    Update,
+)
 
 _log = logging.getLogger(__name__)
 
-_TAKE_S = 5.0
-"""One question for an update waits so long."""
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.2, 5.0
 _STALE_ROUNDS = 4
 """Progress from an anchor that is older is not worth adding to a newer one."""
 _FP32 = CODECS["fp32"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,9 @@ class _Part:
     due_s: float
     number: int = -1
     n_tokens: float = 0.0
-    sent_tokens: float = 0.0
-    exchange: Future[_Exchanged] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Exchanged:
-    """The update, and what of it was this island's own; without one the island has to join."""
-
-    update_N: Tensor | None
-    own_N: Tensor | None = None
+    sent: Sent | None = None
+    """What counts in a round that is not over."""
+    exchange: Future[Exchanged] | None = None
 
 
 class Island:
@@ -100,15 +94,15 @@ class Island:
         now_s: Callable[[], float],
     ) -> None:
         self._rounds, self.name, self._plan, self._now_s = rounds, name, plan, now_s
-        self._codec = CODECS[plan.wire]
         now = now_s()
         # One after the other, spread over a round, so that the link is never idle or crowded.
         self._parts = [
             _Part(fragment, fragment.read(), now + plan.round_s * (place + 1) / len(fragments))
             for place, fragment in enumerate(fragments)
         ]
-        self._pool = ThreadPoolExecutor(len(fragments) + 1, thread_name_prefix="island")
-        self._ending = threading.Event()
+        self._exchanges = Exchanges(
+            rounds, name, CODECS[plan.wire], len(fragments), plan.give_up_s, now_s
+        )
         self._is_out = False
         self._line = 0
         self.n_joins = 0
@@ -126,10 +120,13 @@ class Island:
             ConflictError: the others have another configuration.
         """
         assert not any(part.exchange for part in self._parts)
-        newest = self._patiently(self._join)
+        newest = self._exchanges.patiently(self._join)
         self._is_out = False
         self.n_joins += 1
-        return [self._caught_up(anchor) for anchor in newest]
+        changes = [self._caught_up(anchor) for anchor in newest]
+        for part in self._parts:
+            part.sent = None  # joining withdraws it
+        return changes
 
     def _join(self) -> list[Anchor]:
         """In one go, or again from the start: it changes nothing here."""
@@ -148,10 +145,14 @@ class Island:
         anchor_N = _FP32.decode(newest.payload, part.fragment.size)
         if part.number >= 0 and newest.number - part.number <= _STALE_ROUNDS:
             change_N = anchor_N - part.anchor_N
+            # The newest anchor has it in it already.
+            if part.sent is not None and part.sent.counts_in < newest.number:
+                change_N.sub_(part.sent.own_N)
+                part.n_tokens -= part.sent.n_tokens
         else:
             change_N = anchor_N - part.fragment.read()
             part.n_tokens = 0.0
-        part.anchor_N, part.number = anchor_N, newest.number
+        part.anchor_N, part.number, part.sent = anchor_N, newest.number, None
         return Change(place, change_N)
 
     def lease(self, n_rows: int, n_done: int) -> Lease | None:
@@ -161,7 +162,7 @@ class Island:
             NotRunningError: the aggregator did not answer for too long.
         """
         try:
-            lease = self._patiently(lambda: self._rounds.lease(self.name, n_rows, n_done))
+            lease = self._exchanges.patiently(lambda: self._rounds.lease(self.name, n_rows, n_done))
         except NotAMemberError:
             self._is_out = True
             return None
@@ -187,7 +188,8 @@ class Island:
         """
         now_s = self._now_s()
         for place, part in enumerate(self._parts):
-            if part.exchange is None and now_s >= part.due_s and not self._is_out:
+            is_due = part.sent is not None or now_s >= part.due_s
+            if is_due and part.exchange is None and not self._is_out:
                 self._send(place)
         return self._arrived(waits=self._plan.is_blocking)
 
@@ -214,39 +216,19 @@ class Island:
 
     def close(self) -> None:
         """End the threads."""
-        self._ending.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._exchanges.close()
 
     def _send(self, place: int) -> None:
         part = self._parts[place]
+        size = part.fragment.size
+        if part.sent is not None:
+            part.exchange = self._exchanges.follow(place, part.number, part.sent, size)
+            return
         # Without tokens of its own it has nothing to say, but the others need not wait.
-        progress_N = torch.zeros(part.fragment.size)
+        progress_N = torch.zeros(size)
         if part.n_tokens:
             progress_N = part.fragment.read().sub_(part.anchor_N)
-        part.sent_tokens = part.n_tokens
-        part.exchange = self._pool.submit(
-            self._exchange, place, part.number, progress_N, part.n_tokens
-        )
-
-    def _exchange(self, place: int, number: int, progress_N: Tensor, n_tokens: float) -> _Exchanged:
-        """In a thread: give progress, wait for the update."""
-        payload = self._codec.encode(progress_N)
-        offer = Offer(self.name, place, number, n_tokens, payload)
-        try:
-            self._patiently(lambda: self._rounds.offer(offer))
-            while True:
-                update = self._patiently(
-                    lambda: self._rounds.take(self.name, place, number, _TAKE_S)
-                )
-                if update is not None:
-                    break
-                if self._ending.is_set():
-                    raise NotRunningError("the island ends")
-        except NotAMemberError:
-            return _Exchanged(None)
-        update_N = self._codec.decode(update.payload, progress_N.numel())
-        is_ours = self.name in update.islands
-        return _Exchanged(update_N, self._codec.decode(payload, len(update_N)) if is_ours else None)
+        part.exchange = self._exchanges.begin(place, part.number, progress_N, part.n_tokens)
 
     def _arrived(self, *, waits: bool) -> list[Change]:
         changes = []
@@ -254,31 +236,23 @@ class Island:
             if part.exchange is None or not (waits or part.exchange.done()):
                 continue
             exchanged, part.exchange = part.exchange.result(), None
-            if exchanged.update_N is None:
+            part.sent = exchanged.sent
+            if exchanged.update is None or exchanged.update_N is None:
                 self._is_out = True
                 continue
-            changes.append(self._taken(place, exchanged.update_N, exchanged.own_N))
+            changes.append(self._taken(place, exchanged.update, exchanged.update_N))
         return changes
 
-    def _taken(self, place: int, update_N: Tensor, own_N: Tensor | None) -> Change:
+    def _taken(self, place: int, update: Update, update_N: Tensor) -> Change:
         part = self._parts[place]
         part.anchor_N.add_(update_N)
         part.number += 1
-        part.due_s = self._now_s() + self._plan.round_s
         self.n_rounds += 1
-        if own_N is None:
+        if part.sent is not None and update.number < part.sent.counts_in:
+            return Change(place, update_N)  # it came late: the next update has it
+        part.due_s = self._now_s() + self._plan.round_s
+        sent, part.sent = part.sent, None
+        if sent is None or self.name not in update.islands:
             return Change(place, update_N)
-        part.n_tokens -= part.sent_tokens
-        return Change(place, update_N - own_N)
-
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Call again where nobody answers, for as long as the plan's patience."""
-        until_s, pause_s = self._now_s() + self._plan.give_up_s, _FIRST_RETRY_S
-        while True:
-            try:
-                return call()
-            except NotRunningError as error:
-                if self._now_s() > until_s or self._ending.wait(pause_s):
-                    raise
-                _log.info("the aggregator does not answer reason=%s", error.message)
-                pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
+        part.n_tokens -= sent.n_tokens
+        return Change(place, update_N - sent.own_N)

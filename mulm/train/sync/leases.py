@@ -9,6 +9,8 @@ get smaller towards the end, so that all islands end together.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from mulm.train.sync.rounds import Lease
 
@@ -48,7 +50,13 @@ class Leases:
         self.line = max(self.line, min(line, self._n_rows))
 
     def give(self, island: str, n_rows: int, n_islands: int) -> Lease:
-        """About so many rows; at most a fair part of what is left."""
+        """About so many rows; at most a fair part of what is left.
+
+        An island asks when it has done all rows that it knows of: what it holds is what it did not
+        hear of, as an answer was lost.
+        """
+        if held := self._held.get(island):
+            return Lease(*held[0], self.n_done, self.line)
         left = self._n_rows - self.line + sum(stop - start for start, stop in self._free)
         fair = -(-left // (2 * max(1, n_islands)))
         wanted = self._rounded(min(max(n_rows, 1), fair))
@@ -73,6 +81,17 @@ class Leases:
         """Take back what the island has not done, and count it from nothing again."""
         self._free.extend(self._held.pop(island, ()))
         self._n_done.pop(island, None)
+
+    def state(self) -> dict[str, Any]:
+        """What JSON can hold: how far the line is, and the rows before it that are not done."""
+        held = [piece for pieces in self._held.values() for piece in pieces]
+        return {"line": self.line, "open": sorted([*self._free, *held])}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`; what is not done is free."""
+        self.line = int(state["line"])
+        self._free = deque((int(start), int(stop)) for start, stop in state["open"])
+        self._held, self._n_done = {}, {}
 
     def _rounded(self, n_rows: int) -> int:
         return -(-n_rows // self._granule) * self._granule

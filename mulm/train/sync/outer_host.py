@@ -2,24 +2,30 @@
 
 Made on the head by whoever runs islands. Invariants: what is on the disk is whole and checked; a
 later host of the same folder and port goes on from it, and takes what is newer from the islands;
-writing never stops a round for longer than a copy in memory takes.
+rows are written down before they are given, so that none is given as new after a death; writing
+anchors never stops a round for longer than a copy of a fragment in memory takes.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
+from mulm.atomic import make_folder, write_atomic
+from mulm.config import canonical_json
 from mulm.errors import CorruptError, MulmError
 from mulm.model.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
 from mulm.train.sync.aggregator import Aggregator, RoundPlan
-from mulm.train.sync.transport_tcp import AggregatorServer
+from mulm.train.sync.aggregator_server import AggregatorServer
 
 _log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 60.0
 _KEPT = 2
+_ROWS = "rows.json"
 
 
 class OuterHost:
@@ -41,7 +47,8 @@ class OuterHost:
         save_every_s: float = SAVE_EVERY_S,
     ) -> None:
         self._folder, self._save_every_s = folder, save_every_s
-        self.aggregator = Aggregator(plan)
+        self.aggregator = Aggregator(plan, keep=self._keep_rows)
+        self._kept_rows: dict[str, Any] = {}
         self._n_saved = self._restore()
         self._server = AggregatorServer(self.aggregator, host, secret, port)
         self.address = self._server.address
@@ -79,8 +86,34 @@ class OuterHost:
             return 0
         if saved is None:
             return 0
-        self.aggregator.restore(saved.tensors, saved.state)
+        facts = saved.state
+        if (rows := self._read_rows()) is not None:
+            facts = facts | {"rows": rows}
+        self.aggregator.restore(saved.tensors, facts)
         return saved.step
+
+    def _keep_rows(self, rows: dict[str, Any]) -> None:
+        """Called before each answer to an island that asks for rows."""
+        if rows == self._kept_rows:
+            return
+        try:
+            make_folder(self._folder)
+            write_atomic(self._folder / _ROWS, canonical_json(rows))
+        except (MulmError, OSError) as error:
+            # Training goes on; after a death now, some rows would be trained on again.
+            _log.warning("given rows were not written reason=%s", error)
+        self._kept_rows = rows
+
+    def _read_rows(self) -> dict[str, Any] | None:
+        path = self._folder / _ROWS
+        if not path.exists():
+            return None
+        try:
+            rows: dict[str, Any] = json.loads(path.read_bytes())
+            return {"line": int(rows["line"]), "open": [(int(a), int(b)) for a, b in rows["open"]]}
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("the rows that were given are not known path=%s reason=%r", path, error)
+            return None
 
     def _work(self) -> None:
         while not self._ending.wait(self._save_every_s):

@@ -122,8 +122,11 @@ class Rounds(Protocol):
     def lease(self, island: str, n_rows: int, n_done: int) -> Lease:
         """Be given about `n_rows` more rows, after the first `n_done` rows that it ever had."""
 
-    def offer(self, offer: Offer) -> bool:
-        """Give progress; false where the round was over already, so that nothing was taken."""
+    def offer(self, offer: Offer) -> int:
+        """Give progress; returns the round that it counts in, also where it was given before.
+
+        That is the round after the one that it was made for, where that was over already.
+        """
 
     def take(self, island: str, fragment: int, number: int, timeout_s: float) -> Update | None:
         """Wait for the update of a round; None where it has none yet.

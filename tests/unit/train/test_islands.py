@@ -22,9 +22,9 @@ from mulm.train.result import TrainResult
 from mulm.train.settled import SettledConfig
 from mulm.train.sync import island
 from mulm.train.sync.aggregator import Aggregator
+from mulm.train.sync.aggregator_server import AggregatorServer
 from mulm.train.sync.outer_link import OuterLink
 from mulm.train.sync.round_plan import round_plan
-from mulm.train.sync.transport_tcp import AggregatorServer
 
 SECRET = "the secret"
 STEPS, ROWS = 40, 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from mulm.errors import AuthError, ConflictError, CorruptError, NotRunningError
 from mulm.train.sync.aggregator import Aggregator, RoundPlan
+from mulm.train.sync.aggregator_server import AggregatorServer
 from mulm.train.sync.codecs import CODECS
 from mulm.train.sync.outer_link import OuterLink
 from mulm.train.sync.outer_step import OuterStep
 from mulm.train.sync.rounds import Anchor, NotAMemberError, Offer, Rounds, Standing, Update
-from mulm.train.sync.transport_tcp import AggregatorServer, TcpRounds
+from mulm.train.sync.transport_tcp import TcpRounds
 
 N = 300
 
@@ -59,9 +61,9 @@ def decoded(update: Update | None) -> Tensor:
 
 def test_an_update_is_the_mean_by_tokens() -> None:
     aggregator, _ = begun()
-    assert aggregator.offer(offer("a", torch.full((N,), 1.0), n_tokens=3.0))
+    aggregator.offer(offer("a", torch.full((N,), 1.0), n_tokens=3.0))
     assert aggregator.take("a", 0, 0, 0.0) is None
-    assert aggregator.offer(offer("b", torch.full((N,), -1.0), n_tokens=1.0))
+    aggregator.offer(offer("b", torch.full((N,), -1.0), n_tokens=1.0))
     update = aggregator.take("a", 0, 0, 0.0)
     assert update is not None
     assert update.islands == {"a", "b"}
@@ -96,8 +98,17 @@ def test_a_round_closes_without_a_silent_island_after_the_grace() -> None:
     update = aggregator.take("a", 0, 0, 0.0)
     assert update is not None
     assert update.islands == {"a"}
-    # The late one is told so, and keeps its progress.
-    assert not aggregator.offer(offer("b", torch.ones(N)))
+    # What comes late counts in the next round, however often it is said.
+    for _ in range(2):
+        assert aggregator.offer(offer("b", torch.full((N,), 3.0))) == 1
+    clock.advance(5.0)
+    assert aggregator.take("b", 0, 1, 0.0) is None, "a latecomer begins no grace"
+    assert aggregator.offer(offer("a", torch.ones(N), number=1)) == 1
+    assert aggregator.offer(offer("b", torch.full((N,), 3.0))) == 1, "said again, after its round"
+    update = aggregator.take("b", 0, 1, 0.0)
+    assert update is not None
+    assert update.islands == {"a", "b"}
+    assert torch.allclose(decoded(update), torch.full((N,), 2.0), rtol=0.02)
 
 
 def test_an_island_that_is_gone_is_not_waited_for_again() -> None:
@@ -114,6 +125,57 @@ def test_an_island_that_is_gone_is_not_waited_for_again() -> None:
     assert aggregator.join("b", replace(HERE, rounds=(0,))).fetch == (0,)
 
 
+def test_without_a_quorum_a_round_closes_when_all_were_silent_for_long() -> None:
+    clock = FakeClock()
+    aggregator, _ = begun(clock=clock)
+    aggregator.join("c", HERE)
+    for island in "abc":  # a joiner counts from the next round on
+        aggregator.offer(offer(island, torch.ones(N)))
+    for island in "abc":
+        aggregator.offer(offer(island, torch.ones(N), number=1))
+    aggregator.offer(offer("a", torch.ones(N), number=2))
+    clock.advance(9.0)
+    assert aggregator.take("a", 0, 2, 0.0) is None
+    clock.advance(1.1)
+    assert aggregator.take("a", 0, 2, 0.0)
+    aggregator.offer(offer("a", torch.ones(N), number=3))
+    clock.advance(10.1)
+    assert aggregator.take("a", 0, 3, 0.0)
+    # The two were missed twice, and nobody waits for them any more.
+    aggregator.offer(offer("a", torch.ones(N), number=4))
+    assert aggregator.take("a", 0, 4, 0.0)
+
+
+def test_the_sum_does_not_depend_on_who_came_first() -> None:
+    generator = torch.Generator().manual_seed(5)
+    offers = [
+        offer(name, torch.randn(N, generator=generator), n_tokens=n_tokens)
+        for name, n_tokens in (("a", 1.0), ("b", 2.0), ("c", 3.0))
+    ]
+    anchors = []
+    for order in (offers, offers[::-1]):
+        aggregator = Aggregator(PLAN, FakeClock())
+        for island in "abc":
+            aggregator.join(island, HERE)
+        aggregator.send("a", Anchor(0, 0, CODECS["fp32"].encode(torch.zeros(N))))
+        for given in order:
+            aggregator.offer(given)
+        anchors.append(aggregator.fetch("a", 0))
+    assert anchors[0].number == 1
+    assert anchors[0] == anchors[1]
+
+
+def test_who_joins_again_gives_again() -> None:
+    aggregator, _ = begun()
+    aggregator.offer(offer("a", torch.ones(N)))
+    assert aggregator.join("a", replace(HERE, rounds=(0,))).fetch == ()
+    aggregator.offer(offer("a", torch.full((N,), 2.0)))
+    aggregator.offer(offer("b", torch.full((N,), 2.0)))
+    assert torch.allclose(
+        decoded(aggregator.take("b", 0, 0, 0.0)), torch.full((N,), 2.0), rtol=0.01
+    )
+
+
 def test_a_joiner_is_not_waited_for_in_the_round_that_is_open() -> None:
     aggregator, _ = begun()
     for island in "ab":
@@ -125,7 +187,7 @@ def test_a_joiner_is_not_waited_for_in_the_round_that_is_open() -> None:
     for island in "ab":
         aggregator.offer(offer(island, torch.ones(N), number=2))
     assert aggregator.take("a", 0, 2, 0.0) is None
-    assert aggregator.offer(offer("c", torch.ones(N), number=2))
+    aggregator.offer(offer("c", torch.ones(N), number=2))
     assert aggregator.take("a", 0, 2, 0.0)
 
 
@@ -142,8 +204,9 @@ def test_a_leaver_ends_the_waiting_and_its_rows_are_free() -> None:
 def test_an_offer_said_twice_counts_once() -> None:
     aggregator, _ = begun()
     for _ in range(2):
-        assert aggregator.offer(offer("a", torch.ones(N)))
-    assert aggregator.offer(offer("b", torch.zeros(N)))
+        assert aggregator.offer(offer("a", torch.ones(N))) == 0
+    assert aggregator.offer(offer("b", torch.zeros(N))) == 0
+    assert aggregator.offer(offer("a", torch.ones(N))) == 0, "also after its round"
     assert torch.allclose(
         decoded(aggregator.take("a", 0, 0, 0.0)), torch.full((N,), 0.5), rtol=0.01
     )
@@ -200,6 +263,15 @@ def test_what_does_not_fit_is_refused() -> None:
         aggregator.join("c", Standing(sizes=(N + 1,)))
     with pytest.raises(CorruptError):
         aggregator.offer(Offer("a", 0, 0, 1.0, b"short"))
+    for n_tokens in (math.nan, math.inf, -1.0):
+        with pytest.raises(CorruptError, match="tokens"):
+            aggregator.offer(offer("a", torch.ones(N), n_tokens=n_tokens))
+    for fragment in (-1, 1):
+        with pytest.raises(NotAMemberError, match="fragment"):
+            aggregator.take("a", fragment, 0, 0.0)
+    poison_N = torch.full((N,), math.nan)
+    with pytest.raises(CorruptError, match="not finite"):
+        aggregator.send("a", Anchor(0, 5, poison_N.numpy().tobytes()))
     with pytest.raises(NotAMemberError, match="ahead"):
         aggregator.offer(offer("a", torch.ones(N), number=7))
     with pytest.raises(NotAMemberError, match="no member"):
@@ -230,7 +302,7 @@ def test_over_tcp_all_is_as_in_one_process(served: tuple[Aggregator, AggregatorS
     waiting = threading.Thread(target=lambda: taken.append(rounds.take("a", 0, 0, 1.0)))
     waiting.start()
     for island in "ab":
-        assert rounds.offer(offer(island, torch.ones(N)))
+        assert rounds.offer(offer(island, torch.ones(N))) == 0
     waiting.join()
     assert decoded(taken[0]).min() > 0.98
     rounds.leave("b", 0)
