@@ -1,7 +1,8 @@
 """The life of the local Ray cluster: up, connect, down.
 
 Called by `jobs.up`. Imports no Ray: the cluster is a set of processes in a session of their own,
-marked in their environment. Invariants: everything listens on loopback and asks for the token;
+marked in their environment. Invariants: everything listens on loopback, or where its user opened it
+to other machines, and asks for the token;
 `home.cluster` exists only while the cluster answers; whatever goes wrong during `up`, all that it
 started is ended and removed; `down` ends what is ours and nothing else.
 """
@@ -140,7 +141,7 @@ def _plan(home: Home, settings: Settings) -> Head:
     dashboard_port = choose_port(loopback, settings.dashboard_port, variable_of("dashboard_port"))
     info = ClusterInfo(
         id=secrets.token_hex(6),
-        gcs_address=f"{loopback}:{choose_port(loopback, 0, '')}",
+        gcs_address=_gcs_address(settings),
         dashboard_url=f"http://{loopback}:{dashboard_port}",
         http_host=settings.http_host,
         http_port=http_port,
@@ -149,6 +150,13 @@ def _plan(home: Home, settings: Settings) -> Head:
         tls_cert=None if settings.tls_cert is None else str(settings.tls_cert),
     )
     return Head(home, settings, info)
+
+
+def _gcs_address(settings: Settings) -> str:
+    """On loopback any free port; other machines are told one that stays."""
+    host = settings.cluster_host
+    port = settings.cluster_port if settings.is_open else 0
+    return f"{host}:{choose_port(host, port, variable_of('cluster_port'))}"
 
 
 def _start(head: Head) -> None:

@@ -34,6 +34,11 @@ class ClusterInfo(Frozen):
     """The certificate that the HTTP API shows, where it speaks HTTPS."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether other machines may join it."""
+        return not self.gcs_address.startswith("127.")
+
+    @property
     def api_url(self) -> str:
         """Where the HTTP API is."""
         host = "127.0.0.1" if self.http_host in {"0.0.0.0", "::"} else self.http_host  # noqa: S104
@@ -61,14 +66,21 @@ def read_token(home: Home) -> str:
         raise NotRunningError("the application is not up", hint=_HINT) from None
 
 
-def ray_env(home: Home) -> dict[str, str]:
-    """What every process that speaks to Ray needs in its environment."""
+def ray_env(home: Home, *, is_open: bool | None = None) -> dict[str, str]:
+    """What every process that speaks to Ray needs in its environment.
+
+    `is_open` is whether other machines may join the cluster; if not given, that of the one that is
+    up.
+    """
+    if is_open is None:
+        info = read_info(home)
+        is_open = info is not None and info.is_open
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home.ray_token),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Named for other systems. Servers: every one of the node stays on loopback. Clients: the
         # address 127.0.0.1 is taken as it is, not replaced by the machine's on the network.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1" if is_open else "0",
         "MULM_HOME": str(home.root),
     }

@@ -1,7 +1,8 @@
 """How Ray's head is started on this machine: its command line, its environment, its folder.
 
 Used by `actors.cluster.up`; decides everything and does nothing but make one folder. Invariant:
-all addresses are loopback, all ports are free ones or the user's, the token is asked for.
+all addresses are loopback, but that of the cluster where its user opened it to other machines; all
+ports are free ones or the user's; the token is asked for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ ENV_VARIABLES_OF_RAY = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TOKENIZERS_PARALLELISM": "false",
 }
+FOUND_SOON = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A machine that vanished is noticed after 8 s, not after a minute."""
 
 
 @dataclass(slots=True)
@@ -68,7 +75,7 @@ class Head:
         """Ray's start command; its process lives as long as the head."""
         return [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
-            "--node-ip-address", _LOOPBACK,
+            "--node-ip-address", self.info.gcs_address.rpartition(":")[0],
             "--port", self.info.gcs_address.rpartition(":")[2],
             "--dashboard-host", _LOOPBACK,
             "--dashboard-port", self.info.dashboard_url.rpartition(":")[2],
@@ -95,15 +102,16 @@ class Head:
         return {
             **inherited,
             **ENV_VARIABLES_OF_RAY,
-            **ray_env(self.home),
+            **ray_env(self.home, is_open=self.info.is_open),
+            **(FOUND_SOON if self.info.is_open else {}),
             **self.settings.to_env(),
             # Ray's own helpers of a run ask for states there; else they look for any cluster.
             "RAY_API_SERVER_ADDRESS": self.info.dashboard_url,
             MARKER: self.info.id,
             TEMP_DIR_VARIABLE: self.info.temp_dir,
             "TMPDIR": str(self.scratch_dir),
-            "PATH": _joined(str(Path(sys.executable).parent), inherited.get("PATH", "")),
-            "PYTHONPATH": _joined(root, inherited.get("PYTHONPATH", "")),
+            "PATH": joined_path(str(Path(sys.executable).parent), inherited.get("PATH", "")),
+            "PYTHONPATH": joined_path(root, inherited.get("PYTHONPATH", "")),
         }
 
 
@@ -114,5 +122,6 @@ def fresh_temp_dir() -> Path:
     return Path(base) / f"mulm-{secrets.token_hex(6)}"
 
 
-def _joined(first: str, others: str) -> str:
+def joined_path(first: str, others: str) -> str:
+    """A search path with one more folder, in front."""
     return os.pathsep.join([first, *(part for part in others.split(os.pathsep) if part)])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from actors.ledger_host import NAMESPACE, start_ledger
 from actors.store_host import start_store
+from actors.versions import publish
 from mulm.home import Home
 
 _POLL_S = 0.05
@@ -34,6 +35,7 @@ def main(gcs_address: str, temp_dir: str, root: str, timeout_s: str) -> int:
     home = Home(Path(root))
     start_ledger(home.ledger)
     start_store(home.store)
+    publish(gcs_address)
     ray.shutdown()
     return 0
 

@@ -81,7 +81,7 @@ class IslandWorker:
         Raises:
             MulmError: what only this island has met.
         """
-        begin_worker(order, place.n_workers)
+        begin_worker(place.n_workers)
         if place.n_workers > 1:
             _join_group(order, place)
         sender = EventSender(connect_facts(), order.run_id) if place.rank == 0 else None

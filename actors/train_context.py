@@ -48,7 +48,6 @@ class TrainOrder:
 
     config: TrainConfig
     run_id: str
-    home: str
     dataset: Manifest
     models: Mapping[str, Manifest]
     device: str
@@ -107,7 +106,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
     order: TrainOrder = settings["order"]
     place = ray.train.get_context()
     rank = place.get_world_rank()
-    begin_worker(order, place.get_local_world_size())
+    begin_worker(place.get_local_world_size())
     sender = EventSender(connect_facts(), order.run_id) if rank == 0 else None
     context = RayTrainContext(
         **surroundings(order),
@@ -126,17 +125,17 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
             sender.close()
 
 
-def begin_worker(order: TrainOrder, n_local_workers: int) -> None:
+def begin_worker(n_local_workers: int) -> None:
     """What every worker's process does first."""
     configure_logging()
     torch.set_num_threads(threads_per_worker(n_local_workers))
-    keep_compiled_in(Home(Path(order.home)).compiled)
+    keep_compiled_in(Home.from_env().compiled)
     keep_freed_memory()
 
 
 def surroundings(order: TrainOrder) -> dict[str, Any]:
     """The part of a context that the order gives."""
-    home = Home(Path(order.home))
+    home = Home.from_env()  # of this machine
     return {
         "store": cluster_store(home),
         "dataset": order.dataset,

@@ -23,6 +23,7 @@ from jobs.cli_config import config
 from jobs.cli_data import data, data_gc
 from jobs.cli_doctor import doctor
 from jobs.cli_eval import evaluate
+from jobs.cli_join import join, leave
 from jobs.cli_keys import key, usage
 from jobs.cli_model import model
 from jobs.cli_ps import ps
@@ -58,32 +59,48 @@ def cli() -> None:
 
 
 for verb in (
-    backup, chat, cluster, completion, compress, config, data, doctor, evaluate, generate, key,
-    model, ps, restore, runs, tokenizer, train, usage,
+    backup, chat, cluster, completion, compress, config, data, doctor, evaluate, generate, join,
+    key, leave, model, ps, restore, runs, tokenizer, train, usage,
 ):  # fmt: skip
     cli.add_command(verb)
 cli.add_command(data_gc, "gc")
 
 
 @cli.command()
+@click.option(
+    "--lan",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="auto",
+    help="Let other machines join, at this address of this machine; found if not given.",
+)
 @with_json
-def up(as_json: bool) -> None:
-    """Start the local Ray application (loopback only).
+def up(as_json: bool, lan: str | None) -> None:
+    """Start the application on this machine, for this machine alone or for others to join.
+
+    With --lan it prints the line that another machine joins with. Whoever has that line can run
+    anything on all of them.
 
     \b
     Example:  mulm up
+              mulm up --lan
               MULM_HTTP_PORT=8001 mulm up
     """
-    from jobs.up import start
+    from jobs.up import join_line, lan_settings, start
     from mulm.settings import Settings
 
-    info = start(Home.from_env(), Settings.from_env())
+    settings = Settings.from_env()
+    info = start(Home.from_env(), lan_settings(settings, lan) if lan else settings)
     facts = {
         "dashboard": info.dashboard_url,
         "api": info.api_url,
         "home": str(Home.from_env().root),
     }
-    print_result(facts, as_json, "up: dashboard {dashboard}, API {api}")
+    text = "up: dashboard {dashboard}, API {api}"
+    if info.is_open:
+        facts["join"] = join_line(Home.from_env(), info)
+        text += "\non another machine:  {join}"
+    print_result(facts, as_json, text)
 
 
 @cli.command()

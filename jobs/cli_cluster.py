@@ -63,13 +63,21 @@ def node_lines(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     return table_lines(
         (
             one_line(str(node["address"])),
+            one_line(str(node["labels"].get("mulm.name", ""))),
             ("head" if node["is_head"] else "worker") if node["is_alive"] else "gone",
             f"{node['cpus']:g} CPUs",
-            one_line(f"{node['gpus']:g} GPUs {node['gpu'] or ''}") if node["gpus"] else "",
+            one_line(_gpu_text(node)) if node["gpus"] else "",
             size_text(node["memory_bytes"]),
         )
         for node in nodes
     )
+
+
+def _gpu_text(node: Mapping[str, Any]) -> str:
+    labels = node["labels"]
+    name = labels.get("mulm.gpu") or node["gpu"] or ""
+    memory = f" {labels['mulm.vram_gib']} GiB" if "mulm.vram_gib" in labels else ""
+    return f"{node['gpus']:g} GPUs {name}{memory}"
 
 
 def _lines(found: ClusterReport) -> list[str]:

@@ -28,7 +28,7 @@ _QUIET = "mulm.is_quiet"
 
 
 ONLY_HERE = frozenset(
-    {"up", "down", "demo", "env", "cluster", "serve"}
+    {"up", "down", "join", "leave", "demo", "env", "cluster", "serve"}
     | {"config", "doctor", "completion", "backup", "restore", "gc"}
 )
 """Verbs that are about this machine by what they are."""

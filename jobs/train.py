@@ -32,6 +32,7 @@ from mulm.errors import (
     MulmError,
     StoppedError,
 )
+from mulm.home import Home
 from mulm.records import Phase
 from mulm.runs.identity import train_identity
 from mulm.runs.transitions import UNDER_WAY
@@ -80,11 +81,11 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     models = resolve_models(config, dataset, context.store, context.facts)
     settled = check_run(config, dataset, models, context.store)
     context.emit("log", text=f"device {device}: {reason}")
-    order = TrainOrder(config, context.run_id, str(context.home.root), dataset, models, device)
+    order = TrainOrder(config, context.run_id, dataset, models, device)
 
     def fit() -> WorkerOutcome:
         wait_for_room(config.workers, device, context)
-        return _fit(_make_trainer(order), context)
+        return _fit(_make_trainer(order, context.home), context)
 
     if config.sync == "diloco":
         outcome = train_on_islands(order, settled.config, context)
@@ -146,7 +147,7 @@ def wait_for_room(
         context.move("running", *_BEFORE_WORK)
 
 
-def _make_trainer(order: TrainOrder) -> Any:
+def _make_trainer(order: TrainOrder, home: Home) -> Any:
     os.environ.update({k: v for k, v in _RAY_TRAIN_ENV.items() if k not in os.environ})
     on_gpu = order.device == "cuda"
     return TorchTrainer(
@@ -160,7 +161,7 @@ def _make_trainer(order: TrainOrder) -> Any:
         ),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=f"{order.home}/runs/{order.run_id}",
+            storage_path=str(home.run(order.run_id)),
             failure_config=FailureConfig(max_failures=0),  # see `fit_again_if_lost`
         ),
     )

@@ -67,6 +67,7 @@ class Fleet:
     outer: OuterSync
     context: JobContext
     n_planned: int
+    n_shared: int = 1
     islands: list[Island] = field(default_factory=list)
     results: list[WorkerOutcome] = field(default_factory=list)
     n_started: int = 0
@@ -77,6 +78,11 @@ class Fleet:
     def boxes(self) -> list[Box]:
         """Where islands are."""
         return [island.box for island in self.islands]
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether an island found all rows done, and others are there to finish."""
+        return bool(self.islands) and any(result.result for result in self.results)
 
     @property
     def model(self) -> WorkerOutcome | None:
@@ -132,7 +138,7 @@ class Fleet:
             for rank, worker in enumerate(workers)
         ]
         self.islands.append(Island(name, box, workers, outcomes, time.monotonic()))
-        text = f"{name} begins on {box.address}, {box.n_workers} workers"
+        text = f"{name} begins on {box.address}" + _and_workers(box.n_workers)
         self.context.emit("log", text=text)
 
     def _ended(self, island: Island) -> None:
@@ -167,11 +173,13 @@ def train_on_islands(
         JobFailedError: on every machine islands were lost too often.
         MulmError: what every island met.
     """
-    boxes = find_boxes(ray.nodes(), order.config.workers, order.device)
-    n_planned = max(len(boxes), 1)
+    boxes = find_boxes(ray.nodes(), order.device)
+    # Where there is one machine alone, and no GPU, the islands share it: so it is tried at home.
+    n_shared = order.config.workers if len(boxes) == 1 and order.device == "cpu" else 1
+    n_planned = max(len(boxes) * n_shared, 1)
     folder = Home.from_env().run(order.run_id) / "rounds"
     outer = start_outer_sync(folder, round_plan(config, n_planned))
-    fleet = Fleet(order, outer, context, n_planned)
+    fleet = Fleet(order, outer, context, n_planned, n_shared)
     try:
         return _run(fleet)
     except (StoppedError, KeyboardInterrupt):
@@ -185,10 +193,11 @@ def train_on_islands(
 
 def _run(fleet: Fleet) -> WorkerOutcome:
     while fleet.model is None:
-        boxes = find_boxes(ray.nodes(), fleet.order.config.workers, fleet.order.device)
+        boxes = find_boxes(ray.nodes(), fleet.order.device) * fleet.n_shared
         draining = draining_nodes()
         fleet.leave(draining)
-        fleet.fill([box for box in boxes if box.node_id not in draining])
+        if not fleet.is_ending:
+            fleet.fill([box for box in boxes if box.node_id not in draining])
         fleet.look()
         _require_hope(fleet)
         time.sleep(POLL_S)
@@ -225,25 +234,25 @@ def _wait_for_others(fleet: Fleet, patience_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def find_boxes(nodes: Sequence[Mapping[str, Any]], workers: int, device: str) -> list[Box]:
+def find_boxes(nodes: Sequence[Mapping[str, Any]], device: str) -> list[Box]:
     """Where islands belong: an island for each machine, of all its GPUs.
 
-    Where there is one machine alone, and no GPU, `workers` islands share it, so that such a run can
-    be tried at home. The head comes first: its island leads, and has the store beside it.
+    The head comes first: its island leads, and has the store beside it.
     """
     name = "GPU" if device == "cuda" else "CPU"
     alive = [node for node in nodes if node.get("Alive") and node["Resources"].get(name, 0) >= 1]
     alive.sort(key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeID"]))
-    boxes = [_box(node, name) for node in alive]
-    if len(boxes) == 1 and name == "CPU":
-        return boxes * max(1, workers)
-    return boxes
+    return [_box(node, name) for node in alive]
 
 
 def _box(node: Mapping[str, Any], name: str) -> Box:
     n_workers = int(node["Resources"]["GPU"]) if name == "GPU" else 1
     resources = {"CPU": 1.0, "GPU": 1.0} if name == "GPU" else {"CPU": 1.0}
     return Box(str(node["NodeID"]), str(node.get("NodeManagerAddress")), n_workers, resources)
+
+
+def _and_workers(count: int) -> str:
+    return f", {count} workers" if count > 1 else ""
 
 
 def draining_nodes() -> frozenset[str]:

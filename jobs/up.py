@@ -7,14 +7,17 @@ down the caller owns the ledger, so the key and lost runs are seen to before Ray
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 
 from actors import cluster
-from actors.cluster_info import ClusterInfo
+from actors.cluster_info import ClusterInfo, read_token
 from actors.job_client import JobClient, reconcile
 from jobs.keeper import start_keeper
-from mulm.errors import MulmError, NotRunningError
+from mulm.config import parse_config
+from mulm.errors import ConfigError, MulmError, NotRunningError
 from mulm.home import Home
+from mulm.join_token import join_token
 from mulm.ledger import Ledger
 from mulm.run_lock import is_held
 from mulm.settings import Settings
@@ -42,6 +45,39 @@ def start(home: Home, settings: Settings, returned_s: Sequence[float] = ()) -> C
         cluster.down(home)
         raise
     return info
+
+
+def lan_settings(settings: Settings, address: str) -> Settings:
+    """The settings with the cluster open to other machines, at `address` or "auto".
+
+    Raises:
+        ConfigError: there is no such address, or none is found.
+    """
+    if address == "auto":
+        address = found_address()
+    return parse_config(Settings, settings.model_dump() | {"cluster_host": address})
+
+
+def found_address() -> str:
+    """This machine's address on the network that leads out of it.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address of nobody's; nothing is sent
+        except OSError:
+            raise ConfigError(
+                "this machine is on no network", hint="name its address: `mulm up --lan ADDRESS`"
+            ) from None
+        address: str = probe.getsockname()[0]
+    return address
+
+
+def join_line(home: Home, info: ClusterInfo) -> str:
+    """What another machine's user pastes."""
+    return f"mulm join {info.gcs_address} --token {join_token(read_token(home))}"
 
 
 def stop(home: Home, jobs_grace_s: float = _JOBS_GRACE_S) -> bool:

@@ -66,6 +66,16 @@ class Home:
         return self.root / "ray_token"
 
     @property
+    def join_token(self) -> Path:
+        """The token of the cluster that this machine has joined, mode 0600."""
+        return self.root / "joined_token"
+
+    @property
+    def joined(self) -> Path:
+        """Which cluster this machine has joined (JSON); absent when it has left."""
+        return self.root / "joined.json"
+
+    @property
     def cluster(self) -> Path:
         """What the running application is reached by (JSON); absent when it is down."""
         return self.root / "cluster.json"

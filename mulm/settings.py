@@ -5,6 +5,7 @@ Read once by `mulm up` and passed down. Few knobs: what can be computed is not a
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -61,6 +62,10 @@ class Settings(Frozen):
     """Where traces of requests go, by OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`."""
     dashboard_port: Port = 8265
     """Ray's dashboard and job API, always on loopback; 0 takes any free port."""
+    cluster_host: str = "127.0.0.1"
+    """Where the cluster listens: an address of this machine on the network opens it to others."""
+    cluster_port: Port = 6379
+    """Where other machines join, if it is open."""
     n_cpus: Annotated[int, Field(ge=1)] | None = None
     """CPUs that Ray may hand out; by default those of the machine, at least 2."""
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = 256_000_000
@@ -100,6 +105,23 @@ class Settings(Frozen):
     def _is_absolute(cls, path: Path | None) -> Path | None:
         """Other processes read it, in other folders."""
         return None if path is None else path.expanduser().absolute()
+
+    @field_validator("cluster_host")
+    @classmethod
+    def _is_one_address(cls, host: str) -> str:
+        """Machines tell each other this address, so it is no name and no wildcard."""
+        try:
+            address = ipaddress.IPv4Address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is no IPv4 address") from None
+        if address.is_unspecified:
+            raise ValueError("name one address of this machine, such as 192.168.1.10")
+        return host
+
+    @property
+    def is_open(self) -> bool:
+        """Whether other machines may join the cluster."""
+        return not ipaddress.IPv4Address(self.cluster_host).is_loopback
 
     @property
     def rates(self) -> Rates:

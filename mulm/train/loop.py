@@ -128,8 +128,7 @@ def _begin(settled: Settled, context: TrainContext, objective: Objective[Any, An
     )
     if is_resumed:
         run.metrics.event("resumed", step=state.step)
-    for text in (_describe(run), usage.text, *settled.reasons):
-        run.metrics.event("log", text=text)
+    run.metrics.begin((_describe(run), usage.text, *settled.reasons))
     return run
 
 

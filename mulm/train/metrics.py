@@ -41,6 +41,7 @@ class Metrics:
         speaks: Callable[[], bool] = lambda: True,
     ) -> None:
         self._speaks = speaks
+        self._texts: Sequence[str] = ()
         self._context, self._usage = context, usage
         self._steps, self._batch_tokens = config.steps, config.batch_tokens
         self._is_reporter = context.rank == 0
@@ -57,8 +58,20 @@ class Metrics:
             return None
         return round(self._n_steps * self._batch_tokens / self._steps_s, 1)
 
+    def begin(self, texts: Sequence[str]) -> None:
+        """Say how the run is done: now, or when this worker turns out to speak for it."""
+        self._texts = texts
+        self._tell_beginning()
+
+    def _tell_beginning(self) -> None:
+        if self._speaks():
+            for text in self._texts:
+                self._emit("log", text=text)
+            self._texts = ()
+
     def took_step(self, step: int) -> None:
         """A step is done. The first of a process is start-up: memory is taken, code compiled."""
+        self._tell_beginning()
         if not self._has_started:
             self._has_started = True
             self._since_s, self._since_step = self._context.now_s(), step

@@ -1,0 +1,123 @@
+"""How a machine that joins a cluster runs its part of Ray: command, environment, labels.
+
+Used by `jobs.join`; decides everything and does nothing. Invariants: what it starts carries this
+home's mark, so that it is found and ended; everything temporary lies in one folder; the token is in
+a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import actors
+from actors.cluster_info import MARKER
+from actors.drain import MEMBER_LABEL
+from actors.head import ENV_VARIABLES_OF_RAY, joined_path
+from actors.processes import TEMP_DIR_VARIABLE
+from mulm.config import Frozen
+from mulm.home import Home
+
+OBJECT_STORE_BYTES = 256_000_000
+
+
+class MemberInfo(Frozen):
+    """One membership of this machine: `MULM_HOME/joined.json`."""
+
+    id: str
+    head: str
+    """The address of the cluster, HOST:PORT."""
+    name: str
+    trust: str
+    pid: int
+    """Of the process that looks after it."""
+    temp_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One machine's part."""
+
+    home: Home
+    info: MemberInfo
+
+    @property
+    def log(self) -> Path:
+        """What Ray prints."""
+        return Path(self.info.temp_dir) / "node.log"
+
+    def command(self) -> list[str]:
+        """Ray's start command; its process lives as long as the machine is a member."""
+        labels = {
+            MEMBER_LABEL: self.info.id,
+            "mulm.name": label_value(self.info.name),
+            "mulm.trust": self.info.trust,
+            **gpu_labels(),
+        }
+        return [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
+            "--address", self.info.head,
+            "--node-ip-address", address_towards(self.info.head),
+            "--dashboard-agent-listen-port", "0",
+            "--temp-dir", str(Path(self.info.temp_dir) / "ray"),
+            "--object-store-memory", str(OBJECT_STORE_BYTES),
+            "--labels", ",".join(f"{key}={value}" for key, value in labels.items()),
+            "--include-log-monitor", "false",
+            "--disable-usage-stats",
+            "--log-style", "record", "--log-color", "false",
+        ]  # fmt: skip
+
+    def env(self) -> dict[str, str]:
+        """The environment of all that it starts here."""
+        inherited = {key: text for key, text in os.environ.items() if not key.startswith("RAY_")}
+        root = str(Path(actors.__file__).resolve().parents[1])
+        return {
+            **inherited,
+            **ENV_VARIABLES_OF_RAY,
+            **member_env(self.home),
+            MARKER: self.info.id,
+            TEMP_DIR_VARIABLE: self.info.temp_dir,
+            "TMPDIR": str(Path(self.info.temp_dir) / "tmp"),
+            "PATH": joined_path(str(Path(sys.executable).parent), inherited.get("PATH", "")),
+            "PYTHONPATH": joined_path(root, inherited.get("PYTHONPATH", "")),
+        }
+
+
+def member_env(home: Home) -> dict[str, str]:
+    """What a process of this machine needs to speak to the cluster that it joined."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home.join_token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+        "MULM_HOME": str(home.root),
+    }
+
+
+def address_towards(head: str) -> str:
+    """The address of this machine on the network that leads to the head."""
+    host, _, port = head.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))  # sends nothing
+        address: str = probe.getsockname()[0]
+    return address
+
+
+def gpu_labels() -> Mapping[str, str]:
+    """The name and the memory of the first GPU, where torch finds one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    gpu = torch.cuda.get_device_properties(0)
+    return {"mulm.gpu": label_value(gpu.name), "mulm.vram_gib": f"{gpu.total_memory / 2**30:.0f}"}
+
+
+def label_value(text: str) -> str:
+    """As Ray allows it: letters, digits, `-`, `_`, `.`, at most 63, none of the marks at an end."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:63].strip("-_.") or "unnamed"

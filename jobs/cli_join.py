@@ -1,0 +1,70 @@
+"""`mulm join` and `mulm leave`: this machine as a part of another one's application."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from jobs.cli_verbs import print_result, with_json
+from mulm.home import Home
+
+
+@click.command()
+@click.argument("head", metavar="HOST[:PORT]")
+@click.option("--token", help="As `mulm up --lan` printed it, or @FILE.")
+@click.option("--name", default="", help="What this machine is called; its host name if not given.")
+@click.option(
+    "--trust",
+    type=click.Choice(["family", "guest"]),
+    default="family",
+    show_default=True,
+    help="A label of this machine, for those who place work.",
+)
+@with_json
+def join(head: str, token: str | None, name: str, trust: str, as_json: bool) -> None:
+    """Lend this machine to the application on HOST, until Ctrl-C or `mulm leave`.
+
+    Versions of Python, Ray, torch and the project are compared before anything starts. Where the
+    network or the head goes away, this machine joins again by itself.
+
+    \b
+    Example:  mulm join 192.168.1.10:6379 --token mulm_join_...
+              mulm join 192.168.1.10          # again, with the token of the last time
+    """
+    from jobs.join import prepare, stay
+
+    home = Home.from_env()
+    if token is not None:
+        text = Path(token[1:]).expanduser().read_text() if token.startswith("@") else token
+        prepare(home, head, text)
+        # Begun again without it: a command line is for all to see, and this one runs for days.
+        again = [sys.executable, "-c", "from jobs.cli import main; main()", "join", head]
+        again += ["--json"] if as_json else []
+        os.execv(sys.executable, [*again, "--name", name, "--trust", trust])  # noqa: S606
+    address = prepare(home, head, None)
+
+    def tell(text: str) -> None:
+        click.echo(json.dumps({"text": text}) if as_json else text, err=not as_json)
+
+    stay(home, address, name, trust, tell)
+
+
+@click.command()
+@with_json
+def leave(as_json: bool) -> None:
+    """Take this machine back from the application that it has joined; harmless if it has not.
+
+    Work that is under way here ends after its step; what it has learned is kept by the others.
+
+    \b
+    Example:  mulm leave
+    """
+    from jobs.join import leave as leave_now
+
+    had_joined = leave_now(Home.from_env())
+    text = "left" if had_joined else "it had not joined"
+    print_result({"had_joined": had_joined}, as_json, text)

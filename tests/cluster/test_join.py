@@ -1,0 +1,157 @@
+"""Two machines, one model: join, train together without a shared disk, lose the cable, leave."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.processes import Pack
+from jobs.exit_codes import exit_code
+from mulm.errors import AuthError, NotRunningError
+from mulm.home import Home
+from mulm.join_token import join_token
+from mulm.ledger import Ledger
+from mulm.store import Store
+from mulm.testing import TINY_SHAPE, tiny_dataset
+from tests.cluster.machines import Machine, needs_namespaces, run, two_machines
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), needs_namespaces]
+
+MULM = [sys.executable, "-c", "from jobs.cli import main; main()"]
+DEADLINE_S = 120.0
+
+
+@dataclass
+class Pair:
+    """A head that is up, and a machine that knows the line to paste."""
+
+    head: Machine
+    other: Machine
+    address: str
+    token: str
+
+    def nodes(self) -> list[dict[str, Any]]:
+        done = run(self.head, [*MULM, "cluster", "nodes", "--json"], DEADLINE_S)
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return [node for node in found if node["is_alive"]]
+
+    def wait_for_nodes(self, count: int) -> list[dict[str, Any]]:
+        end_s = time.monotonic() + DEADLINE_S
+        while len(nodes := self.nodes()) != count:
+            assert time.monotonic() < end_s, f"{nodes} are not {count} machines"
+            time.sleep(0.5)
+        return nodes
+
+    def join(self, *more: str) -> subprocess.Popen[str]:
+        command = [*MULM, "join", self.address, "--token", self.token, *more]
+        return subprocess.Popen(
+            self.other.command(*command), env=self.other.env(), stderr=subprocess.PIPE, text=True
+        )
+
+    def train(self, config: Path) -> subprocess.Popen[str]:
+        """A run on islands that takes a minute or so."""
+        config.write_text(json.dumps({
+            "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 4000,
+            "batch_tokens": 128, "seq_len": 16, "log_every": 50, "validate_every": 2000,
+            "checkpoint_every": 500, "device": "cpu", "precision": "fp32", "samples": None,
+            "sync": "diloco", "diloco": {"round_s": 0.5, "grace_s": 1.0},
+        }))  # fmt: skip
+        return subprocess.Popen(
+            self.head.command(*MULM, "train", str(config), "--json"), env=self.head.env(),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("pair")
+    with two_machines(folder) as (head, other):
+        done = run(head, [*MULM, "up", "--lan", head.address, "--json"], DEADLINE_S)
+        try:
+            assert done.returncode == 0, done.stderr
+            line = json.loads(done.stdout.splitlines()[-1])["join"].split()
+            assert line[:2] == ["mulm", "join"]
+            yield Pair(head, other, line[2], line[4])
+        finally:
+            run(other, [*MULM, "leave"], DEADLINE_S)
+            run(head, [*MULM, "down"], DEADLINE_S)
+
+
+def test_what_does_not_fit_is_refused_in_seconds(pair: Pair) -> None:
+    stranger = join_token("0" * 64)
+    for words, error, told in (
+        ([pair.address, "--token", pair.token[:-3]], AuthError("x"), "incomplete"),
+        ([pair.address, "--token", stranger], AuthError("x"), "does not know this token"),
+        (["10.77.0.9", "--token", pair.token], NotRunningError("x"), "nobody answers"),
+        ([f"{pair.head.address}:1", "--token", pair.token], NotRunningError("x"), "nobody answers"),
+    ):
+        started_s = time.monotonic()
+        done = run(pair.other, [*MULM, "join", *words], DEADLINE_S)
+        assert done.returncode == exit_code(error), done.stderr
+        assert told in done.stderr
+        assert "hint:" in done.stderr
+        assert time.monotonic() - started_s < 20
+        assert not pair.other.home.joinpath("joined.json").exists()
+    assert not pack_of(pair.other).find()
+
+
+def test_two_machines_train_one_model(pair: Pair, tmp_path: Path) -> None:
+    store = Store(pair.head.home / "store")
+    with Ledger(pair.head.home / "ledger.sqlite") as ledger:
+        ledger.publish("dataset", "tiny", tiny_dataset(store).id)
+    joined = pair.join("--name", "laptop")
+    nodes = pair.wait_for_nodes(2)
+    assert [node["labels"].get("mulm.name") for node in nodes] == [None, "laptop"]
+    assert pair.token.split("_")[2] not in commands_of(pair.other)
+    training = pair.train(tmp_path / "config.json")
+    try:
+        run_id = wait_for_text(pair, "begins on 10.77.0.2")
+        time.sleep(3.0)
+        pair.other.pull()
+        wait_for_text(pair, "is lost", run_id)
+        pair.other.plug()
+        wait_for_text(pair, "island-002 begins on 10.77.0.2", run_id)
+        left = run(pair.other, [*MULM, "leave"], DEADLINE_S)
+        assert left.returncode == 0, left.stderr
+        assert joined.wait(10) == 0
+        out, errors = training.communicate(timeout=DEADLINE_S)
+        assert training.returncode == 0, errors
+    finally:
+        pair.other.plug()
+        for process in (joined, training):
+            process.kill()
+            process.communicate()
+    assert json.loads(out.splitlines()[-1])["steps"] == 4000
+    assert len(pair.wait_for_nodes(1)) == 1
+    assert not pack_of(pair.other).find()
+
+
+def pack_of(machine: Machine) -> Pack:
+    return Pack(Home(machine.home))
+
+
+def commands_of(machine: Machine) -> str:
+    """The command lines of all that runs there."""
+    return "\n".join(" ".join(process.cmdline()) for process in pack_of(machine).find())
+
+
+def wait_for_text(pair: Pair, word: str, run_id: str = "") -> str:
+    """Until a run's log has it; the run's id."""
+    end_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end_s:
+        with Ledger(pair.head.home / "ledger.sqlite") as ledger:
+            for run_ in ledger.runs():
+                texts = [str(e.data.get("text")) for e in ledger.events(run_.id, kinds=("log",))]
+                if run_id in {"", run_.id} and any(word in text for text in texts):
+                    return run_.id
+        time.sleep(0.3)
+    pytest.fail(f"no run said {word!r}")
