@@ -14,12 +14,12 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import RequestRouterConfig
 
 from mulm.errors import DeviceError
 from mulm.log import configure_logging
 from serve_app.applications import ENGINE, INGRESS
 from serve_app.engine_host import EngineHost
+from serve_app.engine_of_model import PLACES_PER_SLOT
 from serve_app.ingress_host import IngressHost
 from serve_app.replica_port import bind_to_node
 from serve_app.settings import AppArgs, IngressArgs
@@ -42,7 +42,6 @@ _HEALTH_PERIOD_S = 1.0
 """Three failures in a row replace a replica: a broken engine is gone within seconds."""
 
 _SCALING = "serve_app.scaling:by_pressure"
-_ROUTER = "serve_app.prefix_router.PrefixRouter"
 _LOOK_BACK_S = 10.5
 """Over how long Serve averages; it wants more than 10."""
 
@@ -95,9 +94,7 @@ def build_engine(args: AppArgs) -> Application:
             "look_back_period_s": _LOOK_BACK_S,
             "policy": {"policy_function": _SCALING},
         },
-        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),
-        # Twice the slots: a finished sequence finds its successor in the engine's own line.
-        max_ongoing_requests=2 * args.n_slots,
+        max_ongoing_requests=PLACES_PER_SLOT * args.n_slots,
         max_queued_requests=args.max_queued + _OWN_QUESTIONS,
         health_check_period_s=_HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=args.request_timeout_s,

@@ -51,8 +51,12 @@ class Canary(Frozen):
 
 @dataclass(slots=True)
 class Tally:
-    """How the newest requests to one model ended."""
+    """How the newest requests to one model ended.
 
+    Where an alias moves it begins anew, and what was asked of the model before counts no more.
+    """
+
+    model_id: str = ""
     has_failed: deque[bool] = field(default_factory=lambda: deque(maxlen=_N_KEPT))
     first_token_s: deque[float] = field(default_factory=lambda: deque(maxlen=_N_KEPT))
 
@@ -78,6 +82,17 @@ class Tally:
             found.has_failed.extend(each.has_failed)
             found.first_token_s.extend(each.first_token_s)
         return found
+
+    def begin(self, model_id: str) -> None:
+        """A request goes to this model."""
+        if model_id != self.model_id:
+            self.clear()
+            self.model_id = model_id
+
+    def end(self, model_id: str, *, has_failed: bool) -> None:
+        """A request to that model has ended."""
+        if model_id == self.model_id:
+            self.has_failed.append(has_failed)
 
     def clear(self) -> None:
         """Begin anew."""
@@ -128,22 +143,25 @@ class CountedClient:
     ) -> AsyncGenerator[TokenChunk, None]:
         """As `EngineClient.generate`."""
         begun_s, n_open, is_first, was_late = self._clock(), request.n, True, False
+        tally = self._tally
+        tally.begin(model_id)
         try:
             async with aclosing(self._client.generate(model_id, request)) as chunks:
                 async for chunk in chunks:
                     if is_first:
-                        self._tally.first_token_s.append(self._clock() - begun_s)
+                        if model_id == tally.model_id:
+                            tally.first_token_s.append(self._clock() - begun_s)
                         is_first = False
                     n_open -= chunk.finish_reason is not None
                     was_late = was_late or chunk.finish_reason == "deadline"
                     if not n_open:  # the reader of the last one does not ask for more
-                        self._tally.has_failed.append(was_late)
+                        tally.end(model_id, has_failed=was_late)
                     yield chunk
         except MulmError as error:
             if status_of(error) >= _SERVERS_FAULT:
-                self._tally.has_failed.append(True)
+                tally.end(model_id, has_failed=True)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             if n_open and self._clock() - begun_s >= _NEARLY * request.deadline_s:
-                self._tally.has_failed.append(True)  # nobody left: its reader's time was over
+                tally.end(model_id, has_failed=True)  # nobody left: its reader's time was over
             raise

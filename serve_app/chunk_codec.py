@@ -1,7 +1,7 @@
 """Tokens on their way between two processes: each chunk a line of JSON, short where it is plain.
 
-Called by both ends of `serve_app.token_channel`. Invariant: what is read equals what was written;
-reading runs no code, whoever wrote it.
+Called by `serve_app.engine_link` and `serve_app.ingress_links`. Invariant: what is read equals what
+was written; reading runs no code, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from mulm.messages import TokenChunk, TokenLogprob
 
 
 def encode_chunk(chunk: TokenChunk) -> bytes:
-    """One line, with its end."""
+    """One line, without its end."""
     parts: list[Any] = [chunk.request_id, chunk.token_ids, chunk.finish_reason, chunk.index]
     if chunk.logprobs or chunk.prompt_logprobs or chunk.n_cached_tokens or chunk.embedding:
         parts.append([astuple(item) for item in chunk.logprobs])
         parts.append([item and astuple(item) for item in chunk.prompt_logprobs])
         parts += [chunk.n_cached_tokens, chunk.embedding]
-    return json.dumps(parts, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(parts, separators=(",", ":")).encode()
 
 
 def decode_chunk(line: bytes) -> TokenChunk:

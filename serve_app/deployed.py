@@ -60,13 +60,11 @@ class Deployed:
         """Why its model or its canary is not served; empty where both are."""
         return self.itself.problem or (self.canary.problem if self.canary is not None else "")
 
-    def let_go(self, spec: DeploymentSpec) -> bool:
-        """Ask a canary no more that a new revision does not have; whether there was one."""
-        if self.canary is None or spec.canary is not None:
-            return False
-        self.canary.stop()
-        self.canary = None
-        return True
+    def let_go(self, spec: DeploymentSpec) -> None:
+        """Ask a canary no more that a new revision does not have."""
+        if self.canary is not None and spec.canary is None:
+            self.canary.stop()
+            self.canary = None
 
     async def reconfigure(self, spec: DeploymentSpec, revision: int) -> None:
         """Serve what a new revision says."""

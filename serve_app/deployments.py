@@ -35,6 +35,9 @@ _AGAIN_S = 15.0
 Greet = Callable[[list[str]], Awaitable[None]]
 """Has the engines of these applications report here."""
 
+Forget = Callable[[str], None]
+"""Told that an application is asked no more."""
+
 Meet = Callable[[Word], Meeting]
 """As `CrewBook.meet`, of this ingress; may block."""
 
@@ -55,6 +58,7 @@ class Deployments:
         random: Draws for canaries.
         meet: Says what was seen here to the other ingresses, and hears them.
         period_s: Seconds between two looks.
+        forget: Told of each application that nobody asks any more.
     """
 
     def __init__(
@@ -66,9 +70,11 @@ class Deployments:
         random: Random,
         meet: Meet = alone,
         period_s: float = PERIOD_S,
+        forget: Forget = lambda _application: None,
     ) -> None:
         self._facts, self._deployer, self._follow, self._greet = facts, deployer, follow, greet
         self._random, self._meet, self._period_s = random, meet, period_s
+        self._forget = forget
         self._has_others, self._n_waits = False, 0
         self._tried_s: dict[str, float] = {}
         self._unread: dict[str, int] = {}
@@ -96,6 +102,8 @@ class Deployments:
         leads = await self._hear()
         found = await asyncio.to_thread(self._facts.deployments)
         wanted = [each for each in found if self._can_read(each)]
+        names = {each.name for each in found}
+        self._unread = {name: why for name, why in self._unread.items() if name in names}
         if self._let_go(wanted):
             self._n_waits = _N_WAITS if self._has_others else 0
             return  # what was asked until now ends at the next look
@@ -128,12 +136,22 @@ class Deployments:
 
     def _let_go(self, wanted: Sequence[Deployment]) -> bool:
         """Ask nobody any more who is not wanted; whether there was somebody."""
+        before = self._applications
         gone = self.serving.keys() - {each.name for each in wanted}
         for name in gone:
             self.serving.pop(name).stop()
-        specs = [spec_of(each) for each in wanted if each.name in self.serving]
-        let_go = [self.serving[spec.name].let_go(spec) for spec in specs]
-        return bool(gone) or any(let_go)
+            self._tried_s.pop(name, None)
+        for spec in map(spec_of, wanted):
+            if spec.name in self.serving:
+                self.serving[spec.name].let_go(spec)
+        let_go = before - self._applications
+        for application in sorted(let_go):
+            self._forget(application)
+        return bool(let_go)
+
+    @property
+    def _applications(self) -> set[str]:
+        return {name for each in self.serving.values() for name in each.followed}
 
     async def _keep(self, wanted: Deployment) -> None:
         if wanted.name not in self.serving:
@@ -158,8 +176,7 @@ class Deployments:
             )
 
     async def _call(self) -> None:
-        names = [name for each in self.serving.values() for name in each.followed]
-        await self._greet(names)
+        await self._greet(sorted(self._applications))
 
     async def _forever(self, work: Callable[[], Awaitable[None]], period_s: float) -> None:
         while True:

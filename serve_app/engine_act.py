@@ -1,7 +1,7 @@
 """Something that is done to an engine between two of its steps, while others wait for it.
 
 Made and carried out by `serve_app.engine_thread`. Invariant: a mistake of the user goes to whoever
-waits; our own bugs break the engine.
+waits; our own bugs break the engine, and nobody waits for it for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from mulm.engine.engine import Engine
-from mulm.errors import MulmError
+from mulm.errors import MulmError, NotRunningError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,9 @@ class EngineAct:
             self.work(engine)
         except MulmError as error:
             self.done.set_exception(error)
+        except Exception as error:
+            self.done.set_exception(NotRunningError(f"the engine broke: {error}"))
+            raise
         else:
             self.done.set_result(None)
 

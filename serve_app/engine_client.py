@@ -10,12 +10,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from mulm.errors import OverloadedError
+from mulm.errors import NotRunningError, OverloadedError
 from mulm.messages import GenerateRequest, TokenChunk
 
 
 class ModelChangingError(OverloadedError):
     """This replica holds another model, as happens while one replaces another."""
+
+
+class EngineLostError(NotRunningError):
+    """The engine went away, or the way to it; another one may answer what has no token yet."""
+
+
+class EngineBusyError(OverloadedError):
+    """An engine has no place, which the ingress did not know; nothing was generated."""
 
 
 class EngineClient(Protocol):

@@ -1,6 +1,7 @@
 """The engine host: one replica that owns the model's weights.
 
-Made a deployment in `serve_app.app`; called by the ingress over a Serve handle. It takes its
+Made a deployment in `serve_app.app`; asked by ingresses over its own connections to them
+(`serve_app.ingress_links`), and over a Serve handle where there is none. It takes its
 model from the store, and another one in place, when it is told to or when the alias that it serves
 moves: for a while both answer, each to its own id, so that the ingress can follow. So it is with
 adapters. Invariant: a request never meets another model than the one its token ids were made for,
@@ -13,13 +14,16 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from mulm.config import parse_config
 from mulm.engine.engine import Engine
-from mulm.errors import NotRunningError
+from mulm.errors import MulmError, NotRunningError
 from mulm.messages import GenerateRequest, Grammar, TokenChunk
 from mulm.model.adapter import Adapter
+from mulm.model.batch import PAGE_TOKENS
+from mulm.refs import new_id
 from serve_app.alias_watch import (
     FOLLOW_PERIOD_S,
     AliasWatch,
@@ -29,21 +33,20 @@ from serve_app.alias_watch import (
     resolve_ids,
 )
 from serve_app.engine_client import ModelChangingError
-from serve_app.engine_of_model import make_engine, pressure, speed_up
-from serve_app.engine_report import REPORT_PERIOD_S
+from serve_app.engine_links import IngressAddress
+from serve_app.engine_of_model import PLACES_PER_SLOT, make_engine, pressure, speed_up
+from serve_app.engine_report import REPORT_PERIOD_S, Offer
 from serve_app.engine_thread import EngineThread
 from serve_app.held_adapters import HeldAdapters
-from serve_app.opened_model import (
-    OpenedModel,
-    open_adapters,
-    open_from_store,
-)
+from serve_app.ingress_links import IngressLinks, Put
+from serve_app.opened_model import OpenedModel, open_adapters, open_from_store
 from serve_app.reporter import Reporter
 from serve_app.scaling import PRESSURE
 from serve_app.settings import AppArgs
-from serve_app.token_channel import ReplyTo, TokenSender
 
 _log = logging.getLogger(__name__)
+
+_RETRY = "try again in a moment"
 
 KEEP_PREVIOUS_S = 30.0
 """How long a replaced model takes new requests: until each ingress has noticed, by far."""
@@ -75,7 +78,10 @@ class EngineHost:
         self._prepares: dict[str, Callable[[Grammar], None]] = {}
         self._retirements: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sender = TokenSender()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._name = new_id("host")
+        self._is_stopped = False
+        self._links = IngressLinks(self._submit)
         self._reporter = Reporter()
         self._reporting: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
@@ -104,6 +110,7 @@ class EngineHost:
     async def _take_over(self, args: AppArgs) -> None:
         """Load the model that `args` name by now, and keep the one before it for a while."""
         async with self._loading:
+            self._require_running()
             opened = await asyncio.to_thread(self._open_model, args)
             adapters = await asyncio.to_thread(self._open_adapters, args, opened.id)
             model_id, is_new = opened.id, opened.id not in self._threads
@@ -123,9 +130,14 @@ class EngineHost:
     async def _take_adapters(self, args: AppArgs) -> None:
         """Give the model that is served the adapters that `args` name by now."""
         async with self._loading:
+            self._require_running()
             adapters = await asyncio.to_thread(self._open_adapters, args, self._model_id)
             self._args = args
             await self._hold(adapters)
+
+    def _require_running(self) -> None:
+        if self._is_stopped:
+            raise NotRunningError("the engine host ends", hint=_RETRY)
 
     async def _hold(self, adapters: Mapping[str, Adapter | None]) -> None:
         self._meaning = meaning([self._model_id, *adapters])
@@ -141,42 +153,67 @@ class EngineHost:
             ModelChangingError: this replica holds another model or adapter, as during a change.
             MulmError: see `EngineThread.generate`.
         """
-        if not self._threads:
-            raise NotRunningError("no model is loaded yet", hint="try again in a moment")
-        if model_id not in self._threads:
-            raise ModelChangingError("the model is being changed", hint="try again in a moment")
-        if request.adapter is not None and request.adapter not in self._adapters[model_id]:
-            raise ModelChangingError("the adapter is being changed", hint="try again in a moment")
-        # A thread that retires meanwhile refuses by itself.
-        thread, prepare = self._threads[model_id], self._prepares.get(model_id)
-        grammar = request.sampling.grammar
-        if grammar is not None and prepare is not None:
-            await asyncio.to_thread(prepare, grammar)
+        thread = self._thread(model_id, request)
+        if (check := self._check(model_id, request)) is not None:
+            await asyncio.to_thread(check)
         async with aclosing(thread.generate(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    async def send(self, model_id: str, request: GenerateRequest, reply_to: ReplyTo) -> int:
-        """As `generate`, but the tokens go where they are wanted; cancelling it frees its slot.
+    def _thread(self, model_id: str, request: GenerateRequest) -> EngineThread:
+        """What generates it; a thread that retires meanwhile refuses by itself."""
+        if not self._threads:
+            raise _not_loaded()
+        if model_id not in self._threads:
+            raise ModelChangingError("the model is being changed", hint=_RETRY)
+        if request.adapter is not None and request.adapter not in self._adapters[model_id]:
+            raise ModelChangingError("the adapter is being changed", hint=_RETRY)
+        return self._threads[model_id]
 
-        Returns:
-            How many chunks were sent.
+    def _check(self, model_id: str, request: GenerateRequest) -> Callable[[], None] | None:
+        """What takes time and belongs before the engine: the making of a grammar."""
+        grammar, prepare = request.sampling.grammar, self._prepares.get(model_id)
+        return None if grammar is None or prepare is None else partial(prepare, grammar)
+
+    def _submit(self, model_id: str, request: GenerateRequest, put: Put) -> Callable[[], object]:
+        """As `generate`, for an ingress at the other end of a connection."""
+        thread = self._thread(model_id, request)
+        if self._check(model_id, request) is None:
+            return thread.submit(request, put)
+        relay = asyncio.create_task(self._relay(model_id, request, put))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+        return relay.cancel
+
+    async def _relay(self, model_id: str, request: GenerateRequest, put: Put) -> None:
+        try:
+            async with aclosing(self.generate(model_id, request)) as chunks:
+                async for chunk in chunks:
+                    put(chunk)
+        except MulmError as error:
+            put(error)
+        except Exception:  # noqa: BLE001 - the border: the ingress is told that there was one
+            _log.exception("request failed request=%s", request.request_id)
+            put(MulmError("the engine failed", hint="the replica's log says why"))
+
+    async def hello(self, address: IngressAddress) -> None:
+        """Be asked from there, and report there, from now on.
 
         Raises:
-            UnreachableError: they cannot go there; nothing was generated.
-            ModelChangingError, MulmError: as `generate`.
+            NotRunningError: there is no way, or no model is loaded yet.
         """
-        connection = await self._sender.connect(reply_to)
-        n_sent = 0
-        async with aclosing(self.generate(model_id, request)) as chunks:
-            async for chunk in chunks:
-                await self._sender.send(connection, chunk)
-                n_sent += 1
-        return n_sent
-
-    async def hello(self, reply_to: ReplyTo) -> None:
-        """Report there from now on. Raises UnreachableError."""
-        await self._sender.connect(reply_to)
+        if self._args is None:
+            raise _not_loaded()
+        n_slots = self._args.n_slots
+        offer = Offer(
+            address.application,
+            self._reporter.replica_id() or self._name,
+            n_slots,
+            PLACES_PER_SLOT * n_slots,
+            self._args.max_queued,
+            PAGE_TOKENS,
+        )
+        await self._links.connect(address, offer)
 
     async def load(self) -> dict[str, Any]:
         """What this replica does right now."""
@@ -187,7 +224,8 @@ class EngineHost:
         """Serve's hook: what `serve_app.scaling` decides by."""
         thread = self._threads.get(self._model_id)
         n_slots = self._args.n_slots if self._args else 1
-        return {PRESSURE: pressure(thread.stats(), n_slots) if thread else 0.0}
+        waiting = self._links.n_waiting / n_slots
+        return {PRESSURE: waiting + (pressure(thread.stats(), n_slots) if thread else 0.0)}
 
     def check_health(self) -> None:
         """Serve's hook: raising has the replica replaced."""
@@ -195,18 +233,25 @@ class EngineHost:
             thread.check_health()
 
     async def stop(self) -> None:
-        """End all that it began; requests that still run get a NotRunningError."""
+        """Take nothing new, let what runs come to its end, then end all that it began.
+
+        What has not ended within the time that a request has gets a NotRunningError.
+        """
         self._alias.stop()
+        if self._args is not None:
+            await self._links.leave(self._args.request_timeout_s)
+        async with self._loading:  # what is being loaded is not begun any more
+            self._is_stopped = True
         for handle in self._retirements.values():
             handle.cancel()
-        tasks = [*self._tasks, *([self._reporting] if self._reporting else [])]
+        tasks = [*self._tasks, *self._relays, *([self._reporting] if self._reporting else [])]
         for task in tasks:
             task.cancel()
         for held in self._adapters.values():
             held.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(asyncio.to_thread(t.stop) for t in self._threads.values()))
-        await self._sender.close()
+        await self._links.close()
 
     def __del__(self) -> None:
         for thread in self._threads.values():
@@ -238,10 +283,14 @@ class EngineHost:
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
             assert self._args is not None
-            self._sender.report(
+            self._links.report(
                 self._reporter.report(self._args.name, model_id, thread)
                 for model_id, thread in self._threads.items()
             )
+
+
+def _not_loaded() -> NotRunningError:
+    return NotRunningError("no model is loaded yet", hint=_RETRY)
 
 
 def _makes_same_engine(one: AppArgs, other: AppArgs) -> bool:

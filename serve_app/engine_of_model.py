@@ -24,6 +24,9 @@ from serve_app.settings import AppArgs
 
 _log = logging.getLogger(__name__)
 
+PLACES_PER_SLOT = 2
+"""A finished sequence finds its successor in the engine's own line."""
+
 _DRAFT_SHARE = 8
 """A draft is smaller than its model by about as much."""
 
@@ -44,8 +47,8 @@ def make_engine(opened: OpenedModel, args: AppArgs) -> Engine:
         opened.model,
         args.n_slots,
         args.max_seq_len,
-        # Serve's queue holds back what exceeds twice the slots; the line here is never longer.
-        max_waiting=2 * args.n_slots,
+        # The ingress and Serve hold back what exceeds the places; the line here is never longer.
+        max_waiting=2 * PLACES_PER_SLOT * args.n_slots,
         speculation=speculation_of(opened, args),
         n_pages=n_pages(args, pages_for(window + 1), opened.model.page_bytes(), n_spare),
         tokenizer=opened.tokenizer,

@@ -1,6 +1,7 @@
 """What an engine says of itself, for the metrics and the control API of the ingress.
 
-Sent by each engine host to the ingresses once a second, over the tokens' own connection.
+Sent by each engine host to the ingresses once a second, over their own connection; and once, when
+it is made, what the engine takes.
 """
 
 from __future__ import annotations
@@ -47,10 +48,37 @@ class EngineReport:
         return 1.0 - self.stats.n_free_pages / self.stats.n_pages
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What an engine host takes, told when a connection is made."""
+
+    application: str
+    name: str
+    """Of the replica; no two have the same."""
+    n_slots: int
+    n_places: int
+    """Requests that it takes at a time, those that wait in its own line too."""
+    max_queued: int
+    """Requests that may wait at an ingress for a place in any engine."""
+    page_tokens: int
+
+    def encode(self) -> bytes:
+        """One line, without its end."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, line: bytes) -> Offer:
+        """What `encode` wrote. Raises ValueError: it is something else."""
+        try:
+            return cls(**json.loads(line))
+        except TypeError as error:
+            raise ValueError(f"no offer of an engine: {error!r}") from None
+
+
 def encode_reports(reports: Iterable[EngineReport]) -> bytes:
-    """One line, with its end."""
+    """One line, without its end."""
     written = {"engines": [asdict(report) for report in reports]}
-    return json.dumps(written, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(written, separators=(",", ":")).encode()
 
 
 def decode_reports(line: bytes) -> list[EngineReport]:

@@ -11,7 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 
 import torch
@@ -20,10 +22,11 @@ from mulm.engine.engine import Engine
 from mulm.engine.speculation import Speculation
 from mulm.engine.stats import EngineStats
 from mulm.errors import MulmError, NotRunningError
-from mulm.messages import GenerateRequest, TokenChunk, join_chunks
+from mulm.messages import GenerateRequest, TokenChunk
 from mulm.model.batch import LanguageModel
 from mulm.refs import new_id
 from serve_app.engine_act import EngineAct
+from serve_app.engine_stream import Put, Stream
 from serve_app.settings import FLUSH_INTERVAL_S
 
 _log = logging.getLogger(__name__)
@@ -31,34 +34,9 @@ _log = logging.getLogger(__name__)
 STUCK_AFTER_S = 60.0
 
 
-@dataclass(slots=True, eq=False)
-class _Stream:
-    """One consumer: where its chunks go, and what has not been sent yet."""
-
-    request: GenerateRequest
-    loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[TokenChunk | Exception]
-    pending: dict[int, list[TokenChunk]] = field(default_factory=dict)
-    started: set[int] = field(default_factory=set)
-    n_ended: int = 0
-
-    def take(self, chunk: TokenChunk) -> bool:
-        """Keep it for the next flush; whether that is now, since a choice begins or ends."""
-        self.pending.setdefault(chunk.index, []).append(chunk)
-        self.n_ended += chunk.finish_reason is not None
-        is_first = chunk.index not in self.started
-        self.started.add(chunk.index)
-        return is_first or chunk.finish_reason is not None
-
-    def flush(self) -> list[TokenChunk]:
-        """What has not been sent yet, a chunk for each choice."""
-        pending, self.pending = self.pending, {}
-        return [join_chunks(chunks) for chunks in pending.values()]
-
-
 @dataclass(frozen=True, slots=True)
 class _Add:
-    stream: _Stream
+    stream: Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +72,7 @@ class EngineThread:
         self._flush_interval_s = flush_interval_s
         self._clock = clock
         self._inbox: SimpleQueue[_Command] = SimpleQueue()
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._flushed_s = self._progressed_s = clock()
         self._stop: _Stop | None = None
         self._door = threading.Lock()  # held for moments: nobody enters a closed inbox
@@ -118,20 +96,29 @@ class EngineThread:
         Raises:
             MulmError: what `Engine.add` raises, or NotRunningError when the engine stopped.
         """
-        stream = _Stream(request, asyncio.get_running_loop(), asyncio.Queue())
-        self._enter(_Add(stream))
+        queue: asyncio.Queue[TokenChunk | MulmError] = asyncio.Queue()
+        cancel = self.submit(request, queue.put_nowait)
         n_open = request.n
         try:
             while n_open:
-                item = await stream.queue.get()
-                if isinstance(item, Exception):
+                item = await queue.get()
+                if isinstance(item, MulmError):
                     n_open = 0
                     raise item
                 n_open -= item.finish_reason is not None
                 yield item
         finally:
             if n_open:
-                self._inbox.put(_Cancel(request.request_id))
+                cancel()
+
+    def submit(self, request: GenerateRequest, put: Put) -> Callable[[], None]:
+        """As `generate`, but chunks and the error that may end them are put; returns a cancel.
+
+        Raises:
+            NotRunningError: the engine has stopped.
+        """
+        self._enter(_Add(Stream(request, asyncio.get_running_loop(), put)))
+        return lambda: self._inbox.put(_Cancel(request.request_id))
 
     def swap(self, model: LanguageModel, n_torch_threads: int | None = None) -> None:
         """Go on with this model, of the same shape, from the next step on; no request is lost.
@@ -148,7 +135,7 @@ class EngineThread:
                 torch.set_num_threads(n_torch_threads)
             _log.info("engine goes on with another form of its model")
 
-        self._inbox.put(EngineAct(work))
+        self._begin(work, "another form of the model")
 
     async def act(self, work: Callable[[Engine], None]) -> None:
         """Have something done to the engine between two of its steps, and wait for that.
@@ -162,7 +149,7 @@ class EngineThread:
 
     def speculate(self, speculation: Speculation) -> None:
         """Let this one, of the same vocabulary, guess from the next step on."""
-        self._inbox.put(EngineAct(lambda engine: engine.speculate(speculation)))
+        self._begin(lambda engine: engine.speculate(speculation), "a draft")
 
     def check_health(self) -> None:
         """Raise NotRunningError unless the engine is idle or finished a step lately."""
@@ -182,6 +169,15 @@ class EngineThread:
         """End now; consumers get a NotRunningError."""
         self._close(_Stop(when_idle=False))
         self._thread.join(timeout_s)
+
+    def _begin(self, work: Callable[[Engine], None], what: str) -> None:
+        """Have something done that nobody waits for: what is wrong with it is told by the log."""
+        command = EngineAct(work)
+        command.done.add_done_callback(partial(_tell, what))
+        try:
+            self._enter(command)
+        except NotRunningError as error:
+            command.refuse(error)
 
     def _enter(self, command: _Add | EngineAct) -> None:
         with self._door:
@@ -237,7 +233,7 @@ class EngineThread:
             case _Stop():
                 self._stop = command
 
-    def _add(self, stream: _Stream) -> None:
+    def _add(self, stream: Stream) -> None:
         if not self._streams:
             self._progressed_s = self._clock()
         try:
@@ -251,7 +247,7 @@ class EngineThread:
         """Send first tokens and ends at once, the rest when the interval has passed."""
         now_s = self._clock()
         is_due = now_s - self._flushed_s >= self._flush_interval_s
-        urgent: dict[str, _Stream] = {}
+        urgent: dict[str, Stream] = {}
         for chunk in chunks:
             stream = self._streams[chunk.request_id]
             if stream.take(chunk):
@@ -263,10 +259,10 @@ class EngineThread:
             urgent |= {name: s for name, s in self._streams.items() if s.pending}
         self._send([(stream, chunk) for stream in urgent.values() for chunk in stream.flush()])
 
-    def _send(self, items: Sequence[tuple[_Stream, TokenChunk | Exception]]) -> None:
+    def _send(self, items: Sequence[tuple[Stream, TokenChunk | MulmError]]) -> None:
         """Wake each event loop once with all that is for it."""
         for loop in {stream.loop for stream, _ in items}:
-            mine = [(s.queue, item) for s, item in items if s.loop is loop]
+            mine = [(s.put, item) for s, item in items if s.loop is loop]
             try:
                 loop.call_soon_threadsafe(_put_all, mine)
             except RuntimeError:  # the loop is closed: nobody listens any more
@@ -286,8 +282,12 @@ class EngineThread:
         self._send([(stream, error) for stream in streams])
 
 
-def _put_all(
-    items: list[tuple[asyncio.Queue[TokenChunk | Exception], TokenChunk | Exception]],
-) -> None:
-    for queue, item in items:
-        queue.put_nowait(item)
+def _put_all(items: list[tuple[Put, TokenChunk | MulmError]]) -> None:
+    for put, item in items:
+        put(item)
+
+
+def _tell(what: str, done: Future[None]) -> None:
+    error = None if done.cancelled() else done.exception()
+    if error is not None:
+        _log.error("the engine does without it what=%s reason=%s", what, error)

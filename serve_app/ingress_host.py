@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from fastapi import FastAPI
+from ray.serve.handle import DeploymentHandle
 
 from actors.cluster import connect
 from actors.dashboard import Dashboard
@@ -34,6 +35,7 @@ from serve_app.control_api.served_state import ServedState
 from serve_app.deployer import Deployer
 from serve_app.deployments import Deployments
 from serve_app.engine_client import EngineClient
+from serve_app.engine_links import EngineLinks
 from serve_app.followed import Followed
 from serve_app.hosts import require_guard
 from serve_app.http_server import HttpServer
@@ -46,7 +48,6 @@ from serve_app.serve_client import ServeEngineClient
 from serve_app.served import Served, open_served
 from serve_app.service import Service
 from serve_app.settings import AppArgs, IngressArgs
-from serve_app.token_channel import TokenReceiver
 from serve_app.tracing import TracedClient, Tracing
 from serve_app.usage_writer import UsageWriter
 
@@ -70,17 +71,24 @@ class IngressHost:
         self._limiter = Limiter(self._usage, settings.rates, n_holders=settings.ingress_replicas)
         self._renewal = LimitsRenewal(self._limiter, open_limiter)
         self._store: Store = cluster_store(home)
-        self._receiver = TokenReceiver(ray.util.get_node_ip_address())
-        self._metrics = ServiceMetrics(self._receiver.reports)
+        self._links = EngineLinks(ray.util.get_node_ip_address())
+        self._metrics = ServiceMetrics(self._links.reports)
         self._tracing = Tracing()
         self._clients: dict[str, ServeEngineClient] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         info = connect(home)
         deployer = Deployer(Dashboard.of(info, home))
         self._deployments = Deployments(
-            self._facts, deployer, self._follow, self._greet, Random(), self._crew.meet
+            self._facts,
+            deployer,
+            self._follow,
+            self._greet,
+            Random(),
+            self._crew.meet,
+            forget=self._forget,
         )
         self._service = Service(self._deployments.serving, metrics_text=self._metrics.text)
-        state = ServedState(self._deployments.serving, deployer, self._receiver.reports)
+        state = ServedState(self._deployments.serving, deployer, self._links.reports)
         self._control = open_control(
             home, self._facts, self._store, JobClient.of(info, home), state, settings.source_urls
         )
@@ -113,7 +121,7 @@ class IngressHost:
             await self._renewal.stop()
             await self._usage.stop()
         self._service.background.close()
-        await self._receiver.close()
+        await self._links.close()
         await asyncio.to_thread(self._tracing.close)
 
     def _app(self) -> FastAPI:
@@ -140,10 +148,12 @@ class IngressHost:
 
     def _follow(self, application: str, around: Callable[[EngineClient], EngineClient]) -> Followed:
         """Follow an application of engines, whether it is there yet or not."""
-        from ray import serve
-
-        handle = serve.get_deployment_handle(ENGINE, application, _check_exists=False)
-        client = self._clients[application] = ServeEngineClient(handle, self._receiver)
+        client = self._clients.get(application)
+        if client is None:
+            # A handle of our own, not of Serve's cache, since it ends before the process does.
+            handle = DeploymentHandle(ENGINE, application)
+            client = ServeEngineClient(handle, self._links.line(application))
+            self._clients[application] = client
         names: dict[str, str] = {}
 
         def read(args: AppArgs, engine: EngineClient) -> Served:
@@ -158,9 +168,18 @@ class IngressHost:
         return Followed(around(measured), read, resolve_ids)
 
     async def _greet(self, applications: list[str]) -> None:
-        await asyncio.gather(
-            *(self._clients[application].greet(self._receiver) for application in applications)
-        )
+        await asyncio.gather(*map(self._greet_one, applications))
+
+    async def _greet_one(self, application: str) -> None:
+        if (client := self._clients.get(application)) is not None:
+            await client.greet(await self._links.address(application))
+
+    def _forget(self, application: str) -> None:
+        """Nobody asks an application any more; what was asked comes to its end."""
+        self._links.forget(application)
+        closing = asyncio.create_task(self._clients.pop(application).close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
 
 def open_control(

@@ -45,17 +45,17 @@ class Reporter:
         speed = (stats.generated_tokens - n_before) / past_s if past_s > 0 else 0.0
         device, dtype = self._computes.get(model_id, ("", ""))
         memory = _memory_bytes(device)
-        place = Place(self._replica_id(), device, dtype, memory)
+        place = Place(self.replica_id(), device, dtype, memory)
         return EngineReport(model_id, thread.id, stats, deployment, round(speed, 1), place)
 
-    def _replica_id(self) -> str:
+    def replica_id(self) -> str:
+        """Serve's id of this replica; empty outside of one."""
         if self._replica is None:
             self._replica = _replica_id()
         return self._replica
 
 
 def _replica_id() -> str:
-    """Serve's id of this replica; empty outside of one."""
     from ray import serve
     from ray.serve.exceptions import RayServeException
 

@@ -143,22 +143,17 @@ async def _pump(source: Deltas, queue: asyncio.Queue[Delta | Exception | None]) 
 
 
 def _read_chunk(text: TextStream, chunk: TokenChunk, index: int) -> Delta:
-    pieces: list[str] = []
-    n_tokens = 0
     reason = chunk.finish_reason
     if reason == "deadline":
         raise late()
-    for token_id in chunk.token_ids:
-        n_tokens += 1
-        pieces.append(text.push(token_id))
-        if text.is_stopped:
-            reason = "stop"
-            break
-    if reason and not text.is_stopped:
-        pieces.append(text.finish())
+    new, n_tokens = text.read(chunk.token_ids)
+    if text.is_stopped:
+        reason = "stop"
+    elif reason:
+        new += text.finish()
         reason = "stop" if text.is_stopped else reason
     return Delta(
-        index, "".join(pieces), chunk.token_ids[:n_tokens], reason, chunk.logprobs[:n_tokens],
+        index, new, chunk.token_ids[:n_tokens], reason, chunk.logprobs[:n_tokens],
         chunk.prompt_logprobs, 0 if chunk.index else chunk.n_cached_tokens,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Token ids to text for one choice, with stop strings.
 
-Called by `choices` for every token. Invariants: the text does not depend on how the tokens were
+Called by `choices` for every chunk. Invariants: the text does not depend on how the tokens were
 grouped on their way; no part of a stop string is ever sent, so text that may become one is held
 back until it cannot.
 """
@@ -26,6 +26,17 @@ class TextStream:
         self._n_missing = min_tokens
         self._held = ""
         self.is_stopped = False
+
+    def read(self, token_ids: Sequence[int]) -> tuple[str, int]:
+        """The text that these tokens let go, and how many of them came before the end of a stop."""
+        if not self._stops:
+            return self._decoder.push(token_ids), len(token_ids)
+        pieces: list[str] = []
+        for token_id in token_ids:
+            pieces.append(self.push(token_id))
+            if self.is_stopped:
+                break
+        return "".join(pieces), len(pieces)
 
     def push(self, token_id: int) -> str:
         """The text that one more token lets go; sets `is_stopped` when a stop string is whole."""

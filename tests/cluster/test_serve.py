@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -216,6 +218,28 @@ def test_more_than_fits_is_told_to_come_back(client):
     assert refused[0].code == "overloaded"
     assert refused[0].response.headers["retry-after"]
     assert ask(client).usage.completion_tokens <= 5
+
+
+def test_when_an_engine_dies_its_streams_say_so_and_what_had_no_token_is_answered(cluster, client):
+    dashboard = Dashboard.of(cluster.info, cluster.home)
+
+    def pids() -> list[int]:
+        details = dashboard.request("GET", "/api/serve/applications/")
+        engine = details["applications"]["engine-tiny"]["deployments"]["engine"]
+        return [each["pid"] for each in engine["replicas"] if each["state"] == "RUNNING"]
+
+    stream = endless(client)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, client)
+        time.sleep(0.5)
+        assert not waiting.done(), "the only slot is taken"
+        [pid] = pids()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(openai.APIError) as broken:
+            list(stream)
+        assert broken.value.code == "not_running"
+        assert waiting.result().usage.completion_tokens <= 5
+    wait_for(lambda: pids() not in ([], [pid]), 60.0)
 
 
 def test_another_model_is_taken_over_in_place(cluster, refs, client):

@@ -120,3 +120,24 @@ def test_a_reader_whose_time_is_over_is_no_client_who_left(passed_s, has_failed)
 
     asyncio.run(read())
     assert list(found.has_failed) == has_failed
+
+
+def test_a_model_is_judged_by_its_own_requests_when_an_alias_moves():
+    found = Tally()
+    client = CountedClient(Engine(TokenChunk("r", (1,)), end("stop")), found)
+    request = GenerateRequest("r", (1,))
+
+    async def read(model_id):
+        async with aclosing(client.generate(model_id, request)) as chunks:
+            return [chunk async for chunk in chunks]
+
+    async def check():
+        await read("m1")
+        slow = client.generate("m1", request)
+        await anext(slow)
+        await read("m2")
+        _ = [chunk async for chunk in slow]
+
+    asyncio.run(check())
+    assert list(found.has_failed) == [False], "of m2 alone"
+    assert len(found.first_token_s) == 1

@@ -13,6 +13,7 @@ import pytest
 from mulm.crew import CrewBook
 from mulm.errors import NotFoundError, NotRunningError
 from mulm.ledger import Ledger
+from serve_app.applications import engine_application
 from serve_app.deployer import Deployer
 from serve_app.deployments import Deployments, alone
 from serve_app.followed import Followed
@@ -113,6 +114,23 @@ def test_nobody_is_taken_away_who_is_still_asked(ledger, serve, deployments):
     assert deployments.serving["other"].canary is None
     look(deployments)
     assert serve.puts[-1] == ["engine-other", "mulm", "strangers"]
+
+
+def test_of_what_is_gone_nothing_is_kept(ledger, deployments):
+    gone = []
+    deployments._forget = gone.append
+    want(ledger, "other")
+    want(ledger, canary={"model": "tiny@2"})
+    look(deployments)
+    want(ledger)
+    look(deployments)
+    assert gone == [engine_application("tiny", is_canary=True)]
+    ledger.set_deployment("tiny", None, "removed")
+    deployments._unread["tiny"] = 1
+    look(deployments)
+    assert gone[1:] == ["engine-tiny"]
+    assert deployments._tried_s.keys() == {"other"}
+    assert not deployments._unread
 
 
 def test_a_deployment_that_cannot_be_opened_leaves_the_others_alone(ledger, deployments):

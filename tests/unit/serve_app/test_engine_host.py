@@ -48,6 +48,30 @@ def test_it_serves_the_model_it_was_configured_with(host):
     asyncio.run(check())
 
 
+def test_what_is_being_loaded_when_it_ends_is_ended_too():
+    is_opening, may_open = threading.Event(), threading.Event()
+
+    def open_model(args):
+        is_opening.set()
+        assert may_open.wait(10)
+        return OpenedModel(args.model, FakeModel())
+
+    host = EngineHost(open_model)
+
+    async def check():
+        loading = asyncio.create_task(host.reconfigure({"model": "m@1"}))
+        await asyncio.to_thread(is_opening.wait, 10)
+        stopping = asyncio.create_task(host.stop())
+        await asyncio.sleep(0.05)
+        may_open.set()
+        await asyncio.gather(loading, stopping, return_exceptions=True)
+        assert not any(thread._thread.is_alive() for thread in host._threads.values())
+        with pytest.raises(NotRunningError, match="host ends"):
+            await host.reconfigure({"model": "m@2"})
+
+    asyncio.run(check())
+
+
 def test_another_model_is_taken_over_without_dropping_a_request(host):
     async def check():
         await host.reconfigure({"model": "m@1"})

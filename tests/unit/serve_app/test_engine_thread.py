@@ -9,8 +9,10 @@ from contextlib import aclosing
 import pytest
 import torch
 
+from mulm.engine.draft_model import DraftModel
 from mulm.engine.engine import Engine
 from mulm.engine.fake import FakeConfig, FakeModel
+from mulm.engine.speculation import Speculation
 from mulm.errors import ContextLengthError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams, join_chunks
 from serve_app.engine_thread import EngineThread
@@ -233,3 +235,29 @@ def test_torch_has_as_many_threads_as_a_swap_says_in_the_engines_own_thread(thre
         assert set(seen) == {before + 1}
 
     asyncio.run(check())
+
+
+def test_what_nobody_waits_for_is_told_by_the_log_when_it_fails(caplog):
+    thread = EngineThread(Engine(FakeModel(), 1))
+    draft = DraftModel(FakeModel(FakeConfig(vocab_size=7)), 1 << 20)
+    thread.speculate(Speculation(draft))
+    asyncio.run(thread.act(lambda _engine: None))
+    assert "the engine does without it what=a draft" in caplog.text
+    thread.check_health()
+    thread.stop()
+    caplog.clear()
+    thread.swap(FakeModel())
+    assert "reason=the engine has stopped" in caplog.text
+
+
+def test_a_bug_in_what_is_done_breaks_the_engine_and_whoever_waits_is_told():
+    thread = EngineThread(Engine(FakeModel(), 1))
+    with pytest.raises(NotRunningError, match="the engine broke: our bug"):
+        asyncio.run(thread.act(lambda _engine: _raise(ValueError("our bug"))))
+    thread._thread.join(10)
+    with pytest.raises(NotRunningError, match="the engine broke"):
+        thread.check_health()
+
+
+def _raise(error):
+    raise error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from contextlib import aclosing
 
 import pytest
 from ray.exceptions import (
@@ -12,13 +11,11 @@ from ray.exceptions import (
     GetTimeoutError,
     RayActorError,
     RayError,
-    RayTaskError,
 )
 
 from mulm.errors import MulmError, NotRunningError, OverloadedError
 from mulm.messages import GenerateRequest, TokenChunk
-from serve_app.engine_client import ModelChangingError
-from serve_app.token_channel import TokenReceiver, TokenSender, UnreachableError
+from serve_app.engine_client import EngineLostError, ModelChangingError
 
 with warnings.catch_warnings():  # Serve's own, at import
     warnings.simplefilter("ignore")
@@ -68,8 +65,13 @@ class Handle:
         self.calls = []
         self.generate = self.load = self
 
+    is_shut = False
+
     def options(self, **_options):
         return self
+
+    async def shutdown_async(self):
+        self.is_shut = True
 
     def remote(self, *args):
         self.calls.append(args)
@@ -85,7 +87,7 @@ async def collect(handle, **options):
 @pytest.mark.parametrize("error", RAYS_OWN, ids=lambda error: type(error).__name__)
 def test_errors_of_ray_arrive_as_ours_without_its_words(error):
     with pytest.raises(MulmError) as caught:
-        asyncio.run(collect(Handle([error])))
+        asyncio.run(collect(Handle([error], [error], [error])))
     assert isinstance(caught.value, NotRunningError)
     assert "1a2b" not in str(caught.value)
     assert not asyncio.run(ServeEngineClient(Handle([error])).is_ready())
@@ -129,120 +131,78 @@ class WrappedChangingError(RayError):
     cause = ModelChangingError("another model")
 
 
-class Engine:
-    """A handle whose engine sends chunks over the channel, then ends its call with an outcome."""
+class Line:
+    """Engines that are connected, with a script for each request."""
 
-    def __init__(self, chunks, outcome=1, is_behind_a_firewall=False):
-        self.chunks, self.outcome = chunks, outcome
-        self.is_behind_a_firewall = is_behind_a_firewall
-        self.n_streamed = self.n_cancelled = 0
-        self.send, self.generate = Call(self._send), Call(self._generate)
-        self.sender = TokenSender()
+    def __init__(self, *scripts):
+        self._scripts = list(scripts)
+        self.is_fresh = True
 
-    def options(self, **_options):
-        return self
+    @property
+    def is_there(self):
+        return bool(self._scripts)
 
-    def _send(self, _model_id, _request, reply_to):
-        return Running(self, self._work(reply_to))
-
-    def _generate(self, _model_id, _request):
-        self.n_streamed += 1
-        return Response(self.chunks)
-
-    async def _work(self, reply_to):
-        if self.is_behind_a_firewall:
-            raise RayTaskError("send", "trace", UnreachableError("no way"))
-        connection = await self.sender.connect(reply_to)
-        for chunk in self.chunks:
-            await self.sender.send(connection, chunk)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        if self.outcome is None:
-            await asyncio.Event().wait()
-        return self.outcome
+    async def generate(self, _model_id, _request):
+        for item in self._scripts.pop(0):
+            if isinstance(item, Exception):
+                raise item
+            yield item
 
 
-class Call:
-    def __init__(self, remote):
-        self.remote = remote
-
-
-class Running:
-    """A call that is under way."""
-
-    def __init__(self, engine, work):
-        self._engine, self._task = engine, asyncio.ensure_future(work)
-
-    def __await__(self):
-        return self._task.__await__()
-
-    def cancel(self):
-        self._engine.n_cancelled += 1
-        self._task.cancel()
-
-
-async def over_channel(engine, n_wanted=None, **options) -> list[TokenChunk]:
-    receiver = TokenReceiver("127.0.0.1")
-    client = ServeEngineClient(engine, receiver)
-    found = []
-    try:
-        async with aclosing(client.generate("m", GenerateRequest("a", (1,), **options))) as chunks:
-            async for chunk in chunks:
-                found.append(chunk)
-                if len(found) == n_wanted:
-                    break
-        await asyncio.sleep(0.05)
-    finally:
-        await engine.sender.close()
-        await receiver.close()
+async def over(line, handle, found=None):
+    found = [] if found is None else found
+    async for chunk in ServeEngineClient(handle, line).generate("m", GenerateRequest("a", (1,))):
+        found.append(chunk)
     return found
 
 
-def test_tokens_come_over_the_channel():
-    chunks = [
-        TokenChunk("a", (1,)),
-        TokenChunk("a", (2,), "stop", 1),
-        TokenChunk("a", (3,), "stop"),
-    ]
-    engine = Engine(chunks)
-    assert asyncio.run(over_channel(engine, n=2)) == chunks
-    assert (engine.n_streamed, engine.n_cancelled) == (0, 0)
+LOST = EngineLostError("the engine went away")
 
 
-def test_a_reader_that_leaves_cancels_the_call():
-    engine = Engine([TokenChunk("a", (1,))], outcome=None)
-    assert len(asyncio.run(over_channel(engine, n_wanted=1))) == 1
-    assert engine.n_cancelled == 1
+def test_connected_engines_are_asked_without_the_handle():
+    handle = Handle()
+    assert asyncio.run(over(Line([END]), handle)) == [END]
+    assert not handle.calls
+    assert asyncio.run(ServeEngineClient(handle, Line()).is_ready()), "it was heard lately"
 
 
-def test_a_call_that_fails_ends_the_tokens():
-    engine = Engine([TokenChunk("a", (1,))], outcome=RayActorError())
-    with pytest.raises(NotRunningError, match="went away"):
-        asyncio.run(over_channel(engine))
+def test_where_none_is_connected_the_handle_is_asked():
+    assert asyncio.run(over(Line(), Handle([END]))) == [END]
 
 
-def test_tokens_that_never_come_are_an_error_and_no_wait(monkeypatch):
-    monkeypatch.setattr("serve_app.serve_client._ON_THE_WAY_S", 0.1)
-    engine = Engine([TokenChunk("a", (1,))])
-    with pytest.raises(NotRunningError, match="lost"):
-        asyncio.run(over_channel(engine))
+@pytest.mark.parametrize("second", [[[END]], []])
+def test_a_request_that_had_no_token_goes_to_another_engine_or_over_the_handle(second):
+    handle = Handle([END])
+    assert asyncio.run(over(Line([LOST], *second), handle)) == [END]
+    assert len(handle.calls) == 1 - len(second)
 
 
-def test_where_an_engine_cannot_connect_tokens_come_over_the_handle_for_a_while(monkeypatch):
-    engine = Engine([TokenChunk("a", (1,)), END], is_behind_a_firewall=True)
-    assert asyncio.run(over_channel(engine)) == [TokenChunk("a", (1,)), END]
-    assert engine.n_streamed == 1
+def test_a_request_that_had_a_token_ends_with_its_engine():
+    found = []
+    with pytest.raises(EngineLostError):
+        asyncio.run(over(Line([TokenChunk("a", (1,)), LOST], [END]), Handle(), found))
+    assert found == [TokenChunk("a", (1,))]
 
-    async def later():
-        now_s = 0.0
-        receiver = TokenReceiver("127.0.0.1")
-        client = ServeEngineClient(engine, receiver, lambda: now_s)
-        for now_s, n_streamed in ((0.0, 2), (29.0, 3), (31.0, 3)):
-            engine.is_behind_a_firewall = now_s == 0
-            async with aclosing(client.generate("m", GenerateRequest("a", (1,)))) as chunks:
-                assert [chunk async for chunk in chunks] == [TokenChunk("a", (1,)), END]
-            assert engine.n_streamed == n_streamed
-        await engine.sender.close()
-        await receiver.close()
 
-    asyncio.run(later())
+def test_a_request_that_ends_engines_does_not_end_them_all():
+    line = Line([LOST], [LOST], [LOST], [END])
+    with pytest.raises(EngineLostError):
+        asyncio.run(over(line, Handle()))
+    assert line.is_there
+
+
+def test_a_client_that_is_closed_lets_its_streams_end_and_then_its_handle_go():
+    handle = Handle([TokenChunk("a", (1,)), END])
+
+    async def check():
+        client = ServeEngineClient(handle)
+        chunks = client.generate("m", GenerateRequest("a", (1,)))
+        await anext(chunks)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0.15)
+        assert not handle.is_shut
+        assert [chunk async for chunk in chunks] == [END]
+        await closing
+        assert handle.is_shut
+
+    asyncio.run(check())
