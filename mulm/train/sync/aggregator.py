@@ -172,6 +172,7 @@ class Aggregator:
             self._members.leave(island)
             for part in self._parts:
                 self._close_if_due(part)
+            self._changed.notify_all()  # who waits in its name is to hear it
 
     @property
     def most_bytes(self) -> int:
