@@ -1,6 +1,6 @@
 """Which engine a prompt belongs to: that of its beginning, whose pages it keeps.
 
-Called by the ingress's client for the key, and by `serve_app.prefix_router` for the engine.
+Called by `serve_app.engine_line`.
 """
 
 from __future__ import annotations
