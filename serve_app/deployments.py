@@ -81,6 +81,7 @@ class Deployments:
         self.serving: dict[str, Deployed] = {}
         """By name; the same mapping for ever, so that whoever holds it sees what changes."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._has_looked = asyncio.Event()
 
     def start(self) -> None:
         """Follow from now on."""
@@ -89,6 +90,11 @@ class Deployments:
                 asyncio.create_task(self._forever(self.look, self._period_s)),
                 asyncio.create_task(self._forever(self._call, _GREET_S)),
             ]
+
+    async def wait_for_look(self, timeout_s: float) -> None:
+        """Until it is known what is served, or the time is over, as when the ledger is away."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_looked.wait(), timeout_s)
 
     def stop(self) -> None:
         """Follow nothing any more; what is served goes on."""
@@ -116,6 +122,7 @@ class Deployments:
             await self._keep(each)
             if leads:
                 await self._judge(each)
+        self._has_looked.set()
 
     async def _hear(self) -> bool:
         """Meet the other ingresses; whether this one leads."""

@@ -51,6 +51,8 @@ from serve_app.settings import AppArgs, IngressArgs
 from serve_app.tracing import TracedClient, Tracing
 from serve_app.usage_writer import UsageWriter
 
+_LOOK_TIMEOUT_S = 10.0
+
 
 class IngressHost:
     """One replica: the application, and all that is served."""
@@ -96,12 +98,16 @@ class IngressHost:
         self._server: HttpServer | None = None
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Serve's hook for `user_config`: listen, and follow what is deployed."""
+        """Serve's hook for `user_config`: follow what is deployed, and listen.
+
+        In that order, so that nobody is told that nothing is served by one who does not know yet.
+        """
         args = parse_config(IngressArgs, config)
         if self._settings.otlp_endpoint is not None and self._server is None:
             self._tracing.export_to(self._settings.otlp_endpoint)
-        await self._listen(args)
         self._deployments.start()
+        await self._deployments.wait_for_look(_LOOK_TIMEOUT_S)
+        await self._listen(args)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the application of this replica."""

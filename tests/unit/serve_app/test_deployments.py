@@ -329,3 +329,19 @@ def test_what_could_not_be_opened_is_tried_again_a_canary_too(
     look(deployments)
     assert not deployments.serving["tiny"].problem
     assert "passing@1" in {deployments.serving["tiny"].draw().ref for _ in range(50)}
+
+
+def test_who_waits_for_the_first_look_knows_what_is_served(ledger, deployments, monkeypatch):
+    want(ledger)
+
+    async def begin() -> list[str]:
+        monkeypatch.setattr(deployments, "_facts", None)  # away: every look fails
+        deployments.start()
+        await deployments.wait_for_look(0.05)
+        before = sorted(deployments.serving)
+        monkeypatch.setattr(deployments, "_facts", ledger)
+        await deployments.wait_for_look(30.0)
+        deployments.stop()
+        return [*before, "then", *sorted(deployments.serving)]
+
+    assert asyncio.run(begin()) == ["then", "tiny"]
