@@ -89,10 +89,12 @@ def down(home: Home) -> bool:
     """End everything of this home's cluster; returns whether there was anything. Idempotent.
 
     Raises:
-        ConflictError: another process is starting it and takes long.
+        ConflictError: another process is starting it and takes long, or this machine is a member
+            of another's.
     """
     if not home.root.exists():
         return False
+    _require_no_member(home)
     with _only_one(home, _DOWN_PATIENCE_S):
         info = read_info(home)
         had_processes = _remove(home, info)
@@ -123,7 +125,16 @@ def _require_down(home: Home) -> None:
             f"the application is up already: {info.dashboard_url}, process {info.pid}",
             hint="use it as it is, or run `mulm down` first",
         )
+    _require_no_member(home)
     _remove(home, info)  # what a crash left behind
+
+
+def _require_no_member(home: Home) -> None:
+    """A machine that has joined another's cluster is found by the same home."""
+    if home.joined.exists():
+        raise ConflictError(
+            "this machine has joined another one's application", hint="`mulm leave` first"
+        )
 
 
 def _ensure_token(home: Home) -> None:

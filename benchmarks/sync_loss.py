@@ -8,8 +8,7 @@ optimizer, codec and aggregator; islands take their inner steps in turn in this 
 `ddp` is one model that learns from whole batches; each of n islands has an n-th part of every
 batch and takes as many inner steps: equal tokens. `alone` is one worker with that part of the
 batches, the same time without the others' tokens, and `alone-long-batch` one with whole ones and
-half as many steps. Every variant is a line of FILE, and is run once. Results are in
-docs/synchronisation.md.
+half as many steps. Every variant is a line of FILE, and is run once.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from mulm.train.sync.single import SingleSync
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to train. `every` is H; `late` the inner steps that an exchange takes."""
+    """One way to train: `every` is H, and updates come `late` + 1 inner steps later, if `late`."""
 
     name: str
     islands: int = 1

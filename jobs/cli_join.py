@@ -58,7 +58,8 @@ def join(head: str, token: str | None, name: str, trust: str, as_json: bool) -> 
 def leave(as_json: bool) -> None:
     """Take this machine back from the application that it has joined; harmless if it has not.
 
-    Work that is under way here ends after its step; what it has learned is kept by the others.
+    An island here ends after the step that is under way, and what it has learned is kept by the
+    others. Other work has 20 seconds to end.
 
     \b
     Example:  mulm leave

@@ -63,6 +63,7 @@ def prepare(home: Home, head: str, token: str | None) -> str:
     address = _address(head)
     home.create()
     _require_free(home)
+    leave(home)  # what a killed `mulm join` left behind
     if token is not None:
         write_atomic(home.join_token, ray_token_in(token).encode(), mode=0o600)
     elif not home.join_token.exists():
@@ -180,8 +181,8 @@ def _is_back(member: Member) -> bool:
     """Whether the head answers; refuses for good where it does not fit any more."""
     try:
         _require_fit(member.home, member.info.head)
-    except NotRunningError:
-        return False
+    except (NotRunningError, AuthError):
+        return False  # a head that is starting may refuse everybody for a moment
     return True
 
 

@@ -9,14 +9,14 @@ from pydantic import Field
 from mulm.config import Frozen
 from mulm.train.optimizer_config import Auto
 
-SyncKind = Literal["auto", "ddp", "ddp_lowrank", "diloco"]
+SyncKind = Literal["auto", "ddp", "diloco"]
 
 
 class DilocoConfig(Frozen):
-    """Islands that talk now and then; read where `sync` is `diloco`, or chosen so."""
+    """Islands that talk now and then; read where `sync` is `diloco`."""
 
     round_s: Auto | Annotated[float, Field(gt=0, le=3600)] = "auto"
-    """Time between two exchanges of the same weights."""
+    """Time between two exchanges of the same weights; `auto` is 10 s."""
     wire: Literal["int8", "int4", "bf16", "fp32"] = "int8"
     """The form in which weights travel."""
     fragments: Annotated[int, Field(ge=1, le=64)] = 4

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,13 @@ def test_the_schema_refuses_a_misspelled_key(config: dict[str, Any]) -> None:
 
     with pytest.raises(jsonschema.ValidationError):
         validate_config(prepare_config(copy.deepcopy(config) | {"setup_comands": []}))
+
+
+def test_what_it_runs_of_ours_is_there(config: dict[str, Any]) -> None:
+    commands = " ".join(config["head_start_ray_commands"] + config["worker_start_ray_commands"])
+    modules = re.findall(r"python -m ([a-z_.]+)", commands)
+    assert modules
+    assert all(importlib.util.find_spec(name) for name in modules)
 
 
 @pytest.mark.parametrize("who", ["head", "worker"])
