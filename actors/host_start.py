@@ -34,7 +34,7 @@ def main(gcs_address: str, temp_dir: str, root: str, timeout_s: str) -> int:
             time.sleep(_POLL_S * attempt)
     home = Home(Path(root))
     start_ledger(home.ledger)
-    start_store(home.store)
+    start_store(home)
     publish(gcs_address)
     ray.shutdown()
     return 0

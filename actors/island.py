@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -21,16 +21,15 @@ from actors.event_sender import EventSender
 from actors.ledger_host import connect_facts
 from actors.process_group import TIMEOUT_S, choose_interface, open_store, point_to_store
 from actors.train_context import (
-    AGREED_ERRORS,
     RayTrainContext,
     TrainOrder,
     WorkerOutcome,
     begin_worker,
     surroundings,
+    work,
     worker_device,
 )
 from actors.train_gauges import TrainGauges
-from mulm.train.loop import train
 from mulm.train.sync.outer_link import OuterLink
 
 
@@ -86,7 +85,7 @@ class IslandWorker:
             _join_group(order, place)
         sender = EventSender(connect_facts(), order.run_id) if place.rank == 0 else None
         context = IslandContext(
-            **surroundings(order),
+            **surroundings(order, place.rank),
             device=worker_device(order.device, place.rank),
             rank=place.rank,
             world_size=place.n_workers,
@@ -95,13 +94,7 @@ class IslandWorker:
             outer=link,
             leaving=self._leaving,
         )
-        try:
-            return WorkerOutcome(result=asdict(train(order.config, context)))
-        except AGREED_ERRORS as error:
-            return WorkerOutcome(error=error)
-        finally:
-            if sender:
-                sender.close()
+        return work(order, context)
 
 
 def _join_group(order: TrainOrder, place: IslandPlace) -> None:

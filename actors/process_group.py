@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import psutil
@@ -22,10 +23,13 @@ from ray.train.torch.config import (
     _TorchBackend,
 )
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import _get_default_store
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 TIMEOUT_S = 60
 """How long a worker waits in a collective for its peers, whatever they do meanwhile."""
+READY_TIMEOUT = timedelta(hours=6)
+"""How long a worker waits for one that fetches data and checkpoints over a slow link."""
 
 _STORE_BACKLOG = 1024
 # Keeps the store of worker 0 alive as long as its process, or until the next group is made.
@@ -86,6 +90,17 @@ def point_to_store(address: str, port: int) -> None:
     os.environ.update(
         MASTER_ADDR=address, MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True"
     )
+
+
+def wait_for_all(n_workers: int) -> None:
+    """Wait until every worker of the group has come here: each may have had much to fetch.
+
+    Collectives wait for `TIMEOUT_S` only. Who dies on the way ends the group, and so this.
+    """
+    store = _get_default_store()
+    if store.add("mulm/ready", 1) == n_workers:
+        store.set("mulm/go", "1")
+    store.wait(["mulm/go"], READY_TIMEOUT)
 
 
 def choose_interface() -> None:

@@ -17,12 +17,20 @@ from typing import Any
 import ray.train
 import torch
 
+from actors.courier import Courier, find_courier
 from actors.cpus import usable_cpus
 from actors.event_sender import EventSender
 from actors.ledger_host import connect_facts
+from actors.process_group import wait_for_all
 from actors.store_host import cluster_store
 from actors.train_gauges import TrainGauges
-from mulm.errors import MulmError, StoppedError, TrainingDivergedError
+from mulm.errors import (
+    DeadlineError,
+    MulmError,
+    NotRunningError,
+    StoppedError,
+    TrainingDivergedError,
+)
 from mulm.home import Home
 from mulm.log import configure_logging
 from mulm.manifest import Manifest
@@ -75,6 +83,7 @@ class RayTrainContext:
     sender: EventSender | None
     gauges: TrainGauges | None = None
     outer: OuterLink | None = None
+    courier: Courier | None = None
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Pass an event on, in the memory of this process."""
@@ -87,6 +96,19 @@ class RayTrainContext:
         """Wait until the ledger has all events, or say that some wait in memory."""
         if self.sender and not self.sender.flush(FLUSH_TIMEOUT_S):
             log.warning("the ledger is slow; events wait in memory waited_s=%s", FLUSH_TIMEOUT_S)
+
+    def deliver(self, checkpoint: Path, keep: int, spared_step: int | None) -> None:
+        """Bring it to the head, unless this is the head's disk.
+
+        Where the head does not answer it stays here alone: the run says so, and the next one goes.
+        """
+        if self.courier is None:
+            return
+        try:
+            self.courier.send_checkpoint(checkpoint, keep, spared_step)
+        except (DeadlineError, NotRunningError) as error:
+            text = f"{checkpoint.name} is on this worker's machine alone: {error.message}"
+            self.emit("log", {"text": text})
 
     def should_stop(self) -> bool:
         """What worker 0 heard from the ledger; the loop tells the other workers."""
@@ -109,20 +131,30 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
     begin_worker(place.get_local_world_size())
     sender = EventSender(connect_facts(), order.run_id) if rank == 0 else None
     context = RayTrainContext(
-        **surroundings(order),
+        **surroundings(order, rank),
         device=worker_device(order.device, place.get_local_rank()),
         rank=rank,
         world_size=place.get_world_size(),
         sender=sender,
         gauges=TrainGauges(order.run_id, order.config.name) if rank == 0 else None,
     )
+    if context.world_size > 1:
+        wait_for_all(context.world_size)
+    return work(order, context)
+
+
+def work(order: TrainOrder, context: RayTrainContext) -> WorkerOutcome:
+    """Train, and bring the model to the head; ends the sender of events."""
     try:
-        return WorkerOutcome(result=asdict(train(order.config, context)))
+        result = train(order.config, context)
+        if context.courier and result.model_id:
+            context.courier.send_version(context.store, result.model_id)
+        return WorkerOutcome(result=asdict(result))
     except AGREED_ERRORS as error:
         return WorkerOutcome(error=error)
     finally:
-        if sender:
-            sender.close()
+        if context.sender:
+            context.sender.close()
 
 
 def begin_worker(n_local_workers: int) -> None:
@@ -133,14 +165,23 @@ def begin_worker(n_local_workers: int) -> None:
     keep_freed_memory()
 
 
-def surroundings(order: TrainOrder) -> dict[str, Any]:
-    """The part of a context that the order gives."""
-    home = Home.from_env()  # of this machine
+def surroundings(order: TrainOrder, rank: int) -> dict[str, Any]:
+    """The part of a context that the order and this machine's home give.
+
+    A machine may have a home of its own; what is to be read is fetched into it from the head first.
+    """
+    home = Home.from_env()
+    store, courier = cluster_store(home), find_courier(home, order.run_id)
+    if courier:
+        courier.fetch(is_whole_shelf=rank == 0)
+        for version in (order.dataset, *order.models.values()):
+            store.paths(version.blobs)
     return {
-        "store": cluster_store(home),
+        "store": store,
         "dataset": order.dataset,
         "models": order.models,
         "folder": home.run(order.run_id),
+        "courier": courier,
     }
 
 

@@ -24,12 +24,15 @@ from typing import Any
 from torch import Tensor
 
 from mulm.atomic import atomic_file, make_folder, naming_full_disk, sync_folder, write_atomic
+from mulm.checkpoint_files import MANIFEST, STATE, TENSORS
+from mulm.checkpoint_files import checkpoints as checkpoints
+from mulm.checkpoint_files import prune_checkpoints as prune_checkpoints
+from mulm.checkpoint_files import step_of as step_of
 from mulm.config import canonical_json
 from mulm.errors import ConfigError, CorruptError
 from mulm.model.weights import read_tensors, tensors_stream
 
 SCHEMA_VERSION = 1
-_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +60,14 @@ def save_checkpoint(
     make_folder(folder)
     partial = folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
     pieces: dict[str, Iterable[bytes]] = {
-        _TENSORS: tensors_stream(tensors),
-        _STATE: [canonical_json(dict(state))],
+        TENSORS: tensors_stream(tensors),
+        STATE: [canonical_json(dict(state))],
     }
     try:
         with naming_full_disk(folder):
             sums = {name: _write(partial / name, content) for name, content in pieces.items()}
             manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": sums}
-            write_atomic(partial / _MANIFEST, canonical_json(manifest))
+            write_atomic(partial / MANIFEST, canonical_json(manifest))
             partial.rename(target)
             sync_folder(folder)
     finally:
@@ -81,39 +84,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ConfigError: it was written in a format that this code does not know.
     """
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
+        manifest = json.loads((path / MANIFEST).read_bytes())
         _check_format(path, manifest["schema_version"])
-        contents = {name: (path / name).read_bytes() for name in (_TENSORS, _STATE)}
+        contents = {name: (path / name).read_bytes() for name in (TENSORS, STATE)}
         for name, content in contents.items():
             if sha256(content).hexdigest() != manifest["files"][name]["sha256"]:
                 raise _corrupt(path, name)
-        step, state = int(manifest["step"]), json.loads(contents[_STATE])
+        step, state = int(manifest["step"]), json.loads(contents[STATE])
         if path.name != f"step-{step:08d}":
-            raise _corrupt(path, _MANIFEST)
+            raise _corrupt(path, MANIFEST)
     except FileNotFoundError as error:
         raise _corrupt(path, Path(str(error.filename)).name) from None
     except (ValueError, KeyError, TypeError):
-        raise _corrupt(path, _MANIFEST) from None
-    return Checkpoint(step, read_tensors(contents[_TENSORS]), state)
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints under `folder`, oldest first, unread."""
-    return sorted(folder.glob("step-*")) if folder.exists() else []
+        raise _corrupt(path, MANIFEST) from None
+    return Checkpoint(step, read_tensors(contents[TENSORS]), state)
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
     """A checkpoint's `state.json` alone, unchecked; None where it cannot be read."""
     try:
-        state = json.loads((path / _STATE).read_bytes())
+        state = json.loads((path / STATE).read_bytes())
     except (OSError, ValueError):
         return None
     return state if isinstance(state, dict) else None
-
-
-def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
-    return int(path.name.removeprefix("step-"))
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -124,19 +117,6 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """
     paths = checkpoints(folder)
     return load_checkpoint(paths[-1]) if paths else None
-
-
-def prune_checkpoints(folder: Path, keep: int, spared_step: int | None = None) -> None:
-    """Delete all but the newest `keep` checkpoints and that of `spared_step`.
-
-    What a killed writer left behind goes too.
-    """
-    for path in checkpoints(folder)[: -max(1, keep)]:
-        if step_of(path) != spared_step:
-            doomed = path.rename(path.with_name(f".{path.name}.old.tmp"))
-            shutil.rmtree(doomed)
-    for leftover in folder.glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write(path: Path, pieces: Iterable[bytes]) -> dict[str, Any]:

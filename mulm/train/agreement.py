@@ -34,7 +34,7 @@ def require_agreement(state: TrainState, sync: Sync, rank: int, world_size: int)
         if step != first_step:
             raise ConfigError(
                 f"worker 0 begins at step {first_step:.0f}, worker {other} at {step:.0f}",
-                hint="all machines must see the checkpoints of the run: share MULM_HOME",
+                hint="a checkpoint was written meanwhile: run the same command again",
             )
         if precision != first_precision:
             names = _PRECISIONS[int(first_precision)], _PRECISIONS[int(precision)]

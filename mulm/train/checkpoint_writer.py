@@ -24,6 +24,13 @@ from mulm.train.state import Snapshot
 
 log = logging.getLogger(__name__)
 
+Deliver = Callable[[Path, int, int | None], None]
+"""See `TrainContext.deliver`."""
+
+
+def _stays(checkpoint: Path, keep: int, spared_step: int | None) -> None:
+    """The folder is where checkpoints belong."""
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -39,7 +46,8 @@ class CheckpointWriter:
     Without `best` none is judged.
 
     `flush` makes durable what the run has reported: a run that goes on from a checkpoint does not
-    take the steps before it again, so it could not report them again.
+    take the steps before it again, so it could not report them again. `deliver` brings each to
+    where other machines find it.
     """
 
     def __init__(
@@ -48,8 +56,10 @@ class CheckpointWriter:
         keep: int,
         flush: Callable[[], None],
         best: BestCheckpoint | None = None,
+        deliver: Deliver = _stays,
     ) -> None:
         self._folder, self._keep, self._flush, self._best = folder, keep, flush, best
+        self._deliver = deliver
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Written] | None = None
 
@@ -63,7 +73,7 @@ class CheckpointWriter:
             best = BestCheckpoint.among(
                 folder, objective.judged_by, higher_is_better=objective.higher_is_better
             )
-        return cls(folder, config.keep_checkpoints, context.flush, best)
+        return cls(folder, config.keep_checkpoints, context.flush, best, context.deliver)
 
     def start(self, snapshot: Snapshot) -> Written | None:
         """Begin to write; waits for the one before and returns it, as `wait` does."""
@@ -99,9 +109,11 @@ class CheckpointWriter:
 
     def _write(self, snapshot: Snapshot) -> Written:
         self._flush()
-        save_checkpoint(self._folder, snapshot.step, snapshot.tensors, snapshot.facts)
+        path = save_checkpoint(self._folder, snapshot.step, snapshot.tensors, snapshot.facts)
         is_best = self._best is not None and self._best.takes(snapshot.step, snapshot.judged)
-        prune_checkpoints(self._folder, self._keep, self._best.step if self._best else None)
+        spared_step = self._best.step if self._best else None
+        prune_checkpoints(self._folder, self._keep, spared_step)
+        self._deliver(path, self._keep, spared_step)
         return Written(snapshot.step, is_best)
 
 

@@ -22,7 +22,7 @@ Emit = Callable[[str, Mapping[str, Any]], None]
 
 
 class TrainContext(Protocol):
-    """One worker's surroundings. All workers of a run see the same store and folder."""
+    """One worker's surroundings. All workers of a run begin with the same checkpoints."""
 
     @property
     def rank(self) -> int:
@@ -62,6 +62,12 @@ class TrainContext(Protocol):
     def flush(self) -> None:
         """Wait until all events are durable, for seconds at most; called from another thread."""
 
+    def deliver(self, checkpoint: Path, keep: int, spared_step: int | None) -> None:
+        """Bring a new checkpoint to where other machines find it; called from another thread.
+
+        There, too, the newest `keep` and the spared one stay. Raises NoSpaceError.
+        """
+
     def should_stop(self) -> bool:
         """Whether someone asked this worker to stop; asked once per step."""
 
@@ -91,6 +97,9 @@ class LocalContext:
 
     def flush(self) -> None:
         """Nothing waits."""
+
+    def deliver(self, checkpoint: Path, keep: int, spared_step: int | None) -> None:
+        """It is where it belongs."""
 
     def should_stop(self) -> bool:
         """Ask the callable that was given."""

@@ -27,12 +27,13 @@ import ray
 from actors.ledger_host import NAMESPACE
 from actors.store_host import connect_store, start_store
 from mulm.errors import NotFoundError
+from mulm.home import Home
 from mulm.store import Store
 
 address, head, far, manifest_id = sys.argv[1:]
 ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-start_store(Path(head))
-start_store(Path(head))
+start_store(Home(Path(head)))
+start_store(Home(Path(head)))
 store = Store(Path(far), connect_store())
 store.paths(store.load(manifest_id).blobs)
 try:
@@ -49,7 +50,7 @@ def test_a_version_travels_from_the_head(cluster: Any, tmp_path: Path) -> None:
     manifest = Manifest(kind="dataset", code_version="0", config={}, blobs=blobs)
     store.save(manifest)
     done = subprocess.run(
-        [sys.executable, "-c", ON_A_WORKER, cluster.info.gcs_address, str(store.root),
+        [sys.executable, "-c", ON_A_WORKER, cluster.info.gcs_address, str(cluster.home.root),
          str(tmp_path / "far"), manifest.id],
         env=cluster.env, capture_output=True, text=True, timeout=120,
     )  # fmt: skip

@@ -31,7 +31,7 @@ def origin(store: Store, monkeypatch: pytest.MonkeyPatch) -> ClusterOrigin:
 
     monkeypatch.setattr(store_host, "answer", answer)
     monkeypatch.setattr(store_host, "CHUNK_BYTES", 10)
-    host = StoreHost(str(store.root))
+    host = StoreHost(str(store.root.parent))
     methods = ("piece", "manifest")
     handle = {m: SimpleNamespace(remote=partial(partial, getattr(host, m))) for m in methods}
     return ClusterOrigin(SimpleNamespace(**handle))
@@ -73,7 +73,7 @@ def test_what_is_damaged_at_the_head_is_refused(
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "0" * 63, "0" * 64 + "/x"])
 def test_only_blobs_can_be_asked_for(store: Store, name: str) -> None:
-    host = StoreHost(str(store.root))
+    host = StoreHost(str(store.root.parent))
     with pytest.raises(NotFoundError):
         host.piece(name, 0)
     with pytest.raises(NotFoundError):
