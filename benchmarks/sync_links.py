@@ -130,6 +130,7 @@ def be_an_island(options: argparse.Namespace) -> None:
     alone = steps_per_s(parameters, step_s, min(10.0, options.seconds))
     before = rounds.sent_bytes, rounds.received_bytes, island.n_rounds
     together = steps_per_s(parameters, step_s, options.seconds, island, fragments)
+    apply(fragments, island.wait())  # what is half said is not half a round
     n_rounds = (island.n_rounds - before[2]) / N_FRAGMENTS
     per_round = max(n_rounds, 1e-9) * options.parameters
     said = {

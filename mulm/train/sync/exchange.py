@@ -1,8 +1,10 @@
 """The threads of an island that talk to the aggregator, while training goes on.
 
-Owned by `Island`, one for each fragment. Invariants: parameters are not touched here; an aggregator
-that does not answer is asked again for as long as the patience lasts, or until `close`. Shape
-letters: N numbers of a fragment.
+Owned by `Island`, one for each fragment. All arithmetic of an exchange is done here, so that it
+costs the training loop a copy and an addition. Invariants: parameters are not touched here; a
+fragment's anchor is changed here alone while its exchange is under way; an aggregator that does not
+answer is asked again for as long as the patience lasts, or until `close`. Shape letters: N numbers
+of a fragment.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import Tensor
+from torch import Tensor, zeros_like
 
 from mulm.errors import NotRunningError
 from mulm.train.sync.codec import Codec
@@ -40,11 +42,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """What was sent, and the update that came; without one the island has to join."""
+    """What the weights are to move by after a round; without one the island has to join.
+
+    `n_tokens` are those whose progress counted; `sent` is what counts in a later round.
+    """
 
     sent: Sent | None
-    update: Update | None
-    update_N: Tensor | None = None
+    change_N: Tensor | None = None
+    n_tokens: float = 0.0
 
 
 class Exchanges:
@@ -70,14 +75,18 @@ class Exchanges:
         self._ending = threading.Event()
 
     def begin(
-        self, place: int, number: int, progress_N: Tensor, n_tokens: float
+        self, place: int, number: int, anchor_N: Tensor, weight_N: Tensor | None, n_tokens: float
     ) -> Future[Exchanged]:
-        """Give progress on the anchor of that number, and wait for the round's update."""
-        return self._pool.submit(self._exchange, place, number, progress_N, n_tokens)
+        """Give progress from the anchor of that number, and wait for the round's update.
 
-    def follow(self, place: int, number: int, sent: Sent, size: int) -> Future[Exchanged]:
+        The anchor is this thread's until it is done, and moves by the update. An island without
+        tokens of its own gives no weights, and counts for nothing, but nobody waits for it.
+        """
+        return self._pool.submit(self._exchange, place, number, anchor_N, weight_N, n_tokens)
+
+    def follow(self, place: int, number: int, anchor_N: Tensor, sent: Sent) -> Future[Exchanged]:
         """Wait for one more update: progress came late, and counts in a later round."""
-        return self._pool.submit(self._follow, place, number, sent, size)
+        return self._pool.submit(self._follow, place, number, anchor_N, sent)
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Call again where nobody answers.
@@ -100,23 +109,31 @@ class Exchanges:
         self._ending.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _exchange(self, place: int, number: int, progress_N: Tensor, n_tokens: float) -> Exchanged:
+    def _exchange(
+        self, place: int, number: int, anchor_N: Tensor, weight_N: Tensor | None, n_tokens: float
+    ) -> Exchanged:
+        progress_N = zeros_like(anchor_N) if weight_N is None else weight_N.sub_(anchor_N)
         payload = self._codec.encode(progress_N)
         offer = Offer(self._name, place, number, n_tokens, payload)
         try:
             counts_in = self.patiently(lambda: self._rounds.offer(offer))
         except NotAMemberError:
-            return Exchanged(None, None)
-        size = progress_N.numel()
-        sent = Sent(self._codec.decode(payload, size), n_tokens, counts_in)
-        return self._follow(place, number, sent, size)
+            return Exchanged(None)
+        own_N = self._codec.decode(payload, anchor_N.numel())
+        return self._follow(place, number, anchor_N, Sent(own_N, n_tokens, counts_in))
 
-    def _follow(self, place: int, number: int, sent: Sent, size: int) -> Exchanged:
+    def _follow(self, place: int, number: int, anchor_N: Tensor, sent: Sent) -> Exchanged:
         try:
             update = self._update(place, number)
         except NotAMemberError:
-            return Exchanged(sent, None)
-        return Exchanged(sent, update, self._codec.decode(update.payload, size))
+            return Exchanged(sent)
+        update_N = self._codec.decode(update.payload, anchor_N.numel())
+        anchor_N.add_(update_N)
+        if number < sent.counts_in:
+            return Exchanged(sent, update_N)  # it came late: the next update has it
+        if self._name not in update.islands:
+            return Exchanged(None, update_N)
+        return Exchanged(None, update_N.sub_(sent.own_N), sent.n_tokens)
 
     def _update(self, place: int, number: int) -> Update:
         while True:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from mulm.errors import NotRunningError
@@ -29,7 +28,6 @@ from mulm.train.sync.rounds import (
     NotAMemberError,
     Rounds,
     Standing,
-    Update,
 )
 
 _log = logging.getLogger(__name__)
@@ -220,15 +218,13 @@ class Island:
 
     def _send(self, place: int) -> None:
         part = self._parts[place]
-        size = part.fragment.size
         if part.sent is not None:
-            part.exchange = self._exchanges.follow(place, part.number, part.sent, size)
+            part.exchange = self._exchanges.follow(place, part.number, part.anchor_N, part.sent)
             return
-        # Without tokens of its own it has nothing to say, but the others need not wait.
-        progress_N = torch.zeros(size)
-        if part.n_tokens:
-            progress_N = part.fragment.read().sub_(part.anchor_N)
-        part.exchange = self._exchanges.begin(place, part.number, progress_N, part.n_tokens)
+        weight_N = part.fragment.read() if part.n_tokens else None
+        part.exchange = self._exchanges.begin(
+            place, part.number, part.anchor_N, weight_N, part.n_tokens
+        )
 
     def _arrived(self, *, waits: bool) -> list[Change]:
         changes = []
@@ -237,22 +233,16 @@ class Island:
                 continue
             exchanged, part.exchange = part.exchange.result(), None
             part.sent = exchanged.sent
-            if exchanged.update is None or exchanged.update_N is None:
+            if exchanged.change_N is None:
                 self._is_out = True
                 continue
-            changes.append(self._taken(place, exchanged.update, exchanged.update_N))
+            self._took(part, exchanged)
+            changes.append(Change(place, exchanged.change_N))
         return changes
 
-    def _taken(self, place: int, update: Update, update_N: Tensor) -> Change:
-        part = self._parts[place]
-        part.anchor_N.add_(update_N)
+    def _took(self, part: _Part, exchanged: Exchanged) -> None:
         part.number += 1
+        part.n_tokens -= exchanged.n_tokens
         self.n_rounds += 1
-        if part.sent is not None and update.number < part.sent.counts_in:
-            return Change(place, update_N)  # it came late: the next update has it
-        part.due_s = self._now_s() + self._plan.round_s
-        sent, part.sent = part.sent, None
-        if sent is None or self.name not in update.islands:
-            return Change(place, update_N)
-        part.n_tokens -= sent.n_tokens
-        return Change(place, update_N - sent.own_N)
+        if part.sent is None:
+            part.due_s = self._now_s() + self._plan.round_s

@@ -22,7 +22,7 @@ from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
 from mulm.train.loop import train
 from mulm.train.settled import SettledConfig
-from mulm.train.sync import island
+from mulm.train.sync import exchange
 from mulm.train.sync.outer_host import OuterHost
 from mulm.train.sync.outer_link import OuterLink
 from mulm.train.sync.round_plan import round_plan
@@ -64,18 +64,20 @@ def be_an_island(folder: Path, name: str, port: int) -> None:
             tell("step", {})
             return False
 
-        honest = island.Island._taken
+        honest = exchange.Exchanges._follow
 
-        def taken(self: island.Island, place: int, update: Any, update_N: torch.Tensor) -> Any:
-            change = honest(self, place, update, update_N)
-            anchor = self._parts[place].anchor_N.numpy().tobytes()
-            tell("taken", {
-                "fragment": place, "number": update.number, "islands": sorted(update.islands),
-                "anchor": sha256(anchor).hexdigest(),
-            })  # fmt: skip
-            return change
+        def follow(
+            self: exchange.Exchanges, place: int, number: int, anchor_N: torch.Tensor, sent: Any
+        ) -> exchange.Exchanged:
+            exchanged = honest(self, place, number, anchor_N, sent)
+            if exchanged.change_N is not None:
+                tell("taken", {
+                    "fragment": place, "number": number, "counts": exchanged.n_tokens > 0,
+                    "anchor": sha256(anchor_N.numpy().tobytes()).hexdigest(),
+                })  # fmt: skip
+            return exchanged
 
-        island.Island._taken = taken  # type: ignore[method-assign]
+        exchange.Exchanges._follow = follow  # type: ignore[method-assign]
         store = Store(folder / "store")
         context = LocalContext(
             store, tiny_dataset(store), folder / name, torch.device("cpu"), tell, each_step,

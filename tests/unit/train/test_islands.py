@@ -20,7 +20,7 @@ from mulm.train.context import LocalContext
 from mulm.train.loop import train
 from mulm.train.result import TrainResult
 from mulm.train.settled import SettledConfig
-from mulm.train.sync import island
+from mulm.train.sync import exchange
 from mulm.train.sync.aggregator import Aggregator
 from mulm.train.sync.aggregator_server import AggregatorServer
 from mulm.train.sync.outer_link import OuterLink
@@ -183,15 +183,17 @@ def test_all_islands_have_the_same_anchor_after_each_round(
     config = make_config()
     server = serve(config)
     seen: dict[str, dict[tuple[int, int], torch.Tensor]] = {"a": {}, "b": {}}
-    taken = island.Island._taken
+    follow = exchange.Exchanges._follow
 
-    def remember(self: island.Island, place: int, *numbers: torch.Tensor) -> Any:
-        change = taken(self, place, *numbers)
-        part = self._parts[place]
-        seen[self.name][place, part.number] = part.anchor_N.clone()
-        return change
+    def remember(
+        self: exchange.Exchanges, place: int, number: int, anchor_N: torch.Tensor, sent: Any
+    ) -> exchange.Exchanged:
+        exchanged = follow(self, place, number, anchor_N, sent)
+        if exchanged.change_N is not None:
+            seen[self._name][place, number] = anchor_N.clone()
+        return exchanged
 
-    monkeypatch.setattr(island.Island, "_taken", remember)
+    monkeypatch.setattr(exchange.Exchanges, "_follow", remember)
     finish(*(make(server, config, name, slow_s=0.005) for name in "ab"))
     both = seen["a"].keys() & seen["b"].keys()
     assert len(both) > 8
