@@ -92,9 +92,11 @@ def test_a_head_that_has_lost_a_part_counts_as_dead(home: Home) -> None:
         assert info is not None
         # Until the shell's children have become what they pass for, all have its whole line.
         end_s = time.monotonic() + 10.0
-        while [part.cmdline()[:1] for part in (parts := parts_of(info))] != [[RAYLET]]:
+        parts = parts_of(info)
+        while [part.cmdline()[0] for part in parts] != [RAYLET]:
             assert time.monotonic() < end_s, "no part was found"
             time.sleep(0.01)
+            parts = parts_of(info)
 
         def sleep(seconds: float) -> None:
             life.sleep(seconds)
