@@ -19,7 +19,7 @@ from torch import distributed
 
 from actors.event_sender import EventSender
 from actors.ledger_host import connect_facts
-from actors.process_group import TIMEOUT_S, choose_interface, open_store, point_to_store
+from actors.process_group import choose_interface, open_store, point_to_store
 from actors.train_context import (
     RayTrainContext,
     TrainOrder,
@@ -32,6 +32,9 @@ from actors.train_context import (
 from actors.train_gauges import TrainGauges
 from mulm.train.sync.outer_link import OuterLink
 
+ISLAND_TIMEOUT_S = 3600.0
+"""How long workers of an island wait for their first, which may wait for the aggregator."""
+
 
 @dataclass(frozen=True, slots=True)
 class IslandPlace:
@@ -39,6 +42,8 @@ class IslandPlace:
 
     rank: int = 0
     n_workers: int = 1
+    n_beside: int = 1
+    """Workers on this machine, also of other islands: they share its cores."""
     store: tuple[str, int] | None = None
 
 
@@ -80,7 +85,7 @@ class IslandWorker:
         Raises:
             MulmError: what only this island has met.
         """
-        begin_worker(place.n_workers)
+        begin_worker(place.n_beside)
         if place.n_workers > 1:
             _join_group(order, place)
         sender = EventSender(connect_facts(), order.run_id) if place.rank == 0 else None
@@ -107,7 +112,7 @@ def _join_group(order: TrainOrder, place: IslandPlace) -> None:
         init_method="env://",
         rank=place.rank,
         world_size=place.n_workers,
-        timeout=timedelta(seconds=TIMEOUT_S),
+        timeout=timedelta(seconds=ISLAND_TIMEOUT_S),
     )
 
 

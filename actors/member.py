@@ -36,6 +36,8 @@ class MemberInfo(Frozen):
     trust: str
     pid: int
     """Of the process that looks after it."""
+    started_s: float
+    """When that began, by the system's clock: a number is given again after a reboot."""
     temp_dir: str
 
 

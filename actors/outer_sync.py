@@ -21,6 +21,8 @@ from mulm.train.sync.aggregator import RoundPlan
 from mulm.train.sync.outer_host import OuterHost
 
 _TIMEOUT_S = 60.0
+_CLOSE_S = 15.0
+"""With the islands' last steps before it, within the minute that Ray gives a stopped job."""
 
 
 class OuterSyncHost:
@@ -54,8 +56,10 @@ class OuterSync:
 
     def close(self) -> None:
         """Have it write its last state, and end it."""
-        answer(self.handle.close.remote(), "aggregator", "close", _TIMEOUT_S)
-        ray.kill(self.handle)
+        try:
+            answer(self.handle.close.remote(), "aggregator", "close", _CLOSE_S)
+        finally:
+            ray.kill(self.handle)
 
 
 def start_outer_sync(folder: Path, plan: RoundPlan) -> OuterSync:

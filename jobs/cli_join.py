@@ -22,7 +22,7 @@ from mulm.home import Home
     type=click.Choice(["family", "guest"]),
     default="family",
     show_default=True,
-    help="A label of this machine, for those who place work.",
+    help="A label of this machine; nothing here reads it yet.",
 )
 @with_json
 def join(head: str, token: str | None, name: str, trust: str, as_json: bool) -> None:
@@ -58,8 +58,8 @@ def join(head: str, token: str | None, name: str, trust: str, as_json: bool) -> 
 def leave(as_json: bool) -> None:
     """Take this machine back from the application that it has joined; harmless if it has not.
 
-    An island here ends after the step that is under way, and what it has learned is kept by the
-    others. Other work has 20 seconds to end.
+    Training here ends after the step that is under way, within 20 seconds; what an island has
+    learned is handed to the others. Everything else ends at once.
 
     \b
     Example:  mulm leave

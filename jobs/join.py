@@ -81,7 +81,8 @@ def stay(home: Home, head: str, name: str, trust: str, tell: Tell) -> None:
     stopping = _Stopping()
     info = MemberInfo(
         id=secrets.token_hex(6), head=head, name=name or socket.gethostname(), trust=trust,
-        pid=os.getpid(), temp_dir=str(fresh_temp_dir()),
+        pid=os.getpid(), started_s=psutil.Process().create_time(),
+        temp_dir=str(fresh_temp_dir()),
     )  # fmt: skip
     member = Member(home, info)
     Path(info.temp_dir).mkdir(mode=0o700)
@@ -245,12 +246,12 @@ def _require_free(home: Home) -> None:
 
 
 def _looks_after(info: MemberInfo) -> bool:
-    """Whether the process of a membership lives: that number, and `join` in its command."""
+    """Whether the process of a membership lives: of that number, begun at that time."""
     try:
         process = psutil.Process(info.pid)
         is_ended = process.status() == psutil.STATUS_ZOMBIE  # and its parent has not looked yet
-        return not is_ended and any("join" in part for part in process.cmdline())
-    except psutil.NoSuchProcess:
+        return not is_ended and abs(process.create_time() - info.started_s) < 1.0
+    except psutil.Error:
         return False
 
 

@@ -88,6 +88,7 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
         return _fit(_make_trainer(order, context.home), context)
 
     if config.sync == "diloco":
+        wait_for_room(1, device, context)
         outcome = train_on_islands(order, settled.config, context)
     else:
         outcome = fit_again_if_lost(fit, context)

@@ -8,6 +8,7 @@ model, and goes on under the same id from what the aggregator kept.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +22,13 @@ from actors.outer_sync import OuterSync, start_outer_sync
 from actors.train_context import TrainOrder, WorkerOutcome
 from jobs.entry import JobContext
 from jobs.run_end import mulm_cause
-from mulm.errors import JobFailedError, StoppedError
+from mulm.errors import JobFailedError, MulmError, StoppedError
 from mulm.home import Home
 from mulm.train.settled import SettledConfig
 from mulm.train.sync.outer_link import OuterLink
 from mulm.train.sync.round_plan import round_plan
+
+_log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 MAX_LOST = 3
@@ -34,7 +37,7 @@ FORGIVEN_S = 600.0
 """An island that lived so long is not counted among those."""
 LAST_S = 120.0
 """How long the others are waited for when one has the result."""
-STOP_TIMEOUT_S = 45.0
+STOP_TIMEOUT_S = 40.0
 """How long islands may take to end when they were told to: Ray gives a stopped job a minute."""
 
 
@@ -102,8 +105,9 @@ class Fleet:
     def look(self) -> None:
         """Take in what ended."""
         for island in list(self.islands):
-            ready, _ = ray.wait(island.outcomes, num_returns=1, timeout=0)
-            if ready:
+            n_workers = len(island.outcomes)
+            ready, _ = ray.wait(island.outcomes, num_returns=n_workers, timeout=0)
+            if len(ready) == n_workers or _has_failed(ready):
                 self.islands.remove(island)
                 self._ended(island)
 
@@ -134,7 +138,11 @@ class Fleet:
             self._count_lost(box, f"{name} did not start on {box.address}: {error}")
             return
         outcomes = [
-            worker.run.remote(self.order, IslandPlace(rank, box.n_workers, store), link)
+            worker.run.remote(
+                self.order,
+                IslandPlace(rank, box.n_workers, box.n_workers * self.n_shared, store),
+                link,
+            )
             for rank, worker in enumerate(workers)
         ]
         self.islands.append(Island(name, box, workers, outcomes, time.monotonic()))
@@ -151,6 +159,13 @@ class Fleet:
             if time.monotonic() - island.started_s > FORGIVEN_S:
                 self.lost.pop(island.box.node_id, None)
             self._count_lost(island.box, f"{island.name} on {island.box.address} is lost: {why}")
+            for worker in island.workers:
+                ray.kill(worker)
+            return
+        if outcome.error and not isinstance(outcome.error, StoppedError):
+            self.error = outcome.error  # this island's alone: the others go on
+            text = f"{island.name} on {island.box.address} failed: {outcome.error.message}"
+            self._count_lost(island.box, text)
         else:
             self.results.append(outcome)
             how = outcome.error.message if outcome.error else "all rows are done"
@@ -171,7 +186,7 @@ def train_on_islands(
     Raises:
         StoppedError: someone asked to stop; the aggregator's state and a checkpoint were written.
         JobFailedError: on every machine islands were lost too often.
-        MulmError: what every island met.
+        MulmError: what the islands of every machine met.
     """
     boxes = find_boxes(ray.nodes(), order.device)
     # Where there is one machine alone, and no GPU, the islands share it: so it is tried at home.
@@ -188,18 +203,37 @@ def train_on_islands(
         raise
     finally:
         fleet.end()
+        _close(outer)
+
+
+def _close(outer: OuterSync) -> None:
+    """The end of the run is what it is, also where the last state cannot be written."""
+    try:
         outer.close()
+    except (MulmError, RayError) as error:
+        _log.warning("the last rounds were not kept reason=%s", error)
+
+
+def _has_failed(ready: Sequence[Any]) -> bool:
+    """Whether one of these workers ended with an error: the others may wait for it for long."""
+    try:
+        ray.get(list(ready))
+    except RayError:
+        return True
+    return False
 
 
 def _run(fleet: Fleet) -> WorkerOutcome:
     while fleet.model is None:
-        boxes = find_boxes(ray.nodes(), fleet.order.device) * fleet.n_shared
+        boxes = find_boxes(ray.nodes(), fleet.order.device)
+        if len(boxes) == 1:
+            boxes = boxes * fleet.n_shared
         draining = draining_nodes()
         fleet.leave(draining)
         if not fleet.is_ending:
             fleet.fill([box for box in boxes if box.node_id not in draining])
         fleet.look()
-        _require_hope(fleet)
+        _require_hope(fleet, boxes)
         time.sleep(POLL_S)
     _wait_for_others(fleet, LAST_S)
     model = fleet.model
@@ -207,17 +241,11 @@ def _run(fleet: Fleet) -> WorkerOutcome:
     return model
 
 
-def _require_hope(fleet: Fleet) -> None:
-    """End where an error is every island's, or nobody is left to try."""
-    failed = next(
-        (r for r in fleet.results if r.error and not isinstance(r.error, StoppedError)), None
-    )
-    if failed:
-        assert failed.error is not None
-        raise failed.error
+def _require_hope(fleet: Fleet, boxes: Sequence[Box]) -> None:
+    """End where every machine that is there was tried in vain."""
     if fleet.islands or fleet.model:
         return
-    if fleet.lost and all(count >= MAX_LOST for count in fleet.lost.values()):
+    if boxes and all(fleet.lost.get(box.node_id, 0) >= MAX_LOST for box in boxes):
         cause = mulm_cause(fleet.error) if fleet.error else None
         if cause:
             raise cause

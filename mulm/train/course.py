@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Protocol
 
-from mulm.errors import StoppedError
+from mulm.errors import ConfigError, StoppedError
 from mulm.train.context import TrainContext
 from mulm.train.settled import SettledConfig
 from mulm.train.sync.base import Sync
@@ -58,6 +58,9 @@ class Course(Protocol):
     def end(self, step: int) -> int:
         """All rows are done: bring weights together; the steps that are done."""
 
+    def stop(self) -> None:
+        """Somebody asked to stop between two steps: hand in what was learned."""
+
     def close(self) -> None:
         """This worker goes, whatever the reason."""
 
@@ -89,6 +92,9 @@ class StepCourse:
     def end(self, step: int) -> int:
         """Weights are together."""
         return step
+
+    def stop(self) -> None:
+        """All have stopped at the same step."""
 
     def close(self) -> None:
         """Nobody waits."""
@@ -156,6 +162,10 @@ class LeaseCourse:
         self._sync.finish()
         return self._steps
 
+    def stop(self) -> None:
+        """The others are given what their rows have taught this island."""
+        self._sync.hand_in()
+
     def close(self) -> None:
         """The others wait no more, and have what is left of the rows."""
         self._sync.close(self._n_done)
@@ -217,4 +227,9 @@ def choose_course(
         return StepCourse(config.steps, config.n_rows)
     assert context.outer is not None
     granule = inner_rows(config.n_rows, context.outer.n_islands)
+    if granule < context.world_size:
+        raise ConfigError(
+            f"an island of {context.world_size} workers has {granule} rows in a step",
+            hint="raise batch_tokens, so that every worker has a row",
+        )
     return LeaseCourse(sync, context, config, granule, is_fresh=not is_resumed)

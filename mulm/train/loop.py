@@ -181,7 +181,9 @@ def _stop_if_asked(run: _Run, totals: _Totals) -> None:
     """End between two steps, with a checkpoint of what is done."""
     if totals.is_stopping:
         run.sync.drop()
-        _checkpoint(run)
+        run.course.stop()
+        if run.course.is_leading:
+            _checkpoint(run)
         _tell(run, run.writer.wait())
         raise StoppedError(
             f"training stopped at step {run.state.step} of {run.config.steps}",

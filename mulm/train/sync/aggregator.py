@@ -74,6 +74,7 @@ class Aggregator:
         self._codec = CODECS[plan.wire]
         self._members = Membership(plan.silence_s)
         self._leases = Leases(plan.n_rows, plan.granule)
+        self._later_rows: dict[str, Any] | None = None
         self._parts: list[AnchorPart] = []
         self._changed = threading.Condition()
 
@@ -82,6 +83,9 @@ class Aggregator:
         with self._changed:
             self._require_sizes(standing)
             self._members.join(island, [part.number for part in self._parts], self._now_s())
+            if standing.rounds and self._later_rows is not None:
+                self._leases.restore(self._later_rows)
+            self._later_rows = None
             self._leases.free(island)
             self._leases.skip_to(standing.line)
             rounds = standing.rounds or (-1,) * len(self._parts)
@@ -170,6 +174,7 @@ class Aggregator:
                 self._leases.done(island, n_done)
             self._drop(island)
             self._members.leave(island)
+            self._keep(self._leases.state())
             for part in self._parts:
                 self._close_if_due(part)
             self._changed.notify_all()  # who waits in its name is to hear it
@@ -225,6 +230,15 @@ class Aggregator:
                 if self.plan.outer.has_momentum and f"{part.place}.momentum" in tensors:
                     part.momentum_N = tensors[f"{part.place}.momentum"]
             self._leases.restore(facts["rows"])
+
+    def restore_rows(self, rows: dict[str, Any]) -> None:
+        """Rows that were given later than the `state` that was restored.
+
+        They are taken if an island comes that has gone on since: else what they taught is lost
+        with the weights, and they are given again.
+        """
+        with self._changed:
+            self._later_rows = rows
 
     def _require_sizes(self, standing: Standing) -> None:
         """The first island says how parameters are cut."""

@@ -94,7 +94,9 @@ class AnchorPart:
         """Move both anchors by what was offered."""
         assert self.true_N is not None
         assert self.public_N is not None
-        outer.take(self.true_N, self._mean(codec), self.momentum_N)
+        # Where nobody learned anything, momentum alone must not move it.
+        if any(offer.n_tokens for offer in self.offers.values()):
+            outer.take(self.true_N, self._mean(codec), self.momentum_N)
         payload = codec.encode(self.true_N - self.public_N)
         self.public_N.add_(codec.decode(payload, self.size))
         update = Update(self.place, self.number, frozenset(self.offers), payload)

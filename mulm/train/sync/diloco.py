@@ -21,6 +21,9 @@ from mulm.train.sync.fragment import Fragment, cut_fragments
 from mulm.train.sync.island import Change, Island, IslandPlan
 from mulm.train.sync.transport_tcp import TcpRounds
 
+HAND_IN_S = 10.0
+"""How long an island that leaves waits for its progress to be taken."""
+
 
 class DilocoSync:
     """`Sync` of one worker of an island.
@@ -104,12 +107,24 @@ class DilocoSync:
         self._apply(changes)
 
     def finish(self) -> None:
-        """Exchange all that is left, and take the anchor for the weights; called on all workers."""
-        self._apply(self.island.wait() if self.island else [])
-        if self.island:
-            self.island.send_all()
+        """Exchange all that is left, and take the anchor for the weights; called on all workers.
+
+        Twice: what came late in the first exchange, or met a new aggregator, goes with the second.
+        """
+        for _ in range(2):
+            self._apply(self.island.wait() if self.island else [])
+            self._apply(self.island.join() if self.island and self.island.is_out else [])
+            if self.island:
+                self.island.send_all()
         self._apply(self.island.wait() if self.island else [])
         self._apply(self.island.anchors() if self.island else [], is_value=True)
+
+    def hand_in(self, patience_s: float = HAND_IN_S) -> None:
+        """Exchange what there is, within seconds, before leaving; called on all workers."""
+        self._apply(self.island.wait(patience_s / 2) if self.island else [])
+        if self.island:
+            self.island.send_all()
+        self._apply(self.island.wait(patience_s / 2) if self.island else [])
 
     def close(self, n_done: int) -> None:
         """Leave the other islands."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -191,14 +191,16 @@ class Island:
                 self._send(place)
         return self._arrived(waits=self._plan.is_blocking)
 
-    def wait(self) -> list[Change]:
-        """What is under way, when it has come."""
-        return self._arrived(waits=True)
+    def wait(self, patience_s: float | None = None) -> list[Change]:
+        """What is under way, when it has come; what takes longer stays under way."""
+        under_way = [part.exchange for part in self._parts if part.exchange is not None]
+        wait(under_way, patience_s)
+        return self._arrived(waits=patience_s is None)
 
     def send_all(self) -> None:
-        """Send all fragments, due or not; nothing is under way."""
-        for place in range(len(self._parts)):
-            if not self._is_out:
+        """Send all fragments, due or not, of which nothing is under way."""
+        for place, part in enumerate(self._parts):
+            if not self._is_out and part.exchange is None:
                 self._send(place)
 
     def anchors(self) -> list[Change]:

@@ -9,7 +9,7 @@ get smaller towards the end, so that all islands end together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mulm.train.sync.rounds import Lease
@@ -88,9 +88,20 @@ class Leases:
         return {"line": self.line, "open": sorted([*self._free, *held])}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`; what is not done is free."""
-        self.line = int(state["line"])
-        self._free = deque((int(start), int(stop)) for start, stop in state["open"])
+        """Go on from a `state`; what is not done is free.
+
+        Made for another granule, a border is moved so that rows are rather taken again than left.
+        """
+        whole = self._granule
+        self.line = self._rounded(int(state["line"]))
+        # Rows that the last, rounded, step would count as done without having been given.
+        opened = [*state["open"], (int(state["line"]), self.line)]
+        pieces = [
+            (int(start) // whole * whole, min(self._rounded(int(stop)), self._n_rows))
+            for start, stop in opened
+            if start < stop
+        ]
+        self._free = deque(_merged(pieces))
         self._held, self._n_done = {}, {}
 
     def _rounded(self, n_rows: int) -> int:
@@ -105,3 +116,14 @@ class Leases:
             return start, stop
         start, self.line = self.line, min(self.line + wanted, self._n_rows)
         return start, self.line
+
+
+def _merged(pieces: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same rows, each once."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(pieces):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged

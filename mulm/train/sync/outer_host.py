@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mulm.atomic import make_folder, write_atomic
+from mulm.checkpoint_files import checkpoints, step_of
 from mulm.config import canonical_json
 from mulm.errors import CorruptError, MulmError
 from mulm.model.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
@@ -78,19 +79,18 @@ class OuterHost:
 
     def _restore(self) -> int:
         """From the newest copy; returns its number."""
+        number = max((step_of(path) for path in checkpoints(self._folder)), default=0)
         try:
             saved = newest_checkpoint(self._folder)
         except CorruptError as error:
             # The islands have the weights, or the leading one's checkpoint has.
             _log.warning("the kept rounds are damaged and not used reason=%s", error.message)
-            return 0
-        if saved is None:
-            return 0
-        facts = saved.state
+            saved = None
+        if saved is not None:
+            self.aggregator.restore(saved.tensors, saved.state)
         if (rows := self._read_rows()) is not None:
-            facts = facts | {"rows": rows}
-        self.aggregator.restore(saved.tensors, facts)
-        return saved.step
+            self.aggregator.restore_rows(rows)
+        return number
 
     def _keep_rows(self, rows: dict[str, Any]) -> None:
         """Called before each answer to an island that asks for rows."""

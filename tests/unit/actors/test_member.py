@@ -14,7 +14,7 @@ from mulm.home import Home
 @pytest.fixture
 def joined(home: Home) -> Member:
     info = MemberInfo(
-        id="m1", head="127.0.0.1:6379", name="Anna's laptop", trust="guest", pid=1,
+        id="m1", head="127.0.0.1:6379", name="Anna's laptop", trust="guest", pid=1, started_s=0.0,
         temp_dir="/tmp/mulm-x",
     )  # fmt: skip
     return Member(home, info)

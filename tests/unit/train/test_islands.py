@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from mulm.checkpoint_files import checkpoints
+from mulm.errors import StoppedError
 from mulm.manifest import Manifest
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
@@ -225,3 +227,33 @@ def test_a_joiner_comes_in_the_midst(make: Make, serve: Serve) -> None:
     assert b.error is None
     assert b.n_asked > 3
     assert a.n_asked + b.n_asked < 2 * STEPS + 60
+
+
+def test_an_island_that_is_stopped_hands_in_what_it_has_learned(
+    make: Make, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(round_s=3600.0)
+    server = serve(config)
+    offers: list[float] = []
+    offer = Aggregator.offer
+    monkeypatch.setattr(
+        Aggregator, "offer", lambda self, one: (offers.append(one.n_tokens), offer(self, one))[1]
+    )
+    a = make(server, config, "a", stop_at=6)
+    finish(a)
+    assert isinstance(a.error, StoppedError)
+    # Nothing was due for an hour, and all fragments have the tokens of all steps.
+    assert len(offers) == 4
+    assert min(offers) == max(offers) > 0
+
+
+def test_who_does_not_lead_writes_no_checkpoint_when_it_is_stopped(
+    make: Make, serve: Serve
+) -> None:
+    config = make_config()
+    server = serve(config)
+    a, b = make(server, config, "a", slow_s=0.02), make(server, config, "b", slow_s=0.02, stop_at=9)
+    finish(a, b)
+    assert isinstance(b.error, StoppedError)
+    assert checkpoints(a.folder / "checkpoints")
+    assert not checkpoints(b.folder / "checkpoints")

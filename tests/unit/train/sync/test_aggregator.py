@@ -257,6 +257,18 @@ def test_nesterov_is_the_textbooks_and_goes_on_after_a_stop() -> None:
     assert torch.allclose(fetched_N, expected_N.detach(), atol=1e-5)
 
 
+def test_momentum_moves_nothing_where_nobody_learned() -> None:
+    plan = replace(PLAN, wire="fp32", outer=OuterStep("nesterov"))
+    aggregator, _ = begun(plan)
+    payload = CODECS["fp32"].encode(torch.ones(N))
+    for number, n_tokens in enumerate((1.0, 0.0)):
+        before_N = CODECS["fp32"].decode(aggregator.fetch("a", 0).payload, N)
+        for island in "ab":
+            aggregator.offer(Offer(island, 0, number, n_tokens, payload))
+        after_N = CODECS["fp32"].decode(aggregator.fetch("a", 0).payload, N)
+        assert torch.allclose(before_N, after_N, atol=1e-5) == (n_tokens == 0.0)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     aggregator, _ = begun()
     with pytest.raises(ConflictError, match="fragments"):

@@ -89,3 +89,20 @@ def test_each_row_is_done_once_where_nobody_dies(
         leases.done(name, counts[name])
     assert leases.is_complete
     assert sorted(done) == list(range(n_steps * granule))
+
+
+def test_resumed_with_other_pieces_no_row_is_left_out() -> None:
+    leases = Leases(64, 8)
+    leases.give("a", 24, 1)
+    leases.done("a", 8)
+    state = leases.state()
+    later = Leases(64, 16)
+    later.restore(state)
+    rows: list[int] = []
+    while (piece := later.give("b", 16, 1)).n_rows:
+        assert piece.start % 16 == piece.stop % 16 == 0
+        rows += range(piece.start, piece.stop)
+        later.done("b", len(rows))
+    # The first eight were done, but stand in a piece with others.
+    assert sorted(rows) == list(range(64))
+    assert later.is_complete
