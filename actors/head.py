@@ -97,22 +97,32 @@ class Head:
 
     def env(self) -> dict[str, str]:
         """The environment of the whole cluster: the user's, without what would lead Ray astray."""
-        inherited = {key: text for key, text in os.environ.items() if not key.startswith("RAY_")}
-        root = str(Path(actors.__file__).resolve().parents[1])
         return {
-            **inherited,
-            **ENV_VARIABLES_OF_RAY,
+            **node_env(self.info.id, self.info.temp_dir),
             **ray_env(self.home, is_open=self.info.is_open),
             **(FOUND_SOON if self.info.is_open else {}),
             **self.settings.to_env(),
             # Ray's own helpers of a run ask for states there; else they look for any cluster.
             "RAY_API_SERVER_ADDRESS": self.info.dashboard_url,
-            MARKER: self.info.id,
-            TEMP_DIR_VARIABLE: self.info.temp_dir,
-            "TMPDIR": str(self.scratch_dir),
-            "PATH": joined_path(str(Path(sys.executable).parent), inherited.get("PATH", "")),
-            "PYTHONPATH": joined_path(root, inherited.get("PYTHONPATH", "")),
         }
+
+
+def node_env(mark: str, temp_dir: str) -> dict[str, str]:
+    """What all that we start on a machine needs, of a head and of a member alike.
+
+    It carries the mark by which it is found again, and puts temporary files below `temp_dir`.
+    """
+    inherited = {key: text for key, text in os.environ.items() if not key.startswith("RAY_")}
+    root = str(Path(actors.__file__).resolve().parents[1])
+    return {
+        **inherited,
+        **ENV_VARIABLES_OF_RAY,
+        MARKER: mark,
+        TEMP_DIR_VARIABLE: temp_dir,
+        "TMPDIR": str(Path(temp_dir) / "tmp"),
+        "PATH": _joined(str(Path(sys.executable).parent), inherited.get("PATH", "")),
+        "PYTHONPATH": _joined(root, inherited.get("PYTHONPATH", "")),
+    }
 
 
 def fresh_temp_dir() -> Path:
@@ -122,6 +132,5 @@ def fresh_temp_dir() -> Path:
     return Path(base) / f"mulm-{secrets.token_hex(6)}"
 
 
-def joined_path(first: str, others: str) -> str:
-    """A search path with one more folder, in front."""
+def _joined(first: str, others: str) -> str:
     return os.pathsep.join([first, *(part for part in others.split(os.pathsep) if part)])

@@ -7,7 +7,6 @@ a file.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import sys
@@ -15,11 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import actors
-from actors.cluster_info import MARKER
+from actors.cluster_info import ray_env
 from actors.drain import MEMBER_LABEL
-from actors.head import ENV_VARIABLES_OF_RAY, joined_path
-from actors.processes import TEMP_DIR_VARIABLE
+from actors.head import node_env
 from mulm.config import Frozen
 from mulm.home import Home
 
@@ -76,29 +73,12 @@ class Member:
 
     def env(self) -> dict[str, str]:
         """The environment of all that it starts here."""
-        inherited = {key: text for key, text in os.environ.items() if not key.startswith("RAY_")}
-        root = str(Path(actors.__file__).resolve().parents[1])
-        return {
-            **inherited,
-            **ENV_VARIABLES_OF_RAY,
-            **member_env(self.home),
-            MARKER: self.info.id,
-            TEMP_DIR_VARIABLE: self.info.temp_dir,
-            "TMPDIR": str(Path(self.info.temp_dir) / "tmp"),
-            "PATH": joined_path(str(Path(sys.executable).parent), inherited.get("PATH", "")),
-            "PYTHONPATH": joined_path(root, inherited.get("PYTHONPATH", "")),
-        }
+        return {**node_env(self.info.id, self.info.temp_dir), **member_env(self.home)}
 
 
 def member_env(home: Home) -> dict[str, str]:
     """What a process of this machine needs to speak to the cluster that it joined."""
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(home.join_token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-        "MULM_HOME": str(home.root),
-    }
+    return {**ray_env(home, is_open=True), "RAY_AUTH_TOKEN_PATH": str(home.join_token)}
 
 
 def address_towards(head: str) -> str:

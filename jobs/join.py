@@ -93,9 +93,7 @@ def stay(home: Home, head: str, name: str, trust: str, tell: Tell) -> None:
         tell("leaving: work here ends after the step that is under way")
         _drain(member)
     finally:
-        Pack(home, info.id).end(grace_s=2.0)
-        shutil.rmtree(info.temp_dir, ignore_errors=True)
-        home.joined.unlink(missing_ok=True)
+        _clear(home, info)
 
 
 def leave(home: Home, patience_s: float = LEAVE_PATIENCE_S + 60.0) -> bool:
@@ -116,11 +114,16 @@ def leave(home: Home, patience_s: float = LEAVE_PATIENCE_S + 60.0) -> bool:
                 f"process {info.pid} did not leave within {patience_s:.0f} s", hint="run it again"
             )
         time.sleep(_POLL_S)
-    Pack(home, info.id).end(grace_s=2.0)  # where it was killed before it could
-    if Path(info.temp_dir).name.startswith("mulm-"):
+    _clear(home, info)  # where it was killed before it could
+    return True
+
+
+def _clear(home: Home, info: MemberInfo) -> None:
+    """End and remove all that a membership started here."""
+    Pack(home, info.id).end(grace_s=2.0)
+    if Path(info.temp_dir).name.startswith("mulm-"):  # never follow a damaged file elsewhere
         shutil.rmtree(info.temp_dir, ignore_errors=True)
     home.joined.unlink(missing_ok=True)
-    return True
 
 
 def read_joined(home: Home) -> MemberInfo | None:
@@ -155,7 +158,7 @@ def _keep_up(member: Member, stopping: _Stopping, tell: Tell) -> None:
         started_s = time.monotonic()
         pid = spawn(member.command(), member.env(), member.log)
         tell(f"joined {member.info.head} as {member.info.name!r}; Ctrl-C or `mulm leave` ends it")
-        while exit_status_or_none(pid) is None and not stopping.is_set:
+        while _exit_status(pid) is None and not stopping.is_set:
             stopping.wait(_POLL_S)
         if stopping.is_set:
             return
@@ -170,8 +173,8 @@ def _keep_up(member: Member, stopping: _Stopping, tell: Tell) -> None:
                 break
 
 
-def exit_status_or_none(pid: int) -> int | None:
-    """How a child ended; None while it runs."""
+def _exit_status(pid: int) -> int | None:
+    """How a child ended, though somebody else has seen to it; None while it runs."""
     try:
         return exit_status(pid)
     except ChildProcessError:

@@ -190,12 +190,6 @@ class Aggregator:
         with self._changed:
             return self._leases.n_done
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all rows are done."""
-        with self._changed:
-            return self._leases.is_complete
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a later self needs: tensors, and facts that JSON can hold.
 

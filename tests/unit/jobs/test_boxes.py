@@ -1,10 +1,10 @@
-"""Where islands belong, and what becomes of them; the rest is tested on a real cluster."""
+"""The machines on which islands belong."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jobs.train_islands import Box, find_boxes
+from jobs.boxes import Box, find_boxes
 
 
 def node(
