@@ -35,6 +35,10 @@ class OuterSyncHost:
         """Rows of the run that are done."""
         return self._host.aggregator.n_done
 
+    def lose(self, island: str) -> None:
+        """An island is gone without a word: nobody waits for it, and it leads no more."""
+        self._host.aggregator.leave(island, 0)
+
     def close(self) -> None:
         """Write the last state."""
         self._host.close()
@@ -53,6 +57,10 @@ class OuterSync:
         """Rows of the run that are done."""
         done: int = answer(self.handle.n_done.remote(), "aggregator", "n_done", _TIMEOUT_S)
         return done
+
+    def lose(self, island: str) -> None:
+        """Tell it that an island is gone, without waiting for it: it may be dead itself."""
+        self.handle.lose.remote(island)
 
     def close(self) -> None:
         """Have it write its last state, and end it."""

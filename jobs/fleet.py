@@ -153,6 +153,7 @@ class Fleet:
         if time.monotonic() - island.started_s > FORGIVEN_S:
             self.lost.pop(island.box.node_id, None)
         self._count_lost(island.box, f"{island.name} on {island.box.address} is lost: {why}")
+        self.outer.lose(island.name)
 
     def _took(self, island: RunningIsland, outcome: WorkerOutcome) -> None:
         if outcome.error and not isinstance(outcome.error, StoppedError):

@@ -104,6 +104,7 @@ def leave(home: Home, patience_s: float = LEAVE_PATIENCE_S + 60.0) -> bool:
     """
     info = read_joined(home)
     if info is None:
+        home.joined.unlink(missing_ok=True)  # a file that tells nothing
         return False
     if _looks_after(info):
         os.kill(info.pid, signal.SIGTERM)

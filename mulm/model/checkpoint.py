@@ -112,11 +112,18 @@ def read_state(path: Path) -> dict[str, Any] | None:
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint under `folder`, or None where there is none.
 
+    One that its writer removes meanwhile, as there is a newer one, is not taken for a damaged one.
+
     Raises:
         CorruptError: it is damaged. Older ones are never taken silently.
     """
-    paths = checkpoints(folder)
-    return load_checkpoint(paths[-1]) if paths else None
+    while paths := checkpoints(folder):
+        try:
+            return load_checkpoint(paths[-1])
+        except CorruptError:
+            if paths[-1] in checkpoints(folder):
+                raise
+    return None
 
 
 def _write(path: Path, pieces: Iterable[bytes]) -> dict[str, Any]:

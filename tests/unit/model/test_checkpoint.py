@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mulm.errors import ConfigError, CorruptError
+from mulm.model import checkpoint
 from mulm.model.checkpoint import (
     checkpoints,
     load_checkpoint,
@@ -91,3 +92,22 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     assert manifest.read_text() != text
     with pytest.raises(ConfigError, match="has format 2, this code reads 1"):
         newest_checkpoint(tmp_path)
+
+
+def test_one_that_is_removed_while_it_is_read_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the island that leads, beside one that begins."""
+    save_checkpoint(tmp_path, 1, {"w": torch.ones(2)}, {})
+    load = checkpoint.load_checkpoint
+
+    def removed_meanwhile(path: Path) -> checkpoint.Checkpoint:
+        if path.name == "step-00000001":
+            save_checkpoint(tmp_path, 2, {"w": torch.zeros(2)}, {})
+            prune_checkpoints(tmp_path, 1)
+        return load(path)
+
+    monkeypatch.setattr(checkpoint, "load_checkpoint", removed_meanwhile)
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.step == 2
