@@ -75,6 +75,7 @@ class Aggregator:
         self._members = Membership(plan.silence_s)
         self._leases = Leases(plan.n_rows, plan.granule)
         self._later_rows: dict[str, Any] | None = None
+        self._absent_leader, self._absent_until_s = "", 0.0
         self._parts: list[AnchorPart] = []
         self._changed = threading.Condition()
 
@@ -126,8 +127,9 @@ class Aggregator:
             self._hear(island)
             self._leases.done(island, n_done)
             given = self._leases.give(island, n_rows, len(self._members))
-            self._keep(self._leases.state())
-            return replace(given, n_islands=len(self._members), leader=self._members.leader)
+            leader = self._leader()
+            self._keep({**self._leases.state(), "leader": leader})
+            return replace(given, n_islands=len(self._members), leader=leader)
 
     def offer(self, offer: Offer) -> int:
         """See `Rounds.offer`."""
@@ -174,7 +176,10 @@ class Aggregator:
                 self._leases.done(island, n_done)
             self._drop(island)
             self._members.leave(island)
-            self._keep(self._leases.state())
+            if island == self._absent_leader:
+                self._absent_leader = ""
+            leader = self._leader() if len(self._members) else ""
+            self._keep({**self._leases.state(), "leader": leader})
             for part in self._parts:
                 self._close_if_due(part)
             self._changed.notify_all()  # who waits in its name is to hear it
@@ -225,14 +230,15 @@ class Aggregator:
                     part.momentum_N = tensors[f"{part.place}.momentum"]
             self._leases.restore(facts["rows"])
 
-    def restore_rows(self, rows: dict[str, Any]) -> None:
-        """Rows that were given later than the `state` that was restored.
+    def restore_rows(self, rows: dict[str, Any], leader: str = "") -> None:
+        """Rows that were given later than the `state` that was restored, and who leads.
 
-        They are taken if an island comes that has gone on since: else what they taught is lost
-        with the weights, and they are given again.
+        Rows are taken if an island comes that has gone on since: else what they taught is lost with
+        the weights, and they are given again. The leader is waited for, since it goes on leading.
         """
         with self._changed:
-            self._later_rows = rows
+            self._later_rows, self._absent_leader = rows, leader
+            self._absent_until_s = self._now_s() + self.plan.silence_s
 
     def _require_sizes(self, standing: Standing) -> None:
         """The first island says how parameters are cut."""
@@ -246,6 +252,12 @@ class Aggregator:
                 f"this island cuts its parameters into fragments of {sizes}, the others of {own}",
                 hint="islands of a run have one configuration: that it began with",
             )
+
+    def _leader(self) -> str:
+        """The first member, unless one that led before has not come again yet."""
+        if self._absent_leader in self._members or self._now_s() >= self._absent_until_s:
+            self._absent_leader = ""
+        return self._absent_leader or self._members.leader
 
     def _part(self, fragment: int) -> AnchorPart:
         if not 0 <= fragment < len(self._parts):

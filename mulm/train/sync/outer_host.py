@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class OuterHost:
         self._folder, self._save_every_s = folder, save_every_s
         self.aggregator = Aggregator(plan, keep=self._keep_rows)
         self._kept_rows: dict[str, Any] = {}
+        # The secret is that of a driver's life: islands of an earlier one are gone.
+        self._life = sha256(secret.encode()).hexdigest()[:16]
         self._n_saved = self._restore()
         self._server = AggregatorServer(self.aggregator, host, secret, port)
         self.address = self._server.address
@@ -89,7 +92,8 @@ class OuterHost:
         if saved is not None:
             self.aggregator.restore(saved.tensors, saved.state)
         if (rows := self._read_rows()) is not None:
-            self.aggregator.restore_rows(rows)
+            is_same_life = rows["life"] == self._life
+            self.aggregator.restore_rows(rows, rows["leader"] if is_same_life else "")
         return number
 
     def _keep_rows(self, rows: dict[str, Any]) -> None:
@@ -98,7 +102,7 @@ class OuterHost:
             return
         try:
             make_folder(self._folder)
-            write_atomic(self._folder / _ROWS, canonical_json(rows))
+            write_atomic(self._folder / _ROWS, canonical_json({**rows, "life": self._life}))
         except (MulmError, OSError) as error:
             # Training goes on; after a death now, some rows would be trained on again.
             _log.warning("given rows were not written reason=%s", error)
@@ -110,7 +114,9 @@ class OuterHost:
             return None
         try:
             rows: dict[str, Any] = json.loads(path.read_bytes())
-            return {"line": int(rows["line"]), "open": [(int(a), int(b)) for a, b in rows["open"]]}
+            opened = [(int(a), int(b)) for a, b in rows["open"]]
+            who = {name: str(rows[name]) for name in ("leader", "life")}
+            return {"line": int(rows["line"]), "open": opened, **who}
         except (ValueError, KeyError, TypeError) as error:
             _log.warning("the rows that were given are not known path=%s reason=%r", path, error)
             return None

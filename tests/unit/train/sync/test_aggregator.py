@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -255,6 +256,32 @@ def test_nesterov_is_the_textbooks_and_goes_on_after_a_stop() -> None:
         assert aggregator.take("a", 0, number, 0.0)
     fetched_N = CODECS["fp32"].decode(aggregator.fetch("a", 0).payload, N)
     assert torch.allclose(fetched_N, expected_N.detach(), atol=1e-5)
+
+
+def test_after_a_death_the_leader_goes_on_leading_though_it_comes_last() -> None:
+    kept: list[dict[str, Any]] = []
+    clock = FakeClock()
+    aggregator = Aggregator(PLAN, clock, kept.append)
+    for island in "ab":
+        aggregator.join(island, HERE)
+        assert aggregator.lease(island, 1, 0).leader == "a"
+    later = Aggregator(PLAN, clock)
+    later.restore_rows(kept[-1], kept[-1]["leader"])
+    for island in "ba":
+        later.join(island, replace(HERE, rounds=(0,)))
+        assert later.lease(island, 1, 0).leader == "a"
+    later.leave("a", 0)
+    assert later.lease("b", 1, 0).leader == "b"
+
+
+def test_a_leader_that_never_comes_again_is_waited_for_in_vain_once() -> None:
+    clock = FakeClock()
+    later = Aggregator(PLAN, clock)
+    later.restore_rows({"line": 0, "open": []}, "a")
+    later.join("b", replace(HERE, rounds=(0,)))
+    assert later.lease("b", 1, 0).leader == "a"
+    clock.advance(PLAN.silence_s)
+    assert later.lease("b", 1, 0).leader == "b"
 
 
 def test_momentum_moves_nothing_where_nobody_learned() -> None:
