@@ -1,8 +1,8 @@
 """How a machine that joins a cluster runs its part of Ray: command, environment, labels.
 
-Used by `jobs.join`; decides everything and does nothing. Invariants: what it starts carries this
-home's mark, so that it is found and ended; everything temporary lies in one folder; the token is in
-a file.
+Used by `jobs.membership`; decides everything and does nothing. Invariants: what it starts carries
+this home's mark, so that it is found and ended; everything temporary lies in one folder; the token
+is in a file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
 
 from actors.cluster_info import ray_env
 from actors.drain import MEMBER_LABEL
@@ -37,6 +40,24 @@ class MemberInfo(Frozen):
     """When that began, by the system's clock: a number is given again after a reboot."""
     temp_dir: str
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the process that looks after it lives: of that number, begun at that time."""
+        try:
+            process = psutil.Process(self.pid)
+            is_ended = process.status() == psutil.STATUS_ZOMBIE  # and its parent has not looked yet
+            return not is_ended and abs(process.create_time() - self.started_s) < 1.0
+        except psutil.Error:
+            return False
+
+
+def read_joined(home: Home) -> MemberInfo | None:
+    """The membership that the file tells of, whether or not it is true any more."""
+    try:
+        return MemberInfo.model_validate_json(home.joined.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -49,6 +70,11 @@ class Member:
     def log(self) -> Path:
         """What Ray prints."""
         return Path(self.info.temp_dir) / "node.log"
+
+    @property
+    def arrival_log(self) -> Path:
+        """What went wrong with asking the head whether it lists this machine."""
+        return Path(self.info.temp_dir) / "arrival.log"
 
     def command(self) -> list[str]:
         """Ray's start command; its process lives as long as the machine is a member."""

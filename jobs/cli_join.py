@@ -35,7 +35,8 @@ def join(head: str, token: str | None, name: str, trust: str, as_json: bool) -> 
     Example:  mulm join 192.168.1.10:6379 --token mulm_join_...
               mulm join 192.168.1.10          # again, with the token of the last time
     """
-    from jobs.join import prepare, stay
+    from jobs.join import prepare
+    from jobs.membership import stay
 
     home = Home.from_env()
     if token is not None:
@@ -58,8 +59,8 @@ def join(head: str, token: str | None, name: str, trust: str, as_json: bool) -> 
 def leave(as_json: bool) -> None:
     """Take this machine back from the application that it has joined; harmless if it has not.
 
-    Training here ends after the step that is under way, within 20 seconds; what an island has
-    learned is handed to the others. Everything else ends at once.
+    Training here ends after the step that is under way, and engines finish what they answer, within
+    20 seconds; what an island has learned is handed to the others. Everything else ends at once.
 
     \b
     Example:  mulm leave

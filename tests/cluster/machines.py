@@ -80,10 +80,11 @@ def _ip(*words: str) -> None:
 
 
 def run(
-    machine: Machine, command: Sequence[str], timeout_s: float
+    machine: Machine, command: Sequence[str], timeout_s: float, python_path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command on a machine, to its end."""
+    """A command on a machine, to its end; it may have other modules than this one."""
+    env = machine.env() | ({"PYTHONPATH": str(python_path)} if python_path else {})
     return subprocess.run(
-        machine.command(*command), env=machine.env(), capture_output=True, text=True,
+        machine.command(*command), env=env, cwd=python_path, capture_output=True, text=True,
         timeout=timeout_s,
     )  # fmt: skip

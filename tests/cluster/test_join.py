@@ -1,8 +1,9 @@
-"""Two machines, one model: join, train together without a shared disk, lose the cable, leave."""
+"""Two machines: what is refused, and one model through a lost cable until one leaves."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from actors.processes import Pack
 from jobs.exit_codes import exit_code
-from mulm.errors import AuthError, NotRunningError
+from mulm.errors import AuthError, ConfigError, NotRunningError
 from mulm.home import Home
 from mulm.join_token import join_token
 from mulm.ledger import Ledger
@@ -25,6 +26,17 @@ from tests.cluster.machines import Machine, needs_namespaces, run, two_machines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), needs_namespaces]
 
+ROOT = Path(__file__).parents[2]
+STAY_UNASKED = """
+import sys
+from jobs.membership import stay
+from mulm.errors import MulmError
+from mulm.home import Home
+try:
+    stay(Home.from_env(), sys.argv[1], "x", "family", print)
+except MulmError as error:
+    sys.exit(f"{error.code}: {error.message}\\n{error.hint}")
+"""
 MULM = [sys.executable, "-c", "from jobs.cli import main; main()"]
 DEADLINE_S = 120.0
 
@@ -104,6 +116,40 @@ def test_what_does_not_fit_is_refused_in_seconds(pair: Pair) -> None:
     assert not pack_of(pair.other).find()
 
 
+def test_a_head_that_refuses_is_not_said_to_be_joined(pair: Pair) -> None:
+    token = pair.other.home / "joined_token"
+    token.write_text("0" * 64)
+    done = run(pair.other, [sys.executable, "-c", STAY_UNASKED, pair.address], DEADLINE_S)
+    token.unlink()
+    assert done.returncode == 1
+    assert "joined" not in done.stdout
+    said = done.stderr.splitlines()
+    assert "did not take this machine in" in said[0]
+    assert "does not know this token" in said[1]
+    assert any("AuthenticationError" in line for line in said[2:]), done.stderr
+    assert not pair.other.home.joinpath("joined.json").exists()
+    assert not pack_of(pair.other).find()
+
+
+@pytest.mark.parametrize("package", ["ray", "torch", "µLM"])
+def test_another_version_is_refused_with_the_fix(pair: Pair, tmp_path: Path, package: str) -> None:
+    if package == "µLM":
+        for name in ("mulm", "actors", "serve_app", "jobs"):
+            shutil.copytree(ROOT / name, tmp_path / name)
+        with (tmp_path / "mulm" / "refs.py").open("a") as file:
+            file.write("# another commit\n")
+    else:
+        folder = tmp_path / f"{package}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
+    words = [*MULM, "join", pair.address, "--token", pair.token]
+    done = run(pair.other, words, DEADLINE_S, tmp_path)
+    assert done.returncode == exit_code(ConfigError("x")), done.stderr
+    assert f"the head runs {package} " in done.stderr
+    assert "use the same commit" in done.stderr
+    assert not pack_of(pair.other).find()
+
+
 def test_two_machines_train_one_model(pair: Pair, tmp_path: Path) -> None:
     store = Store(pair.head.home / "store")
     with Ledger(pair.head.home / "ledger.sqlite") as ledger:
@@ -123,7 +169,7 @@ def test_two_machines_train_one_model(pair: Pair, tmp_path: Path) -> None:
         left = run(pair.other, [*MULM, "leave"], DEADLINE_S)
         assert left.returncode == 0, left.stderr
         assert joined.wait(10) == 0
-        out, errors = training.communicate(timeout=DEADLINE_S)
+        out, errors = training.communicate(timeout=2 * DEADLINE_S)
         assert training.returncode == 0, errors
     finally:
         pair.other.plug()
