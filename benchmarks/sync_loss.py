@@ -8,7 +8,8 @@ optimizer, codec and aggregator; islands take their inner steps in turn in this 
 `ddp` is one model that learns from whole batches; each of n islands has an n-th part of every
 batch and takes as many inner steps: equal tokens. `alone` is one worker with that part of the
 batches, the same time without the others' tokens, and `alone-long-batch` one with whole ones and
-half as many steps. Every variant is a line of FILE, and is run once.
+half as many steps. With `slower` the second island takes a step only where the first has taken so
+many. Every variant is a line of FILE, and is run once.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ from mulm.train.sync.single import SingleSync
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to train: `every` is H, and updates come `late` + 1 inner steps later, if `late`."""
+    """One way to train: `every` is H, and updates come `late` + 1 inner steps later, if `late`.
+
+    The first island is `slower` times as fast as the others.
+    """
 
     name: str
     islands: int = 1
@@ -62,6 +66,7 @@ class Variant:
     momentum: float = 0.9
     lr: float = 1.0
     seed: int = 0
+    slower: int = 1
 
 
 def variants() -> Iterator[Variant]:
@@ -74,6 +79,9 @@ def variants() -> Iterator[Variant]:
         yield Variant("streaming", 2, 20, fragments=4, late=2, seed=seed)
         yield Variant("nesterov", 2, 20, outer="nesterov", seed=seed)
         yield Variant("alone-long-batch", islands=-1, seed=seed)
+    for slower in (2, 4, 8):
+        yield Variant("streaming", 2, 20, fragments=4, late=2, slower=slower)
+    yield Variant("streaming", 2, 8, fragments=4, late=2)
     yield Variant("average", 2, 20, wire="int4")
     yield Variant("average", 4, 20)
     yield Variant("nesterov", 2, 50, outer="nesterov")
@@ -123,8 +131,11 @@ def learn(variant: Variant, store: Store, dataset: Manifest, steps: int) -> floa
     for step in range(steps):
         scale = variant.lr * lr_scale(step, steps, settled.schedule)
         for place, state in enumerate(islands):
+            if place and step % variant.slower:
+                continue
             take_step(state, objective, step, (place * n_rows, (place + 1) * n_rows), scale)
         if rounds:
+            rounds.learned(step)
             rounds.after_step(step, is_last=step == steps - 1)
     state = islands[0]
     assert isinstance(state.model, MicroLM)
@@ -174,6 +185,13 @@ class Rounds:
             self._aggregator.send("0", Anchor(number, 0, CODECS["fp32"].encode(anchor_N)))
         self._numbers = [0] * variant.fragments
         self._sent: dict[int, list[torch.Tensor]] = {}
+        self._n_steps = [[0] * len(islands) for _ in range(variant.fragments)]
+
+    def learned(self, step: int) -> None:
+        """Who has taken this step."""
+        for counts in self._n_steps:
+            for place in range(len(counts)):
+                counts[place] += not (place and step % self._variant.slower)
 
     def after_step(self, step: int, *, is_last: bool) -> None:
         """Send and take what is due after this step."""
@@ -195,8 +213,9 @@ class Rounds:
             progress_N = cut[fragment].read() - self._anchors[place][fragment]
             payload = self._codec.encode(progress_N)
             self._sent[fragment].append(self._codec.decode(payload, len(progress_N)))
-            offer = Offer(str(place), fragment, self._numbers[fragment], 1.0, payload)
-            assert self._aggregator.offer(offer)
+            n_steps, self._n_steps[fragment][place] = self._n_steps[fragment][place], 0
+            offer = Offer(str(place), fragment, self._numbers[fragment], n_steps, payload)
+            assert self._aggregator.offer(offer) == self._numbers[fragment]
 
     def _take(self, fragment: int) -> None:
         sent, number = self._sent.pop(fragment), self._numbers[fragment]
