@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -65,6 +65,8 @@ class Member:
 
     home: Home
     info: MemberInfo
+    link_labels: Mapping[str, str] = field(default_factory=dict)
+    """What was measured of its line to the head."""
 
     @property
     def log(self) -> Path:
@@ -83,6 +85,7 @@ class Member:
             "mulm.name": label_value(self.info.name),
             "mulm.trust": self.info.trust,
             **gpu_labels(),
+            **self.link_labels,
         }
         return [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--block",

@@ -22,7 +22,7 @@ from mulm.home import Home
     type=click.Choice(["family", "guest"]),
     default="family",
     show_default=True,
-    help="A label of this machine; nothing here reads it yet.",
+    help="A label of this machine, which `mulm cluster nodes` shows; nothing decides by it yet.",
 )
 @with_json
 def join(head: str, token: str | None, name: str, trust: str, as_json: bool) -> None:

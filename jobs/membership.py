@@ -7,12 +7,16 @@ has joined when the head lists this machine, not before; whatever ends the machi
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -33,6 +37,7 @@ ARRIVAL_S = 90.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _STEADY_S = 60.0
 """A membership that lasted so long was a good one: the next pause is the first again."""
+_MEASURE_S = 60.0
 _POLL_S = 0.2
 
 
@@ -105,6 +110,7 @@ def keep_up(member: Member, stopping: Stopping, tell: Tell, arrival_s: float = A
 def _live_once(member: Member, stopping: Stopping, tell: Tell, arrival_s: float) -> bool:
     """From the start of this machine's part to its end; whether the head had taken it in."""
     member.log.unlink(missing_ok=True)
+    member = replace(member, link_labels=_measured(member, tell))
     pid = spawn(member.command(), member.env(), member.log)
     if not _arrives(member, pid, stopping, arrival_s):
         return False
@@ -113,6 +119,25 @@ def _live_once(member: Member, stopping: Stopping, tell: Tell, arrival_s: float)
     while _exit_status(pid) is None and not stopping.is_set:
         stopping.wait(_POLL_S)
     return True
+
+
+def _measured(member: Member, tell: Tell) -> Mapping[str, str]:
+    """The labels of its line to the head; none where that does not answer."""
+    command = [sys.executable, "-m", "actors.head_link", member.info.head]
+    try:
+        done = subprocess.run(  # noqa: S603 our own module
+            command,
+            env=member.env(),
+            capture_output=True,
+            text=True,
+            timeout=_MEASURE_S,
+            check=True,
+        )
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        tell(f"the line to {member.info.head} was not measured")
+        return {}
+    labels: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return labels
 
 
 def _wait_for_head(member: Member, stopping: Stopping, pause_s: float) -> float:

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from actors.let_go import let_go, node_to_let_go
 from mulm import __version__
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, ControlDependency
 
@@ -30,3 +31,14 @@ def get_cluster(control: ControlDependency) -> dict[str, Any]:
 def list_nodes(control: ControlDependency) -> dict[str, Any]:
     """The machines, the head first; those that are gone last."""
     return {"object": "list", "data": control.nodes(), "has_more": False}
+
+
+@router.post("/nodes/{node}/leave", status_code=202)
+def let_node_leave(node: str, control: ControlDependency) -> dict[str, Any]:
+    """Have a machine leave that came by `mulm join`: by its name, its address, or its id.
+
+    Training there ends after the step that is under way; the machine does not come back by itself.
+    """
+    found = node_to_let_go(control.nodes(), node)
+    let_go(found)
+    return {**found, "is_leaving": True}

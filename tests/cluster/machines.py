@@ -48,6 +48,18 @@ class Machine:
     def plug(self) -> None:
         """Put it back."""
         _ip("-n", self.name, "link", "set", self.cable, "up")
+        _ip("-n", self.name, "route", "replace", "default", "dev", self.cable)
+
+    @contextmanager
+    def slowed(self, mbit: int) -> Iterator[None]:
+        """What it sends goes no faster."""
+        limit = ("root", "tbf", "rate", f"{mbit}mbit", "burst", "64kb", "latency", "200ms")
+        tc = ("tc", "-n", self.name, "qdisc")
+        subprocess.run([*tc, "add", "dev", self.cable, *limit], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*tc, "del", "dev", self.cable, "root"], check=True)
 
 
 @contextmanager
@@ -68,6 +80,7 @@ def two_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
             _ip("-n", machine.name, "link", "set", "lo", "up")
             _ip("-n", machine.name, "address", "add", f"{machine.address}/24", "dev", machine.cable)
             _ip("-n", machine.name, "link", "set", machine.cable, "up")
+            _ip("-n", machine.name, "route", "add", "default", "dev", machine.cable)
         yield one, other
     finally:
         for machine in machines:

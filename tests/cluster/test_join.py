@@ -150,6 +150,29 @@ def test_another_version_is_refused_with_the_fix(pair: Pair, tmp_path: Path, pac
     assert not pack_of(pair.other).find()
 
 
+def test_a_machine_is_told_with_its_line_and_let_go_by_the_head(pair: Pair) -> None:
+    with pair.head.slowed(40), pair.other.slowed(16):
+        joined = pair.join("--name", "laptop", "--trust", "guest")
+        try:
+            _, laptop = pair.wait_for_nodes(2)
+            assert (laptop["name"], laptop["trust"]) == ("laptop", "guest")
+            assert laptop["down_mbit"] == pytest.approx(40, rel=0.4)
+            assert laptop["up_mbit"] == pytest.approx(16, rel=0.4)
+            assert 0 < laptop["rtt_ms"] < 1000
+            assert 0 <= time.time() - laptop["since_s"] < DEADLINE_S
+            done = run(pair.head, [*MULM, "cluster", "nodes"], DEADLINE_S)
+            assert "laptop" in done.stdout
+            assert "Mbit/s" in done.stdout
+            done = run(pair.head, [*MULM, "cluster", "leave", "laptop"], DEADLINE_S)
+            assert (done.returncode, done.stdout) == (0, "laptop has left\n"), done.stderr
+            assert joined.wait(30) == 0
+        finally:
+            joined.kill()
+            joined.communicate()
+    assert not pack_of(pair.other).find()
+    assert not pair.other.home.joinpath("joined.json").exists()
+
+
 def test_two_machines_train_one_model(pair: Pair, tmp_path: Path) -> None:
     store = Store(pair.head.home / "store")
     with Ledger(pair.head.home / "ledger.sqlite") as ledger:

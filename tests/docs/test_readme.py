@@ -37,7 +37,12 @@ class Block(NamedTuple):
 
 def marked_blocks(page: str, mark: str) -> list[Block]:
     """The blocks of a page with that mark, in order."""
-    return [Block(lang, text) for name, lang, text in _MARKED.findall(page) if name == mark]
+    return [block for name, block in all_marked(page) if name == mark]
+
+
+def all_marked(page: str) -> list[tuple[str, Block]]:
+    """All marks of a page in order, each with its block."""
+    return [(name, Block(lang, text)) for name, lang, text in _MARKED.findall(page)]
 
 
 def replaced(block: Block, replacements: Mapping[str, str]) -> Block:
@@ -69,6 +74,7 @@ def test_only_marked_blocks_are_found() -> None:
     page = "```sh\nno\n```\n<!-- run: a -->\n```sh\nyes\n```\n<!-- run: b -->\n```python\n1\n```\n"
     assert marked_blocks(page, "a") == [Block("sh", "yes\n")]
     assert marked_blocks(page, "b") == [Block("python", "1\n")]
+    assert all_marked(page) == [("a", Block("sh", "yes\n")), ("b", Block("python", "1\n"))]
 
 
 def test_blocks_run_in_both_languages(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def member(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Membe
     )  # fmt: skip
     monkeypatch.setattr(membership, "trouble_of", lambda member: member.log.read_text())
     monkeypatch.setattr(membership, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(membership, "_measured", lambda member, tell: {})
     monkeypatch.setattr(Member, "env", lambda self: {"MULM_CLUSTER": "m1"})
     return Member(home, info)
 
@@ -117,3 +118,16 @@ def test_one_that_was_there_comes_again_and_says_why(
     assert gone == "the link to 127.0.0.1:1 is gone; trying again\nit was so"
     assert len(asked) == 3
     Pack(member.home, "m1").end(0.1)
+
+
+def test_a_line_that_cannot_be_measured_is_told_and_joins_all_the_same(
+    home: Home, tmp_path: Path
+) -> None:
+    info = MemberInfo(
+        id="m1", head="127.0.0.1:1", name="x", trust="family", pid=1, started_s=0.0,
+        temp_dir=str(tmp_path),
+    )  # fmt: skip
+    said: list[str] = []
+    measured = membership._measured
+    assert measured(Member(home, info), said.append) == {}
+    assert said == ["the line to 127.0.0.1:1 was not measured"]

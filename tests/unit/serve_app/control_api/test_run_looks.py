@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from serve_app.control_api import cluster
+
 ROOT = "/api/v1/runs"
 
 
@@ -76,3 +78,17 @@ def test_the_machines_are_told_and_those_that_are_gone(api):
     assert (gone["is_alive"], gone["address"]) == (False, "10.0.0.2")
     whole = api.get("/api/v1/cluster")
     assert (whole["nodes"], whole["cpus"], whole["gpus"]) == (1, 4.0, 1.0)
+
+
+def test_only_a_machine_that_has_joined_can_be_let_go(api, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cluster, "let_go", asked.append)
+    api.refused("POST", "/api/v1/cluster/nodes/10.0.0.9/leave", 404)
+    api.refused("POST", "/api/v1/cluster/nodes/10.0.0.2/leave", 404)
+    head = api.get("/api/v1/cluster/nodes")["data"][0]
+    api.refused("POST", f"/api/v1/cluster/nodes/{head['id']}/leave", 409)
+    assert asked == []
+    monkeypatch.setattr(cluster, "node_to_let_go", lambda nodes, wanted: nodes[0])
+    told = api.call("POST", "/api/v1/cluster/nodes/x/leave")
+    assert (told.status_code, told.json()["is_leaving"]) == (202, True)
+    assert [node["id"] for node in asked] == [head["id"]]
