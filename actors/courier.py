@@ -11,9 +11,9 @@ from __future__ import annotations
 import fcntl
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from actors.remote_answer import answer
 from actors.store_host import new_mark, store_handle
@@ -71,7 +71,7 @@ class Courier:
         """Bring a checkpoint to the head, which keeps the newest `keep` and the spared one.
 
         Raises:
-            CorruptError: it is damaged here, or came damaged.
+            CorruptError: it is damaged or not whole here, or came damaged.
             NoSpaceError, ConfigError: the head has no room for it, or takes none so large.
             DeadlineError, NotRunningError: the head does not answer.
         """
@@ -80,8 +80,17 @@ class Courier:
             raise CorruptError(
                 f"the checkpoint {path.name} has no manifest", hint="look at the disk"
             )
-        for name, (sha256, size_bytes) in files.files.items():
-            self._send(self._run_id, path / name, sha256, size_bytes)
+        with ExitStack() as stack:  # opened at once: its writer may remove it meanwhile
+            try:
+                opened = {
+                    name: stack.enter_context((path / name).open("rb")) for name in files.files
+                }
+            except FileNotFoundError:
+                raise CorruptError(
+                    f"the checkpoint {path.name} lacks a file", hint="look at the disk"
+                ) from None
+            for name, (sha256, size_bytes) in files.files.items():
+                self._send(self._run_id, name, opened[name], sha256, size_bytes)
         self._call(
             "keep_checkpoint", CHECK_TIMEOUT_S, self._run_id, files.content, keep, spared_step
         )
@@ -95,21 +104,21 @@ class Courier:
         self._call("keep_version", CHECK_TIMEOUT_S, manifest_id, manifest.to_bytes())
 
     def _send_blob(self, store: Store, entry: BlobEntry) -> None:
-        self._send("", store.path(entry), entry.sha256, entry.size_bytes)
+        with store.path(entry).open("rb") as file:
+            self._send("", entry.name, file, entry.sha256, entry.size_bytes)
         self._call("keep_blob", CHECK_TIMEOUT_S, entry.sha256, entry.size_bytes)
 
-    def _send(self, run_id: str, path: Path, sha256: str, size_bytes: int) -> None:
+    def _send(self, run_id: str, name: str, file: BinaryIO, sha256: str, size_bytes: int) -> None:
         """Send what the head lacks of a file; in pieces, as often as would send it twice."""
         have = self._call("arrived", CALL_TIMEOUT_S, run_id, sha256)
-        with path.open("rb") as file:
-            for _ in range(2 * (size_bytes // CHUNK_BYTES + 1)):
-                file.seek(have)
-                piece = file.read(CHUNK_BYTES)
-                have = self._call("add", CALL_TIMEOUT_S, run_id, sha256, size_bytes, have, piece)
-                if have >= size_bytes:
-                    return
+        for _ in range(2 * (size_bytes // CHUNK_BYTES + 1)):
+            file.seek(have)
+            piece = file.read(CHUNK_BYTES)
+            have = self._call("add", CALL_TIMEOUT_S, run_id, sha256, size_bytes, have, piece)
+            if have >= size_bytes:
+                return
         raise DeadlineError(
-            f"the head does not keep what is sent of {path.name!r}",
+            f"the head does not keep what is sent of {name!r}",
             hint="do two machines send the same file? Run the same command again",
         )
 

@@ -19,15 +19,14 @@ import torch
 
 from actors.courier import Courier, find_courier
 from actors.cpus import usable_cpus
+from actors.delivery import FINISH_S, Delivery
 from actors.event_sender import EventSender
 from actors.ledger_host import connect_facts
 from actors.process_group import wait_for_all
 from actors.store_host import cluster_store
 from actors.train_gauges import TrainGauges
 from mulm.errors import (
-    DeadlineError,
     MulmError,
-    NotRunningError,
     StoppedError,
     TrainingDivergedError,
 )
@@ -84,6 +83,7 @@ class RayTrainContext:
     gauges: TrainGauges | None = None
     outer: OuterLink | None = None
     courier: Courier | None = None
+    delivery: Delivery | None = None
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Pass an event on, in the memory of this process."""
@@ -98,17 +98,20 @@ class RayTrainContext:
             log.warning("the ledger is slow; events wait in memory waited_s=%s", FLUSH_TIMEOUT_S)
 
     def deliver(self, checkpoint: Path, keep: int, spared_step: int | None) -> None:
-        """Bring it to the head, unless this is the head's disk.
+        """Have it brought to the head meanwhile, unless this is the head's disk.
 
         Where the head does not answer it stays here alone: the run says so, and the next one goes.
         """
-        if self.courier is None:
-            return
-        try:
-            self.courier.send_checkpoint(checkpoint, keep, spared_step)
-        except (DeadlineError, NotRunningError) as error:
-            text = f"{checkpoint.name} is on this worker's machine alone: {error.message}"
-            self.emit("log", {"text": text})
+        if self.delivery:
+            self.delivery.add(checkpoint, keep, spared_step, self._say)
+
+    def finish_delivery(self) -> None:
+        """Wait until the last checkpoint is where the run goes on from. Raises NoSpaceError."""
+        if self.delivery and not self.delivery.finish():
+            self._say(f"the last checkpoint did not come to the head within {FINISH_S:.0f} s")
+
+    def _say(self, text: str) -> None:
+        self.emit("log", {"text": text})
 
     def should_stop(self) -> bool:
         """What worker 0 heard from the ledger; the loop tells the other workers."""
@@ -147,10 +150,12 @@ def work(order: TrainOrder, context: RayTrainContext) -> WorkerOutcome:
     """Train, and bring the model to the head; ends the sender of events."""
     try:
         result = train(order.config, context)
+        context.finish_delivery()
         if context.courier and result.model_id:
             context.courier.send_version(context.store, result.model_id)
         return WorkerOutcome(result=asdict(result))
     except AGREED_ERRORS as error:
+        context.finish_delivery()
         return WorkerOutcome(error=error)
     finally:
         if context.sender:
@@ -182,6 +187,7 @@ def surroundings(order: TrainOrder, rank: int) -> dict[str, Any]:
         "models": order.models,
         "folder": home.run(order.run_id),
         "courier": courier,
+        "delivery": Delivery(courier.send_checkpoint) if courier else None,
     }
 
 

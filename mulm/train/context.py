@@ -63,9 +63,10 @@ class TrainContext(Protocol):
         """Wait until all events are durable, for seconds at most; called from another thread."""
 
     def deliver(self, checkpoint: Path, keep: int, spared_step: int | None) -> None:
-        """Bring a new checkpoint to where other machines find it; called from another thread.
+        """Have a new checkpoint brought to where other machines find it, without waiting for it.
 
-        There, too, the newest `keep` and the spared one stay. Raises NoSpaceError.
+        Called from another thread. There, too, the newest `keep` and the spared one stay. Raises
+        NoSpaceError, which an earlier one may have met.
         """
 
     def should_stop(self) -> bool:
