@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import ray
 
+from actors.placement import on_this_machine
 from actors.remote_answer import HINT, answer
 from mulm.crew import CrewBook, Meeting, Word
 from mulm.errors import NotRunningError
@@ -86,6 +87,7 @@ def start_ledger(path: Path) -> None:
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=5,
+            scheduling_strategy=on_this_machine(),
         )
         .remote(str(path))
     )

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from actors.ledger_host import NAMESPACE
+from actors.placement import on_this_machine
 from actors.remote_answer import HINT, answer
 from mulm.errors import NotRunningError
 from mulm.limits_leases import Ask, Grants, LeaseBook
@@ -76,6 +77,7 @@ def open_limiter() -> LimiterClient:
             get_if_exists=True,
             num_cpus=0,
             max_restarts=-1,
+            scheduling_strategy=on_this_machine(),
         )
         .remote()
     )

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.ledger_host import NAMESPACE
+from actors.placement import on_this_machine
 from actors.remote_answer import HINT, answer
 from mulm.checkpoint_shelf import CheckpointShelf
 from mulm.errors import CorruptError, NotFoundError, NotRunningError
@@ -148,8 +148,6 @@ class ClusterOrigin:
 
 def start_store(home: Home) -> None:
     """Start the detached actor on this machine, which has the home; idempotent."""
-    node_id = ray.get_runtime_context().get_node_id()
-    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
     ray.remote(StoreHost).options(
         name=ACTOR_NAME,
         namespace=NAMESPACE,
@@ -159,7 +157,7 @@ def start_store(home: Home) -> None:
         max_restarts=-1,
         max_task_retries=5,
         max_concurrency=_N_AT_ONCE,
-        scheduling_strategy=strategy,
+        scheduling_strategy=on_this_machine(),
     ).remote(str(home.root))
 
 
