@@ -28,7 +28,9 @@ from mulm.home import Home
 from mulm.settings import Settings, variable_of
 from mulm.store import Store
 
-__all__ = ["ENV_VARIABLES_OF_RAY", "ClusterInfo", "connect", "down", "ray_env", "up"]
+__all__ = [
+    "ENV_VARIABLES_OF_RAY", "ClusterInfo", "connect", "down", "forget_cluster", "ray_env", "up",
+]  # fmt: skip
 
 _UP_TIMEOUT_S = 180.0
 """A busy machine took 50 s; an idle one takes about 7."""
@@ -42,13 +44,20 @@ _NEEDED_BYTES = 500_000_000
 _LOG_TAIL_LINES = 12
 
 
-def up(home: Home, settings: Settings, prepare: Callable[[], None] = lambda: None) -> ClusterInfo:
+def up(
+    home: Home,
+    settings: Settings,
+    prepare: Callable[[], None] = lambda: None,
+    *,
+    goes_on: bool = False,
+) -> ClusterInfo:
     """Start the cluster and its ledger; returns when both answer.
 
     Args:
         home: Where everything lies.
         settings: Ports and size.
         prepare: Called before anything starts, when it is certain that nothing runs.
+        goes_on: A head that has died comes back: machines that had joined it are known again.
 
     Raises:
         ConflictError: it is up already, or another process is starting it.
@@ -62,6 +71,8 @@ def up(home: Home, settings: Settings, prepare: Callable[[], None] = lambda: Non
         Store(home.store).require_space(_NEEDED_BYTES)
         _ensure_token(home)
         prepare()
+        if not goes_on:
+            forget_cluster(home)
         head = _plan(home, settings)
         try:
             head.make_temp_dir()
@@ -99,6 +110,11 @@ def down(home: Home) -> bool:
         info = read_info(home)
         had_processes = _remove(home, info)
     return info is not None or had_processes
+
+
+def forget_cluster(home: Home) -> None:
+    """Remove what the head that has ended knew of its cluster."""
+    shutil.rmtree(home.cluster_state, ignore_errors=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 import actors
 from actors.cluster_info import MARKER, ClusterInfo, ray_env
 from actors.cpus import usable_cpus
+from actors.port_plan import plan_ports
 from actors.processes import TEMP_DIR_VARIABLE
 from mulm.atomic import naming_full_disk
 from mulm.home import Home
@@ -79,7 +80,7 @@ class Head:
             "--port", self.info.gcs_address.rpartition(":")[2],
             "--dashboard-host", _LOOPBACK,
             "--dashboard-port", self.info.dashboard_url.rpartition(":")[2],
-            "--dashboard-agent-listen-port", "0",
+            *self._ports(),
             "--temp-dir", str(self.ray_dir),
             "--num-cpus", str(self.settings.n_cpus or max(2, usable_cpus())),
             "--object-store-memory", str(self.settings.object_store_bytes),
@@ -87,6 +88,12 @@ class Head:
             "--disable-usage-stats",
             "--log-style", "record", "--log-color", "false",
         ]  # fmt: skip
+
+    def _ports(self) -> list[str]:
+        """Any free ones on loopback; those that a firewall opens where other machines join."""
+        if not self.info.is_open:
+            return ["--dashboard-agent-listen-port", "0"]
+        return plan_ports(self.settings.cluster_host, self.settings.port_range).arguments
 
     def hosts_command(self, timeout_s: float) -> list[str]:
         """Starts the ledger and the store as soon as the head can take them."""
@@ -100,11 +107,20 @@ class Head:
         return {
             **node_env(self.info.id, self.info.temp_dir),
             **ray_env(self.home, is_open=self.info.is_open),
-            **(FOUND_SOON if self.info.is_open else {}),
+            **(_lasting(self.home) if self.info.is_open else {}),
             **self.settings.to_env(),
             # Ray's own helpers of a run ask for states there; else they look for any cluster.
             "RAY_API_SERVER_ADDRESS": self.info.dashboard_url,
         }
+
+
+def _lasting(home: Home) -> dict[str, str]:
+    """Of a head with members: it notices soon who vanished, and finds them when it has died."""
+    return {
+        **FOUND_SOON,
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": str(home.cluster_state),
+    }
 
 
 def node_env(mark: str, temp_dir: str) -> dict[str, str]:

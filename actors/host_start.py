@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from actors.ledger_host import NAMESPACE, start_ledger
 from actors.store_host import start_store
 from actors.versions import publish
+from mulm.errors import DeadlineError
 from mulm.home import Home
 
 _POLL_S = 0.05
@@ -33,11 +35,30 @@ def main(gcs_address: str, temp_dir: str, root: str, timeout_s: str) -> int:
                 raise
             time.sleep(_POLL_S * attempt)
     home = Home(Path(root))
+    _end_former(float(timeout_s))
     start_ledger(home.ledger)
     start_store(home)
     publish(gcs_address)
     ray.shutdown()
     return 0
+
+
+def _end_former(timeout_s: float) -> None:
+    """End our actors of a head that died: its cluster knows them, and they would pass for new ones.
+
+    Raises:
+        DeadlineError: the cluster still names them.
+    """
+    import ray
+
+    end_s = time.monotonic() + timeout_s
+    while names := ray.util.list_named_actors():
+        for name in names:
+            with suppress(ValueError):  # it has just gone
+                ray.kill(ray.get_actor(name), no_restart=True)
+        if time.monotonic() > end_s:
+            raise DeadlineError(f"actors of a former head do not end: {', '.join(names)}")
+        time.sleep(_POLL_S)
 
 
 def _wait_for(path: Path, timeout_s: float) -> None:

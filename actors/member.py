@@ -20,8 +20,10 @@ from pydantic import ValidationError
 from actors.cluster_info import ray_env
 from actors.drain import MEMBER_LABEL
 from actors.head import node_env
+from actors.port_plan import plan_ports
 from mulm.config import Frozen
 from mulm.home import Home
+from mulm.settings import Settings
 
 OBJECT_STORE_BYTES = 256_000_000
 
@@ -67,6 +69,8 @@ class Member:
     info: MemberInfo
     link_labels: Mapping[str, str] = field(default_factory=dict)
     """What was measured of its line to the head."""
+    ports: range = Settings().port_range
+    """What it listens on."""
 
     @property
     def log(self) -> Path:
@@ -87,11 +91,12 @@ class Member:
             **gpu_labels(),
             **self.link_labels,
         }
+        host = address_towards(self.info.head)
         return [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
             "--address", self.info.head,
-            "--node-ip-address", address_towards(self.info.head),
-            "--dashboard-agent-listen-port", "0",
+            "--node-ip-address", host,
+            *plan_ports(host, self.ports).arguments,
             "--temp-dir", str(Path(self.info.temp_dir) / "ray"),
             "--object-store-memory", str(OBJECT_STORE_BYTES),
             "--labels", ",".join(f"{key}={value}" for key, value in labels.items()),

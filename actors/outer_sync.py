@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.ports import choose_port
+from actors.placement import on_this_machine
+from actors.port_plan import server_port
 from actors.remote_answer import answer
+from mulm.settings import Settings
 from mulm.train.sync.aggregator import RoundPlan
 from mulm.train.sync.outer_host import OuterHost
 
@@ -73,13 +74,12 @@ class OuterSync:
 def start_outer_sync(folder: Path, plan: RoundPlan) -> OuterSync:
     """Start it on this machine; ready on return."""
     host = ray.util.get_node_ip_address()
-    port, secret = choose_port(host, 0, ""), secrets.token_urlsafe(32)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    port, secret = server_port(host, Settings.from_env()), secrets.token_urlsafe(32)
     handle = (
         ray.remote(OuterSyncHost)
         .options(
             num_cpus=0, max_restarts=-1, max_task_retries=3, max_concurrency=4,
-            scheduling_strategy=here,
+            scheduling_strategy=on_this_machine(),
         )
         .remote(str(folder), plan, host, port, secret)
     )  # fmt: skip

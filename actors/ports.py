@@ -41,6 +41,17 @@ def choose_port(host: str, port: int, variable: str) -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def owner_of(port: int) -> psutil.Process | None:
     """The process that listens on a port, if we may see it."""
     try:

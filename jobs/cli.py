@@ -99,7 +99,9 @@ def up(as_json: bool, lan: str | None) -> None:
     text = "up: dashboard {dashboard}, API {api}"
     if info.is_open:
         facts["join"] = join_line(Home.from_env(), info)
+        facts["ports"] = f"{info.gcs_address.rpartition(':')[2]} and {settings.cluster_ports}"
         text += "\non another machine:  {join}"
+        text += "\nits firewall, and the one there, must let each other in: TCP {ports}"
     print_result(facts, as_json, text)
 
 

@@ -37,8 +37,11 @@ _PAUSES_S = (0.0, 1.0, 3.0, 10.0, 30.0)
 _VITAL = ("/gcs_server", "/raylet/raylet", "/dashboard/dashboard.py")
 """In the command lines of the head's processes without which nothing works."""
 
-BringUp = Callable[[Sequence[float]], object]
-"""Starts the application and its next keeper, which is told when it has returned before."""
+BringUp = Callable[[Sequence[float], bool], object]
+"""Starts the application and its next keeper, which is told when it has returned before.
+
+The first time it goes on with what the head knew of its cluster; where that is in vain, without.
+"""
 
 
 def start_keeper(
@@ -119,11 +122,11 @@ def _line(process: psutil.Process) -> str:
 
 
 def _return(returned_s: Sequence[float], bring_up: BringUp, sleep: Callable[[float], None]) -> bool:
-    for pause_s in _PAUSES_S:
+    for number, pause_s in enumerate(_PAUSES_S):
         sleep(pause_s)
         _log.warning("the cluster has ended without being told to; it is started again")
         try:
-            bring_up(returned_s)
+            bring_up(returned_s, number == 0)
         except MulmError as error:
             _log.error("it did not start reason=%s", error.message)
         else:
@@ -139,12 +142,12 @@ def main(argv: Sequence[str]) -> int:
     configure_logging()
     home, settings = Home.from_env(), Settings.from_env()
 
-    def bring_up(returned_s: Sequence[float]) -> object:
+    def bring_up(returned_s: Sequence[float], goes_on: bool) -> object:
         from actors.cluster import down
         from jobs.up import start
 
         down(home)  # what is left of the old one
-        return start(home, settings, returned_s)
+        return start(home, settings, returned_s, goes_on=goes_on)
 
     return 0 if keep(home, os.environ[MARKER], json.loads(argv[0]), bring_up) else 1
 

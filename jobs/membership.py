@@ -30,6 +30,7 @@ from jobs.join_trouble import trouble_of
 from mulm.atomic import write_atomic
 from mulm.errors import AuthError, NotRunningError
 from mulm.home import Home
+from mulm.settings import Settings
 
 ARRIVAL_S = 90.0
 """How long a head may take to list this machine: on a busy machine Ray's start takes most of it."""
@@ -54,7 +55,7 @@ def stay(home: Home, head: str, name: str, trust: str, tell: Tell) -> None:
         pid=os.getpid(), started_s=psutil.Process().create_time(),
         temp_dir=str(fresh_temp_dir()),
     )  # fmt: skip
-    member = Member(home, info)
+    member = Member(home, info, ports=Settings.from_env().port_range)
     Path(info.temp_dir).mkdir(mode=0o700)
     (Path(info.temp_dir) / "tmp").mkdir()
     write_atomic(home.joined, info.model_dump_json().encode(), mode=0o600)

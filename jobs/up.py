@@ -29,15 +29,17 @@ _log = logging.getLogger(__name__)
 _JOBS_GRACE_S = 20.0
 
 
-def start(home: Home, settings: Settings, returned_s: Sequence[float] = ()) -> ClusterInfo:
+def start(
+    home: Home, settings: Settings, returned_s: Sequence[float] = (), *, goes_on: bool = False
+) -> ClusterInfo:
     """Bring the application up; everything that `actors.cluster.up` raises.
 
     Runs that were under way when the last cluster ended are noted as failed, with a hint: the
     same command resumes them. What was deployed is served again. Where HTTP cannot be answered,
     nothing stays up. A keeper looks after it from then on (`jobs.keeper`), and is told when the
-    application was brought back before.
+    application was brought back before. Where it `goes_on`, machines that had joined are known.
     """
-    info = cluster.up(home, settings, prepare=lambda: _prepare(home))
+    info = cluster.up(home, settings, prepare=lambda: _prepare(home), goes_on=goes_on)
     try:
         deploy_ingress(info, home, settings.ingress_replicas)
         start_keeper(home, settings, info, returned_s)
@@ -91,7 +93,9 @@ def stop(home: Home, jobs_grace_s: float = _JOBS_GRACE_S) -> bool:
         pass  # what is left is cleared away below
     except MulmError as error:
         _log.warning("jobs were not asked to stop: %s", error.message)
-    return cluster.down(home)
+    was_up = cluster.down(home)
+    cluster.forget_cluster(home)
+    return was_up
 
 
 def _stop_jobs(home: Home, grace_s: float) -> None:

@@ -76,6 +76,11 @@ class Home:
         return self.root / "joined.json"
 
     @property
+    def cluster_state(self) -> Path:
+        """What Ray's head knows, for one that died to find its cluster again; gone after `down`."""
+        return self.root / "cluster_state"
+
+    @property
     def cluster(self) -> Path:
         """What the running application is reached by (JSON); absent when it is down."""
         return self.root / "cluster.json"

@@ -30,6 +30,8 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidat
 
 _WHOLE_PLACE = re.compile(r"https?://[^/@?#\\\s]+/([^?#\\\s]*/)?")
 _PREFIX = "MULM_"
+FEWEST_PORTS = 64
+"""Every process that works for the cluster on a machine has one, and Ray's own have six."""
 
 
 class Settings(Frozen):
@@ -66,6 +68,8 @@ class Settings(Frozen):
     """Where the cluster listens: an address of this machine on the network opens it to others."""
     cluster_port: Port = 6379
     """Where other machines join, if it is open."""
+    cluster_ports: str = "6380-6579"
+    """What else an open cluster listens on, on every machine: the range that a firewall opens."""
     n_cpus: Annotated[int, Field(ge=1)] | None = None
     """CPUs that Ray may hand out; by default those of the machine, at least 2."""
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = 256_000_000
@@ -77,6 +81,15 @@ class Settings(Frozen):
             raise ValueError(
                 f"{variable_of('http_port')} and {variable_of('dashboard_port')} are both"
                 f" {self.http_port}: choose two, or 0 for free ones"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_are_apart(self) -> Settings:
+        if self.cluster_port in self.port_range:
+            raise ValueError(
+                f"{variable_of('cluster_port')} {self.cluster_port} is one of"
+                f" {variable_of('cluster_ports')} {self.cluster_ports}: choose another"
             )
         return self
 
@@ -106,6 +119,17 @@ class Settings(Frozen):
         """Other processes read it, in other folders."""
         return None if path is None else path.expanduser().absolute()
 
+    @field_validator("cluster_ports")
+    @classmethod
+    def _is_a_range(cls, text: str) -> str:
+        first, dash, last = text.replace(" ", "").partition("-")
+        is_sound = dash and first.isdecimal() and last.isdecimal()
+        if not (is_sound and 1024 <= int(first) < int(last) <= 65535):
+            raise ValueError(f"{text!r} is no range of ports like 6380-6579")
+        if int(last) - int(first) + 1 < FEWEST_PORTS:
+            raise ValueError(f"{text!r} has fewer than {FEWEST_PORTS} ports: each process has one")
+        return f"{first}-{last}"
+
     @field_validator("cluster_host")
     @classmethod
     def _is_one_address(cls, host: str) -> str:
@@ -122,6 +146,12 @@ class Settings(Frozen):
     def is_open(self) -> bool:
         """Whether other machines may join the cluster."""
         return not ipaddress.IPv4Address(self.cluster_host).is_loopback
+
+    @property
+    def port_range(self) -> range:
+        """The ports of `cluster_ports`."""
+        first, _, last = self.cluster_ports.partition("-")
+        return range(int(first), int(last) + 1)
 
     @property
     def rates(self) -> Rates:

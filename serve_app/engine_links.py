@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve_app.engine_line import EngineLine
@@ -33,10 +34,11 @@ class EngineLinks:
 
     Args:
         host: The address of this machine that engines reach.
+        choose_port: Names the port to listen on, right before that; 0 is any free one.
     """
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self, host: str, choose_port: Callable[[], int] = lambda: 0) -> None:
+        self._host, self._choose_port = host, choose_port
         self._secret = secrets.token_hex(16)
         self._server: asyncio.Server | None = None
         self._starting = asyncio.Lock()
@@ -58,7 +60,8 @@ class EngineLinks:
         async with self._starting:
             if self._server is None:
                 loop = asyncio.get_running_loop()
-                self._server = await loop.create_server(self._welcome, self._host, 0)
+                port = self._choose_port()
+                self._server = await loop.create_server(self._welcome, self._host, port)
         port = self._server.sockets[0].getsockname()[1]
         return IngressAddress(self._host, port, self._secret, application)
 

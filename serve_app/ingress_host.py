@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -19,6 +20,7 @@ from actors.dashboard import Dashboard
 from actors.estimator import estimate_training
 from actors.job_client import JobClient
 from actors.nodes import cluster_nodes
+from actors.port_plan import server_port
 from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
 from mulm.config import parse_config
@@ -73,7 +75,8 @@ class IngressHost:
         self._limiter = Limiter(self._usage, settings.rates, n_holders=settings.ingress_replicas)
         self._renewal = LimitsRenewal(self._limiter, open_limiter)
         self._store: Store = cluster_store(home)
-        self._links = EngineLinks(ray.util.get_node_ip_address())
+        host = ray.util.get_node_ip_address()
+        self._links = EngineLinks(host, partial(server_port, host, settings))
         self._metrics = ServiceMetrics(self._links.reports)
         self._tracing = Tracing()
         self._clients: dict[str, ServeEngineClient] = {}

@@ -41,6 +41,16 @@ class Machine:
         ports = {"MULM_HTTP_PORT": "0", "MULM_DASHBOARD_PORT": "0", "MULM_N_CPUS": "2"}
         return {**clean, **ports, "MULM_HOME": str(self.home), "OMP_NUM_THREADS": "1"}
 
+    def lines_to(self, other: Machine) -> set[tuple[int, int]]:
+        """The connections to another machine: the port here and the port there."""
+        done = run(self, ["ss", "-Htn", "state", "established"], 20.0)
+        ends = (line.split()[2:4] for line in done.stdout.splitlines())
+        return {
+            (int(here.rpartition(":")[2]), int(there.rpartition(":")[2]))
+            for here, there in ends
+            if f"{other.address}:" in there.replace("]", "")
+        }
+
     def pull(self) -> None:
         """Pull its cable."""
         _ip("-n", self.name, "link", "set", self.cable, "down")

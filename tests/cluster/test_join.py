@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from actors.processes import Pack
@@ -72,7 +73,7 @@ class Pair:
     def train(self, config: Path) -> subprocess.Popen[str]:
         """A run on islands that takes a minute or so."""
         config.write_text(json.dumps({
-            "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 4000,
+            "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 3000,
             "batch_tokens": 128, "seq_len": 16, "log_every": 50, "validate_every": 2000,
             "checkpoint_every": 500, "device": "cpu", "precision": "fp32", "samples": None,
             "sync": "diloco", "diloco": {"round_s": 0.5, "grace_s": 1.0},
@@ -160,6 +161,12 @@ def test_a_machine_is_told_with_its_line_and_let_go_by_the_head(pair: Pair) -> N
             assert laptop["up_mbit"] == pytest.approx(16, rel=0.4)
             assert 0 < laptop["rtt_ms"] < 1000
             assert 0 <= time.time() - laptop["since_s"] < DEADLINE_S
+            for _ in range(3):  # what belongs to the head is started again there
+                (ledger,) = (p for p in pack_of(pair.head).find() if "LedgerHost" in title(p))
+                ledger.kill()
+                pair.nodes()
+                wait_until(lambda: any("LedgerHost" in title(p) for p in pack_of(pair.head).find()))
+                assert "LedgerHost" not in commands_of(pair.other)
             done = run(pair.head, [*MULM, "cluster", "nodes"], DEADLINE_S)
             assert "laptop" in done.stdout
             assert "Mbit/s" in done.stdout
@@ -185,6 +192,12 @@ def test_two_machines_train_one_model(pair: Pair, tmp_path: Path) -> None:
     try:
         run_id = wait_for_text(pair, "begins on 10.77.0.2")
         time.sleep(3.0)
+        opened = {6379, *range(6380, 6580)}  # as `mulm up --lan` says
+        share = set(range(6564, 6580))
+        wait_until(lambda: bool({here for here, _ in pair.head.lines_to(pair.other)} & share))
+        lines = pair.head.lines_to(pair.other)
+        assert [ends for ends in lines if not opened & {*ends}] == []
+        assert {6379, 6380} <= {port for ends in lines for port in ends}
         pair.other.pull()
         wait_for_text(pair, "is lost", run_id)
         pair.other.plug()
@@ -199,9 +212,52 @@ def test_two_machines_train_one_model(pair: Pair, tmp_path: Path) -> None:
         for process in (joined, training):
             process.kill()
             process.communicate()
-    assert json.loads(out.splitlines()[-1])["steps"] == 4000
+    assert json.loads(out.splitlines()[-1])["steps"] == 3000
     assert len(pair.wait_for_nodes(1)) == 1
     assert not pack_of(pair.other).find()
+
+
+def test_a_member_comes_back_to_a_head_that_died(pair: Pair) -> None:
+    joined = pair.join("--name", "laptop")
+    try:
+        first, laptop = pair.wait_for_nodes(2)
+        (gcs,) = (p for p in pack_of(pair.head).find() if p.name() == "gcs_server")
+        gcs.kill()  # the keeper starts the application again, at the same address
+        end_s = time.monotonic() + 2 * DEADLINE_S
+        while len(found := living_ids(pair) - {first["id"]}) < 2:
+            assert time.monotonic() < end_s, found
+            time.sleep(1.0)
+        assert laptop["id"] in found, "it was known again, and had not to join anew"
+        assert pair.head.home.joinpath("cluster_state").is_dir()
+        left = run(pair.other, [*MULM, "leave"], DEADLINE_S)
+        assert left.returncode == 0, left.stderr
+        assert joined.wait(30) == 0
+    finally:
+        joined.kill()
+        joined.communicate()
+    assert not pack_of(pair.other).find()
+
+
+def living_ids(pair: Pair) -> set[str]:
+    """The ids of those that live; none while nobody answers."""
+    done = run(pair.head, [*MULM, "cluster", "nodes", "--json"], DEADLINE_S)
+    nodes = json.loads(done.stdout) if done.returncode == 0 else []
+    return {node["id"] for node in nodes if node["is_alive"]}
+
+
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; nothing where it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.2)
 
 
 def pack_of(machine: Machine) -> Pack:
@@ -210,7 +266,7 @@ def pack_of(machine: Machine) -> Pack:
 
 def commands_of(machine: Machine) -> str:
     """The command lines of all that runs there."""
-    return "\n".join(" ".join(process.cmdline()) for process in pack_of(machine).find())
+    return "\n".join(map(title, pack_of(machine).find()))
 
 
 def wait_for_text(pair: Pair, word: str, run_id: str = "") -> str:

@@ -76,3 +76,15 @@ def test_the_folder_is_ours_and_short(
 
 def test_clients_reach_the_api_on_loopback(head: Head) -> None:
     assert head.info.api_url == "http://127.0.0.1:8000"
+
+
+def test_a_head_with_members_keeps_what_it_knows(home: Home) -> None:
+    info = ClusterInfo(
+        id="c1", gcs_address="10.0.0.1:6379", dashboard_url="http://127.0.0.1:8265",
+        http_host="127.0.0.1", http_port=8000, pid=0, temp_dir="/tmp/mulm-x",
+    )  # fmt: skip
+    env = Head(home, Settings(cluster_host="10.0.0.1"), info).env()
+    assert env["RAY_gcs_storage"] == "rocksdb"
+    assert env["RAY_gcs_storage_path"] == str(home.cluster_state)
+    alone = Head(home, Settings(), info.model_copy(update={"gcs_address": "127.0.0.1:6379"})).env()
+    assert "RAY_gcs_storage" not in alone

@@ -24,6 +24,7 @@ def test_the_command_names_the_head_the_labels_and_its_folder(joined: Member) ->
     pairs = dict(pairwise(joined.command()))
     assert pairs["--address"] == "127.0.0.1:6379"
     assert pairs["--node-ip-address"] == "127.0.0.1"
+    assert int(pairs["--node-manager-port"]) in joined.ports
     assert pairs["--temp-dir"] == "/tmp/mulm-x/ray"
     assert "mulm.name=Anna-s-laptop" in pairs["--labels"]
     assert "mulm.trust=guest" in pairs["--labels"]

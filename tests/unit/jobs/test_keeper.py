@@ -25,6 +25,7 @@ class Life:
     def __init__(self, home: Home, pid: int = GONE) -> None:
         self.home, self.now_s, self.slept_s = home, 1000.0, [0.0]
         self.ups: list[list[float]] = []
+        self.went_on: list[bool] = []
         self.n_failures = 0
         self.write(ID, pid)
 
@@ -39,8 +40,9 @@ class Life:
         self.slept_s.append(seconds)
         self.now_s += seconds
 
-    def bring_up(self, returned_s: Sequence[float]) -> None:
+    def bring_up(self, returned_s: Sequence[float], goes_on: bool) -> None:
         self.ups.append(list(returned_s))
+        self.went_on.append(goes_on)
         if len(self.ups) <= self.n_failures:
             raise NoSpaceError("full")
 
@@ -128,6 +130,7 @@ def test_what_does_not_start_is_tried_again(
     life.n_failures = n_failures
     assert life.keep() is is_back
     assert len(life.ups) == n_tries
+    assert life.went_on == [True] + [False] * (n_tries - 1), "what it knew may be what is wrong"
     assert life.slept_s == sorted(life.slept_s)
 
 
