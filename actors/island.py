@@ -30,6 +30,7 @@ from actors.train_context import (
     worker_device,
 )
 from actors.train_gauges import TrainGauges
+from mulm.train.sync.link import Link, measure_link
 from mulm.train.sync.outer_link import OuterLink
 
 ISLAND_TIMEOUT_S = 3600.0
@@ -78,6 +79,14 @@ class IslandWorker:
     def leave(self) -> None:
         """End after the step that is under way."""
         self._leaving.set()
+
+    def measure_link(self, host: str, port: int, secret: str) -> Link:
+        """How fast the link of this machine is now, beside what it carries.
+
+        Raises:
+            NotRunningError, AuthError: see `measure_link`.
+        """
+        return measure_link(host, port, secret)
 
     def run(self, order: TrainOrder, place: IslandPlace, link: OuterLink) -> WorkerOutcome:
         """Train to the end of the run, or until told to leave.

@@ -36,6 +36,10 @@ class OuterSyncHost:
         """Rows of the run that are done."""
         return self._host.aggregator.n_done
 
+    def set_round(self, round_s: float) -> None:
+        """Islands hear with their next rows how long rounds are to be."""
+        self._host.aggregator.round_s = round_s
+
     def lose(self, island: str) -> None:
         """An island is gone without a word: nobody waits for it, and it leads no more."""
         self._host.aggregator.leave(island, 0)
@@ -58,6 +62,10 @@ class OuterSync:
         """Rows of the run that are done."""
         done: int = answer(self.handle.n_done.remote(), "aggregator", "n_done", _TIMEOUT_S)
         return done
+
+    def set_round(self, round_s: float) -> None:
+        """Tell it how long rounds are to be, without waiting for it."""
+        self.handle.set_round.remote(round_s)
 
     def lose(self, island: str) -> None:
         """Tell it that an island is gone, without waiting for it: it may be dead itself."""

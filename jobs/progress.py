@@ -86,6 +86,9 @@ class Progress:
             self.line("  asked to pause: it stops after a checkpoint, or where it is")
         elif kind == "resumed":
             self.line(f"  goes on from step {data['step']}")
+        elif kind == "choice":
+            for text in (f"auto: {data['reason']}", *data["warnings"]):
+                self.line(f"  {text}")
         elif kind == "log":
             self.line(f"  {data['text']}")
 

@@ -37,6 +37,9 @@ def description_lines(run: Mapping[str, Any], now_s: float) -> list[str]:
     if run["metrics"]:
         numbers = [f"{name} {number_text(value)}" for name, value in run["metrics"].items()]
         lines.append(f"numbers     {one_line(', '.join(numbers), _LONG)}")
+    if run["choice"]:
+        lines.append(f"trains by   {_text(run['choice'], 'reason')}")
+        lines += [f"warning     {one_line(text, _LONG)}" for text in run["choice"]["warnings"]]
     if run["checkpoints"]:
         steps = [f"{c['step']}{' (best)' if c['is_best'] else ''}" for c in run["checkpoints"]]
         lines.append(f"checkpoints {', '.join(steps)}")
@@ -132,6 +135,8 @@ def _said(kind: str, data: Mapping[str, Any]) -> list[str]:
             return [
                 f"checkpoint of step {data.get('step')}{', the best' * bool(data.get('is_best'))}"
             ]
+        case "choice":
+            return [f"auto: {data.get('reason')}", *map(str, data.get("warnings", ()))]
         case "resumed":
             return [f"goes on from step {data.get('step')}"]
         case "stage":

@@ -7,6 +7,7 @@ Invariant: the same run id continues from its own newest checkpoint, on any numb
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -20,9 +21,12 @@ from ray.train.torch import TorchTrainer
 
 from actors.process_group import TIMEOUT_S, HomeTorchConfig
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
+from jobs.boxes import Box, find_boxes
 from jobs.entry import JobContext, run_job
+from jobs.round_watch import RoundWatch
 from jobs.run_end import mulm_cause
-from jobs.train_islands import train_on_islands
+from jobs.train_islands import ROUNDS, train_on_islands
+from jobs.way import choose_way, start_survey, with_choice
 from mulm.errors import (
     ConfigError,
     ConflictError,
@@ -41,6 +45,8 @@ from mulm.train.device import choose_device
 from mulm.train.exporters.registry import require_exporters
 from mulm.train.local import check_run, publish_model, resolve_dataset, resolve_models
 from mulm.train.result import TrainResult
+from mulm.train.settled import SettledConfig
+from mulm.train.settling import run_shape
 
 MAX_RESTARTS = 3
 STOP_TIMEOUT_S = 45.0
@@ -83,19 +89,55 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
     context.emit("log", text=f"device {device}: {reason}")
     order = TrainOrder(config, context.run_id, dataset, models, device)
 
-    def fit() -> WorkerOutcome:
-        wait_for_room(config.workers, device, context)
-        return _fit(_make_trainer(order, context.home), context)
-
     if config.sync == "diloco":
         wait_for_room(1, device, context)
         outcome = train_on_islands(order, settled.config, context)
     else:
-        outcome = fit_again_if_lost(fit, context)
+        outcome = fit_again_if_lost(lambda: _train(order, settled.config, context), context)
     if outcome.error:
         raise outcome.error
     assert outcome.result is not None
     return publish_model(config, TrainResult(**outcome.result), context.facts)
+
+
+def _train(order: TrainOrder, settled: SettledConfig, context: JobContext) -> WorkerOutcome:
+    """In the way that pays, where there are machines to choose from, else in step."""
+    config = order.config
+    if config.sync == "auto" and config.workers > 1:
+        boxes = find_boxes(ray.nodes(), order.device)
+        if len(boxes) > 1:
+            wait_for_room(1, order.device, context)
+            return _train_in_best_way(order, settled, context, boxes)
+    return _train_in_step(order, context)
+
+
+def _train_in_best_way(
+    order: TrainOrder, settled: SettledConfig, context: JobContext, boxes: Sequence[Box]
+) -> WorkerOutcome:
+    shape = run_shape(settled, context.store, order.dataset, order.models)
+    survey = start_survey(order, settled, shape, context)
+    try:
+        choice, machines = choose_way(survey, boxes)
+        chosen = with_choice(order, choice)
+        if choice.way.strategy == "diloco":
+            in_rounds = settled.model_copy(update={"diloco": chosen.config.diloco})
+            watch = RoundWatch(survey, choice, machines)
+            return train_on_islands(chosen, in_rounds, context, watch)
+    finally:
+        survey.end()
+    # What islands kept is older than the checkpoint that is gone on from now.
+    shutil.rmtree(context.home.run(order.run_id) / ROUNDS, ignore_errors=True)
+    counts = {machine.name: machine.n_workers for machine in choice.way.machines}
+    nodes = [box.node_id for box in boxes for _ in range(counts.get(box.address, 0))]
+    return _train_in_step(chosen, context, nodes)
+
+
+def _train_in_step(
+    order: TrainOrder, context: JobContext, nodes: Sequence[str] = ()
+) -> WorkerOutcome:
+    """Gradients are summed every step; each worker on its node, where they are named."""
+    wait_for_room(order.config.workers, order.device, context)
+    return _fit(_make_trainer(order, context.home, nodes), context)
 
 
 def check_room(workers: int, device: str, resources: Mapping[str, float]) -> None:
@@ -148,7 +190,7 @@ def wait_for_room(
         context.move("running", *_BEFORE_WORK)
 
 
-def _make_trainer(order: TrainOrder, home: Home) -> Any:
+def _make_trainer(order: TrainOrder, home: Home, nodes: Sequence[str]) -> Any:
     os.environ.update({k: v for k, v in _RAY_TRAIN_ENV.items() if k not in os.environ})
     on_gpu = order.device == "cuda"
     return TorchTrainer(
@@ -159,6 +201,7 @@ def _make_trainer(order: TrainOrder, home: Home) -> Any:
             num_workers=order.config.workers,
             use_gpu=on_gpu,
             resources_per_worker={"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
+            label_selector=[{"ray.io/node-id": node} for node in nodes] or None,
         ),
         run_config=RunConfig(
             name="ray_train",

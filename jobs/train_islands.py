@@ -20,7 +20,9 @@ from actors.train_context import TrainOrder, WorkerOutcome
 from jobs.boxes import Box, draining_nodes, find_boxes
 from jobs.entry import JobContext
 from jobs.fleet import MAX_LOST, Fleet
+from jobs.round_watch import RoundWatch
 from jobs.run_end import mulm_cause
+from mulm.checkpoint_files import checkpoints, step_of
 from mulm.errors import JobFailedError, MulmError, StoppedError
 from mulm.home import Home
 from mulm.train.settled import SettledConfig
@@ -29,6 +31,8 @@ from mulm.train.sync.round_plan import round_plan
 _log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+ROUNDS = "rounds"
+"""The folder of the aggregator's state, in that of the run."""
 LAST_S = 120.0
 """How long the others are waited for when one has the result."""
 STOP_TIMEOUT_S = 40.0
@@ -36,9 +40,12 @@ STOP_TIMEOUT_S = 40.0
 
 
 def train_on_islands(
-    order: TrainOrder, config: SettledConfig, context: JobContext
+    order: TrainOrder,
+    config: SettledConfig,
+    context: JobContext,
+    watch: RoundWatch | None = None,
 ) -> WorkerOutcome:
-    """Train until the model is stored.
+    """Train until the model is stored, on all machines, or on those that a watch admits.
 
     Raises:
         StoppedError: someone asked to stop; the aggregator's state and a checkpoint were written.
@@ -46,14 +53,17 @@ def train_on_islands(
         MulmError: what the islands of every machine met.
     """
     boxes = find_boxes(ray.nodes(), order.device)
+    if watch:
+        boxes = watch.admitted(boxes, ())
     # Where there is one machine alone, and no GPU, the islands share it: so it is tried at home.
     n_shared = order.config.workers if len(boxes) == 1 and order.device == "cpu" else 1
     n_planned = max(len(boxes) * n_shared, 1)
-    folder = Home.from_env().run(order.run_id) / "rounds"
-    outer = start_outer_sync(folder, round_plan(config, n_planned))
+    folder = Home.from_env().run(order.run_id)
+    n_done = max((step_of(path) for path in checkpoints(folder / "checkpoints")), default=0)
+    outer = start_outer_sync(folder / ROUNDS, round_plan(config, n_planned, n_done))
     fleet = Fleet(order, outer, context, n_planned, n_shared)
     try:
-        return _run(fleet)
+        return _run(fleet, watch)
     except (StoppedError, KeyboardInterrupt):
         fleet.leave(frozenset(box.node_id for box in fleet.boxes))
         _wait_for_others(fleet, STOP_TIMEOUT_S)
@@ -71,9 +81,12 @@ def _close(outer: OuterSync) -> None:
         _log.warning("the last rounds were not kept reason=%s", error)
 
 
-def _run(fleet: Fleet) -> WorkerOutcome:
+def _run(fleet: Fleet, watch: RoundWatch | None) -> WorkerOutcome:
     while fleet.model is None:
         boxes = find_boxes(ray.nodes(), fleet.order.device)
+        if watch:
+            boxes = watch.admitted(boxes, fleet.boxes)
+            watch.look(fleet)
         if len(boxes) == 1:
             boxes = boxes * fleet.n_shared
         draining = draining_nodes()

@@ -45,9 +45,11 @@ def described(standing: Standing, facts: Facts, folder: Path) -> dict[str, Any]:
     """All of a run; `folder` is its own."""
     run = standing.run
     first = facts.events(run.id, limit=1, kinds=("started",))
+    choice = facts.last_event(run.id, "choice")
     return listed(standing, facts) | {
         "result": run.result,
         "metrics": newest(curve(all_events(facts, run.id, "metric"))),
+        "choice": dict(choice.data) if choice else None,
         "checkpoints": checkpoints(facts, run.id, folder / "checkpoints"),
         "parents": _parents(standing, facts),
         "made_by": _process(first[0] if first else None),

@@ -205,6 +205,8 @@ def check_same_run(
     began, now = defaults | saved["config"], config.model_dump(mode="json")
     # The origin has the ids of what is referred to.
     ignored = SettledConfig.NOT_IDENTITY | SettledConfig.REFERENCES.keys()
+    if began.get("sync") == now["sync"] == "auto":
+        ignored |= {"diloco", "wire_dtype"}  # chosen anew each time, by what was measured
     for key in sorted(began.keys() | now.keys()):
         if key not in ignored and began.get(key) != now.get(key):
             raise ConfigError(

@@ -53,6 +53,8 @@ class RoundPlan:
     quorum: float = 0.5
     grace_s: float = 2.0
     silence_s: float = 30.0
+    first_row: int = 0
+    """Of the line: what is before it was done in another way."""
 
 
 class Aggregator:
@@ -73,7 +75,9 @@ class Aggregator:
         self.plan, self._now_s, self._keep = plan, now_s, keep
         self._codec = CODECS[plan.wire]
         self._members = Membership(plan.silence_s)
-        self._leases = Leases(plan.n_rows, plan.granule)
+        self._leases = Leases(plan.n_rows, plan.granule, plan.first_row)
+        self.round_s = 0.0
+        """How long rounds are to last, which islands are told; 0 where each knows."""
         self._later_rows: dict[str, Any] | None = None
         self._absent_leader, self._absent_until_s = "", 0.0
         self._parts: list[AnchorPart] = []
@@ -129,7 +133,8 @@ class Aggregator:
             given = self._leases.give(island, n_rows, len(self._members))
             leader = self._leader()
             self._keep({**self._leases.state(), "leader": leader})
-            return replace(given, n_islands=len(self._members), leader=leader)
+            n_islands = len(self._members)
+            return replace(given, n_islands=n_islands, leader=leader, round_s=self.round_s)
 
     def offer(self, offer: Offer) -> int:
         """See `Rounds.offer`."""

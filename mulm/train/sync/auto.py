@@ -5,8 +5,8 @@ Called by the driver of a run with what was measured. A pure function. The rules
 1. Every way costs time: summing gradients every step costs what of the sum the last way back does
    not hide; a round of islands costs copying and adding weights, and the link must carry a round in
    `BUSY` of its time. A way that costs more than `MOST` of the time is no way.
-2. A way is worth the tokens a second that all machines train on together; those that an island
-   adds to the fastest's count for `WORTH`, since islands learn less from as many tokens.
+2. A way is worth the tokens a second that all machines train on together; those of islands count
+   for `WORTH`, since islands learn less from as many. So a much slower island does not pay.
 3. The best way is taken: one machine, sums every step over some, or islands on some. A machine
    that does not raise the worth by a factor of `PAYS` is left out, and it is told why.
 4. A run has `FEWEST_ROUNDS` rounds at least: what islands learn in fewer is not measured.
@@ -69,6 +69,17 @@ def choose(machines: Sequence[Machine], task: Task) -> Choice:
     gain = best.worth / one
     return Choice(best, _reason(best, (summed, apart, alone), gain), gain,
                   tuple(_warnings(ordered, best, task)))  # fmt: skip
+
+
+def choose_islands(machines: Sequence[Machine], task: Task) -> Choice | None:
+    """Who takes part in a run that goes on in islands; None where there are no two that pay."""
+    ordered = sorted(machines, key=lambda m: (-m.rows_per_s, m.name))
+    best = _best_islands(ordered, task)
+    if best is None or best.share > MOST:
+        return None
+    one = max(on_one(replace(m, n_workers=1), task).worth for m in ordered)
+    gain = best.worth / one
+    return Choice(best, _reason(best, (), gain), gain, tuple(_warnings(ordered, best, task)))
 
 
 def _best_sums(ordered: Sequence[Machine], task: Task) -> Way | None:
@@ -143,7 +154,9 @@ def _warnings(ordered: Sequence[Machine], best: Way, task: Task) -> Iterator[str
         if machine.name in names:
             continue
         with_it = [m for m in ordered if m.name in names | {machine.name}]
-        ways = (_best_sums(with_it, task), islands(within(with_it, task.workers), task))
+        ways = [islands(within(with_it, task.workers), task)]
+        if best.strategy != "diloco":
+            ways.append(_best_sums(with_it, task))
         found = [way for way in ways if way is not None and machine.name in _names(way)]
         link = f" (its link: {machine.link})" if machine.link else ""
         if found:

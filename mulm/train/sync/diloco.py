@@ -47,7 +47,7 @@ class DilocoSync:
     @property
     def round_s(self) -> float:
         """Time between two exchanges of the same weights."""
-        return self._plan.round_s
+        return self.island.round_s if self.island else self._plan.round_s
 
     @property
     def manner(self) -> str:

@@ -41,7 +41,8 @@ _FP32 = CODECS["fp32"]
 class IslandPlan:
     """How an island takes part.
 
-    A round of a fragment is sent `round_s` after its last update came. Where it `is_blocking`,
+    A round of a fragment is sent `round_s` after its last update came, until the aggregator tells
+    another length. Where it `is_blocking`,
     training waits for the updates. An aggregator that is away for `give_up_s` ends the run.
     """
 
@@ -103,6 +104,7 @@ class Island:
         )
         self._is_out = False
         self._line = 0
+        self.round_s = plan.round_s
         self.n_joins = 0
         """How often it became a member."""
         self.n_rounds = 0
@@ -165,6 +167,7 @@ class Island:
             self._is_out = True
             return None
         self._line = max(self._line, lease.line)
+        self.round_s = lease.round_s or self.round_s
         return lease
 
     @property
@@ -247,4 +250,4 @@ class Island:
         part.n_tokens -= exchanged.n_tokens
         self.n_rounds += 1
         if part.sent is None:
-            part.due_s = self._now_s() + self._plan.round_s
+            part.due_s = self._now_s() + self.round_s

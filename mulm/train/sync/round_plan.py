@@ -15,8 +15,11 @@ DEFAULT_ROUND_S = 10.0
 """Where nobody has measured the links."""
 
 
-def round_plan(config: SettledConfig, n_islands: int) -> RoundPlan:
-    """The aggregator's: a run of `steps` global batches, cut for so many islands."""
+def round_plan(config: SettledConfig, n_islands: int, n_done: int = 0) -> RoundPlan:
+    """The aggregator's: a run of `steps` global batches, cut for so many islands.
+
+    The first `n_done` steps were taken in another way.
+    """
     asked = config.diloco
     return RoundPlan(
         n_rows=config.steps * config.n_rows,
@@ -26,6 +29,7 @@ def round_plan(config: SettledConfig, n_islands: int) -> RoundPlan:
         quorum=asked.quorum,
         grace_s=asked.grace_s,
         silence_s=max(30.0, 3 * asked.grace_s),
+        first_row=n_done * config.n_rows,
     )
 
 

@@ -47,6 +47,7 @@ class Lease:
 
     An empty one says that none is left to be given. `n_done` rows are done, by all of `n_islands`;
     `leader` is the island that speaks for them, and `line` the first row that nobody was given.
+    Rounds last `round_s` from now on; 0 leaves them as they are.
     """
 
     start: int
@@ -56,6 +57,7 @@ class Lease:
     is_complete: bool = False
     n_islands: int = 1
     leader: str = ""
+    round_s: float = 0.0
 
     @property
     def n_rows(self) -> int:

@@ -20,8 +20,8 @@ MOST = 0.05
 """The part of the time that talking may cost."""
 BUSY = 0.5
 """The part of a round in which its weights are on their way."""
-WORTH = 0.6
-"""What a token of an island beside the fastest is worth (docs/synchronisation.md has the runs)."""
+WORTH = 0.8
+"""What a token of islands is worth, beside one in step (docs/synchronisation.md has the runs)."""
 SHORTEST_ROUND_S = 1.0
 LONG_ROUND_S, LONGEST_ROUND_S = 60.0, 600.0
 FEWEST_ROUNDS = 40
@@ -190,7 +190,7 @@ def _in_rounds(
     ]
     # Longer rounds cost less time and teach less: they are not worth more.
     whole = [rows / _inner_s(m, task, len(taken)) * (1 - MOST) for m in taken]
-    worth = max(whole) + WORTH * (sum(whole) - max(whole))
+    worth = WORTH * sum(whole)
     share = max(costs)
     if is_slow:  # the rounds that were asked for are shorter than the link carries
         share = max(share, MOST * shortest_round_s(taken, task, wire) / round_s)

@@ -33,6 +33,8 @@ def test_a_run_with_all_that_it_said(ledger: Ledger, tmp_path: Path) -> None:
             ("metric", {"step": 1, "loss": 3.0}),
             ("progress", {"stage": "train", "done": 1, "total": 9}),
             ("checkpoint", {"step": 1, "is_best": True}),
+            ("choice", {"reason": "first"}),
+            ("choice", {"reason": "second"}),
             ("started", {"pid": 2, "command": "mulm runs resume demo"}),
             ("metric", {"step": 2, "loss": 2.0}),
             ("progress", {"stage": "train", "done": 2, "total": 9}),
@@ -46,6 +48,7 @@ def test_a_run_with_all_that_it_said(ledger: Ledger, tmp_path: Path) -> None:
     assert (told["run"], told["name"], told["phase"]) == ("run_a", "demo", "running")
     assert told["progress"] == {"stage": "train", "done": 2, "total": 9}
     assert told["metrics"] == {"step": 2, "loss": 2.0}
+    assert told["choice"] == {"reason": "second"}
     assert told["checkpoints"] == [
         {"step": 1, "is_best": True}, {"step": 12, "is_best": False},
     ]  # fmt: skip

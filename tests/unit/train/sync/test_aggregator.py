@@ -296,6 +296,13 @@ def test_momentum_moves_nothing_where_nobody_learned() -> None:
         assert torch.allclose(before_N, after_N, atol=1e-5) == (n_tokens == 0.0)
 
 
+def test_a_line_may_begin_in_its_midst() -> None:
+    aggregator = Aggregator(RoundPlan(n_rows=100, granule=10, first_row=40))
+    aggregator.join("a", Standing((1,)))
+    lease = aggregator.lease("a", 20, 0)
+    assert (lease.start, lease.stop, lease.n_done) == (40, 60, 40)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     aggregator, _ = begun()
     with pytest.raises(ConflictError, match="fragments"):

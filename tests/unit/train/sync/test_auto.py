@@ -53,6 +53,7 @@ CASES: list[tuple[str, Sequence[Machine], Task, str, str, int]] = [
      "int4", 2),
     ("a modem", pair(link(0.5)), task(), "single", "fp32", 1),
     ("2:1", pair(link(100), step_s=1.0), task(), "diloco", "int8", 2),
+    ("4:1", pair(link(100), step_s=2.0), task(), "single", "fp32", 1),
     ("100:1", pair(link(100), step_s=50.0), task(), "single", "fp32", 1),
     ("one box, two workers", [machine("head", None, step_s=0.25, n_workers=2)], task(workers=2),
      "ddp", "fp32", 1),

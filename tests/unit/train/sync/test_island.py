@@ -227,3 +227,25 @@ def test_a_round_that_died_with_the_aggregator_is_given_again(
         member.wait()
     assert a.anchor == b.anchor == 2.0
     assert torch.equal(a.weight, b.weight)
+
+
+def test_rounds_become_as_long_as_a_lease_says(
+    join: Join, aggregator: Aggregator, clock: FakeClock
+) -> None:
+    one = join("a")
+    assert one.island.lease(1, 0) is not None
+    assert one.island.round_s == ROUND_S
+    aggregator.round_s = 3.0
+    assert one.island.lease(1, 1) is not None
+    clock.now_s = ROUND_S  # what was begun is as long as it was
+    for n_rounds in (1, 2):
+        one.learn(1.0)
+        one.poll()
+        one.wait()
+        assert one.island.n_rounds == n_rounds
+        one.learn(1.0)
+        clock.now_s += 2.9
+        one.poll()
+        one.wait()
+        assert one.island.n_rounds == n_rounds
+        clock.now_s += 0.2
