@@ -1,6 +1,6 @@
 """The process group of a training run on machines at home.
 
-Used by `jobs.train`. Invariant: before gloo starts, each worker has told it which network
+Used by `jobs.train`. Invariant: before gloo or nccl starts, each worker has told it which network
 interface owns its node's address. Left alone, gloo takes the interface of the host name,
 often 127.0.1.1, and the workers wait for each other until the timeout.
 """
@@ -25,7 +25,7 @@ from ray.train.torch.config import (
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import _get_default_store
 
-INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
+GLOO_VARIABLE, NCCL_VARIABLE = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 TIMEOUT_S = 60
 """How long a worker waits in a collective for its peers, whatever they do meanwhile."""
 READY_TIMEOUT = timedelta(hours=6)
@@ -104,10 +104,24 @@ def wait_for_all(n_workers: int) -> None:
 
 
 def choose_interface() -> None:
-    """Name the interface for gloo in this process, unless its user has done so."""
-    name = interface_of(ray.util.get_node_ip_address(), addresses_by_interface())
-    if name:
-        os.environ.setdefault(INTERFACE_VARIABLE, name)
+    """Name the interface for gloo and nccl in this process, unless its user has done so."""
+    address = ray.util.get_node_ip_address()
+    for variable, name in interface_variables(address, addresses_by_interface()).items():
+        os.environ.setdefault(variable, name)
+
+
+def interface_variables(address: str, interfaces: Mapping[str, list[str]]) -> dict[str, str]:
+    """What names the interface of an address; nothing where none owns it.
+
+    On the loopback there is one machine, where nccl finds its way by itself.
+    """
+    name = interface_of(address, interfaces)
+    if name is None:
+        return {}
+    if ipaddress.ip_address(address).is_loopback:
+        return {GLOO_VARIABLE: name}
+    # "=": without it nccl takes eth0 for a beginning, and eth01 too.
+    return {GLOO_VARIABLE: name, NCCL_VARIABLE: f"={name}"}
 
 
 def addresses_by_interface() -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from actors.port_plan import server_port
 from actors.surveyor import start_surveyor
 from actors.train_context import TrainOrder
 from jobs.boxes import Box
@@ -22,6 +23,7 @@ from jobs.entry import JobContext
 from jobs.run_end import mulm_cause
 from mulm.errors import JobFailedError
 from mulm.model.config import MicroLMConfig
+from mulm.settings import Settings
 from mulm.train.settled import SettledConfig
 from mulm.train.sync.auto import Choice, choose
 from mulm.train.sync.link import LinkServer
@@ -90,7 +92,9 @@ def start_survey(
     order: TrainOrder, settled: SettledConfig, shape: MicroLMConfig, context: JobContext
 ) -> Survey:
     """Ready to measure; links lead to this machine, where the aggregator will be."""
-    server = LinkServer(ray.util.get_node_ip_address(), secrets.token_urlsafe(32))
+    host = ray.util.get_node_ip_address()
+    port = server_port(host, Settings.from_env())
+    server = LinkServer(host, secrets.token_urlsafe(32), port)
     return Survey(order, settled, shape, context, server)
 
 

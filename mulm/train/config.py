@@ -92,7 +92,7 @@ class TrainConfig(Frozen):
     wire_dtype: WireDtype = "fp32"
     """Of gradients between workers; `bf16` halves what travels, and rounds."""
     sync: SyncKind = "auto"
-    """How workers agree; `auto` is `ddp`: gradients are summed every step."""
+    """How workers agree; `auto` measures machines and links, and takes the way that pays."""
     diloco: DilocoConfig = DilocoConfig()
     """For islands that talk now and then."""
     shard: bool | Literal["auto"] = "auto"

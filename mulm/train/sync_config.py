@@ -13,10 +13,11 @@ SyncKind = Literal["auto", "ddp", "diloco"]
 
 
 class DilocoConfig(Frozen):
-    """Islands that talk now and then; read where `sync` is `diloco`."""
+    """Islands that talk now and then; read where `sync` is `diloco`, or `auto` chooses it."""
 
     round_s: Auto | Annotated[float, Field(gt=0, le=3600)] = "auto"
-    """Time between two exchanges of the same weights; `auto` is 10 s."""
+    """Time between two exchanges of the same weights; `auto` is 10 s, where `sync` is `auto` what
+    the links allow."""
     wire: Literal["int8", "int4", "bf16", "fp32"] = "int8"
     """The form in which weights travel."""
     fragments: Annotated[int, Field(ge=1, le=64)] = 4

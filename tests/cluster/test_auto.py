@@ -57,6 +57,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
     return json.loads(out.splitlines()[-1]), errors
 
 
+def run_of(pair: Pair, name: str) -> str:
+    with Ledger(pair.head.home / "ledger.sqlite") as ledger:
+        (found,) = [one.id for one in ledger.runs() if one.config.get("name") == name]
+    return found
+
+
 def choice_of(pair: Pair, run_id: str) -> dict[str, Any]:
     with Ledger(pair.head.home / "ledger.sqlite") as ledger:
         event = ledger.last_event(run_id, "choice")
@@ -66,7 +72,7 @@ def choice_of(pair: Pair, run_id: str) -> dict[str, Any]:
 
 def test_a_fast_cable_carries_gradients_of_every_step(joined: Pair, tmp_path: Path) -> None:
     told, errors = finish(start(joined, tmp_path, "fast"))
-    choice = choice_of(joined, told["run"])
+    choice = choice_of(joined, run_of(joined, "fast"))
     assert choice["strategy"] == "ddp", choice
     assert sorted(choice["machines"]) == ["10.77.0.1", "10.77.0.2"]
     assert 1.0 < choice["gain"] <= 2.5
@@ -76,13 +82,13 @@ def test_a_fast_cable_carries_gradients_of_every_step(joined: Pair, tmp_path: Pa
 
 def test_a_slow_cable_and_a_short_run_leave_the_other_alone(joined: Pair, tmp_path: Path) -> None:
     with joined.head.slowed(1), joined.other.slowed(1):
-        told, errors = finish(start(joined, tmp_path, "short"))
-    choice = choice_of(joined, told["run"])
+        _, errors = finish(start(joined, tmp_path, "short"))
+    choice = choice_of(joined, run_of(joined, "short"))
     assert (choice["strategy"], choice["workers"]) == ("single", 1), choice
     (warning,) = choice["warnings"]
     assert "does not pay" in warning
     assert warning in errors
-    shown = run(joined.head, [*MULM, "runs", "show", told["run"]], DEADLINE_S)
+    shown = run(joined.head, [*MULM, "runs", "show", run_of(joined, "short")], DEADLINE_S)
     assert "trains by   one worker on 10.77.0." in shown.stdout
     assert f"warning     {warning[:40]}" in shown.stdout
 

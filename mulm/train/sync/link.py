@@ -63,8 +63,8 @@ class LinkServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = _ENTRIES
 
-    def __init__(self, host: str, secret: str, part_s: float = PART_S) -> None:
-        super().__init__((host, 0), _Answer)
+    def __init__(self, host: str, secret: str, port: int = 0, part_s: float = PART_S) -> None:
+        super().__init__((host, port), _Answer)
         self.secret, self.part_s = secret, part_s
         self.address: tuple[str, int] = self.socket.getsockname()[:2]
         self._thread = threading.Thread(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from actors import train_context
-from actors.process_group import interface_of
+from actors.process_group import GLOO_VARIABLE, NCCL_VARIABLE, interface_of, interface_variables
 from actors.train_context import FLUSH_TIMEOUT_S, RayTrainContext, threads_per_worker
 from mulm.store import Store
 from mulm.testing import tiny_dataset
@@ -67,3 +67,13 @@ def test_the_interface_that_owns_the_address() -> None:
     assert interface_of("127.0.0.1", interfaces) == "lo"
     assert interface_of("127.0.1.1", interfaces) == "lo"
     assert interface_of("10.0.0.1", interfaces) is None
+
+
+def test_gloo_and_nccl_are_told_the_interface_of_the_nodes_address() -> None:
+    interfaces = {
+        "lo": ["127.0.0.1"], "eth0": ["192.168.1.10", "fe80::1"], "wg0": ["10.8.0.1"],
+    }  # fmt: skip
+    told = interface_variables("10.8.0.1", interfaces)
+    assert told == {GLOO_VARIABLE: "wg0", NCCL_VARIABLE: "=wg0"}
+    assert interface_variables("127.0.1.1", interfaces) == {GLOO_VARIABLE: "lo"}
+    assert interface_variables("192.168.7.7", interfaces) == {}
