@@ -1,7 +1,7 @@
 """A machine's pace and its link to the head, measured on it.
 
 `jobs.way` starts one on each machine, for seconds. Invariant: it has the room of one worker, as
-training will; what it measured alone, the head says to each in its turn.
+training will.
 """
 
 from __future__ import annotations

@@ -55,17 +55,10 @@ class Survey:
         return (*self.server.address, self.server.secret)
 
     def machines(self, boxes: Sequence[Box]) -> list[Machine]:
-        """What was measured on each; all train at once, and links are tried one by one."""
+        """What was measured on each, one after the other: they may share cores, or a line."""
         surveyors = [start_surveyor(box.node_id, box.resources) for box in boxes]
         try:
-            asked = [
-                surveyor.pace.remote(self.settled, self.shape, self.order.device)
-                for surveyor in surveyors
-            ]
-            found = [
-                self._machine(box, surveyor, pace)
-                for box, surveyor, pace in zip(boxes, surveyors, asked, strict=True)
-            ]
+            found = [self._machine(*pair) for pair in zip(boxes, surveyors, strict=True)]
         finally:
             for surveyor in surveyors:
                 ray.kill(surveyor)
@@ -75,9 +68,10 @@ class Survey:
         """Answer nobody any more."""
         self.server.close()
 
-    def _machine(self, box: Box, surveyor: Any, asked: Any) -> Machine | None:
+    def _machine(self, box: Box, surveyor: Any) -> Machine | None:
         here = ray.get_runtime_context().get_node_id()
         try:
+            asked = surveyor.pace.remote(self.settled, self.shape, self.order.device)
             pace: Pace = ray.get(asked, timeout=PACE_S)
             link = None
             if box.node_id != here:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,27 @@ def run_of(pair: Pair, name: str) -> str:
     return found
 
 
+def wait_for_run(pair: Pair, name: str) -> str:
+    end_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end_s:
+        with Ledger(pair.head.home / "ledger.sqlite") as ledger:
+            found = [one.id for one in ledger.runs() if one.config.get("name") == name]
+        if found:
+            return found[0]
+        time.sleep(0.3)
+    pytest.fail("no run began")
+
+
+def wait_for_choice(pair: Pair, run_id: str) -> dict[str, Any]:
+    end_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end_s:
+        with Ledger(pair.head.home / "ledger.sqlite") as ledger:
+            if event := ledger.last_event(run_id, "choice"):
+                return event.data
+        time.sleep(0.3)
+    pytest.fail("nothing was chosen")
+
+
 def choice_of(pair: Pair, run_id: str) -> dict[str, Any]:
     with Ledger(pair.head.home / "ledger.sqlite") as ledger:
         event = ledger.last_event(run_id, "choice")
@@ -97,13 +119,14 @@ def test_a_slow_cable_and_a_long_run_make_islands(joined: Pair, tmp_path: Path) 
     with joined.head.slowed(4), joined.other.slowed(4):
         training = start(joined, tmp_path, "long", steps=20_000)
         try:
-            run_id = wait_for_text(joined, "begins on 10.77.0.2")
-            wait_for_text(joined, "begins on 10.77.0.1", run_id)
+            run_id = wait_for_run(joined, "long")
+            choice = wait_for_choice(joined, run_id)
+            assert (choice["strategy"], choice["wire"]) == ("diloco", "int8"), json.dumps(choice)
+            for number in (1, 2):
+                wait_for_text(joined, f"begins on 10.77.0.{number}", run_id)
         finally:
-            run(joined.head, [*MULM, "runs", "cancel", run_id], DEADLINE_S)
+            run(joined.head, [*MULM, "runs", "cancel", run_of(joined, "long")], DEADLINE_S)
             training.communicate(timeout=DEADLINE_S)
-    choice = choice_of(joined, run_id)
-    assert (choice["strategy"], choice["wire"]) == ("diloco", "int8"), choice
     assert choice["round_s"] >= 1.0
     assert choice["share"] <= 0.05
     links = {seen["machine"]: seen["link"] for seen in choice["measured"]}

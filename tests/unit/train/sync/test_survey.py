@@ -40,7 +40,7 @@ def test_a_machine_tells_its_pace(tmp_path: Path) -> None:
     )  # fmt: skip
     settled = settle(config, store, dataset, {}).config
     shape: MicroLMConfig = run_shape(settled, store, dataset, {})
-    pace = measure_pace(settled, shape, "cpu")
+    pace = measure_pace(settled, shape, "cpu", pace_s=0.1)
     machine = pace.machine("here", 2, None)
     assert 0 < machine.row_s < 1.0
     assert 0 < machine.update_s < 5.0
