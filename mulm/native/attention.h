@@ -12,8 +12,9 @@
 
 namespace mulm {
 
-constexpr int kBlockPages = kUnits;
+constexpr int kBlockPages = 4;
 constexpr int kBlockTokens = kBlockPages * kPageTokens;
+constexpr int kBlockUnits = kBlockPages * kPageUnits;
 constexpr int kStretchTokens = 512;
 
 // What some rows have seen so far: the largest score, the sum of weights, the weighted values.
@@ -63,21 +64,35 @@ template <class C, int kM>
 void see_block(const Queries& q, const char* const* keys, const char* const* next_keys, int n_pages, int first,
                size_t part_bytes, int H, Seen& seen, Floats (&weight)[kRows]) {
     constexpr bool is_ahead = kM < kRows;
-    typename C::Sum product[kM][kUnits] = {};
-    multiply<C, kM, kUnits, is_ahead ? kUnits : 0>(
-        product, {q.rows, q.row_bytes, keys, static_cast<size_t>(H / C::kInputs), next_keys});
-    Floats score[kM][kUnits], top[kM], shrinks = Floats{};
-    const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int m = 0; m < kM; ++m) {
+    const size_t key_unit_bytes = static_cast<size_t>(H / C::kInputs) * kUnitStep;
+    const auto unit_of = [&](const char* const* pages, int n) {
+        return pages[n / kPageUnits] + n % kPageUnits * key_unit_bytes;
+    };
+    typename C::Sum product[kBlockUnits / kUnits][kM][kUnits] = {};
+    for (int part = 0; part < kBlockUnits / kUnits; ++part) {
+        const char *units[kUnits], *ahead[kUnits];
         for (int n = 0; n < kUnits; ++n) {
-            score[m][n] = Element<C>::score(product[m][n], keys[n], q.rows + m * q.row_bytes, H);
-            if (first + kBlockTokens > q.last[m] + 1) {
-                const Ints position = lanes + (first + n * kPageTokens);
-                score[m][n] = position <= spread_int(q.last[m]) ? score[m][n] : spread(kNever);
-            }
+            units[n] = unit_of(keys, part * kUnits + n);
+            ahead[n] = unit_of(next_keys, part * kUnits + n);
         }
-        const Floats top4 = larger(larger(score[m][0], score[m][1]), larger(score[m][2], score[m][3]));
-        top[m] = larger(spread(seen.largest[m]), largest_of(top4));
+        multiply<C, kM, kUnits, is_ahead ? kUnits : 0>(
+            product[part], {q.rows, q.row_bytes, units, static_cast<size_t>(H / C::kInputs), ahead});
+    }
+    Floats score[kM][kBlockUnits], top[kM], shrinks = Floats{};
+    const Ints lanes = lane_numbers();
+    for (int m = 0; m < kM; ++m) {
+        Floats largest = spread(kNever);
+        for (int n = 0; n < kBlockUnits; ++n) {
+            Floats& its = score[m][n];
+            its = Element<C>::score(product[n / kUnits][m][n % kUnits], keys[n / kPageUnits], n % kPageUnits,
+                                    q.rows + m * q.row_bytes, H);
+            if (first + kBlockTokens > q.last[m] + 1) {
+                const Ints position = lanes + (first + n * kLanes);
+                its = position <= spread_int(q.last[m]) ? its : spread(kNever);
+            }
+            largest = larger(largest, its);
+        }
+        top[m] = larger(spread(seen.largest[m]), largest_of(largest));
         shrinks[m] = seen.largest[m] - top[m][0];
         seen.largest[m] = top[m][0];
     }
@@ -87,7 +102,7 @@ void see_block(const Queries& q, const char* const* keys, const char* const* nex
     for (int m = 0; m < kM; ++m) {
         shrink[m] = shrinks[m];
         weight[m] = weight[m] * shrink[m];
-        for (int n = 0; n < kUnits; ++n) {
+        for (int n = 0; n < kBlockUnits; ++n) {
             score[m][n] = power_of_two(score[m][n] - top[m]);
             weight[m] += score[m][n];
         }
@@ -124,7 +139,7 @@ void see_block(const Queries& q, const char* const* keys, const char* const* nex
             }
     };
     int d = 0;
-    for (; d + 4 * kLanes <= H; d += 4 * kLanes) mix(std::integral_constant<int, 4>{}, d);
+    for (; d + kUnits * kLanes <= H; d += kUnits * kLanes) mix(std::integral_constant<int, kUnits>{}, d);
     for (; d < H; d += kLanes) mix(std::integral_constant<int, 1>{}, d);
 }
 

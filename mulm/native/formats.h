@@ -1,8 +1,9 @@
 // How numbers lie in rows and in packed matrices, and how they are multiplied. A matrix (O outputs, I
-// inputs) is packed in *units* of sixteen outputs; a unit is a sequence of *steps* that hold the weights
-// of its outputs for the next inputs: 64 bytes with one (fp32), two (bf16) or four (int8) of them, for
-// which a row has 4 bytes; int4 has longer steps. Invariant: an output's sum is taken over the inputs in one order, step
-// after step, whatever rows and units are computed beside it.
+// inputs) is packed in *units* of `kLanes` outputs; a unit is a sequence of *steps* that hold the weights
+// of its outputs for the next inputs: 4 bytes of an output with one (fp32), two (bf16) or four (int8) of
+// them, for which a row has as many; int4 has longer steps. What a register cannot multiply at once is
+// done in *halves* of a step. Invariant: an output's sum is taken over the inputs in one order, step after
+// step, whatever rows and units are computed beside it.
 #pragma once
 
 #include <cstddef>
@@ -12,19 +13,19 @@
 
 namespace mulm {
 
-constexpr int kUnitStep = 64;  // bytes of a unit's step
-constexpr int kRows = 6;          // rows and units of the largest tile that fits the registers
-constexpr int kUnits = 4;
+constexpr int kUnitStep = 4 * kLanes;  // bytes of a unit's step
+// Rows and units of the largest tile that fits the registers, 32 of AVX-512, 16 of AVX2; two units at
+// least, a gate and what it lets through.
+constexpr int kRows = 6;
+constexpr int kUnits = kLanes == 16 ? 4 : 2;
 
 // Weights and rows in fp32: a step is one input.
 struct Fp32 {
     using Sum = Floats;
-    using Weights = Floats;
-    using Spread = float;
-    static Weights weights(const char* from) { return load<Weights>(from); }
-    static constexpr int kInputs = 1, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 4;
-    static Spread spread_step(const char* row) { return load<float>(row); }
-    static void add(Sum& sum, Spread x, Weights w) { sum += x * w; }
+    static constexpr int kInputs = 1, kHalves = 1, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 4;
+    static Floats weights(const char* from, int) { return load<Floats>(from); }
+    static Floats spread_step(const char* row, int) { return spread(load<float>(row)); }
+    static void add(Sum& sum, Floats x, Floats w) { sum = multiply_add(x, w, sum); }
 };
 
 // Weights and rows in bf16, sums in fp32: a step is two inputs.
@@ -32,70 +33,95 @@ struct Bf16 {
     using Sum = Floats;
     static constexpr int kInputs = 2, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 4;
 #if defined(__AVX512BF16__) && !defined(MULM_PORTABLE)
-    using Weights = __m512i;
-    using Spread = __m512i;
-    static Weights weights(const char* from) { return load<Weights>(from); }
-    static Spread spread_step(const char* row) { return _mm512_set1_epi32(load<int32_t>(row)); }
-    static void add(Sum& sum, Spread x, Weights w) {
+    static constexpr int kHalves = 1;
+    static __m512i weights(const char* from, int) { return load<__m512i>(from); }
+    static __m512i spread_step(const char* row, int) { return _mm512_set1_epi32(load<int32_t>(row)); }
+    static void add(Sum& sum, __m512i x, __m512i w) {
         sum = reinterpret_cast<Floats>(_mm512_dpbf16_ps(
             reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(x),
             reinterpret_cast<__m512bh>(w)));
     }
 #else
-    using Weights = Words;
-    struct Spread {
-        float first, second;
-    };
-    static Weights weights(const char* from) { return load<Weights>(from); }
-    static Spread spread_step(const char* row) {
-        return {from_bf16(load<uint16_t>(row)), from_bf16(load<uint16_t>(row + 2))};
+    static constexpr int kHalves = 2;
+    static Floats half_of(Words both, int half) {
+        const Words one = half ? both & 0xffff0000u : both << 16;
+        return load<Floats>(&one);
     }
-    static void add(Sum& sum, Spread x, Weights w) {
-        const Words first = w << 16, second = w & 0xffff0000u;
-        sum += x.first * load<Floats>(&first);
-        sum += x.second * load<Floats>(&second);
-    }
+    static Floats weights(const char* from, int half) { return half_of(load<Words>(from), half); }
+    static Floats spread_step(const char* row, int half) { return half_of(load<uint32_t>(row) - Words{}, half); }
+    static void add(Sum& sum, Floats x, Floats w) { sum = multiply_add(x, w, sum); }
 #endif
 };
+
+// Processors that add four products of bytes at once have one of two names for it.
+#if defined(__AVX512VNNI__) && !defined(MULM_PORTABLE)
+#define MULM_DOTS
+inline Ints add_fours(Ints sum, Ints x, Ints w) {
+    return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(
+        reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(w)));
+}
+inline Ints add_pairs(Ints sum, Ints x, Ints w) {
+    return reinterpret_cast<Ints>(_mm512_dpwssd_epi32(
+        reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(w)));
+}
+#elif defined(__AVXVNNI__) && !defined(__AVX512F__) && !defined(MULM_PORTABLE)
+#define MULM_DOTS
+inline Ints add_fours(Ints sum, Ints x, Ints w) {
+    return reinterpret_cast<Ints>(_mm256_dpbusd_avx_epi32(
+        reinterpret_cast<__m256i>(sum), reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(w)));
+}
+inline Ints add_pairs(Ints sum, Ints x, Ints w) {
+    return reinterpret_cast<Ints>(_mm256_dpwssd_avx_epi32(
+        reinterpret_cast<__m256i>(sum), reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(w)));
+}
+#elif defined(__AVX2__) && !defined(__AVX512F__) && !defined(MULM_PORTABLE)
+#define MULM_AVX2_DOTS
+inline Ints add_pairs(Ints sum, Ints x, Ints w) {
+    return sum + reinterpret_cast<Ints>(
+                     _mm256_madd_epi16(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(w)));
+}
+#else
+// The products of both 16-bit halves of each lane, added to its sum.
+inline Ints add_pairs(Ints sum, Ints x, Ints w) {
+    return sum + ((x << 16) >> 16) * ((w << 16) >> 16) + (x >> 16) * (w >> 16);
+}
+#endif
+
+// Of each lane's four bytes the first and third, or the second and fourth, as 16-bit numbers.
+inline Ints signed_bytes(Ints bytes, int half) {
+    const Shorts both = load<Shorts>(&bytes), one = half ? both >> 8 : (both << 8) >> 8;
+    return load<Ints>(&one);
+}
+inline Ints unsigned_bytes(Ints bytes, int half) { return (half ? bytes >> 8 : bytes) & 0x00ff00ff; }
 
 // Weights in int8, rows in uint8 (the value plus 128), sums in int32 and exact: a step is four inputs.
 struct Int8 {
     using Sum = Ints;
     static constexpr int kInputs = 4, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 4;
-#if defined(__AVX512VNNI__) && !defined(MULM_PORTABLE)
-    using Weights = __m512i;
-    using Spread = __m512i;
-    static Weights weights(const char* from) { return load<Weights>(from); }
-    static Spread spread_step(const char* row) { return _mm512_set1_epi32(load<int32_t>(row)); }
-    static void add(Sum& sum, Spread x, Weights w) {
-        sum = reinterpret_cast<Ints>(
-            _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), x, w));
-    }
+#if defined(MULM_DOTS)
+    static constexpr int kHalves = 1;
+    static Ints weights(const char* from, int) { return load<Ints>(from); }
+    static Ints spread_step(const char* row, int) { return spread_int(load<int32_t>(row)); }
+    static void add(Sum& sum, Ints x, Ints w) { sum = add_fours(sum, x, w); }
 #else
-    using Weights = Ints;
-    using Spread = uint32_t;
-    static Weights weights(const char* from) { return load<Weights>(from); }
-    static Spread spread_step(const char* row) { return load<uint32_t>(row); }
-    static void add(Sum& sum, Spread x, Weights w) {
-        for (int i = 0; i < 4; ++i) {
-            const int32_t value = static_cast<int32_t>((x >> (8 * i)) & 0xffu);
-            sum += value * ((w << (24 - 8 * i)) >> 24);
-        }
-    }
+    static constexpr int kHalves = 2;
+    static Ints weights(const char* from, int half) { return signed_bytes(load<Ints>(from), half); }
+    static Ints spread_step(const char* row, int half) { return unsigned_bytes(spread_int(load<int32_t>(row)), half); }
+    static void add(Sum& sum, Ints x, Ints w) { sum = add_pairs(sum, x, w); }
 #endif
 };
 
 // Weights of 4 bits, sixteen inputs of an output with one multiplier; rows as for int8, and so are the
 // sums, since a multiplier times a code is a byte. A step is four such groups: first their multipliers
-// (a byte each), then for each group two times 64 bytes with eight codes plus 8 of every output, those
-// of the first four inputs in the low halves.
+// (a byte each), then for each group twice four bytes of every output, with eight codes plus 8, those of
+// the first four inputs in the low halves.
 struct Int4 {
     using Sum = Ints;
     static constexpr int kGroup = 16, kGroups = 4, kInputs = kGroup * kGroups;
     static constexpr int kTileUnits = 2, kStep = 9 * kUnitStep, kRowStep = kInputs;
 
     struct Group {
-        Int8::Weights codes[4];
+        Ints codes[4];
         Ints multiplier;
     };
 
@@ -106,21 +132,29 @@ struct Int4 {
             const Words both = load<Words>(step + kUnitStep * (1 + 2 * number + pair));
             const Words low = both & 0x0f0f0f0fu, high = (both >> 4) & 0x0f0f0f0fu;
             const Bytes first = load<Bytes>(&low) - 8, second = load<Bytes>(&high) - 8;
-            it.codes[2 * pair] = load<Int8::Weights>(&first);
-            it.codes[2 * pair + 1] = load<Int8::Weights>(&second);
+            it.codes[2 * pair] = load<Ints>(&first);
+            it.codes[2 * pair + 1] = load<Ints>(&second);
         }
         return it;
     }
 
     // The products of bytes and codes of a group fit 16 bits.
-    static void add(Sum& sum, const Int8::Spread (&x)[4], const Group& group) {
+    static void add(Sum& sum, const Ints (&x)[4], const Group& group) {
+#if defined(MULM_DOTS)
         Ints own = {};
-        for (int i = 0; i < 4; ++i) Int8::add(own, x[i], group.codes[i]);
-#if defined(__AVX512VNNI__) && !defined(MULM_PORTABLE)
-        sum = reinterpret_cast<Ints>(
-            _mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(own),
-                                reinterpret_cast<__m512i>(group.multiplier)));
+        for (int i = 0; i < 4; ++i) own = add_fours(own, x[i], group.codes[i]);
+        sum = add_pairs(sum, own, group.multiplier);
+#elif defined(MULM_AVX2_DOTS)
+        Shorts own = {};
+        for (int i = 0; i < 4; ++i)
+            own += reinterpret_cast<Shorts>(_mm256_maddubs_epi16(reinterpret_cast<__m256i>(x[i]),
+                                                                 reinterpret_cast<__m256i>(group.codes[i])));
+        sum = add_pairs(sum, load<Ints>(&own), group.multiplier | group.multiplier << 16);
 #else
+        Ints own = {};
+        for (int i = 0; i < 4; ++i)
+            for (int half = 0; half < 2; ++half)
+                own = add_pairs(own, unsigned_bytes(x[i], half), signed_bytes(group.codes[i], half));
         sum += own * group.multiplier;
 #endif
     }
@@ -130,34 +164,11 @@ struct Int4 {
 // the third change places in the packed matrix. For keys and values.
 struct Kv8 {
     using Sum = Ints;
-    static constexpr int kInputs = 4, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 8;
+    static constexpr int kInputs = 4, kHalves = 2, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 8;
     static constexpr int kPlace[4] = {0, 2, 1, 3};  // of each of the four
-    struct Weights {
-        Shorts first, second;
-    };
-    struct Spread {
-        Ints first, second;
-    };
-    static Spread spread_step(const char* row) {
-        return {spread_int(load<int32_t>(row)), spread_int(load<int32_t>(row + 4))};
-    }
-    static Weights weights(const char* from) {
-        const Shorts both = load<Shorts>(from);
-        return {(both << 8) >> 8, both >> 8};
-    }
-    static void add(Sum& sum, Spread x, const Weights& w) {
-        sum = add_pairs(add_pairs(sum, x.first, w.first), x.second, w.second);
-    }
-    // The products of both halves of each lane.
-    static Ints add_pairs(Ints sum, Ints x, Shorts w) {
-#if defined(__AVX512VNNI__) && !defined(MULM_PORTABLE)
-        return reinterpret_cast<Ints>(_mm512_dpwssd_epi32(
-            reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(w)));
-#else
-        const Ints wide = load<Ints>(&w);
-        return sum + ((x << 16) >> 16) * ((wide << 16) >> 16) + (x >> 16) * (wide >> 16);
-#endif
-    }
+    static Ints weights(const char* from, int half) { return signed_bytes(load<Ints>(from), half); }
+    static Ints spread_step(const char* row, int half) { return spread_int(load<int32_t>(row + 4 * half)); }
+    static void add(Sum& sum, Ints x, Ints w) { sum = add_pairs(sum, x, w); }
 };
 
 // What a tile reads: `n_rows` rows from `rows` on, and some units.
@@ -174,17 +185,20 @@ inline void multiply_steps(typename F::Sum (&sum)[kM][kN], const Tile& tile) {
     const char* unit[kN];
     for (int n = 0; n < kN; ++n) unit[n] = tile.units[n];
     for (size_t step = 0; step < tile.n_steps; ++step) {
-        typename F::Weights w[kN];
-#pragma GCC unroll 4
-        for (int n = 0; n < kN; ++n) w[n] = F::weights(unit[n] + step * kUnitStep);
 #pragma GCC unroll 4
         for (int n = 0; n < kAhead; ++n)
             __builtin_prefetch(tile.ahead[n] + step * kUnitStep, 0, 2);
-#pragma GCC unroll 6
-        for (int m = 0; m < kM; ++m) {
-            const auto x = F::spread_step(tile.rows + m * tile.row_bytes + step * F::kRowStep);
+#pragma GCC unroll 2
+        for (int half = 0; half < F::kHalves; ++half) {
+            decltype(F::weights(nullptr, 0)) w[kN];
 #pragma GCC unroll 4
-            for (int n = 0; n < kN; ++n) F::add(sum[m][n], x, w[n]);
+            for (int n = 0; n < kN; ++n) w[n] = F::weights(unit[n] + step * kUnitStep, half);
+#pragma GCC unroll 6
+            for (int m = 0; m < kM; ++m) {
+                const auto x = F::spread_step(tile.rows + m * tile.row_bytes + step * F::kRowStep, half);
+#pragma GCC unroll 4
+                for (int n = 0; n < kN; ++n) F::add(sum[m][n], x, w[n]);
+            }
         }
     }
 }
@@ -203,8 +217,8 @@ inline void multiply_groups(Ints (&sum)[kM][kN], const Tile& tile) {
 #pragma GCC unroll 6
             for (int m = 0; m < kM; ++m) {
                 const char* row = tile.rows + m * tile.row_bytes + step * Int4::kRowStep + number * Int4::kGroup;
-                Int8::Spread x[4];
-                for (int i = 0; i < 4; ++i) x[i] = Int8::spread_step(row + 4 * i);
+                Ints x[4];
+                for (int i = 0; i < 4; ++i) x[i] = spread_int(load<int32_t>(row + 4 * i));
                 for (int n = 0; n < kN; ++n) Int4::add(sum[m][n], x, group[n]);
             }
         }

@@ -30,7 +30,7 @@ inline void scaled_to_unit(const float* x, const float* gain, size_t n, float ep
     size_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
         const Floats v = load<Floats>(x + i);
-        squares += v * v;
+        squares = multiply_add(v, v, squares);
     }
     float sum = sum_of(squares);
     for (; i < n; ++i) sum += x[i] * x[i];

@@ -78,6 +78,8 @@ extern "C" {
 
 int64_t mulm_page_tokens() { return kPageTokens; }
 
+int64_t mulm_lanes() { return kLanes; }
+
 int64_t mulm_widest_head() { return kWidestHead; }
 
 void* mulm_model_new(const int64_t* shape, float eps, const float* cos, const float* sin) try {

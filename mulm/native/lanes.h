@@ -1,25 +1,34 @@
-// Sixteen numbers at a time, in GCC's and Clang's vector types: one register of AVX-512, two of AVX2,
-// four of NEON. Used by all kernels. Every function here works lane by lane, so what a lane gives
-// depends on nothing but that lane.
+// Some numbers at a time, in GCC's and Clang's vector types: sixteen in a register of AVX-512, else eight,
+// a register of AVX2 and two of NEON. A vector wider than the registers would be taken apart by the compiler,
+// at the price of minutes and most of the speed. Used by all kernels. Every function here works lane by
+// lane, so what a lane gives depends on nothing but that lane.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__) && !defined(MULM_PORTABLE)
+#if defined(__AVX2__) && !defined(MULM_PORTABLE)
 #include <immintrin.h>
 #endif
 
 namespace mulm {
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef int16_t Shorts __attribute__((vector_size(64)));
-typedef int8_t Bytes __attribute__((vector_size(64)));
-typedef int16_t HalfShorts __attribute__((vector_size(32)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-
+#if defined(__AVX512F__)
+#define MULM_EACH_LANE(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), \
+        f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
 constexpr int kLanes = 16;
+#else
+#define MULM_EACH_LANE(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)
+constexpr int kLanes = 8;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef int16_t Shorts __attribute__((vector_size(4 * kLanes)));
+typedef int8_t Bytes __attribute__((vector_size(4 * kLanes)));
+typedef int16_t HalfShorts __attribute__((vector_size(2 * kLanes)));
+
 constexpr float kNever = -1e30f;  // the score of what may not be seen; finite, so it never gives NaN
 
 inline Floats spread(float x) { return x - Floats{}; }
@@ -48,26 +57,45 @@ inline float sum_of(Floats v) {
     return x[0];
 }
 
+// Each lane's own number.
+inline Ints lane_numbers() {
+#define MULM_LANE(lane) lane
+    return Ints{MULM_EACH_LANE(MULM_LANE)};
+#undef MULM_LANE
+}
+
 // Each lane's partner `kHalf` lanes away.
 template <int kHalf>
 inline Floats partners(Floats v) {
-    constexpr int k = kHalf;
-#define MULM_PARTNERS 0 ^ k, 1 ^ k, 2 ^ k, 3 ^ k, 4 ^ k, 5 ^ k, 6 ^ k, 7 ^ k, 8 ^ k, 9 ^ k, 10 ^ k, 11 ^ k, \
-        12 ^ k, 13 ^ k, 14 ^ k, 15 ^ k
+#define MULM_PARTNER(lane) (lane) ^ kHalf
 #if defined(__clang__)
-    return __builtin_shufflevector(v, v, MULM_PARTNERS);
+    return __builtin_shufflevector(v, v, MULM_EACH_LANE(MULM_PARTNER));
 #else
-    return __builtin_shuffle(v, Ints{MULM_PARTNERS});
+    return __builtin_shuffle(v, Ints{MULM_EACH_LANE(MULM_PARTNER)});
 #endif
-#undef MULM_PARTNERS
+#undef MULM_PARTNER
 }
 
 // In every lane the largest of all.
 inline Floats largest_of(Floats v) {
-    v = larger(v, partners<8>(v));
+    if constexpr (kLanes > 8) v = larger(v, partners<8>(v));
     v = larger(v, partners<4>(v));
     v = larger(v, partners<2>(v));
     return larger(v, partners<1>(v));
+}
+
+// x * y + z rounded once, where the processor does that: written out, since the compiler may choose which
+// product of a sum it takes together with the sum, here this way and there that.
+inline Floats multiply_add(Floats x, Floats y, Floats z) {
+#if defined(__AVX512F__) && !defined(MULM_PORTABLE)
+    return reinterpret_cast<Floats>(_mm512_fmadd_ps(
+        reinterpret_cast<__m512>(x), reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(z)));
+#elif defined(__AVX2__) && defined(__FMA__) && !defined(MULM_PORTABLE)
+    return reinterpret_cast<Floats>(_mm256_fmadd_ps(
+        reinterpret_cast<__m256>(x), reinterpret_cast<__m256>(y), reinterpret_cast<__m256>(z)));
+#else
+    return x * y + z;
+#endif
 }
 
 constexpr float kLog2E = 1.44269504088896341f;
@@ -85,12 +113,8 @@ inline Floats power_of_two(Floats x) {
 #endif
     const Floats rest = x - whole;  // -1/2 to 1/2, where a polynomial of the sixth degree is near enough
     Floats y = spread(1.5370705e-4f);
-    y = y * rest + 1.3399848e-3f;
-    y = y * rest + 9.6183736e-3f;
-    y = y * rest + 5.5503290e-2f;
-    y = y * rest + 2.4022648e-1f;
-    y = y * rest + 6.9314718e-1f;
-    y = y * rest + 1.0f;
+    for (const float next : {1.3399848e-3f, 9.6183736e-3f, 5.5503290e-2f, 2.4022648e-1f, 6.9314718e-1f, 1.0f})
+        y = multiply_add(y, rest, spread(next));
 #if defined(__AVX512F__) && !defined(MULM_PORTABLE)
     return reinterpret_cast<Floats>(
         _mm512_scalef_ps(reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(whole)));

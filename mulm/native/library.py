@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "mulm_page_tokens": (_INT, ()),
+    "mulm_lanes": (_INT, ()),
     "mulm_widest_head": (_INT, ()),
     "mulm_model_new": (_POINTER, (_POINTER, _FLOAT, _POINTER, _POINTER)),
     "mulm_model_delete": (None, (_POINTER,)),

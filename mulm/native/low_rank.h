@@ -11,7 +11,7 @@
 namespace mulm {
 
 // Where a matrix of the checkpoint stands in a packed one: its row r is output
-// (row / 16 * stride + shift) * 16 + row % 16, where row = first + r.
+// (row / kLanes * stride + shift) * kLanes + row % kLanes, where row = first + r.
 struct Place {
     size_t first, n_rows, stride, shift;
 
@@ -24,7 +24,7 @@ struct Place {
 // Two narrow matrices beside a part of one packed matrix.
 struct LowRank {
     Matrix inner;              // (rank, inputs)
-    std::vector<float> outer;  // for each sixteen rows: `rank` times sixteen
+    std::vector<float> outer;  // for each unit of rows: `rank` times their numbers
     size_t rank, at;           // `at`: where its inner numbers stand among those of a row
     size_t first, n_units, stride, shift;
 
@@ -44,14 +44,15 @@ struct LowRank {
         }
     }
 
-    // What it adds to sixteen outputs, given a row's inner numbers; false where it does not reach.
+    // What it adds to a unit of outputs, given a row's inner numbers; false where it does not reach.
     bool add(const float* numbers, size_t unit, Floats& y) const {
         if (unit < shift || (unit - shift) % stride) return false;
         const size_t own = (unit - shift) / stride - first;
         if (own >= n_units) return false;
         const float* from = outer.data() + own * rank * kLanes;
         Floats sum = {};
-        for (size_t i = 0; i < rank; ++i) sum += load<Floats>(from + i * kLanes) * numbers[at + i];
+        for (size_t i = 0; i < rank; ++i)
+            sum = multiply_add(load<Floats>(from + i * kLanes), spread(numbers[at + i]), sum);
         y += sum;
         return true;
     }

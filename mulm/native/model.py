@@ -93,7 +93,8 @@ class NativeModel:
             raise MemoryError(
                 f"no memory for the packed weights, or no {self.n_threads} threads to be had"
             )
-        self._padded_vocab_size = -(-self.config.vocab_size // 16) * 16
+        lanes = self.library.mulm_lanes()
+        self._padded_vocab_size = -(-self.config.vocab_size // lanes) * lanes
         self._pack(model)
 
     def __del__(self) -> None:

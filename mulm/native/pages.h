@@ -1,6 +1,6 @@
 // How keys and values lie in pages. A page holds those of sixteen tokens of one layer; for each kv head
-// first the keys as one unit of `formats.h` (its outputs are the tokens), then the values as units of
-// sixteen dimensions (its inputs are the tokens). With int8 each token's scale stands behind either part.
+// first the keys as units of `formats.h` (their outputs are the tokens), then the values as units of
+// dimensions (their inputs are the tokens). With int8 each token's scale stands behind either part.
 // Letters: H dimensions of a head, padded to whole units.
 #pragma once
 
@@ -12,6 +12,7 @@
 namespace mulm {
 
 constexpr int kPageTokens = 16;
+constexpr int kPageUnits = kPageTokens / kLanes;  // of keys
 constexpr int kWidestHead = 1024;  // there is room on the stack for that many dimensions
 
 // Where the keys and values of all layers lie.
@@ -58,21 +59,22 @@ struct PlainElement {
         constexpr int kInputs = C::kInputs;
         const size_t unit_bytes = kPageTokens / kInputs * kUnitStep;
         char* values = keys + part_bytes;
+        keys += token / kLanes * (part_bytes / kPageUnits) + token % kLanes * 4;
         for (int d = 0; d < n; ++d) {
             const E key = Element<C>::of(k[d]), value = Element<C>::of(v[d]);
-            std::memcpy(keys + d / kInputs * kUnitStep + token * 4 + d % kInputs * sizeof(E), &key, sizeof(E));
+            std::memcpy(keys + d / kInputs * kUnitStep + d % kInputs * sizeof(E), &key, sizeof(E));
             std::memcpy(values + d / kLanes * unit_bytes + token / kInputs * kUnitStep + d % kLanes * 4 +
                             token % kInputs * sizeof(E),
                         &value, sizeof(E));
         }
     }
 
-    static Floats score(Floats sum, const char*, const char*, int) { return sum; }
+    static Floats score(Floats sum, const char*, int, const char*, int) { return sum; }
 
     // Give the shares of a block's tokens; what they are multiples of.
     template <int kN>
     static float write_shares(E* to, const Floats (&parts)[kN], const char* const*, int) {
-        for (int n = 0; n < kN; ++n) Element<C>::store(to + n * kPageTokens, parts[n]);
+        for (int n = 0; n < kN; ++n) Element<C>::store(to + n * kLanes, parts[n]);
         return 1.0f;
     }
 };
@@ -95,8 +97,9 @@ struct Element<Kv8> {
     using Type = int16_t;
     static constexpr float kLargestQuery = 8191;  // the widest head's sums fit 32 bits
     static constexpr float kLargestShare = 32767;
-    static size_t part_bytes(int H) { return static_cast<size_t>(H) * kPageTokens + kUnitStep; }
-    static size_t query_bytes(int H) { return 2 * H + kUnitStep; }
+    static constexpr size_t kScaleBytes = 4 * kPageTokens;
+    static size_t part_bytes(int H) { return static_cast<size_t>(H) * kPageTokens + kScaleBytes; }
+    static size_t query_bytes(int H) { return 2 * H + 64; }
 
     static void write_query(char* to, const float* x, float scale, int H) {
         const float largest = largest_size(x, H), factor = kLargestQuery / largest;
@@ -108,21 +111,24 @@ struct Element<Kv8> {
     static void write_token(char* keys, size_t part_bytes, int token, const float* k, const float* v, int n) {
         const size_t unit_bytes = kPageTokens / Kv8::kInputs * kUnitStep;
         const float largest_k = largest_size(k, n), largest_v = largest_size(v, n);
-        char* values = keys + part_bytes;
+        char *values = keys + part_bytes, *scales_of_keys = values - kScaleBytes;
+        keys += token / kLanes * ((part_bytes - kScaleBytes) / kPageUnits) + token % kLanes * 4;
         for (int d = 0; d < n; ++d) {
-            keys[d / 4 * kUnitStep + token * 4 + Kv8::kPlace[d % 4]] = code(k[d], largest_k);
+            keys[d / 4 * kUnitStep + Kv8::kPlace[d % 4]] = code(k[d], largest_k);
             values[d / kLanes * unit_bytes + token / 4 * kUnitStep + d % kLanes * 4 + Kv8::kPlace[token % 4]] =
                 code(v[d], largest_v);
         }
         const float scales[] = {largest_k / 127.0f, largest_v / 127.0f};
-        std::memcpy(keys + part_bytes - kUnitStep + 4 * token, &scales[0], 4);
-        std::memcpy(values + part_bytes - kUnitStep + 4 * token, &scales[1], 4);
+        std::memcpy(scales_of_keys + 4 * token, &scales[0], 4);
+        std::memcpy(scales_of_keys + part_bytes + 4 * token, &scales[1], 4);
     }
 
     static char code(float x, float largest) { return static_cast<char>(rounded(x * (127.0f / largest))); }
 
-    static Floats score(Ints sum, const char* keys, const char* query, int H) {
-        const Floats scale = load<Floats>(keys + static_cast<size_t>(H) * kPageTokens) * load<float>(query + 2 * H);
+    // Of a query and one unit of a page's keys.
+    static Floats score(Ints sum, const char* keys, int unit, const char* query, int H) {
+        const char* scales = keys + static_cast<size_t>(H) * kPageTokens + unit * kUnitStep;
+        const Floats scale = load<Floats>(scales) * load<float>(query + 2 * H);
         return __builtin_convertvector(sum, Floats) * scale;
     }
 
@@ -132,13 +138,14 @@ struct Element<Kv8> {
         const size_t bytes = part_bytes(H);
         Floats scaled[kN], largest = Floats{};
         for (int n = 0; n < kN; ++n) {
-            scaled[n] = parts[n] * load<Floats>(keys[n] + 2 * bytes - kUnitStep);
+            const char* scales = keys[n / kPageUnits] + 2 * bytes - kScaleBytes;
+            scaled[n] = parts[n] * load<Floats>(scales + n % kPageUnits * kUnitStep);
             largest = larger(largest, scaled[n]);
         }
         const float top = std::max(largest_of(largest)[0], 1e-30f), factor = kLargestShare / top;
         for (int n = 0; n < kN; ++n) {
             const Ints whole = __builtin_convertvector(scaled[n] * factor + 0.5f, Ints);
-            mulm::store(to + n * kPageTokens, __builtin_convertvector(whole, HalfShorts));
+            mulm::store(to + n * kLanes, __builtin_convertvector(whole, HalfShorts));
         }
         return top / kLargestShare;
     }

@@ -65,10 +65,11 @@ def test_page_bytes(kernels, shape):
     model = micro(shape)
     config = model.config
     n_heads = 2 * config.n_layers * config.n_kv_heads
-    width = -(-config.d_head // 16) * 16
-    n_bytes = {None: 4 * width, "int8": width + 4}
-    for kv_dtype, per_token in n_bytes.items():
+    for kv_dtype in (None, "int8"):
         native = NativeModel(model, kernels, 1, kv_dtype=kv_dtype)
+        lanes = native.library.mulm_lanes()
+        width = -(-config.d_head // lanes) * lanes
+        per_token = width + 4 if kv_dtype else 4 * width
         assert native.page_bytes() == n_heads * PAGE_TOKENS * per_token
 
 
