@@ -32,8 +32,8 @@ _FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",
     "-fno-trapping-math", "-Wno-psabi", "-fPIC", "-shared", "-pthread",
 )  # fmt: skip
-"""Nothing is contracted: which product would be is chosen anew wherever code is inlined, and a row is
-to give the same bits in any batch. What is to be rounded once says so itself (lanes.h)."""
+"""Nothing is contracted: which product would be is chosen anew wherever code is inlined, and a row
+is to give the same bits in any batch. What is to be rounded once says so itself (lanes.h)."""
 _TIMEOUT_S = 300.0
 _VERSION_TIMEOUT_S = 30.0
 
