@@ -22,18 +22,25 @@ constexpr int kUnits = kLanes == 16 ? 4 : 2;
 // Weights and rows in fp32: a step is one input.
 struct Fp32 {
     using Sum = Floats;
+    using Row = float;
     static constexpr int kInputs = 1, kHalves = 1, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 4;
     static Floats weights(const char* from, int) { return load<Floats>(from); }
     static Floats spread_step(const char* row, int) { return spread(load<float>(row)); }
     static void add(Sum& sum, Floats x, Floats w) { sum = multiply_add(x, w, sum); }
 };
 
-// Weights and rows in bf16, sums in fp32: a step is two inputs.
+// Weights and rows in bf16, sums in fp32: a step is two inputs. Rows whose numbers a processor cannot
+// multiply as they are keep them as fp32, rounded to bf16, so that a load can spread them.
 struct Bf16 {
     using Sum = Floats;
-    static constexpr int kInputs = 2, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 4;
 #if defined(__AVX512BF16__) && !defined(MULM_PORTABLE)
+    using Row = uint16_t;
     static constexpr int kHalves = 1;
+    static Row row_of(float x) { return to_bf16(x); }
+    static void store_rows(Row* to, Floats x) {
+        const __m256bh narrow = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+        std::memcpy(to, &narrow, sizeof(narrow));
+    }
     static __m512i weights(const char* from, int) { return load<__m512i>(from); }
     static __m512i spread_step(const char* row, int) { return _mm512_set1_epi32(load<int32_t>(row)); }
     static void add(Sum& sum, __m512i x, __m512i w) {
@@ -42,15 +49,18 @@ struct Bf16 {
             reinterpret_cast<__m512bh>(w)));
     }
 #else
+    using Row = float;
     static constexpr int kHalves = 2;
-    static Floats half_of(Words both, int half) {
-        const Words one = half ? both & 0xffff0000u : both << 16;
+    static Row row_of(float x) { return from_bf16(to_bf16(x)); }
+    static void store_rows(Row* to, Floats x) { store(to, rounded_bf16(x) << 16); }
+    static Floats weights(const char* from, int half) {
+        const Words both = load<Words>(from), one = half ? both & 0xffff0000u : both << 16;
         return load<Floats>(&one);
     }
-    static Floats weights(const char* from, int half) { return half_of(load<Words>(from), half); }
-    static Floats spread_step(const char* row, int half) { return half_of(load<uint32_t>(row) - Words{}, half); }
+    static Floats spread_step(const char* row, int half) { return spread(load<float>(row + 4 * half)); }
     static void add(Sum& sum, Floats x, Floats w) { sum = multiply_add(x, w, sum); }
 #endif
+    static constexpr int kInputs = 2, kTileUnits = kUnits, kStep = kUnitStep, kRowStep = 2 * sizeof(Row);
 };
 
 // Processors that add four products of bytes at once have one of two names for it.
@@ -181,9 +191,15 @@ struct Tile {
 };
 
 template <class F, int kM, int kN, int kAhead>
-inline void multiply_steps(typename F::Sum (&sum)[kM][kN], const Tile& tile) {
+inline void multiply_steps(typename F::Sum (&its_sum)[kM][kN], const Tile& tile) {
     const char* unit[kN];
     for (int n = 0; n < kN; ++n) unit[n] = tile.units[n];
+    // A copy, which no load of a weight can be thought to read.
+    typename F::Sum sum[kM][kN];
+#pragma GCC unroll 6
+    for (int m = 0; m < kM; ++m)
+#pragma GCC unroll 4
+        for (int n = 0; n < kN; ++n) sum[m][n] = its_sum[m][n];
     for (size_t step = 0; step < tile.n_steps; ++step) {
 #pragma GCC unroll 4
         for (int n = 0; n < kAhead; ++n)
@@ -201,6 +217,10 @@ inline void multiply_steps(typename F::Sum (&sum)[kM][kN], const Tile& tile) {
             }
         }
     }
+#pragma GCC unroll 6
+    for (int m = 0; m < kM; ++m)
+#pragma GCC unroll 4
+        for (int n = 0; n < kN; ++n) its_sum[m][n] = sum[m][n];
 }
 
 // The same for int4.

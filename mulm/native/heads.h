@@ -238,8 +238,8 @@ class HeadsOf final : public Heads {
         if (s_.format == kFp32) {
             std::copy_n(x, s_.d_head, reinterpret_cast<float*>(room_.rows + t * room_.row_bytes) + first);
         } else if (s_.format == kBf16) {
-            auto* to = reinterpret_cast<uint16_t*>(room_.rows + t * room_.row_bytes) + first;
-            for (int64_t d = 0; d < s_.d_head; ++d) to[d] = to_bf16(x[d]);
+            auto* to = reinterpret_cast<Bf16::Row*>(room_.rows + t * room_.row_bytes) + first;
+            for (int64_t d = 0; d < s_.d_head; ++d) to[d] = Bf16::row_of(x[d]);
         } else {
             std::copy_n(x, s_.d_head, room_.wide + t * room_.n_wide + first);
         }

@@ -144,14 +144,4 @@ inline float from_bf16(uint16_t x) {
     return y;
 }
 
-inline void store_bf16(uint16_t* to, Floats x) {
-#if defined(__AVX512BF16__) && !defined(MULM_PORTABLE)
-    const __m256bh narrow = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
-    std::memcpy(to, &narrow, 32);
-#else
-    const Words wide = rounded_bf16(x);
-    for (int i = 0; i < kLanes; ++i) to[i] = static_cast<uint16_t>(wide[i]);
-#endif
-}
-
 }  // namespace mulm

@@ -43,15 +43,15 @@ inline int rounded(float x) {
 template <class C>
 struct Element;
 
-template <class C, class E>
+template <class C, class E>  // of the cache
 struct PlainElement {
-    using Type = E;
+    using Type = typename C::Row;
     static size_t part_bytes(int H) { return static_cast<size_t>(H) * kPageTokens * sizeof(E); }
-    static size_t query_bytes(int H) { return sizeof(E) * H; }
+    static size_t query_bytes(int H) { return sizeof(Type) * H; }
 
     static void write_query(char* to, const float* x, float scale, int H) {
         for (int d = 0; d < H; d += kLanes)
-            Element<C>::store(reinterpret_cast<E*>(to) + d, load<Floats>(x + d) * scale);
+            Element<C>::store(reinterpret_cast<Type*>(to) + d, load<Floats>(x + d) * scale);
     }
 
     // One token's key and value; both have `n` dimensions.
@@ -73,7 +73,7 @@ struct PlainElement {
 
     // Give the shares of a block's tokens; what they are multiples of.
     template <int kN>
-    static float write_shares(E* to, const Floats (&parts)[kN], const char* const*, int) {
+    static float write_shares(Type* to, const Floats (&parts)[kN], const char* const*, int) {
         for (int n = 0; n < kN; ++n) Element<C>::store(to + n * kLanes, parts[n]);
         return 1.0f;
     }
@@ -87,7 +87,7 @@ struct Element<Fp32> : PlainElement<Fp32, float> {
 
 template <>
 struct Element<Bf16> : PlainElement<Bf16, uint16_t> {
-    static void store(uint16_t* to, Floats x) { store_bf16(to, x); }
+    static void store(Bf16::Row* to, Floats x) { Bf16::store_rows(to, x); }
     static uint16_t of(float x) { return to_bf16(x); }
 };
 

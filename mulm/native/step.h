@@ -21,12 +21,12 @@ struct RowFormat<Fp32> {
 
 template <>
 struct RowFormat<Bf16> {
-    static size_t bytes(size_t n) { return (n + 1) / 2 * 4; }
+    static size_t bytes(size_t n) { return (n + 1) / 2 * Bf16::kRowStep; }
     static void write(const float* x, size_t n, char* to, float*) {
-        auto* out = reinterpret_cast<uint16_t*>(to);
+        auto* out = reinterpret_cast<Bf16::Row*>(to);
         size_t i = 0;
-        for (; i + kLanes <= n; i += kLanes) store_bf16(out + i, load<Floats>(x + i));
-        for (; i < n; ++i) out[i] = to_bf16(x[i]);
+        for (; i + kLanes <= n; i += kLanes) Bf16::store_rows(out + i, load<Floats>(x + i));
+        for (; i < n; ++i) out[i] = Bf16::row_of(x[i]);
         if (n % 2) out[n] = 0;
     }
 };
