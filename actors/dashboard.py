@@ -15,7 +15,7 @@ from actors.cluster_info import ClusterInfo, read_token
 from mulm.errors import DeadlineError, MulmError, NotFoundError, NotRunningError
 from mulm.home import Home
 
-_TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0
 
 
 class Dashboard:
@@ -36,7 +36,7 @@ class Dashboard:
         return cls(info.dashboard_url, read_token(home))
 
     def request(
-        self, method: str, path: str, body: object = None, timeout_s: float = _TIMEOUT_S
+        self, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S
     ) -> Any:
         """Send JSON, return JSON (None for an empty answer).
 

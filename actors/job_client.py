@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from actors.cluster_info import ClusterInfo
-from actors.dashboard import Dashboard
+from actors.dashboard import TIMEOUT_S, Dashboard
 from mulm.errors import DeadlineError, JobFailedError, NotFoundError
 from mulm.facts import Facts
 from mulm.home import Home
@@ -31,6 +31,8 @@ ENDED: frozenset[Status] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 _POLL_S = 0.1
 _SUBMIT_TIMEOUT_S = 90.0
+_LOOK_TIMEOUT_S = 3.0
+"""Of what a person or a page waits for; a healthy dashboard answers in some hundredths."""
 _HINT = "run the same command again: it goes on from what was finished"
 _RUN_KIND = re.compile(r"-m jobs\.(\w+)")
 _JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -99,8 +101,13 @@ class JobClient:
         return newest_attempt(run_id, self._jobs())
 
     def attempts(self) -> dict[str, Attempt]:
-        """All jobs of this cluster by submission id, those that other programs made included."""
-        jobs = [_attempt(job, 1) for job in self._jobs()]
+        """All jobs of this cluster by submission id, those that other programs made included.
+
+        Raises:
+            DeadlineError: Ray's dashboard hangs: nothing is known of any job.
+            NotRunningError: nobody answers.
+        """
+        jobs = [_attempt(job, 1) for job in self._jobs(_LOOK_TIMEOUT_S)]
         return {job.submission_id: job for job in jobs}
 
     def has_ended(self, run_id: str) -> bool:
@@ -118,11 +125,13 @@ class JobClient:
         return str(answer["logs"])
 
     def log_tail(self, run_id: str, n_lines: int) -> str:
-        """The last lines of `logs`; empty without a job."""
-        try:
-            return "\n".join(self.logs(run_id).splitlines()[-n_lines:])
-        except NotFoundError:
+        """The last lines of `logs`; empty without a job. Raises as `attempts`."""
+        newest = newest_attempt(run_id, self._jobs(_LOOK_TIMEOUT_S))
+        if newest is None:
             return ""
+        path = f"/api/jobs/{newest.submission_id}/logs"
+        answer = self._dashboard.request("GET", path, timeout_s=_LOOK_TIMEOUT_S)
+        return "\n".join(str(answer["logs"]).splitlines()[-n_lines:])
 
     def stop(self, run_id: str) -> None:
         """Ask the run's job to end; it may write a checkpoint first. Harmless when it has ended."""
@@ -168,8 +177,8 @@ class JobClient:
             time.sleep(_POLL_S)
         return []
 
-    def _jobs(self) -> list[dict[str, object]]:
-        jobs = self._dashboard.request("GET", "/api/jobs/")
+    def _jobs(self, timeout_s: float = TIMEOUT_S) -> list[dict[str, object]]:
+        jobs = self._dashboard.request("GET", "/api/jobs/", timeout_s=timeout_s)
         return [job for job in jobs if job.get("submission_id")]
 
     def _living(self) -> list[str]:

@@ -60,8 +60,8 @@ class RunDesk:
 
     def all(self, kind: str | None = None) -> list[Standing]:
         """All runs, newest first, those that are only submitted as jobs included."""
-        jobs = self._attempts()
-        own = attempts_by_run(jobs.values())
+        jobs = self._attempts_if_known()
+        own = attempts_by_run(jobs.values()) if jobs else {}
         runs = self.facts.runs()
         known = {run.id for run in runs}
         runs += [self._unborn(k, job) for k, job in own.items() if k not in known and _makes(job)]
@@ -73,12 +73,20 @@ class RunDesk:
 
         Raises:
             NotFoundError: there is none of that id.
+            DeadlineError: it may be one that is only submitted, which nobody can tell just now.
         """
-        jobs = self._attempts()
-        own = attempts_by_run(jobs.values())
+        return self._one(run_id, self._attempts_if_known())
+
+    def _one(self, run_id: str, jobs: Mapping[str, Attempt] | None) -> Standing:
+        own = attempts_by_run(jobs.values()) if jobs else {}
         try:
             run = self.facts.run(run_id)
         except NotFoundError:
+            if jobs is None:
+                raise DeadlineError(
+                    f"whether {run_id} was submitted is not known: Ray's dashboard does not answer",
+                    hint="ask again in a moment; `mulm doctor` looks at the dashboard",
+                ) from None
             if run_id not in own or not _makes(own[run_id]):
                 raise
             run = self._unborn(run_id, own[run_id])
@@ -124,8 +132,12 @@ class RunDesk:
         return self._wait(run_id, timeout_s)
 
     def ask_to_cancel(self, run_id: str, timeout_s: float = END_TIMEOUT_S) -> Standing:
-        """As `cancel`, without waiting but for a process that is only starting."""
-        found = self.one(run_id)
+        """As `cancel`, without waiting but for a process that is only starting.
+
+        Raises:
+            DeadlineError: what works on the run is not known, so nothing could be ended.
+        """
+        found = self._one(run_id, self._attempts())
         if not may_cancel(found):
             return found
         if found.is_starting:
@@ -140,8 +152,8 @@ class RunDesk:
         """How these runs stand; asks the cluster only if one of them has not come to rest."""
         if all(run.is_resting for run in runs):
             return [standing(run, is_held=False, job=None) for run in runs]
-        jobs = self._attempts()
-        own = attempts_by_run(jobs.values())
+        jobs = self._attempts_if_known()
+        own = attempts_by_run(jobs.values()) if jobs else {}
         return [self._stands(run, own, jobs) for run in runs]
 
     def folder(self, run_id: str) -> Path:
@@ -194,9 +206,18 @@ class RunDesk:
     def _attempts(self) -> dict[str, Attempt]:
         return self._jobs.attempts() if self._jobs else {}
 
+    def _attempts_if_known(self) -> dict[str, Attempt] | None:
+        """None where Ray's dashboard hangs: that says of no run that nobody works on it."""
+        try:
+            return self._attempts()
+        except DeadlineError:
+            return None
+
     def _stands(
-        self, run: Run, own: Mapping[str, Attempt], jobs: Mapping[str, Attempt]
+        self, run: Run, own: Mapping[str, Attempt], jobs: Mapping[str, Attempt] | None
     ) -> Standing:
+        if jobs is None:  # what the ledger says is believed
+            return Standing(run, is_living=not run.is_resting)
         held, job = is_held(self._home, run.id), own.get(run.id)
         if job is None or not job.is_living:
             started = None if run.is_resting else self.facts.last_event(run.id, "started")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,16 @@ def test_reconcile_leaves_the_ended_alone(ledger: Ledger) -> None:
 def test_nobody_answers() -> None:
     with pytest.raises(NotRunningError):
         Dashboard("http://127.0.0.1:1", "t").request("GET", "/api/jobs/")
+
+
+def test_a_dashboard_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.job_client._LOOK_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        jobs = JobClient(Dashboard(f"http://127.0.0.1:{silent.getsockname()[1]}", "t"))
+        asks: tuple[Callable[[], object], ...] = (jobs.attempts, partial(jobs.log_tail, "run_a", 5))
+        for ask in asks:
+            with pytest.raises(DeadlineError):
+                ask()
 
 
 def test_reconcile_leaves_the_paused_alone(ledger: Ledger) -> None:

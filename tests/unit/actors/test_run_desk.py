@@ -182,7 +182,8 @@ def test_no_end_is_overwritten(
     with run_lock(home, "run_a"):
         stands = desk.one("run_a")
         ledger.set_phase("run_a", "succeeded", result={})
-        monkeypatch.setattr(desk, "one", lambda _: stands)
+        for look in ("one", "_one"):
+            monkeypatch.setattr(desk, look, lambda *_: stands)
         for wish in (desk.pause, desk.cancel):
             with pytest.raises(ConflictError, match="run_a is succeeded by now"):
                 wish("run_a")
@@ -269,3 +270,23 @@ def test_without_an_application_the_lock_tells(home: Home) -> None:
         assert desk.log_tail("run_a", 3) == ""
         with pytest.raises(NotFoundError):
             desk.find("nobody")
+
+
+def test_a_dashboard_that_hangs_makes_no_run_a_lost_one(
+    desk: RunDesk, ledger: Ledger, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(ledger, "run_a", "running")
+    assert desk.one("run_a").is_lost
+
+    def hang() -> dict[str, Attempt]:
+        raise DeadlineError("Ray's dashboard did not answer within 3 s")
+
+    monkeypatch.setattr(jobs, "attempts", hang)
+    [run] = ledger.runs()
+    for found in (desk.one("run_a"), *desk.all(), *desk.stand([run]), desk.find("run_a")):
+        assert (found.run.phase, found.is_living, found.is_lost) == ("running", True, False)
+    with pytest.raises(DeadlineError):
+        desk.ask_to_cancel("run_a")
+    assert ledger.run("run_a").phase == "running"
+    with pytest.raises(DeadlineError, match="whether run_b was submitted"):
+        desk.one("run_b")
