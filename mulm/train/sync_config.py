@@ -33,4 +33,4 @@ class DilocoConfig(Frozen):
     outer_lr: Annotated[float, Field(gt=0, le=2)] = 0.7
     """Of `nesterov`."""
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of `nesterov`."""
+    """Of `nesterov`; 0.9 remembers some ten rounds, and is for runs of hundreds."""

@@ -147,7 +147,12 @@ def losses(island: Island) -> list[float]:
 
 @pytest.mark.parametrize(
     "diloco",
-    [{}, {"overlap": False, "fragments": 1, "wire": "fp32"}, {"outer": "nesterov", "wire": "int4"}],
+    [
+        {},
+        {"overlap": False, "fragments": 1, "wire": "fp32"},
+        # Momentum of 0.9 wants hundreds of rounds: here are few.
+        {"outer": "nesterov", "outer_momentum": 0.3, "wire": "int4"},
+    ],
     ids=["streamed", "blocking", "nesterov"],
 )
 def test_two_islands_learn_one_model(make: Make, serve: Serve, diloco: dict[str, Any]) -> None:
@@ -163,7 +168,7 @@ def test_two_islands_learn_one_model(make: Make, serve: Serve, diloco: dict[str,
     # One leads, judges and stores.
     assert a.result.model_id
     assert not b.result.model_id
-    assert a.result.validation < 4.5  # of some six bits at the start
+    assert a.result.validation < 2.5  # of some six bits at the start
     assert losses(a)[-1] < losses(a)[0]
 
 
