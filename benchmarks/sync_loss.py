@@ -9,7 +9,8 @@ optimizer, codec and aggregator; islands take their inner steps in turn in this 
 batch and takes as many inner steps: equal tokens. `alone` is one worker with that part of the
 batches, the same time without the others' tokens, and `alone-long-batch` one with whole ones and
 half as many steps. With `slower` the second island takes a step only where the first has taken so
-many. Every variant is a line of FILE, and is run once.
+many. `lowrank` is `ddp` whose two workers' gradients are summed by `columns` of each matrix. Every
+variant is a line of FILE, and is run once.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from mulm.store import Store
 from mulm.train import state as states
 from mulm.train.config import TrainConfig
 from mulm.train.context import LocalContext
+from mulm.train.gradients import divide
 from mulm.train.objectives.pretraining import Pretraining
 from mulm.train.optim import learned_parameters
 from mulm.train.schedule import lr_scale
@@ -43,6 +45,7 @@ from mulm.train.sync.aggregator import Aggregator, RoundPlan
 from mulm.train.sync.codec import Wire
 from mulm.train.sync.codecs import CODECS
 from mulm.train.sync.fragment import Fragment, cut_fragments
+from mulm.train.sync.low_rank import by_shape, orthonormal
 from mulm.train.sync.outer_step import Outer, OuterStep
 from mulm.train.sync.rounds import Anchor, Offer, Standing
 from mulm.train.sync.single import SingleSync
@@ -67,6 +70,7 @@ class Variant:
     lr: float = 1.0
     seed: int = 0
     slower: int = 1
+    columns: int = 0
 
 
 def variants() -> Iterator[Variant]:
@@ -82,6 +86,8 @@ def variants() -> Iterator[Variant]:
     for slower in (2, 4, 8):
         yield Variant("streaming", 2, 20, fragments=4, late=2, slower=slower)
     yield Variant("streaming", 2, 8, fragments=4, late=2)
+    for columns in (4, 8, 16, 32):
+        yield Variant("lowrank", columns=columns)
     yield Variant("average", 2, 20, wire="int4")
     yield Variant("average", 4, 20)
     yield Variant("nesterov", 2, 50, outer="nesterov")
@@ -127,11 +133,15 @@ def learn(variant: Variant, store: Store, dataset: Manifest, steps: int) -> floa
     objective = Pretraining(settled, context)
     islands = [fresh(settled, objective) for _ in range(max(1, variant.islands))]
     rounds = Rounds(variant, islands) if variant.islands > 1 else None
+    sums = LowRankSums(islands[0], variant.columns) if variant.columns else None
     n_rows = settled.n_rows // part
     for step in range(steps):
         scale = variant.lr * lr_scale(step, steps, settled.schedule)
         for place, state in enumerate(islands):
             if place and step % variant.slower:
+                continue
+            if sums:
+                sums.take_step(objective, step, settled.n_rows, scale)
                 continue
             take_step(state, objective, step, (place * n_rows, (place + 1) * n_rows), scale)
         if rounds:
@@ -153,6 +163,14 @@ def take_step(
     state: TrainState, objective: Pretraining, step: int, rows: tuple[int, int], scale: float
 ) -> None:
     """One inner step, as the loop takes it."""
+    count = go_back(state, objective, step, rows)
+    sync = SingleSync()
+    sync.attach(list(learned_parameters(state.model).values()))
+    state.optimizer.step(scale, sync.mean_gradients(count, count))
+
+
+def go_back(state: TrainState, objective: Pretraining, step: int, rows: tuple[int, int]) -> float:
+    """Gradients of the losses' sum over these rows; how many tokens they have."""
     model: Any = state.model
     model.zero_grad(set_to_none=True)
     count = 0.0
@@ -160,9 +178,34 @@ def take_step(
         loss = objective.loss(model, batch, state.dtype)
         loss.total.backward()  # type: ignore[no-untyped-call]
         count += loss.count
-    sync = SingleSync()
-    sync.attach(list(learned_parameters(model).values()))
-    state.optimizer.step(scale, sync.mean_gradients(count, count))
+    return count
+
+
+class LowRankSums:
+    """Two workers' sums, in this process; the arithmetic of `mulm.train.sync.ddp_lowrank`."""
+
+    def __init__(self, state: TrainState, columns: int) -> None:
+        self._state = state
+        self._parameters = list(learned_parameters(state.model).values())
+        self._workers = [by_shape(self._parameters, columns)[0] for _ in range(2)]
+        self._whole = by_shape(self._parameters, columns)[1]
+
+    def take_step(self, objective: Pretraining, step: int, n_rows: int, scale: float) -> None:
+        """A step on a whole batch, each worker a half of it."""
+        lefts, wholes, half = [], [], n_rows // 2
+        for place, worker in enumerate(self._workers):
+            rows = (place * half, (place + 1) * half)
+            count = 2 * go_back(self._state, objective, step, rows)
+            wholes.append([p.grad / count for p in self._whole if p.grad is not None])
+            lefts.append([matrices.take(count) for matrices in worker])
+        spans = [orthonormal(own + other) for own, other in zip(*lefts, strict=True)]
+        rights = [[m.split(x) for m, x in zip(w, spans, strict=True)] for w in self._workers]
+        for worker in self._workers:
+            for number, matrices in enumerate(worker):
+                matrices.give(spans[number], rights[0][number] + rights[1][number])
+        for parameter, own, other in zip(self._whole, *wholes, strict=True):
+            parameter.grad = own + other
+        self._state.optimizer.step(scale, divide(self._parameters, 1.0))
 
 
 class Rounds:

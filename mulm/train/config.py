@@ -30,7 +30,7 @@ from mulm.train.limits import (
 from mulm.train.optimizer_config import Auto, OptimizerConfig, ScheduleConfig
 from mulm.train.samples_config import SamplesConfig
 from mulm.train.stages_config import LoraConfig, PreferenceConfig
-from mulm.train.sync_config import DilocoConfig, SyncKind
+from mulm.train.sync_config import DilocoConfig, LowRankConfig, SyncKind
 
 __all__ = [
     "TRAIN_VERSION", "DilocoConfig", "LoraConfig", "OptimizerConfig", "PreferenceConfig",
@@ -95,6 +95,8 @@ class TrainConfig(Frozen):
     """How workers agree; `auto` measures machines and links, and takes the way that pays."""
     diloco: DilocoConfig = DilocoConfig()
     """For islands that talk now and then."""
+    lowrank: LowRankConfig = LowRankConfig()
+    """For sums of low rank."""
     shard: bool | Literal["auto"] = "auto"
     """Each worker keeps the optimizer states of some parameters only."""
     offload: bool | Literal["auto"] = "auto"
@@ -169,6 +171,8 @@ class TrainConfig(Frozen):
             raise ValueError("preference reads rows of every length: leave attention at auto")
         if self.z_loss and (self.preference or self.teacher):
             raise ValueError("z_loss is for learning from text: leave it away here")
+        if self.sync == "ddp_lowrank" and self.shard is True:
+            raise ValueError("shard sends all weights every step: leave it away with ddp_lowrank")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,14 @@ from pydantic import Field
 from mulm.config import Frozen
 from mulm.train.optimizer_config import Auto
 
-SyncKind = Literal["auto", "ddp", "diloco"]
+SyncKind = Literal["auto", "ddp", "ddp_lowrank", "diloco"]
+
+
+class LowRankConfig(Frozen):
+    """Gradients of low rank; read where `sync` is `ddp_lowrank`."""
+
+    rank: Annotated[int, Field(ge=1, le=512)] = 32
+    """Columns that stand for a matrix: fewer are sent faster, and teach less."""
 
 
 class DilocoConfig(Frozen):

@@ -17,6 +17,7 @@ from mulm.train.settled import SettledConfig
 from mulm.train.settling import run_shape
 from mulm.train.sync.base import Sync
 from mulm.train.sync.ddp import DdpSync
+from mulm.train.sync.ddp_lowrank import DdpLowRankSync
 from mulm.train.sync.diloco import DilocoSync
 from mulm.train.sync.round_plan import island_plan
 from mulm.train.sync.single import SingleSync
@@ -33,10 +34,16 @@ def choose_sync(config: SettledConfig, context: TrainContext) -> tuple[Sync, Pla
 
 def _inside(config: SettledConfig, context: TrainContext) -> tuple[Sync, Placement]:
     """Among the workers that sum gradients every step."""
-    placed = _own_placement(config, context)
+    is_lowrank = config.sync == "ddp_lowrank"
+    # States that are shared out make all weights travel.
+    placed = _own_placement(config, context, 1 if is_lowrank else context.world_size)
     if context.world_size == 1:
         return SingleSync(), placed
-    sync = DdpSync(context.device, wire_dtype=DTYPES[config.wire_dtype])
+    wire_dtype = DTYPES[config.wire_dtype]
+    if is_lowrank:
+        rank = config.lowrank.rank
+        return DdpLowRankSync(context.device, rank, wire_dtype=wire_dtype), placed
+    sync = DdpSync(context.device, wire_dtype=wire_dtype)
     # Where one worker has to share, all do.
     (n_sharing,) = sync.sum_values([float(placed.n_shards > 1)])
     n_shards = context.world_size if n_sharing else 1
@@ -45,10 +52,10 @@ def _inside(config: SettledConfig, context: TrainContext) -> tuple[Sync, Placeme
     return sync, replace(placed, n_shards=n_shards, rank=context.rank)
 
 
-def _own_placement(config: SettledConfig, context: TrainContext) -> Placement:
+def _own_placement(config: SettledConfig, context: TrainContext, n_sharing: int) -> Placement:
     device, room = context.device, room_bytes(config, context)
     precision, _ = choose_precision(config.precision, device.type)
     shape = None
     if room is not None:
         shape = run_shape(config, context.store, context.dataset, context.models)
-    return choose_placement(config, shape, device.type, precision, room, context.world_size)
+    return choose_placement(config, shape, device.type, precision, room, n_sharing)

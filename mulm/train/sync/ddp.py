@@ -70,10 +70,7 @@ class DdpSync:
 
     def sum_values(self, values: Sequence[float]) -> list[float]:
         """One small all-reduce."""
-        together = torch.tensor(list(values), dtype=torch.float64, device=self._device)
-        distributed.all_reduce(together)
-        summed: list[float] = together.tolist()
-        return summed
+        return sum_values(values, self._device)
 
     def drop(self) -> None:
         """Wait for sums that nobody wants."""
@@ -129,6 +126,14 @@ class DdpSync:
                 if bucket.n_missing:
                     return
                 bucket.begin(partial(_send, bucket.owner), self._wire_dtype)
+
+
+def sum_values(values: Sequence[float], device: torch.device) -> list[float]:
+    """Each value summed over the process group, in fp64."""
+    together = torch.tensor(list(values), dtype=torch.float64, device=device)
+    distributed.all_reduce(together)
+    summed: list[float] = together.tolist()
+    return summed
 
 
 def _send(owner: int | None, flat_N: Tensor) -> distributed.Work:

@@ -280,7 +280,7 @@ def test_a_models_draft_comes_and_goes_with_an_alias():
     )
     points_to = ["m0"]
     host = EngineHost(
-        lambda _args: next(opened), resolve=lambda _args: points_to[0], follow_period_s=0.01
+        lambda _args: next(opened), resolve=lambda _args: (points_to[0],), follow_period_s=0.01
     )
 
     async def check():

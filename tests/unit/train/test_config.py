@@ -12,6 +12,7 @@ from mulm.errors import ConfigError, DeviceError, UnknownNameError
 from mulm.train.config import (
     DilocoConfig,
     LoraConfig,
+    LowRankConfig,
     OptimizerConfig,
     PreferenceConfig,
     ScheduleConfig,
@@ -25,6 +26,7 @@ from mulm.train.settled import SettledOptimizer, SettledSchedule
 SCHEMAS = (
     TrainConfig,
     DilocoConfig,
+    LowRankConfig,
     OptimizerConfig,
     ScheduleConfig,
     LoraConfig,
@@ -143,7 +145,7 @@ def test_fields_are_frozen() -> None:
             "activation_checkpointing", "attention", "balance", "batch_tokens",
             "checkpoint_every", "compile", "dataset", "device", "diloco", "documents",
             "export_to", "init_from", "keep_best", "keep_checkpoints", "log_every",
-            "lora", "micro_batch_rows", "model", "name", "offload", "optimizer",
+            "lora", "lowrank", "micro_batch_rows", "model", "name", "offload", "optimizer",
             "precision", "preference", "preset", "samples", "schedule", "seed",
             "seq_len", "shard", "skip_spikes", "steps", "sync", "teacher", "validate_every",
             "wire_dtype", "workers", "z_loss",
@@ -152,6 +154,7 @@ def test_fields_are_frozen() -> None:
             "fragments", "grace_s", "outer", "outer_lr", "outer_momentum", "overlap", "quorum",
             "round_s", "wire",
         ],
+        LowRankConfig: ["rank"],
         OptimizerConfig: [
             "cautious_decay", "embedding_lr", "kind", "matrix_lr", "max_grad_norm",
             "state_dtype", "weight_decay",

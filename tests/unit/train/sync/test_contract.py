@@ -23,6 +23,7 @@ from mulm.train.placement import EVERYTHING_HERE
 from mulm.train.sync.base import Sync
 from mulm.train.sync.choice import choose_sync
 from mulm.train.sync.ddp import DdpSync
+from mulm.train.sync.ddp_lowrank import DdpLowRankSync
 from mulm.train.sync.single import SingleSync
 from tests.unit.train.workers import N_WORKERS, Workers
 
@@ -72,6 +73,7 @@ STRATEGIES: dict[str, Callable[[], Sync]] = {
     "single": SingleSync,
     "ddp": lambda: DdpSync(CPU, bucket_bytes=64),
     "ddp, late": lambda: DdpSync(CPU, bucket_bytes=64, overlaps=False),
+    "ddp_lowrank": lambda: DdpLowRankSync(CPU, 1),
     "every second": EverySecond,
 }
 
@@ -188,6 +190,7 @@ def test_the_choice_tells_its_reason(workers: Workers, tmp_path: Path) -> None:
             ("ddp: gradients are summed every step, during", "in the device (memory is no bound)"),
         ),
         ({"wire_dtype": "bf16"}, ("every step in bf16, ", "in the device (")),
+        ({"sync": "ddp_lowrank"}, ("ddp_lowrank: gradients of rank 32 are summed", "(memory is")),
         (
             {"shard": True, "offload": True},
             ("ddp", "CPU's memory, shared out among 2 workers (asked"),
