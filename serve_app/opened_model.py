@@ -1,9 +1,9 @@
 """Opens a model for an engine: what answers at once, and what answers faster later.
 
 Called by the engine host. On CPUs the kernels run the model. Where they are not compiled yet, or
-are damaged, plain PyTorch answers while the compiler works; where there is no compiler, or the
-kernels do not compute such a model, for ever. Invariant: what is opened is ready to compute when it
-is returned.
+are damaged, plain PyTorch answers while the compiler works, in fp32 on CPUs that have no bf16;
+where there is no compiler, or the kernels do not compute such a model, for ever. Invariant: what is
+opened is ready to compute when it is returned.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from mulm.manifest import Manifest
 from mulm.messages import Grammar
 from mulm.model.adapter import Adapter
 from mulm.model.batch import LanguageModel
+from mulm.model.compute import bf16_of_cpu
+from mulm.model.kv_cache import KvDtype
 from mulm.model.microlm import MicroLM
 from mulm.model.quantized import QuantizedMicroLM
 from mulm.model.stored import load_adapter, load_model, model_quantization
@@ -151,20 +153,34 @@ def open_weights(
     n_threads = args.n_threads or len(os.sched_getaffinity(0))
     kernels = _kernels(folder) if device == "cpu" else None
     dtype = _dtype(args.dtype, device, has_kernels=kernels is not None)
-    model = load_model(store, manifest, device, dtype)
-    model.kv_dtype = "int8" if args.kv_dtype == "int8" else None
-    if kernels is not None and is_whole(kernels):
+    kv_dtype: KvDtype = "int8" if args.kv_dtype == "int8" else None
+
+    def load(dtype: torch.dtype, kv_dtype: KvDtype) -> MicroLM:
+        model = load_model(store, manifest, device, dtype)
+        model.kv_dtype = kv_dtype
+        return model
+
+    if kernels is not None and not is_whole(kernels):
+        torch.set_num_threads(n_threads)
+        meanwhile = load(*_meanwhile(dtype, kv_dtype))
+        return meanwhile, lambda: _native(load(dtype, kv_dtype), folder, n_threads)
+    model = load(dtype, kv_dtype)
+    if kernels is not None:
         try:
             return _native(model, folder, n_threads), None
         except NoKernelsError as error:
             _log.warning("kernels failed, plain torch instead reason=%s", error.message)
-            kernels = None
     torch.set_num_threads(n_threads)
-    if kernels is None:
-        if isinstance(model, QuantizedMicroLM):
-            model.pack()
-        return model, None
-    return model, lambda: _native(model, folder, n_threads)
+    if isinstance(model, QuantizedMicroLM):
+        model.pack()
+    return model, None
+
+
+def _meanwhile(dtype: torch.dtype, kv_dtype: KvDtype) -> tuple[torch.dtype, KvDtype]:
+    """Types in which torch answers soon on this CPU; keys and values take no more memory."""
+    if dtype != torch.bfloat16 or bf16_of_cpu():
+        return dtype, kv_dtype
+    return torch.float32, kv_dtype or "bf16"
 
 
 def _native(model: MicroLM, folder: Path, n_threads: int) -> NativeModel:

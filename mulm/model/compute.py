@@ -1,7 +1,8 @@
 """How a forward pass is computed: choices that change time and memory, not what is learned.
 
-Made by training and evaluation, read by `MicroLM.forward`. Invariant: two computes with the same
-`dtype` give the same hidden states and gradients, up to rounding.
+Made by training and evaluation, read by `MicroLM.forward`; who serves asks what the CPU computes.
+Invariant: two computes with the same `dtype` give the same hidden states and gradients, up to
+rounding.
 """
 
 from __future__ import annotations
@@ -27,3 +28,10 @@ class Compute:
     attention: AttentionKernel = "auto"
     is_checkpointed: bool = False
     is_compiled: bool = False
+
+
+def bf16_of_cpu() -> str:
+    """The CPU's instructions that multiply bf16; empty where torch emulates them, slowly."""
+    features = torch.cpu.get_capabilities()
+    found = (name for name in ("amx_bf16", "amx_tile", "avx512_bf16") if features.get(name))
+    return next(found, "")

@@ -21,10 +21,11 @@ from mulm.model.attention import attention_by_torch
 from mulm.model.batch import PAGE_TOKENS, Batch
 from mulm.model.config import MicroLMConfig
 
-KvDtype = Literal["int8"] | None
-"""How keys and values are kept: in the model's own type, or in bytes with an fp32 scale for each
-token and head."""
+KvDtype = Literal["int8", "bf16"] | None
+"""How keys and values are kept: in the model's own type, in bytes with an fp32 scale for each
+token and head, or in bf16 beside a model in fp32."""
 
+_KEPT: dict[KvDtype, torch.dtype] = {"int8": torch.int8, "bf16": torch.bfloat16}
 _SCALE_BYTES = 4
 _LARGEST_CODE = 127
 _SMALLEST = 1e-30
@@ -44,7 +45,7 @@ class PagedCache:
     ) -> None:
         self.dtype = dtype
         shape_LPXK = (config.n_layers, n_pages, PAGE_TOKENS, config.n_kv_heads)
-        kept = torch.int8 if kv_dtype == "int8" else dtype
+        kept = _KEPT.get(kv_dtype, dtype)
         self.k_LPXKH, self.v_LPXKH = (
             torch.zeros((*shape_LPXK, config.d_head), dtype=kept, device=device) for _ in range(2)
         )
@@ -72,14 +73,15 @@ class PagedCache:
             v_TKH, v_scale_TK1 = _rounded(v_TKH)
             self.k_scale_LPXK1[layer].flatten(0, 1)[place_T] = k_scale_TK1
             self.v_scale_LPXK1[layer].flatten(0, 1)[place_T] = v_scale_TK1
-        self.k_LPXKH[layer].flatten(0, 1)[place_T] = k_TKH
-        self.v_LPXKH[layer].flatten(0, 1)[place_T] = v_TKH
+        kept = self.k_LPXKH.dtype
+        self.k_LPXKH[layer].flatten(0, 1)[place_T] = k_TKH.to(kept)
+        self.v_LPXKH[layer].flatten(0, 1)[place_T] = v_TKH.to(kept)
 
     def read(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (..., X, K, H) of these pages."""
         k, v = self.k_LPXKH[layer][pages], self.v_LPXKH[layer][pages]
         if not self.k_scale_LPXK1.shape[-1]:
-            return k, v
+            return k.to(self.dtype), v.to(self.dtype)
         k_scale, v_scale = self.k_scale_LPXK1[layer][pages], self.v_scale_LPXK1[layer][pages]
         return (k * k_scale).to(self.dtype), (v * v_scale).to(self.dtype)
 
@@ -105,7 +107,7 @@ def page_bytes(config: MicroLMConfig, dtype: torch.dtype, kv_dtype: KvDtype = No
     n_heads = 2 * config.n_layers * PAGE_TOKENS * config.n_kv_heads
     if kv_dtype == "int8":
         return n_heads * (config.d_head + _SCALE_BYTES)
-    return n_heads * config.d_head * dtype.itemsize
+    return n_heads * config.d_head * _KEPT.get(kv_dtype, dtype).itemsize
 
 
 class PagedAttention:

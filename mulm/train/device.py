@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from mulm.errors import DeviceError
+from mulm.model.compute import bf16_of_cpu
 from mulm.model.fp8 import FIRST_FP8_CARD
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -59,10 +60,8 @@ def choose_precision(asked: Precision, device: str) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "the GPU computes bf16 in hardware"
         return "fp32", "the GPU has no bf16"
-    features = torch.cpu.get_capabilities()
-    for feature in ("amx_bf16", "amx_tile", "avx512_bf16"):
-        if features.get(feature):
-            return "bf16", f"the CPU multiplies bf16 in hardware ({feature})"
+    if feature := bf16_of_cpu():
+        return "bf16", f"the CPU multiplies bf16 in hardware ({feature})"
     return "fp32", "the CPU has no bf16 instructions"
 
 

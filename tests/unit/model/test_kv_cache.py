@@ -28,6 +28,18 @@ def test_near_to_the_exact_result(shape):
     assert 0 < (found - wanted).norm() < 0.025 * wanted.norm()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_beside_fp32_is_nearer(shape):
+    """And takes the room that it takes beside bf16."""
+    ids, model = tokens(150), micro(shape)
+    room = model.page_bytes()
+    model.kv_dtype = "bf16"
+    found, wanted = read(model, ids), expected(micro(shape), ids)
+    assert 0 < (found - wanted).norm() < 0.01 * wanted.norm()
+    assert model.page_bytes() == room // 2
+    assert model.make_cache(7).nbytes == 7 * model.page_bytes()
+
+
 def test_near_where_numbers_differ_in_size():
     model, ids = micro(), tokens(400)
     for block in model.blocks:

@@ -57,12 +57,29 @@ def compiled(request):
     return folder
 
 
-def test_plain_torch_answers_while_the_compiler_works(store, model, tmp_path, compiled):
-    opened, make_faster = open_weights(store, stored(store, model), AppArgs(), tmp_path)
+@pytest.mark.parametrize(
+    ("instructions", "dtype"), [("avx512_bf16", torch.bfloat16), ("", torch.float32)]
+)
+def test_plain_torch_answers_while_the_compiler_works(
+    store, model, tmp_path, compiled, monkeypatch, instructions, dtype
+):
+    """In what the CPU multiplies, with keys and values of the size that the kernels' have."""
+    monkeypatch.setattr("serve_app.opened_model.bf16_of_cpu", lambda: instructions)
+    manifest = stored(store, model)
+    opened, make_faster = open_weights(store, manifest, AppArgs(n_threads=1), tmp_path)
     assert isinstance(opened, MicroLM)
-    assert opened.norm.weight.dtype == torch.bfloat16
-    assert make_faster is not None
+    assert opened.norm.weight.dtype == dtype
     torch.testing.assert_close(hidden(opened), hidden(model), rtol=0.1, atol=0.1)
+    copy_kernels(build(compiled), tmp_path)
+    faster = make_faster()
+    assert faster.page_bytes() == opened.page_bytes()
+    at_once, _ = open_weights(store, manifest, AppArgs(n_threads=1), compiled)
+    assert torch.equal(hidden(faster), hidden(at_once))
+
+
+def copy_kernels(library, folder):
+    for part in library.parent.glob(f"{library.name}*"):
+        (folder / part.name).write_bytes(part.read_bytes())
 
 
 @pytest.mark.parametrize("bits", [None, "int8", "int4"])
@@ -82,8 +99,7 @@ def test_the_faster_form_computes_the_same(store, model, tmp_path, compiled):
     library = build(compiled)
     args = AppArgs(dtype="float32", n_threads=1)
     opened, make_faster = open_weights(store, stored(store, model), args, tmp_path)
-    for part in library.parent.glob(f"{library.name}*"):
-        (tmp_path / part.name).write_bytes(part.read_bytes())
+    copy_kernels(library, tmp_path)
     torch.testing.assert_close(hidden(make_faster()), hidden(opened), rtol=1e-3, atol=1e-4)
 
 
