@@ -44,6 +44,8 @@ class Usage:
         cls, config: SettledConfig, context: TrainContext, model: nn.Module, dtype: torch.dtype
     ) -> Usage:
         """Look the device up, or measure it: on a CPU for half a second, on worker 0 alone."""
+        if context.outer is not None:
+            return cls(context.device, reason="other islands have a part of the tokens")
         flops = run_flops_per_token(config, model)
         if flops is None or context.rank:
             return cls(context.device)

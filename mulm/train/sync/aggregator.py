@@ -34,6 +34,7 @@ from mulm.train.sync.rounds import (
     Offer,
     Standing,
     Update,
+    checksum,
 )
 
 
@@ -94,12 +95,13 @@ class Aggregator:
             self._leases.free(island)
             self._leases.skip_to(standing.line)
             rounds = standing.rounds or (-1,) * len(self._parts)
+            sums = standing.sums or (None,) * len(self._parts)
             send, fetch = [], []
-            for part, number in zip(self._parts, rounds, strict=True):
+            for part, number, own_sum in zip(self._parts, rounds, sums, strict=True):
                 part.withdraw(island)
                 if part.public_N is None or number > part.number:
                     send.append(part.place)
-                elif number < part.number:
+                elif number < part.number or own_sum not in (None, checksum(part.public_N)):
                     fetch.append(part.place)
             self._changed.notify_all()
             return Joined(tuple(send), tuple(fetch))
@@ -248,7 +250,8 @@ class Aggregator:
     def _require_sizes(self, standing: Standing) -> None:
         """The first island says how parameters are cut."""
         sizes, own = standing.sizes, tuple(part.size for part in self._parts)
-        if len(standing.rounds) not in (0, len(sizes)) or min(sizes, default=0) < 0:
+        counts = {len(standing.rounds), len(standing.sums)}
+        if not counts <= {0, len(sizes)} or min(sizes, default=0) < 0:
             raise CorruptError("an island that stands nowhere")
         if not own:
             self._parts = [AnchorPart(place, size) for place, size in enumerate(sizes)]

@@ -76,7 +76,7 @@ class AggregatorServer:
     def _serve(self, link: socket.socket) -> None:
         try:
             tune(link, _GREETING_S)
-            if not prove_to_client(link, self._secret):
+            if not prove_to_client(link, self._secret, _GREETING_S):
                 _log.warning("an island with another secret was sent away")
                 return
             while (frame := self._next_frame(link)) is not None:
@@ -110,8 +110,8 @@ class AggregatorServer:
 
 
 def _on_join(to: Aggregator, words: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
-    sizes, rounds = (tuple(map(int, words[name])) for name in ("sizes", "rounds"))
-    standing = Standing(sizes, rounds, int(words["line"]))
+    sizes, rounds, sums = (tuple(map(int, words[name])) for name in ("sizes", "rounds", "sums"))
+    standing = Standing(sizes, rounds, int(words["line"]), sums)
     return asdict(to.join(str(words["island"]), standing)), b""
 
 

@@ -13,6 +13,7 @@ import json
 import secrets
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -112,11 +113,17 @@ def prove_to_server(link: socket.socket, secret: str) -> None:
         )
 
 
-def prove_to_client(link: socket.socket, secret: str) -> bool:
-    """The server's part; whether the other end knows the secret."""
-    own = secrets.token_bytes(_NONCE_BYTES)
+def prove_to_client(link: socket.socket, secret: str, within_s: float = 5.0) -> bool:
+    """The server's part; whether the other end knows the secret.
+
+    Raises:
+        NotRunningError: it is gone, or has not said its part within that time.
+    """
+    own, silence_s = secrets.token_bytes(_NONCE_BYTES), link.gettimeout()
     _send(link, own)
-    said = bytes(_receive(link, _NONCE_BYTES + _PROOF_BYTES))
+    until_s = time.monotonic() + within_s
+    said = bytes(_receive(link, _NONCE_BYTES + _PROOF_BYTES, until_s=until_s))
+    link.settimeout(silence_s)
     theirs, proof = said[:_NONCE_BYTES], said[_NONCE_BYTES:]
     if not hmac.compare_digest(proof, _proof(secret, b"client", own, theirs)):
         _send(link, bytes(_PROOF_BYTES))  # or the client takes it for a cut cable
@@ -136,12 +143,19 @@ def _send(link: socket.socket, content: bytes) -> None:
         raise NotRunningError(f"the other end of the link is gone: {error}") from None
 
 
-def _receive(link: socket.socket, count: int, *, can_end: bool = False) -> bytearray:
-    """So many bytes; none where `can_end` and the connection ends before the first."""
+def _receive(
+    link: socket.socket, count: int, *, can_end: bool = False, until_s: float | None = None
+) -> bytearray:
+    """So many bytes; none where `can_end` and the connection ends before the first.
+
+    With `until_s` all have to come before then, however they drip.
+    """
     content = bytearray(count)
     view, have = memoryview(content), 0
     while have < count:
         try:
+            if until_s is not None:
+                link.settimeout(max(0.001, until_s - time.monotonic()))
             n_new = link.recv_into(view[have:], min(count - have, _PIECE_BYTES))
         except OSError as error:
             raise NotRunningError(f"the other end of the link is silent: {error}") from None

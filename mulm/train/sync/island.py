@@ -28,6 +28,7 @@ from mulm.train.sync.rounds import (
     NotAMemberError,
     Rounds,
     Standing,
+    checksum,
 )
 
 _log = logging.getLogger(__name__)
@@ -132,7 +133,8 @@ class Island:
         """In one go, or again from the start: it changes nothing here."""
         numbers = tuple(part.number for part in self._parts)
         sizes = tuple(part.fragment.size for part in self._parts)
-        joined = self._rounds.join(self.name, Standing(sizes, numbers, self._line))
+        sums = tuple(checksum(part.anchor_N) for part in self._parts)
+        joined = self._rounds.join(self.name, Standing(sizes, numbers, self._line, sums))
         for place in joined.send:
             part = self._parts[place]
             own = Anchor(place, max(part.number, 0), _FP32.encode(part.anchor_N))

@@ -10,8 +10,11 @@ with a later one; all calls end within their deadline. Shape letters: N numbers 
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Protocol
+
+from torch import Tensor
 
 from mulm.errors import ConflictError
 
@@ -25,12 +28,15 @@ class Standing:
     """Where an island is when it joins.
 
     `sizes` are the numbers of each fragment; `rounds` is how many rounds of each its anchor has,
-    empty where it has none; `line` the first row that nobody had been given when it last heard.
+    empty where it has none; `line` the first row that nobody had been given when it last heard;
+    `sums` the checksum of each anchor: after an aggregator's death two may have as many rounds, and
+    not the same.
     """
 
     sizes: tuple[int, ...]
     rounds: tuple[int, ...] = ()
     line: int = 0
+    sums: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,11 @@ class Update:
     number: int
     islands: frozenset[str]
     payload: bytes
+
+
+def checksum(anchor_N: Tensor) -> int:
+    """Of an anchor's numbers, bit for bit."""
+    return zlib.crc32(anchor_N.contiguous().numpy().data)
 
 
 class Rounds(Protocol):

@@ -170,6 +170,8 @@ def test_two_islands_learn_one_model(make: Make, serve: Serve, diloco: dict[str,
     assert not b.result.model_id
     assert a.result.validation < 2.5  # of some six bits at the start
     assert losses(a)[-1] < losses(a)[0]
+    # The tokens are those of all, and this machine did a part of them.
+    assert not any("mfu" in data for kind, data in a.events if kind == "metric")
 
 
 def test_the_rows_of_a_run_are_each_taken_once(make: Make, serve: Serve) -> None:

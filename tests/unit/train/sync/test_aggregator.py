@@ -18,7 +18,16 @@ from mulm.train.sync.aggregator_server import AggregatorServer
 from mulm.train.sync.codecs import CODECS
 from mulm.train.sync.outer_link import OuterLink
 from mulm.train.sync.outer_step import OuterStep
-from mulm.train.sync.rounds import Anchor, NotAMemberError, Offer, Rounds, Standing, Update
+from mulm.train.sync.rounds import (
+    Anchor,
+    Joined,
+    NotAMemberError,
+    Offer,
+    Rounds,
+    Standing,
+    Update,
+    checksum,
+)
 from mulm.train.sync.transport_tcp import TcpRounds
 
 N = 300
@@ -229,6 +238,25 @@ def test_started_again_it_takes_newer_anchors_and_rows_from_islands() -> None:
     assert later.join("b", Standing(sizes=(N,), rounds=(1,), line=60)).fetch == ()
     assert later.lease("b", 5, 0).start == 60
     assert torch.equal(CODECS["fp32"].decode(later.fetch("b", 0).payload, N), anchor_N)
+
+
+def test_after_its_death_an_island_of_as_many_rounds_but_other_numbers_fetches_them() -> None:
+    """The round was closed once before the death, with all in it, and once after it, without b."""
+    aggregator, old_N = begun()
+    tensors, facts = aggregator.state()
+    for island in "ab":
+        aggregator.offer(offer(island, torch.ones(N)))
+    update_N = decoded(aggregator.take("a", 0, 0, 0.0))
+
+    later = Aggregator(PLAN, FakeClock())
+    later.restore(tensors, facts)
+    assert not later.join("a", Standing((N,), (0,), 0, (checksum(old_N),))).fetch
+    later.offer(offer("a", -torch.ones(N)))
+    assert later.take("a", 0, 0, 0.0) is not None
+    joined = later.join("b", Standing((N,), (1,), 0, (checksum(old_N + update_N),)))
+    assert joined == Joined(send=(), fetch=(0,))
+    now_N = CODECS["fp32"].decode(later.fetch("b", 0).payload, N)
+    assert not later.join("b", Standing((N,), (1,), 0, (checksum(now_N),))).fetch
 
 
 def test_nesterov_is_the_textbooks_and_goes_on_after_a_stop() -> None:

@@ -166,6 +166,26 @@ def test_a_server_that_goes_while_it_greets_is_no_stranger() -> None:
 
 
 @pytest.mark.usefixtures("well")
+def test_a_stranger_who_drips_is_sent_away(
+    server: AggregatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else 256 of them would keep all islands out."""
+    monkeypatch.setattr(aggregator_server, "_GREETING_S", 0.5)
+    with connected(server, is_greeted=False) as link:
+        drip = threading.Thread(target=_drip, args=(link,))
+        drip.start()
+        drip.join(5)
+        assert not drip.is_alive()
+    until(lambda: len(server._links) == 0)
+
+
+def _drip(link: socket.socket) -> None:
+    with suppress(ConnectionError):
+        while True:
+            link.sendall(b"x")
+            time.sleep(0.05)
+
+
 def test_another_secret(server: AggregatorServer) -> None:
     rounds = TcpRounds(OuterLink(*server.address, "a guess", "a"), 4 * N)
     with pytest.raises(AuthError, match="secrets"):
