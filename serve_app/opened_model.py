@@ -9,13 +9,13 @@ opened is ready to compute when it is returned.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from actors.cpus import usable_cpus
 from mulm.data.tokenizer import Tokenizer
 from mulm.engine.engine import MakeConstraint
 from mulm.engine.grammar import Grammars, is_installed
@@ -30,6 +30,7 @@ from mulm.model.quantized import QuantizedMicroLM
 from mulm.model.stored import load_adapter, load_model, model_quantization
 from mulm.native.build import NoKernelsError, find_compiler, is_whole, library_path
 from mulm.native.model import NativeModel
+from mulm.native.threads import choose_threads
 from mulm.store import Store
 from serve_app.chosen_adapter import choose_adapters
 from serve_app.draft import draft_for
@@ -150,7 +151,7 @@ def open_weights(
         folder: Where compiled kernels are kept.
     """
     device = _device(args.device, torch.cuda.is_available())
-    n_threads = args.n_threads or len(os.sched_getaffinity(0))
+    n_threads = args.n_threads or usable_cpus()
     kernels = _kernels(folder) if device == "cpu" else None
     dtype = _dtype(args.dtype, device, has_kernels=kernels is not None)
     kv_dtype: KvDtype = "int8" if args.kv_dtype == "int8" else None
@@ -163,11 +164,11 @@ def open_weights(
     if kernels is not None and not is_whole(kernels):
         torch.set_num_threads(n_threads)
         meanwhile = load(*_meanwhile(dtype, kv_dtype))
-        return meanwhile, lambda: _native(load(dtype, kv_dtype), folder, n_threads)
+        return meanwhile, lambda: _native(load(dtype, kv_dtype), folder, args.n_threads)
     model = load(dtype, kv_dtype)
     if kernels is not None:
         try:
-            return _native(model, folder, n_threads), None
+            return _native(model, folder, args.n_threads), None
         except NoKernelsError as error:
             _log.warning("kernels failed, plain torch instead reason=%s", error.message)
     torch.set_num_threads(n_threads)
@@ -183,8 +184,11 @@ def _meanwhile(dtype: torch.dtype, kv_dtype: KvDtype) -> tuple[torch.dtype, KvDt
     return torch.float32, kv_dtype or "bf16"
 
 
-def _native(model: MicroLM, folder: Path, n_threads: int) -> NativeModel:
-    native = NativeModel(model, folder, n_threads, kv_dtype=model.kv_dtype)
+def _native(model: MicroLM, folder: Path, n_threads: int | None) -> NativeModel:
+    native = NativeModel(model, folder, n_threads or usable_cpus(), kv_dtype=model.kv_dtype)
+    if n_threads is None:
+        n_cpus, chosen = native.n_threads, choose_threads(native, native.n_threads)
+        _log.info("threads chosen n=%d cpus=%d", chosen, n_cpus)
     torch.set_num_threads(TORCH_THREADS_BESIDE_KERNELS)
     return native
 

@@ -80,7 +80,7 @@ class AppArgs(Frozen):
     downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
     """How long there must be too little to do before one ends."""
     n_threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of a replica's steps; by default all cores of its machine."""
+    """CPU threads of a replica's steps; by default as many as are found fastest."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """From a request's arrival to its last token, and how long an engine that ends may drain."""
 

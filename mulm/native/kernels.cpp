@@ -90,6 +90,14 @@ void* mulm_model_new(const int64_t* shape, float eps, const float* cos, const fl
     return nullptr;
 }
 
+// Between two steps. False where there are no more threads to be had: one is left then.
+int64_t mulm_set_threads(void* model, int64_t n_threads) try {
+    static_cast<Model*>(model)->pool.resize(static_cast<int>(n_threads));
+    return true;
+} catch (const std::exception&) {
+    return false;
+}
+
 void mulm_model_delete(void* model) { delete static_cast<Model*>(model); }
 
 int64_t mulm_page_bytes(const void* model) {

@@ -25,6 +25,7 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "mulm_lanes": (_INT, ()),
     "mulm_widest_head": (_INT, ()),
     "mulm_model_new": (_POINTER, (_POINTER, _FLOAT, _POINTER, _POINTER)),
+    "mulm_set_threads": (_INT, (_POINTER, _INT)),
     "mulm_model_delete": (None, (_POINTER,)),
     "mulm_page_bytes": (_INT, (_POINTER,)),
     "mulm_set_matrix": (_INT, (_POINTER, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER)),

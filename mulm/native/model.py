@@ -54,8 +54,8 @@ class NativeModel:
         model: Gives the shape and the weights; it is left as it is and not kept.
         folder: Where compiled code is kept.
         n_threads: Threads of a step; those of torch by default.
-        kv_dtype: "int8" keeps keys and values in bytes, with a scale for each token and head; by
-            default they are fp32 beside fp32 weights, else bf16.
+        kv_dtype: "int8" keeps keys and values in bytes, with a scale for each token and head;
+            "bf16" keeps them so beside fp32 weights too, beside which they are fp32 by default.
         extra_flags: For the compiler.
 
     Raises:
@@ -114,6 +114,17 @@ class NativeModel:
         if not self.config.tie_embeddings:
             self._set_matrix(0, _UNEMBEDDING, model.unembedding)
         self._set_norm(0, _LAST_NORM, model.norm.weight)
+
+    def set_threads(self, n_threads: int) -> None:
+        """Compute with so many from the next step on; the numbers stay the same.
+
+        Raises:
+            MemoryError: there are not so many to be had; one computes then.
+        """
+        if not self.library.mulm_set_threads(self.handle, n_threads):
+            self.n_threads = 1
+            raise MemoryError(f"no {n_threads} threads to be had")
+        self.n_threads = n_threads
 
     def make_cache(self, n_pages: int) -> NativeCache:
         """As `LanguageModel.make_cache`."""
@@ -238,8 +249,8 @@ def _matrix_dtypes(model: MicroLM) -> tuple[torch.dtype, torch.dtype]:
 
 
 def _kv_dtype(model: MicroLM, asked: KvDtype) -> torch.dtype:
-    if asked:
-        return torch.int8
+    if asked is not None:
+        return torch.int8 if asked == "int8" else torch.bfloat16
     return torch.float32 if _row_dtype(model) == torch.float32 else torch.bfloat16
 
 

@@ -26,19 +26,17 @@ inline void pause() {
 class Pool {
   public:
     // Throws std::system_error where the system gives no more threads; those that began have ended then.
-    explicit Pool(int n_threads) : n_threads_(n_threads) {
-        try {
-            threads_.reserve(n_threads);
-            for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { work(i); });
-        } catch (...) {
-            end();
-            throw;
-        }
-    }
+    explicit Pool(int n_threads) { start(n_threads); }
 
     ~Pool() { end(); }
 
     int n_threads() const { return n_threads_; }
+
+    // Other threads, between two runs. Throws as the making does, and has the caller's alone then.
+    void resize(int n_threads) {
+        end();
+        start(n_threads);
+    }
 
     // Have every thread run `task(thread)`; returns when all have.
     void run(const std::function<void(int)>& task) {
@@ -80,10 +78,25 @@ class Pool {
     static constexpr int kHurries = 1000;  // sleeps, after a wait that was long
     static constexpr int kIdleSpins = 8000;
 
+    void start(int n_threads) {
+        const uint32_t seen = n_begun_.load();
+        try {
+            threads_.reserve(n_threads);
+            for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i, seen] { work(i, seen); });
+        } catch (...) {
+            end();
+            throw;
+        }
+        n_threads_ = n_threads;
+    }
+
     void end() {
         is_ending_ = true;
         begin();
         for (auto& thread : threads_) thread.join();
+        threads_.clear();
+        is_ending_ = false;
+        n_threads_ = 1;
     }
 
     void begin() {
@@ -94,8 +107,8 @@ class Pool {
         if (n_asleep_.load()) bell_.notify_all();
     }
 
-    void work(int thread) {
-        for (uint32_t seen = 0;;) {
+    void work(int thread, uint32_t seen) {
+        for (;;) {
             for (int n = 0; n < kIdleSpins && n_begun_.load(std::memory_order_acquire) == seen; ++n)
                 pause();
             if (n_begun_.load(std::memory_order_acquire) == seen) {
@@ -111,7 +124,7 @@ class Pool {
         }
     }
 
-    const int n_threads_;
+    int n_threads_ = 1;
     std::vector<std::thread> threads_;
     const std::function<void(int)>* task_ = nullptr;
     std::atomic<bool> is_ending_{false};

@@ -11,12 +11,14 @@ from mulm.native.model import NativeModel
 from tests.unit.native.shapes import N_PAGES, SHAPES, expected, micro, read, tokens
 
 
+@pytest.mark.parametrize(("kv_dtype", "near"), [("int8", 0.025), ("bf16", 0.01)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_near_to_the_exact_result(kernels, shape):
+def test_near_to_the_exact_result(kernels, shape, kv_dtype, near):
     model, ids = micro(shape), tokens(150)
-    found = read(NativeModel(model, kernels, 2, kv_dtype="int8"), ids)
+    native = NativeModel(model, kernels, 2, kv_dtype=kv_dtype)
     wanted = expected(model, ids)
-    assert 0 < (found - wanted).norm() < 0.025 * wanted.norm()
+    assert 0 < (read(native, ids) - wanted).norm() < near * wanted.norm()
+    assert native.page_bytes() < NativeModel(model, kernels, 2).page_bytes()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
