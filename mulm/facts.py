@@ -14,13 +14,16 @@ from mulm.accounts import HOUR_S, AuditRow, Key, KeyLimits, Scope, UsageRow
 from mulm.manifest import Kind
 from mulm.records import (
     Alias,
+    Answered,
     Deployment,
     Event,
+    Feedback,
     Happening,
     KeptAnswer,
     Phase,
     Pointed,
     Run,
+    Thumb,
     UserFile,
     Version,
 )
@@ -210,6 +213,26 @@ class Facts(Protocol):
         self, who: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[AuditRow]:
         """The newest notes first; of one who asked, and of those before a number."""
+
+    def give_feedback(
+        self, feedback_id: str, key_id: str, answered: Answered, verdict: Thumb, comment: str = ""
+    ) -> Feedback:
+        """Note what a key thinks of an answer; where it has said so before, that is changed."""
+
+    def one_feedback(self, feedback_id: str) -> Feedback:
+        """Raises NotFoundError."""
+
+    def feedback(
+        self,
+        model: str | None = None,
+        verdict: Thumb | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[Feedback]:
+        """The newest answers first: of a model, by its name or id, and behind the one `after`.
+
+        Raises NotFoundError.
+        """
 
     def add_file(
         self, file_id: str, name: str, purpose: str, size_bytes: int, sha256: str

@@ -1,6 +1,7 @@
 """The ledger: mutable facts in one SQLite database with one owner.
 
-Names and version numbers, aliases, runs with their ordered events, deployments, API keys, files.
+Names and version numbers, aliases, runs with their ordered events, deployments, API keys, files,
+feedback.
 While the application is up, the `LedgerHost` actor owns it and others hold a typed client with
 these same methods (the protocol `mulm.facts.Facts`); otherwise the calling process opens it.
 Invariants: an acknowledged fact survives a power cut; events of a run count 1, 2, 3 ...
@@ -22,6 +23,7 @@ from mulm.ledger_audit import AuditRows
 from mulm.ledger_database import LedgerDatabase
 from mulm.ledger_deployments import DeploymentRows
 from mulm.ledger_feed import FeedRows
+from mulm.ledger_feedback import FeedbackRows
 from mulm.ledger_files import FileRows
 from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
@@ -31,7 +33,9 @@ from mulm.records import Alias, Event, Phase, Pointed, Run, Version
 from mulm.refs import Ref, check_alias, check_name
 
 
-class Ledger(AnswerRows, DeploymentRows, FeedRows, FileRows, KeyRows, UsageRows, AuditRows):
+class Ledger(
+    AnswerRows, DeploymentRows, FeedRows, FeedbackRows, FileRows, KeyRows, UsageRows, AuditRows
+):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:

@@ -15,7 +15,7 @@ from mulm.errors import ConfigError
 from mulm.ledger_triggers import FEED_SCHEMA
 from mulm.sqlite_errors import BUSY_TIMEOUT_S
 
-VERSION = 1
+VERSION = 2
 """Stands in the database (`user_version`) and goes up with every change of the schema."""
 
 _SCHEMA = """
@@ -66,6 +66,11 @@ CREATE TABLE IF NOT EXISTS answers (
     key_id TEXT, key TEXT, digest TEXT NOT NULL, claim TEXT NOT NULL, lease_s REAL NOT NULL,
     until_s REAL NOT NULL, status INTEGER, headers TEXT NOT NULL, body TEXT,
     PRIMARY KEY (key_id, key));
+CREATE TABLE IF NOT EXISTS feedback (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, key_id TEXT NOT NULL,
+    digest TEXT NOT NULL, model TEXT NOT NULL, model_id TEXT, answer_id TEXT,
+    messages TEXT NOT NULL, answer TEXT NOT NULL, verdict TEXT NOT NULL, comment TEXT NOT NULL,
+    created_s REAL NOT NULL, changed_s REAL NOT NULL, UNIQUE (key_id, digest));
 """
 _KEY_COLUMNS = {
     "scope": "TEXT NOT NULL DEFAULT 'all'",

@@ -1,7 +1,7 @@
 """Records: what the ledger's rows are outside of it.
 
-Told and taken by `mulm.facts.Facts`, passed on by everything that shows runs, versions, files and
-deployments. Invariant: they are frozen, and know nothing of where they lie.
+Told and taken by `mulm.facts.Facts`, passed on by everything that shows runs, versions, files,
+deployments and feedback. Invariant: they are frozen, and know nothing of where they lie.
 """
 
 from __future__ import annotations
@@ -126,6 +126,38 @@ class UserFile:
     created_s: float
 
 
+Thumb = Literal["up", "down"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What was asked of a model, and what it answered."""
+
+    model: str
+    """What clients call it."""
+    messages: tuple[dict[str, Any], ...]
+    """The conversation until then, in the canonical form of `mulm.chat.Message`."""
+    answer: str
+    model_id: str | None = None
+    """Its weights, with `+` and the adapter's id where one stood beside it, if that is known."""
+    answer_id: str | None = None
+    """What the answer was called when it was given; tells apart two of the same words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What somebody thought of an answer."""
+
+    id: str
+    key_id: str
+    answered: Answered
+    verdict: Thumb
+    comment: str
+    created_s: float
+    changed_s: float
+    """When the verdict was given that holds."""
+
+
 ANSWERS_KEPT_S = 86_400.0
 """How long a request with an idempotency key is answered again in the same way."""
 
@@ -151,7 +183,7 @@ class Happening:
     """Rises in the order in which things happened."""
     time_s: float
     kind: str
-    """"run", "version", "alias", "deployment", "file" or "key"."""
+    """"run", "version", "alias", "deployment", "file", "key" or "feedback"."""
     subject: str
     """The id or reference of what it happened to."""
     data: dict[str, Any]

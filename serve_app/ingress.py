@@ -29,6 +29,7 @@ from serve_app.control_api import (
     deployments,
     evaluations,
     events,
+    feedback,
     run_looks,
     runs,
     tokenizers,
@@ -116,7 +117,7 @@ def make_app(
     app.state.max_file_bytes = max_file_bytes
     openai_rooms = (models, completions, chat, responses, embeddings, tokens)
     openai_jobs = (files, fine_tuning, batches)
-    work_rooms = (runs, run_looks, evaluations, deployments, events, cluster)
+    work_rooms = (runs, run_looks, evaluations, deployments, events, cluster, feedback)
     data_rooms = (datasets, tokenizers, versions)
     account_rooms = (keys_api, usage, audit_api)
     control_rooms = (*work_rooms, *account_rooms, *data_rooms)

@@ -23,6 +23,13 @@ EXAMPLES: dict[tuple[str, str], Any] = {
     ("put", "/api/v1/deployments/{name}/canary"): {"model": "scholar@5", "weight": 10},
     ("post", "/api/v1/deployments/{name}/rollback"): {"revision": 3},
     ("post", "/api/v1/evaluations"): {"model": "scholar@5", "suites": ["bits_per_byte", "blimp"]},
+    ("post", "/api/v1/feedback"): {
+        "model": "assistant",
+        "messages": _MESSAGES,
+        "answer": "A friend.",
+        "verdict": "up",
+        "comment": "short and kind",
+    },
     ("post", "/api/v1/keys"): {"name": "a friend", "scope": "inference"},
     ("patch", "/api/v1/keys/{key_id}"): {"name": "a good friend"},
     ("post", "/api/v1/keys/{key_id}/rotate"): {"overlap_s": 3600},

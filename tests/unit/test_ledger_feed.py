@@ -7,6 +7,7 @@ import pytest
 
 from mulm.errors import ConflictError
 from mulm.ledger import Ledger
+from mulm.records import Answered
 
 
 @pytest.fixture
@@ -31,6 +32,8 @@ def test_everything_that_happens_is_told_in_order(ledger):
     ledger.set_deployment("tiny", None, "removed")
     ledger.remove_version("model", "tiny", 2)
     ledger.add_key("key_1", "digest", "a friend")
+    for verdict in ("up", "up", "down"):  # the second says nothing new
+        ledger.give_feedback("fb_1", "key_1", Answered("tiny", (), "Hello"), verdict)
     ledger.remove_key("key_1")
     assert told(ledger) == [
         ("run", "run_1", {"phase": "queued", "kind": "train"}),
@@ -42,9 +45,11 @@ def test_everything_that_happens_is_told_in_order(ledger):
         ("deployment", "tiny", {"revision": 2, "reason": "removed", "is_removed": True}),
         ("version", "tiny@2", {"kind": "model", "is_removed": True}),
         ("key", "key_1", {"is_revoked": False}),
+        ("feedback", "fb_1", {"model": "tiny", "verdict": "up"}),
+        ("feedback", "fb_1", {"model": "tiny", "verdict": "down"}),
         ("key", "key_1", {"is_revoked": True}),
     ]
-    assert [each.seq for each in ledger.happenings()] == list(range(1, 11))
+    assert [each.seq for each in ledger.happenings()] == list(range(1, 13))
     times = [each.time_s for each in ledger.happenings()]
     assert times == sorted(times)
 

@@ -20,12 +20,16 @@ from mulm.errors import ConfigError
 from mulm.ledger import Ledger
 from mulm.ledger_schema import VERSION, migration, open_database
 from mulm.model.checkpoint import newest_checkpoint
+from mulm.records import Answered
 from mulm.refs import Ref
 from mulm.store import Store
 
 ROOT = Path(__file__).parents[2]
 HOMES = sorted((ROOT / "tests/fixtures/homes").glob("*.tar.xz"))
-SCHEMA_SHA256 = {1: "aabe812895a64705f4030f8237a4b16532e770c8af43fa7aa96a0b130d0811c7"}
+SCHEMA_SHA256 = {
+    1: "aabe812895a64705f4030f8237a4b16532e770c8af43fa7aa96a0b130d0811c7",
+    2: "33c7a796e72a066ee57986bf3afe1a0f52d113917fdb10ff4dae9331489ab2fa",
+}
 """The statements of each version. A change is a new version, with a line here and a home in
 `tests/fixtures/homes`."""
 
@@ -59,6 +63,7 @@ def test_all_facts_of_an_older_home_are_there_and_new_ones_can_be_added(
         assert [key.scope for key in facts.valid_keys()] == ["all", "inference"][: 1 + (newer > 2)]
         assert [file.id for file in facts.files()] == ["file_1"][: newer > 4]
         assert [d.name for d in facts.deployments()] == ["assistant"][: newer > 6]
+        assert [said.comment for said in facts.feedback()] == ["too short"][: newer > 11]
         add_one_of_each(facts)
 
 
@@ -67,6 +72,8 @@ def add_one_of_each(facts: Ledger) -> None:
     facts.add_key("key_new", "9" * 64, "new", "inference")
     facts.add_file("file_new", "b.jsonl", "batch", 1, "8" * 64)
     facts.set_deployment("other", {"model": "books@1"}, "serve books@1")
+    answered = Answered("other", ({"role": "user", "content": "Hi"},), "Hello")
+    assert facts.give_feedback("fb_new", "key_new", answered, "up").verdict == "up"
     assert facts.claim_answer("key_new", "k", "d", "mine", 10.0) is None
     before = facts.last_happening()
     facts.set_phase("run_cut", "failed", error={"code": "job_failed"})

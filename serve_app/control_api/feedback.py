@@ -1,0 +1,133 @@
+"""`/api/v1/feedback`: what people think of answers, kept for a model that learns of it.
+
+Whoever may have a model answer may judge its answers; what all have said is read by keys of the
+scope `all` alone, since conversations of others stand in it. Invariant: what is acknowledged holds
+the whole conversation in the canonical form, so that a preference dataset can be made of it.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+from starlette.responses import JSONResponse, Response
+
+from mulm.config import Frozen
+from mulm.records import Answered, Feedback, Thumb
+from mulm.refs import new_id
+from mulm.tool_turns import check_turns
+from serve_app.auth import ForbiddenError
+from serve_app.caller import Caller, CallerDependency
+from serve_app.control_api.control import PROBLEMS, Control, ControlDependency, require_all
+from serve_app.control_api.idempotency import OnceDependency
+from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
+from serve_app.openai_api.chat import to_message
+from serve_app.openai_api.chat_schemas import ChatMessage
+from serve_app.openai_api.schemas import MAX_TURNS
+
+router = APIRouter(prefix="/api/v1/feedback", tags=["feedback"], responses=PROBLEMS)
+
+MAX_CHARS = 1 << 18
+"""Of a conversation and its answer together: more than the largest window holds."""
+MAX_COMMENT_CHARS = 4000
+
+_READERS = [Depends(require_all)]
+_CHANGED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "This key had judged this answer before: the new verdict holds."}
+}
+
+ModelName = Annotated[str, Field(min_length=1, max_length=64)]
+ModelId = Annotated[str, Field(max_length=128, pattern=r"^mdl_[0-9a-z_+]+$")]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
+
+
+class NewFeedback(Frozen):
+    """An answer, what it answered, and whether it is good."""
+
+    model: ModelName
+    """What clients call the model that has answered."""
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_TURNS)]
+    """What was sent to it, as it was sent."""
+    answer: Text
+    verdict: Thumb
+    comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARS)] = ""
+    model_id: ModelId | None = None
+    """The `system_fingerprint` of the answer: which weights have given it."""
+    answer_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """The `id` of the answer: tells it apart from another one of the same words."""
+
+    @model_validator(mode="after")
+    def _is_small(self) -> "NewFeedback":
+        calls = [each.function for said in self.messages for each in said.tool_calls or ()]
+        n_chars = sum(len(said.text) for said in self.messages) + len(self.answer)
+        n_chars += sum(len(call.name) + len(call.arguments) for call in calls)
+        if n_chars > MAX_CHARS:
+            words = f"are longer than {MAX_CHARS} characters, with the answer"
+            raise PydanticCustomError("invalid_value", words, {"param": ("messages",)})
+        return self
+
+    @property
+    def answered(self) -> Answered:
+        """What is judged. Raises ConfigError where calls of tools and results do not fit."""
+        turns = check_turns([to_message(said) for said in self.messages])
+        messages = tuple(turn.model_dump(mode="json") for turn in turns)
+        return Answered(self.model, messages, self.answer, self.model_id, self.answer_id)
+
+
+@router.post("", status_code=201, responses=_CHANGED, response_model=None)
+def give_feedback(
+    body: NewFeedback, control: ControlDependency, caller: CallerDependency, once: OnceDependency
+) -> Response:
+    """Say whether an answer is good; said again of the same answer, the latest verdict holds."""
+    if not caller.key.may_ask(body.model):
+        raise ForbiddenError(
+            f"the key {caller.key.name!r} may not ask {body.model!r}",
+            hint="judge answers of models that the key is for",
+            param="model",
+        )
+    return once.answer(lambda: _given(body, control, caller))
+
+
+def _given(body: NewFeedback, control: Control, caller: Caller) -> JSONResponse:
+    fresh_id = new_id("fb")
+    found = control.facts.give_feedback(
+        fresh_id, caller.key.id, body.answered, body.verdict, body.comment
+    )
+    location = {"location": f"/api/v1/feedback/{found.id}"}
+    return JSONResponse(_described(found), 201 if found.id == fresh_id else 200, location)
+
+
+@router.get("", dependencies=_READERS)
+def list_feedback(
+    control: ControlDependency,
+    model: Annotated[str | None, Query(max_length=128)] = None,
+    verdict: Thumb | None = None,
+    limit: Limit = DEFAULT_LIMIT,
+    after: After = None,
+) -> dict[str, Any]:
+    """What was said of answers, the newest first: of a model by its name or id, of a verdict."""
+    return page(control.facts.feedback(model, verdict, after, limit + 1), limit, _described)
+
+
+@router.get("/{feedback_id}", dependencies=_READERS)
+def get_feedback(feedback_id: str, control: ControlDependency) -> dict[str, Any]:
+    """What was said of one answer."""
+    return _described(control.facts.one_feedback(feedback_id))
+
+
+def _described(found: Feedback) -> dict[str, Any]:
+    answered = found.answered
+    return {
+        "id": found.id,
+        "object": "feedback",
+        "model": answered.model,
+        "model_id": answered.model_id,
+        "answer_id": answered.answer_id,
+        "messages": list(answered.messages),
+        "answer": answered.answer,
+        "verdict": found.verdict,
+        "comment": found.comment,
+        "key": found.key_id,
+        "created_at": int(found.created_s),
+        "changed_at": int(found.changed_s),
+    }
