@@ -153,6 +153,7 @@ class Site:
         self.engine, self.jobs = Engine(), Jobs()
         tokenizer = tiny_tokenizer()
         self.served = Served("tiny", "tiny@1", "mdl_1", 1000.0, tokenizer, 4096, self.engine)
+        self.fixed: dict[str, Serving] = {"tiny": Fixed(self.served)}
         self.serve, self.reports = FakeServe("mulm"), list[EngineReport]()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
@@ -181,9 +182,7 @@ class Site:
             self.ledger, deployer, self._follow, _greet, random.Random(1), period_s=0.05
         )
         state = ServedState(deployments.serving, deployer, lambda: self.reports)
-        serving = ChainMap[str, Serving](
-            deployments.serving, {self.served.name: Fixed(self.served)}
-        )
+        serving = ChainMap[str, Serving](deployments.serving, self.fixed)
         server = HttpServer(self._app(serving, state), "127.0.0.1", self.port, 0.0)
         deployments.start()
         await server.start()

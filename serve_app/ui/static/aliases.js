@@ -29,7 +29,7 @@ export function aliasesOf(kind, version, life, changed) {
       const reply = await request("GET", `${path}/${part(alias)}`, { signal: life });
       return { ...(await reply.json()), tag: reply.headers.get("etag") };
     }));
-    put(list, all.map((alias) => row(alias, numbers.data.map((each) => each.version))));
+    put(list, !all.length && el("p", { class: "faint" }, "None yet. The form below makes the first one."), all.map((alias) => row(alias, numbers.data.map((each) => each.version))));
   }
 
   function row({ alias, version: now, history, tag }, numbers) {
@@ -50,8 +50,13 @@ export function aliasesOf(kind, version, life, changed) {
       put(said, el("p", {}, el("b", {}, foreign(alias, 60)), ` points to ${to} now.`));
       await changed();
     });
-    if (!life.aborted) await isDone(list, life, load); // also where somebody else was faster
+    await again();
     return isMoved;
+  }
+
+  /** Also where somebody else was faster. */
+  async function again() {
+    if (!life.aborted) await isDone(list, life, load);
   }
 
   isDone(said, life, load);

@@ -2,12 +2,14 @@
 // the address says what is shown, so that a reload and a link lead back; a view that is left is
 // ended, with all that it waits for.
 
+import { auditView } from "./audit.js";
 import { chatView } from "./chat.js";
 import { compareView } from "./compare.js";
 import { connection } from "./connection.js";
 import { datasetCards } from "./datasets.js";
 import { deploymentsView } from "./deployments.js";
 import { el, put, titled } from "./dom.js";
+import { feedbackView } from "./feedback.js";
 import { keysView } from "./keys.js";
 import { runView } from "./run.js";
 import { runsView } from "./runs.js";
@@ -31,12 +33,14 @@ const VIEWS = {
   },
   tokenizers: {
     title: "Tokenizers", isHidden: true,
-    open: versionsView("tokenizers", "Tokenizers", "No tokenizers yet."),
+    open: versionsView("tokenizers", "Tokenizers", "No tokenizers yet. A dataset brings its own; `mulm tokenizer train DATASET --name NAME` makes one alone."),
     one: versionView("tokenizers"),
   },
   deployments: { title: "Deployments", open: deploymentsView },
   chat: { title: "Chat", open: chatView, isForAll: true },
+  feedback: { title: "Feedback", open: feedbackView },
   keys: { title: "Keys", open: keysView },
+  audit: { title: "Audit", open: auditView },
 };
 
 const main = document.getElementById("main");

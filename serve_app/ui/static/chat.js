@@ -3,12 +3,12 @@
 
 import { get } from "./api.js";
 import { ChatPane } from "./chat_pane.js";
-import { el, isDone, put } from "./dom.js";
+import { coded, el, isDone, put } from "./dom.js";
 import { session } from "./session.js";
 
 let room = null;
 session.addEventListener("change", () => {
-  room?.stop();
+  room?.end();
   room = null;
 });
 
@@ -19,8 +19,10 @@ export function chatView(main, life) {
 }
 
 class Room {
+  #life = new AbortController();
+
   constructor() {
-    this.panes = [new ChatPane("A"), new ChatPane("B")];
+    this.panes = ["A", "B"].map((name) => new ChatPane(name, this.#life.signal));
     this.isTwo = toggle("Two side by side", () => this.#arrange());
     this.hasOdds = toggle("Token probabilities", () => this.#arrange(), true);
     this.said = el("div");
@@ -47,7 +49,8 @@ class Room {
       const names = (await get("v1/models", { signal: life })).data.map(({ id }) => id);
       this.panes[0].offer(names, names[0]);
       this.panes[1].offer(names, names[1] ?? names[0]);
-      put(this.said);
+      put(this.said, !names.length && el("p", { class: "card faint" }, coded("No model is served yet. `mulm serve demo` does it"),
+        session.current?.scope === "all" && [", or the form under ", el("a", { href: "#/deployments" }, "Deployments")], "."));
     });
   }
 
@@ -59,6 +62,11 @@ class Room {
     this.#busy(true);
     await Promise.all(panes.map((pane) => pane.send(text, this.hasOdds.input.checked)));
     this.#busy(false);
+  }
+
+  end() {
+    this.#life.abort();
+    this.stop();
   }
 
   stop() {

@@ -1,9 +1,11 @@
 // One conversation with one model. Two of them stand side by side in the chat. Invariant: what is
-// sent is what is shown, turn by turn; an answer that was stopped counts as far as it came.
+// sent is what is shown, turn by turn; an answer that was stopped counts as far as it came, and is
+// judged as such.
 
 import { request } from "./api.js";
 import { el, foreign, problem, put } from "./dom.js";
 import { eventsOf } from "./stream.js";
+import { thumbs } from "./thumbs.js";
 import { Answer } from "./tokens.js";
 import { number } from "./words.js";
 
@@ -13,7 +15,9 @@ export class ChatPane {
   #turns = []; // OpenAI's messages
   #stop = null;
 
-  constructor(name) {
+  /** `life` is that of the whole chat, which outlives a view. */
+  constructor(name, life) {
+    this.life = life;
     this.model = el("select", { "aria-label": `Model ${name}` });
     this.temperature = field("Temperature", { type: "number", min: 0, max: 2, step: 0.1, value: 0.8 });
     this.length = field("Most tokens", { type: "number", min: 1, step: 1, value: 200 });
@@ -55,26 +59,32 @@ export class ChatPane {
     const answer = new Answer();
     const at = performance.now();
     this.#turns.push({ role: "user", content: text });
-    this.list.append(turn("You", el("div", { class: "answer" }, foreign(text, 20_000))), turn("Model", answer.element));
+    const body = this.#body(hasLogprobs);
+    const told = turn("Model", answer.element);
+    this.list.append(turn("You", el("div", { class: "answer" }, foreign(text, 20_000))), told);
     put(this.state, "…");
+    let from = {};
     try {
-      await this.#read(answer, hasLogprobs, stop.signal, at);
+      await this.#read(answer, body, stop.signal, at, (chunk) => { from = chunk; });
     } catch (error) {
       put(this.state, stop.signal.aborted ? "stopped" : problem(error));
     }
     answer.end();
-    if (answer.content) this.#turns.push({ role: "assistant", content: answer.content });
-    else this.#turns.pop(); // nobody answered: the next turn does not follow on it
+    if (answer.content) {
+      this.#turns.push({ role: "assistant", content: answer.content });
+      told.append(thumbs({ model: body.model, messages: body.messages, answer: answer.content, model_id: from.system_fingerprint, answer_id: from.id }, this.life));
+    } else this.#turns.pop(); // nobody answered: the next turn does not follow on it
     if (this.#stop === stop) this.#stop = null;
   }
 
-  async #read(answer, hasLogprobs, signal, at) {
-    const reply = await this.#ask(this.#body(hasLogprobs), signal);
+  async #read(answer, body, signal, at, begun) {
+    const reply = await this.#ask(body, signal);
     let [first, reason, usage] = [null, "", null];
     for await (const { data } of eventsOf(reply.body)) {
       if (data === "[DONE]") break;
       const chunk = JSON.parse(data);
       if (chunk.error) throw chunk.error;
+      begun(chunk);
       const choice = chunk.choices?.[0];
       usage = chunk.usage ?? usage;
       if (!choice) continue;

@@ -2,7 +2,7 @@
 // A view. Invariant: a change is made only to the revision that was seen (`If-Match`).
 
 import { every, get, part, query, request } from "./api.js";
-import { confirmed, el, folded, foreign, isDone, pairs, problem, put, table } from "./dom.js";
+import { coded, confirmed, el, folded, foreign, isDone, pairs, problem, put, table } from "./dom.js";
 import { badge } from "./runs.js";
 import { ago, flat, number, plain, size } from "./words.js";
 
@@ -24,7 +24,7 @@ export function deploymentsView(main, life) {
     if (elements.length !== list.children.length || elements.some((each, at) => each !== list.children[at])) {
       put(list, elements);
     }
-    if (!elements.length) put(list, el("p", { class: "faint" }, "Nothing is served. `mulm serve demo` does it, or the form below."));
+    if (!elements.length) put(list, el("p", { class: "faint" }, coded("Nothing is served. `mulm serve demo` does it, or the form below.")));
   }
 
   function act(method, path, body, revision) {
@@ -100,18 +100,22 @@ function replicas(all) {
     each.device ? foreign(`${each.device} ${each.dtype}`, 80) : "–", number(each.running), number(each.waiting),
     each.kv_use == null ? "–" : `${number(100 * each.kv_use, 3)} %`, number(each.tokens_per_s, 3),
     each.memory_bytes ? size(each.memory_bytes) : "–",
-  ]), { empty: "No engine runs yet." });
+  ]), { empty: "No engine runs yet. The first one starts by itself." });
 }
 
 /** A form that serves a model under its own name, or under another. */
 function newOne(act, life) {
   const model = el("select", { required: true });
   const name = el("input", { placeholder: "its own", maxlength: 64 });
-  get(query("api/v1/models", { limit: 100 }), { signal: life }).then(({ data }) =>
-    put(model, data.map(({ id }) => el("option", { value: id }, id)))).catch(() => {}); // the list above says why
+  const said = el("div");
+  isDone(said, life, async () => {
+    const { data } = await get(query("api/v1/models", { limit: 100 }), { signal: life });
+    put(model, data.map(({ id }) => el("option", { value: id }, id)));
+    put(said, !data.length && el("p", { class: "faint" }, coded("No models yet. `mulm train examples/demo.yaml` makes one.")));
+  });
   return el("form", { class: "card", onsubmit: (event) => {
     event.preventDefault();
     act("POST", "", { model: model.value, ...(name.value.trim() ? { served_name: name.value.trim() } : {}) });
-  } }, el("h2", {}, "Serve a model"), el("div", { class: "fields" },
+  } }, el("h2", {}, "Serve a model"), said, el("div", { class: "fields" },
     el("label", {}, "Model", model), el("label", {}, "Name for clients", name), el("button", { type: "submit", class: "primary" }, "Serve it")));
 }

@@ -58,9 +58,14 @@ export function cut(text, limit) {
   return text.slice(0, isHalf ? limit - 1 : limit);
 }
 
+/** Words of our own, what stands between backticks as code. */
+export function coded(text) {
+  return text.split("`").map((piece, at) => at % 2 ? el("code", {}, piece) : piece);
+}
+
 /** A table in a box that scrolls by itself. `rows` are lists of cells; the first names the row. */
-export function table(name, heads, rows, { keys = [], empty = "Nothing yet." } = {}) {
-  if (!rows.length) return el("p", { class: "faint" }, empty);
+export function table(name, heads, rows, { keys = [], empty = "None yet." } = {}) {
+  if (!rows.length) return el("p", { class: "faint" }, coded(empty));
   const head = el("tr", {}, heads.map((text) => el("th", { scope: "col" }, text)));
   const body = rows.map((cells, at) =>
     el("tr", { "data-row": keys[at] }, cells.map((cell, n) =>

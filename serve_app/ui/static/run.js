@@ -1,5 +1,5 @@
-// One run, live: curves, progress, samples, what happened, the log, its config; pause, resume and
-// cancel. A view. Its numbers come from the run's events (`feed`), how it stands from the API.
+// One run, live: curves, progress, samples, what happened, the log, its config; pause, resume,
+// cancel and fork. A view. Its numbers come from the run's events (`feed`), how it stands from the API.
 
 import { every, get, part, request } from "./api.js";
 import { Chart } from "./chart.js";
@@ -107,7 +107,7 @@ class View {
     this.charts.draw(this.feed.sorted());
     this.samples.draw(this.feed.samples);
     this.drawProgress();
-    put(this.notes, el("ol", { class: "notes" }, this.feed.notes.slice(-60).reverse().map(({ kind, data, time }) =>
+    put(this.notes, !this.feed.notes.length && el("p", { class: "faint" }, "Nothing yet. It is told here as it happens."), el("ol", { class: "notes" }, this.feed.notes.slice(-60).reverse().map(({ kind, data, time }) =>
       el("li", {}, el("time", {}, clock(time)), " ", el("b", {}, kind), " ", foreign(words(kind, data))))));
     if (this.numbers.element.open) this.drawNumbers();
   }
@@ -130,13 +130,13 @@ class View {
       rows.length > ROWS_SHOWN && el("p", { class: "faint" }, `The last ${ROWS_SHOWN} of ${rows.length} steps.`),
       table("Numbers by step", ["step", ...names.map((name) => foreign(name, 40))],
         rows.slice(-ROWS_SHOWN).reverse().map((row) => [String(row.step), ...names.map((name) => name in row ? number(row[name]) : "")]),
-        { empty: "No numbers." }));
+        { empty: "None yet. A training tells them with its first steps." }));
   }
 
   loadLog() {
     return isDone(this.log.body, this.life, async () => {
       const reply = await request("GET", `${this.path}/logs?lines=${LOG_LINES}`, { signal: this.life });
-      const text = (await reply.text()).slice(-MOST_CHARS);
+      const text = (await reply.text()).slice(-MOST_CHARS) || "Nothing was printed yet.";
       put(this.log.body, el("pre", { tabindex: "0", "aria-label": "Log" }, foreign(text, MOST_CHARS, "span")));
     });
   }

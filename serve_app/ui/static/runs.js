@@ -1,45 +1,24 @@
 // The list of runs, by phase, newest first. A view. Runs that are ticked can be compared.
 
-import { every, pages, part } from "./api.js";
-import { el, foreign, problem, put, table } from "./dom.js";
+import { part } from "./api.js";
+import { el, foreign, table } from "./dom.js";
+import { choice, listed } from "./list.js";
 import { ago } from "./words.js";
 
 const POLL_MS = 3000;
 const PHASES = ["", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
-const PAGE = 50;
 
 export function runsView(main, life) {
   const chosen = new Set();
-  let phase = "";
-  let n = 1;
-  let shown = "";
   const box = el("div", { class: "card" });
   const compare = el("button", { type: "button", onclick: () => {
     location.hash = `#/compare/${[...chosen].map(part).join(",")}`;
   } });
-  const chips = el("div", { class: "chips", role: "group", "aria-label": "Phase" });
-  const drawChips = () => put(chips, PHASES.map((name) => el("button", {
-    type: "button", "data-key": `phase-${name}`, "aria-pressed": String(name === phase),
-    onclick: () => { phase = name; n = 1; drawChips(); load().catch(tell); },
-  }, name || "all")));
   const drawCompare = () => {
     compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
     compare.disabled = chosen.size < 2;
   };
-  const tell = (error) => { shown = ""; put(box, problem(error)); };
-
-  async function load() {
-    const asked = phase;
-    const { data: runs, hasMore } = await pages("api/v1/runs", { phase, limit: PAGE }, n, life);
-    if (asked !== phase) return;
-    const news = JSON.stringify([runs, hasMore, Math.floor(Date.now() / 60_000)]);
-    if (news === shown) return;
-    shown = news;
-    put(box, table("Runs", ["Run", "Compare", "Phase", "Kind", "Changed", "Id"], runs.map(row), {
-      keys: runs.map((run) => run.id),
-      empty: phase ? `No run is ${phase}.` : "No runs yet. Begin one with `mulm train examples/demo.yaml`.",
-    }), hasMore && el("button", { type: "button", "data-key": "more", onclick: () => { n += 1; load().catch(tell); } }, "Older ones"));
-  }
+  const phase = choice("Phase", PHASES, () => again());
 
   function row(run) {
     const tick = el("input", {
@@ -55,10 +34,15 @@ export function runsView(main, life) {
     ];
   }
 
-  drawChips();
   drawCompare();
-  main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Runs"), chips, compare), box);
-  every(POLL_MS, life, load, tell);
+  main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Runs"), phase.element, compare), box);
+  const again = listed(box, life, POLL_MS, "api/v1/runs", {
+    values: () => ({ phase: phase.value }),
+    draw: (runs) => table("Runs", ["Run", "Compare", "Phase", "Kind", "Changed", "Id"], runs.map(row), {
+      keys: runs.map((run) => run.id),
+      empty: phase.value ? `No run is ${phase.value}.` : "No runs yet. `mulm train examples/demo.yaml` begins one.",
+    }),
+  });
 }
 
 /** How a run stands, as a word with a colour. */

@@ -23,7 +23,7 @@ export function usageCard(life, named, nameOf) {
     put(box, table("Usage", ["Key", "Model", "Requests", "Tokens read", "Tokens written"], [...byKey].map(([id, sum]) => {
       const [key, model] = JSON.parse(id);
       return [foreign(nameOf(key), 64), foreign(model, 64), number(sum.requests), number(sum.read), number(sum.written)];
-    }), { empty: `Nothing in the last ${DAYS} days.` }),
+    }), { empty: `Nothing in the last ${DAYS} days. Whatever a key has a model answer is counted here.` }),
     byDay.size ? histogram("Tokens by day (UTC)", [...byDay].map(([name, sum]) => ({ name, count: sum.read + sum.written }))) : null);
   }
 

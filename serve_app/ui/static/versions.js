@@ -2,12 +2,12 @@
 // and from. Views. What is special to a kind is added by its own file.
 
 import { aliasesOf } from "./aliases.js";
-import { every, get, pages, part } from "./api.js";
-import { el, folded, foreign, isDone, pairs, problem, put, table } from "./dom.js";
+import { get, part } from "./api.js";
+import { el, folded, foreign, isDone, pairs, put, table } from "./dom.js";
+import { listed } from "./list.js";
 import { ago, clock, flat, number, plain, size } from "./words.js";
 
 const POLL_MS = 10_000;
-const PAGE = 50;
 const DEEPEST = 5;
 const KIND_OF_ROLE = { dataset: "datasets", tokenizer: "tokenizers" };
 
@@ -15,29 +15,24 @@ const KIND_OF_ROLE = { dataset: "datasets", tokenizer: "tokenizers" };
 export function versionsView(kind, title, hint) {
   return (main, life) => {
     const box = el("div", { class: "card" });
-    let n = 1;
-    let shown = "";
-    const tell = (error) => { shown = ""; put(box, problem(error)); };
-
-    async function load() {
-      const { data: found, hasMore } = await pages(`api/v1/${kind}`, { limit: PAGE }, n, life);
+    async function aliases(found) {
       const names = [...new Set(found.map(({ name }) => name))];
-      const aliases = new Map(await Promise.all(names.map(async (name) =>
-        [name, (await get(`api/v1/${kind}/${part(name)}/aliases`, { signal: life })).data])));
-      const news = JSON.stringify([found, [...aliases], hasMore, Math.floor(Date.now() / 60_000)]);
-      if (news === shown) return;
-      shown = news;
-      put(box, table(title, ["Version", "Aliases", "Made", "Id"], found.map((version) => [
+      return Promise.all(names.map(async (name) =>
+        [name, (await get(`api/v1/${kind}/${part(name)}/aliases`, { signal: life })).data]));
+    }
+
+    function draw(found, named) {
+      const words = new Map(named);
+      return table(title, ["Version", "Aliases", "Made", "Id"], found.map((version) => [
         el("a", { href: `#/${kind}/${part(version.id)}`, "data-key": version.id }, foreign(version.id, 90)),
-        chips(aliases.get(version.name).filter((alias) => alias.version === version.version).map(({ alias }) => alias)),
+        chips(words.get(version.name).filter((alias) => alias.version === version.version).map(({ alias }) => alias)),
         el("span", { class: "faint" }, ago(version.created_at)),
         el("code", {}, version.manifest_id),
-      ]), { empty: hint }),
-      hasMore && el("button", { type: "button", "data-key": "more", onclick: () => { n += 1; load().catch(tell); } }, "Older ones"));
+      ]), { empty: hint });
     }
 
     main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, title)), box);
-    every(POLL_MS, life, load, tell);
+    listed(box, life, POLL_MS, `api/v1/${kind}`, { more: aliases, draw });
   };
 }
 

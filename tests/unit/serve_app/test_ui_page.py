@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.ui.files import FILES, FOLDER, INDEX, PATHS, media_type
 
-MOST_BYTES = 100 << 10
+MOST_BYTES = 128 << 10
 SCRIPTS = sorted(FOLDER.glob("*.js"))
 SINKS = re.compile(
     r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|new Function|DOMParser"
