@@ -34,6 +34,7 @@ FILES = (
     "feed.js",
     "feedback.js",
     "icon.svg",
+    "key_fields.js",
     "keys.js",
     "list.js",
     "run.js",

@@ -5,7 +5,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from mulm.accounts import UsageRow
+from mulm.accounts import KeyLimits, UsageRow
 from mulm.ledger import Ledger
 
 
@@ -79,3 +79,43 @@ def test_what_keys_have_used(site, enter):
     expect(told).to_have_count(2)
     expect(page.locator(".bars li")).to_have_count(2)
     expect(page.locator(".bars li").filter(has_text="1,264")).to_be_visible()
+
+
+def test_a_key_is_made_with_limits_and_changed(site, enter):
+    page = enter("#/keys")
+    fresh = page.locator("form").filter(has_text="A new key")
+    fresh.get_by_label("Whose it is").fill("bob")
+    fresh.get_by_role("textbox", name="Models").fill("tiny, <b>other</b>")
+    fresh.get_by_label("Requests a minute").fill("5")
+    fresh.get_by_label("Tokens in all").fill("1000")
+    fresh.get_by_role("button", name="Make it").click()
+    expect(page.get_by_text("nothing is served as")).to_contain_text("'tiny'")
+    *_, made = site.ledger.valid_keys()
+    assert (made.models, made.expires_s) == (("tiny", "<b>other</b>"), None)
+    assert made.limits == KeyLimits(requests_per_minute=5, token_quota=1000)
+    row = page.get_by_role("row").filter(has_text="bob")
+    expect(row).to_contain_text("tiny, <b>other</b>")
+    expect(row).to_contain_text("requests a minute 5, tokens in all 1,000")
+    row.get_by_role("button", name="Change bob").click()
+    form = page.get_by_role("form", name="Change bob")
+    expect(form.get_by_label("Whose it is")).to_be_focused()
+    expect(form.get_by_label("Requests a minute")).to_have_value("5")
+    form.get_by_role("textbox", name="Models").fill("")
+    form.get_by_label("Valid").select_option("for a day from now")
+    form.get_by_label("Requests a minute").fill("")
+    form.get_by_label("Tokens a minute").fill("900")
+    form.get_by_label("At the same time").fill("2")
+    form.get_by_role("button", name="Change it").click()
+    expect(form).to_have_count(0)
+    expect(row.get_by_role("button", name="Change bob")).to_be_focused()
+    changed = site.ledger.key(made.id)
+    assert (changed.name, changed.models) == ("bob", ())
+    assert changed.expires_s == pytest.approx(time.time() + 86_400, abs=60)
+    limits = {"tokens_per_minute": 900, "max_concurrent": 2, "token_quota": 1000}
+    assert changed.limits == KeyLimits(**limits)
+    row.get_by_role("button", name="Change bob").click()
+    form.get_by_label("Whose it is").fill("robert")
+    form.get_by_role("button", name="Change it").click()
+    expect(page.get_by_role("row").filter(has_text="robert")).to_be_visible()
+    renamed = site.ledger.key(made.id)
+    assert (renamed.expires_s, renamed.limits) == (changed.expires_s, changed.limits)

@@ -3,13 +3,12 @@
 
 import { every, pages, part, request } from "./api.js";
 import { confirmed, el, foreign, isDone, problem, put, table } from "./dom.js";
+import { keyFields, limitWords } from "./key_fields.js";
 import { usageCard } from "./usage.js";
 import { clock } from "./words.js";
 
 const POLL_MS = 10_000;
 const MOST_PAGES = 50;
-const DAY_S = 86_400;
-const LIVES = [["for ever", ""], ["for a day", DAY_S], ["for 30 days", 30 * DAY_S], ["for a year", 365 * DAY_S]];
 
 export function keysView(main, life) {
   const box = el("div", { class: "card" });
@@ -19,15 +18,15 @@ export function keysView(main, life) {
   const said = el("div", { "aria-live": "polite" });
   const name = el("input", { required: true, maxlength: 64, placeholder: "a friend", autocomplete: "off" });
   const scope = el("select", {}, el("option", { value: "inference" }, "ask models"), el("option", { value: "all" }, "do everything"));
-  const lasts = el("select", {}, LIVES.map(([words, value]) => el("option", { value }, words)));
+  const fields = keyFields();
   const form = el("form", { class: "card", onsubmit: (event) => {
     event.preventDefault();
-    const body = { name: name.value.trim(), scope: scope.value };
-    act("POST", "api/v1/keys", lasts.value ? { ...body, expires_in_s: Number(lasts.value) } : body)
+    act("POST", "api/v1/keys", { name: name.value.trim(), scope: scope.value, ...fields.values() })
       .then((isMade) => isMade && (name.value = ""));
   } }, el("h2", {}, "A new key"), el("div", { class: "fields" },
-    el("label", {}, "Whose it is", name), el("label", {}, "May", scope), el("label", {}, "Valid", lasts),
+    el("label", {}, "Whose it is", name), el("label", {}, "May", scope), fields.elements,
     el("button", { type: "submit", class: "primary" }, "Make it")));
+  const changing = el("div");
 
   async function load() {
     const { data: keys } = await pages("api/v1/keys", { limit: 100 }, MOST_PAGES, life);
@@ -36,15 +35,16 @@ export function keysView(main, life) {
     const news = JSON.stringify(keys);
     if (box.dataset.news === news) return;
     box.dataset.news = news;
-    put(box, table("Keys", ["Name", "May", "Models", "Made", "Ends", "Id", "Change"], keys.map(row)));
+    put(box, table("Keys", ["Name", "May", "Models", "Limits", "Made", "Ends", "Id", "Change"], keys.map(row)));
   }
 
   function row(key) {
     return [
       foreign(key.name, 64), key.scope === "all" ? "do everything" : "ask models",
-      key.models?.length ? foreign(key.models.join(", ")) : "all", clock(key.created_at),
+      key.models.length ? foreign(key.models.join(", ")) : "all", limitWords(key.limits), clock(key.created_at),
       key.expires_at ? clock(key.expires_at) : "never", el("code", {}, key.id),
       el("span", { class: "acts" },
+        el("button", { type: "button", "aria-label": `Change ${key.name}`, "data-key": `change-${key.id}`, onclick: () => change(key) }, "Change"),
         confirmed("New secret", "Replace it?", () => act("POST", `api/v1/keys/${part(key.id)}/rotate`, {}),
           { "aria-label": `New secret for ${key.name}`, "data-key": `rotate-${key.id}` }),
         confirmed("Revoke", "Really revoke?", () => act("DELETE", `api/v1/keys/${part(key.id)}`),
@@ -52,16 +52,35 @@ export function keysView(main, life) {
     ];
   }
 
+  /** A form with what a key may use now. */
+  function change(key) {
+    const name = el("input", { required: true, maxlength: 64, value: key.name, autocomplete: "off" });
+    const fields = keyFields(key);
+    const leave = () => {
+      put(changing);
+      box.querySelector(`[data-key="change-${key.id}"]`)?.focus();
+    };
+    put(changing, el("form", { class: "card", "aria-label": `Change ${key.name}`, onsubmit: (event) => {
+      event.preventDefault();
+      act("PATCH", `api/v1/keys/${part(key.id)}`, { ...(name.value.trim() === key.name ? {} : { name: name.value.trim() }), ...fields.values() })
+        .then((isMade) => isMade && leave());
+    } }, el("h2", {}, "Change ", foreign(key.name, 64)), el("div", { class: "fields" },
+      el("label", {}, "Whose it is", name), fields.elements, el("button", { type: "submit", class: "primary" }, "Change it"),
+      el("button", { type: "button", onclick: leave }, "Leave it"))));
+    name.focus();
+  }
+
   function act(method, path, body) {
     put(said);
     return isDone(said, life, async () => {
       const reply = await request(method, path, { body });
-      if (reply.status !== 204) put(said, once(await reply.json(), () => put(said)));
+      const told = reply.status === 204 ? {} : await reply.json();
+      put(said, told.key && once(told, () => put(said)), told.hint && el("p", { class: "faint" }, foreign(told.hint)));
       await load();
     });
   }
 
-  main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Keys")), said, box, usageCard(life, named, (id) => names.get(id) ?? id), form);
+  main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Keys"), el("a", { href: "#/audit" }, "who has changed what")), said, box, changing, usageCard(life, named, (id) => names.get(id) ?? id), form);
   every(POLL_MS, life, load, (error) => put(said, problem(error)));
 }
 
