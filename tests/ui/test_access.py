@@ -8,6 +8,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from mulm.records import Answered
+
 KEY = "mulm_sk_" + "k" * 43
 RUN = "run_0123456789ab"
 PLACES = (
@@ -20,6 +22,8 @@ PLACES = (
     "#/datasets/made@1",
     "#/deployments",
     "#/keys",
+    "#/feedback",
+    "#/audit",
 )
 
 
@@ -30,6 +34,12 @@ def full(site, made):
     site.ledger.set_alias("model", "tiny", "live", 1)
     spec = {"args": {"model": "tiny@1", "served_name": "pet"}}
     site.ledger.set_deployment("pet", spec, "serve tiny@1")
+    asked = ({"role": "user", "content": "Who are you?"},)
+    site.ledger.give_feedback("fb_1", "key_1", Answered("tiny", asked, "x" * 500), "down", "why")
+    site.ledger.add_audit("key_000000000001", "req_1", "PUT", "/x", "x" * 200, "200")
+    site.ledger.create_run("run_measured", "evaluate", {"model": "tiny@2"})
+    measured = {"bits_per_byte": 2.0, "xz_bits_per_byte": 3.0}
+    site.ledger.set_phase("run_measured", "succeeded", result=measured)
     site.step(site.run("run_000000000001", name="other", seed=3), *range(1, 30))
     run = site.run(name="a-name-" + "x" * 100)
     site.step(run, *range(1, 80))
@@ -56,12 +66,16 @@ def settled(page, place: str) -> None:
         page.get_by_label("Message").fill("Hello")
         page.get_by_label("Message").press("Enter")
         expect(page.locator(".model .answer").first).to_have_text("Hello there")
+        page.get_by_role("button", name="Bad answer").first.click()
+        expect(page.get_by_label("Why").first).to_be_visible()
     elif "datasets" in place:
         expect(page.locator(".document")).to_have_count(4)
     elif "@" in place:
-        expect(page.get_by_role("heading", name="Made from")).to_be_visible()
+        expect(page.get_by_role("table", name="Evaluations")).to_be_visible()
     else:
         expect(page.get_by_role("table").first).to_be_visible()
+    if place == "#/keys":
+        page.get_by_role("button", name="Change friend").click()
     page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
     if "datasets" in place:
         expect(page.locator(".bars li").first).to_be_visible()

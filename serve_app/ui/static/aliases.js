@@ -4,6 +4,7 @@
 
 import { get, part, query, request } from "./api.js";
 import { el, foreign, isDone, put } from "./dom.js";
+import { promotion } from "./promotion.js";
 import { ago } from "./words.js";
 
 const HISTORY_SHOWN = 6;
@@ -60,5 +61,6 @@ export function aliasesOf(kind, version, life, changed) {
   }
 
   isDone(said, life, load);
-  return el("section", { class: "card" }, el("h2", {}, "Aliases of ", foreign(version.name, 60)), list, said, form);
+  return el("section", { class: "card" }, el("h2", {}, "Aliases of ", foreign(version.name, 60)), list, said, form,
+    kind === "models" && promotion(version, life, async () => { await changed(); await again(); }));
 }

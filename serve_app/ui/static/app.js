@@ -9,6 +9,7 @@ import { connection } from "./connection.js";
 import { datasetCards } from "./datasets.js";
 import { deploymentsView } from "./deployments.js";
 import { el, put, titled } from "./dom.js";
+import { modelCards } from "./evaluations.js";
 import { feedbackView } from "./feedback.js";
 import { keysView } from "./keys.js";
 import { runView } from "./run.js";
@@ -29,7 +30,7 @@ const VIEWS = {
   models: {
     title: "Models",
     open: versionsView("models", "Models", "No models yet. `mulm train examples/demo.yaml` makes one."),
-    one: versionView("models"),
+    one: versionView("models", modelCards),
   },
   tokenizers: {
     title: "Tokenizers", isHidden: true,
