@@ -34,6 +34,7 @@ FILES = (
     "evaluations.js",
     "feed.js",
     "feedback.js",
+    "fork.js",
     "icon.svg",
     "key_fields.js",
     "keys.js",

@@ -185,3 +185,32 @@ def test_several_runs_in_one_chart(site, enter, wait_until):
 def test_no_such_run(site, enter):
     page = enter("#/runs/run_nothing", expected=("the server responded with a status of 404",))
     expect(page.get_by_role("main").get_by_role("alert").first).to_contain_text("run_nothing")
+
+
+def test_a_run_is_forked_with_changed_settings(site, enter):
+    site.versions()
+    run = site.run(seed=17)
+    config = site.ledger.run(run).config
+    page = enter(f"#/runs/{run}", expected=("status of 400",))
+    page.get_by_text("Fork", exact=True).click()
+    setting, value = page.get_by_label("Setting"), page.get_by_label("Value")
+    expect(value).to_have_value("17")
+    value.fill("much")
+    page.get_by_role("button", name="Start it").click()
+    expect(page.get_by_role("main").get_by_role("alert")).to_contain_text("seed")
+    value.fill("18")
+    page.get_by_role("button", name="Another setting").click()
+    setting.last.select_option("precision")
+    expect(value.last).to_have_value(config["precision"])
+    setting.last.select_option("name")
+    value.last.fill("<b>child</b>")
+    page.get_by_role("button", name="Start it").click()
+    expect(page.get_by_role("main").get_by_role("alert")).to_contain_text("<b>child</b>")
+    value.last.fill("child")
+    page.get_by_role("button", name="Start it").click()
+    expect(page.get_by_role("heading", name="child", level=1)).to_be_visible()
+    [child] = [each for each in site.ledger.runs() if each.id != run]
+    assert child.config == config | {"seed": 18, "name": "child"}
+    page.get_by_text("Fork", exact=True).click()
+    page.get_by_role("button", name="Start it").click()
+    expect(page.get_by_text("That is this very run")).to_be_visible()

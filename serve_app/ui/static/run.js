@@ -5,6 +5,7 @@ import { every, get, part, request } from "./api.js";
 import { Chart } from "./chart.js";
 import { confirmed, el, folded, foreign, isDone, pairs, problem, put, table, titled } from "./dom.js";
 import { RunFeed } from "./feed.js";
+import { forking } from "./fork.js";
 import { badge } from "./runs.js";
 import { ago, clock, duration, flat, number, plain } from "./words.js";
 
@@ -42,12 +43,13 @@ class View {
     this.numbers = folded("Numbers", () => this.drawNumbers());
     this.log = folded("Log", () => this.loadLog());
     this.config = folded("Config");
+    this.fork = forking(this.path, life);
     main.append(
       el("div", { class: "head" }, this.title, this.standing, this.acts), this.said, this.bar,
       this.charts.element, this.samples.element,
       el("div", { class: "columns" }, el("section", { class: "card" }, el("h2", {}, "What happened"), this.notes),
         el("section", { class: "card" }, el("h2", {}, "Facts"), this.facts)),
-      this.numbers.element, this.log.element, this.config.element,
+      this.numbers.element, this.log.element, this.config.element, this.fork.element,
     );
   }
 
@@ -86,6 +88,7 @@ class View {
       ...flat(run.result ?? {}).map(([name, value]) => [name, typeof value === "number" ? number(value) : plain(value)]),
     ]));
     put(this.config.body, pairs(flat(run.config).map(([name, value]) => [name, plain(value)])));
+    this.fork.draw(run);
     this.drawProgress();
   }
 
