@@ -20,7 +20,7 @@ def test_who_has_changed_what_of_all_and_of_one(site, enter):
     expect(rows).to_have_count(2)
     for _ in range(60):
         site.ledger.add_audit("key_000000000001", "req_1", "PUT", "/x", "more", "200")
-    expect(rows).to_have_count(50)
+    expect(rows).to_have_count(50, timeout=15_000)
     page.get_by_role("button", name="Older ones").click()
     expect(rows).to_have_count(62)
     assert page.locator("main img").count() == 0

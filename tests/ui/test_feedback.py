@@ -102,7 +102,7 @@ def test_what_was_said_is_listed_as_the_text_that_it_is(site, enter, text):
     rows.nth(1).locator("summary").click()
     expect(rows.nth(1).locator(".turns .answer").last).to_contain_text(text[:100])
     site.ledger.give_feedback("fb_3", "key_1", Answered("tiny", (asked,), "later"), "down")
-    expect(rows.nth(0)).to_contain_text("later")
+    expect(rows.nth(0)).to_contain_text("later", timeout=15_000)
     expect(rows.nth(2).locator(".turns")).to_be_visible()
     page.get_by_role("button", name="up").click()
     expect(rows).to_have_count(1)

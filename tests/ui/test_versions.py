@@ -90,15 +90,17 @@ def test_a_model_is_measured_and_its_measures_are_seen(stocked, enter):
     page.get_by_role("button", name="Measure it").click()
     expect(page.get_by_role("main").get_by_role("alert")).to_contain_text("nonsense")
     page.get_by_label("Suites").fill("bits_per_byte, blimp")
+    page.get_by_label("Held-out text of").fill("text")
     page.get_by_label("Items at most").fill("2")
     page.get_by_role("button", name="Measure it").click()
     link = page.get_by_text("It is being measured").get_by_role("link")
     run = stocked.ledger.run(link.inner_text())
     assert (run.kind, run.config["model"], run.config["limit"]) == ("evaluate", "tiny@1", 2)
     assert run.config["suites"] == ["bits_per_byte", "blimp"]
+    assert run.config["dataset"] == "text@1"
     measured(stocked, "tiny@1", 2.031)
     row = page.get_by_role("table", name="Evaluations").locator("tbody tr")
-    expect(row).to_contain_text("2.0313<b>blimp</b> acc 0.5821 (0.52 to 0.64)")
+    expect(row).to_contain_text("2.0313<b>blimp</b> acc 0.5821 (0.52 to 0.64)", timeout=15_000)
     row.get_by_role("link").click()
     expect(page.get_by_role("heading", level=1)).to_be_focused()
 

@@ -5,7 +5,7 @@ import { el, foreign, put, table } from "./dom.js";
 import { listed } from "./list.js";
 import { clock } from "./words.js";
 
-const POLL_MS = 5000;
+const POLL_MS = 3000;
 const MOST_PAGES = 50;
 
 export function auditView(main, life) {

@@ -6,7 +6,7 @@ import { el, foreign, isDone, put, table } from "./dom.js";
 import { listed } from "./list.js";
 import { clock, number } from "./words.js";
 
-const POLL_MS = 5000;
+const POLL_MS = 3000;
 
 /** Cards for a model version. */
 export function modelCards({ id }, life) {
@@ -14,17 +14,21 @@ export function modelCards({ id }, life) {
   const list = el("div", { class: "grid" });
   const suites = el("input", { value: "bits_per_byte", required: true, maxlength: 200, spellcheck: "false" });
   const most = el("input", { type: "number", min: 1, step: 1, placeholder: "all" });
+  const text = el("input", { placeholder: "its own dataset", maxlength: 128, spellcheck: "false" });
   const form = el("form", { class: "fields", onsubmit: (event) => {
     event.preventDefault();
     put(said);
     isDone(said, life, async () => {
-      const body = { model: id, suites: suites.value.split(/[\s,]+/).filter(Boolean), ...(most.value ? { limit: most.valueAsNumber } : {}) };
+      const body = {
+        model: id, suites: suites.value.split(/[\s,]+/).filter(Boolean),
+        ...(text.value.trim() ? { dataset: text.value.trim() } : {}), ...(most.value ? { limit: most.valueAsNumber } : {}),
+      };
       const reply = await request("POST", "api/v1/evaluations", { body });
       const run = await reply.json();
       put(said, el("p", {}, reply.status === 200 ? "This was measured before: " : "It is being measured: ", linkTo(run.id), "."));
       await again();
     });
-  } }, el("label", {}, "Suites", suites), el("label", {}, "Items at most", most), el("button", { type: "submit" }, "Measure it"));
+  } }, el("label", {}, "Suites", suites), el("label", {}, "Held-out text of", text), el("label", {}, "Items at most", most), el("button", { type: "submit" }, "Measure it"));
   const again = listed(list, life, POLL_MS, query("api/v1/evaluations", { model: id }), {
     draw: (found) => table("Evaluations", ["Run", "When", "Bits per byte", "xz -9e", "Suites"], found.map(row), {
       empty: `None yet. The form below measures it, or \`mulm eval ${id}\`.`,

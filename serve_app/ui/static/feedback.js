@@ -4,7 +4,7 @@ import { cut, el, folded, foreign, put, table } from "./dom.js";
 import { choice, listed } from "./list.js";
 import { ago } from "./words.js";
 
-const POLL_MS = 5000;
+const POLL_MS = 3000;
 const SHOWN = 160;
 
 export function feedbackView(main, life) {

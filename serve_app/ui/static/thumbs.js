@@ -40,5 +40,5 @@ export function thumbs(answered, life) {
     put(said, why.value.trim() ? "Noted, with why." : "Noted.");
   }
 
-  return el("div", { class: "thumbs", role: "group", "aria-label": "What you think of this answer" }, buttons.up, buttons.down, form, said);
+  return el("div", { class: "thumbs", role: "group", "aria-label": "Your verdict" }, buttons.up, buttons.down, form, said);
 }
