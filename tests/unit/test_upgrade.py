@@ -20,6 +20,7 @@ from mulm.errors import ConfigError
 from mulm.ledger import Ledger
 from mulm.ledger_schema import VERSION, migration, open_database
 from mulm.model.checkpoint import newest_checkpoint
+from mulm.records import Claim
 from mulm.refs import Ref
 from mulm.store import Store
 
@@ -67,7 +68,7 @@ def add_one_of_each(facts: Ledger) -> None:
     facts.add_key("key_new", "9" * 64, "new", "inference")
     facts.add_file("file_new", "b.jsonl", "batch", 1, "8" * 64)
     facts.set_deployment("other", {"model": "books@1"}, "serve books@1")
-    assert facts.claim_answer("key_new", "k", "d", "mine", 10.0) is None
+    assert facts.claim_answer(Claim("key_new", "k", "mine"), "d", 10.0) is None
     before = facts.last_happening()
     facts.set_phase("run_cut", "failed", error={"code": "job_failed"})
     assert [h.subject for h in facts.happenings(before)] == ["run_cut"]

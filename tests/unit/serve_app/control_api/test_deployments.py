@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, wait
-
 import pytest
 
 from mulm.engine.stats import EngineStats
@@ -269,25 +267,43 @@ def test_a_change_that_is_written_is_acknowledged_while_serve_is_away(api, look,
 
 
 def test_two_who_take_a_name_at_once_do_not_both_get_it(api, ledger, fits, monkeypatch):
-    look, begun = ledger.deployments, []
+    """However many servers there are: the ledger decides, in one transaction."""
+    look, others = ledger.deployments, []
 
     def take(name):
         body = {"model": "tiny@1", "adapters": {"beside": "tiny@2"}}
-        return api.call("PUT", f"{URL}/{name}", json=body).status_code
+        return api.call("PUT", f"{URL}/{name}", json=body)
 
-    with ThreadPoolExecutor(1) as pool:
+    def looked():
+        found = look()
+        if not others:  # the other one comes between the look and the writing
+            others.append(None)
+            others[0] = take("two")
+        return found
 
-        def looked():
-            found = look()
-            # The other one comes between the look and the writing, if he can.
-            if not begun and api.app.state.control.naming.locked():
-                begun.append(pool.submit(take, "two"))
-                wait(begun, 1.0)
-            return found
+    monkeypatch.setattr(ledger, "deployments", looked)
+    one = take("one")
+    assert others[0].status_code == 202
+    assert one.status_code == 409
+    assert "'beside' is served by the deployment 'two'" in one.json()["detail"]
+    assert [each.name for each in look()] == ["two"]
 
-        monkeypatch.setattr(ledger, "deployments", looked)
-        assert take("one") == 202
-        assert begun[0].result() == 409
+
+def test_what_changes_beside_it_all_the_time_is_not_looked_at_for_ever(
+    api, ledger, fits, monkeypatch
+):
+    look, numbers = ledger.deployments, iter(range(1000))
+
+    def looked():
+        found = look()
+        spec = {"args": {"model": "tiny@1", "served_name": f"s{next(numbers)}"}}
+        ledger.set_deployment(spec["args"]["served_name"], spec, "test")
+        return found
+
+    monkeypatch.setattr(ledger, "deployments", looked)
+    told = api.refused("PUT", f"{URL}/one", 409, json={"model": "tiny@1"})
+    assert "all the time" in told["detail"]
+    assert next(numbers) < 30
 
 
 def test_settings_that_do_not_fit_the_canary_are_refused(api, ledger, store):
