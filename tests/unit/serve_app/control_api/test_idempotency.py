@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from mulm.errors import NotRunningError
+from mulm.testing import tiny_dataset
 from serve_app.auth import digest_of
 from serve_app.control_api import idempotency
 from serve_app.control_api.idempotency import REPLAYED
@@ -228,6 +229,56 @@ def test_what_was_made_and_removed_since_is_not_made_again(api, ledger, creates,
     reply = send(api, path, **request)
     assert reply.status_code == 409
     assert made in reply.json()["error"]["message"]
+
+
+def test_a_run_that_is_finished_by_the_next_is_the_same_whatever_its_names_mean_by_then(
+    api, ledger, store, jobs, versions, monkeypatch
+):
+    with monkeypatch.context() as dying:
+        end(dying, ledger, "keep_answer")
+        send(api, RUNS, json=TRAIN)
+    other = tiny_dataset(store, n_train=2048, vocab_size=320)
+    assert ledger.publish("dataset", "text", other.id).number == 2
+    again = send(api, RUNS, json=TRAIN)
+    assert [run.id for run in ledger.runs()] == [again.json()["id"]]
+    assert ledger.runs()[0].config["dataset"] == "text@1"
+
+
+def test_a_key_that_was_revoked_since_does_not_come_back(api, ledger, monkeypatch):
+    before = {key.id for key in ledger.valid_keys()}
+    with monkeypatch.context() as dying:
+        end(dying, ledger, "keep_answer")
+        send(api, KEYS, json={"name": "friend"})
+    [made] = {key.id for key in ledger.valid_keys()} - before
+    ledger.remove_key(made)
+    assert (
+        made
+        in api.refused(
+            "POST", KEYS, 409, json={"name": "friend"}, headers={"idempotency-key": "k-1"}
+        )["detail"]
+    )
+    assert {key.id for key in ledger.valid_keys()} == before
+
+
+def test_whoever_was_too_slow_shows_no_secret_that_is_not_valid(api, ledger, monkeypatch):
+    """The first stands still until its claim has lapsed; the second does the work."""
+    issue, second = ledger.add_key, []
+
+    def stand_still(*arguments: Any, **options: Any) -> Any:
+        if not second:
+            second.append(None)
+            monkeypatch.setattr(idempotency, "LEASE_S", 120.0)
+            second[0] = send(api, KEYS, json={"name": "friend"}).json()
+        return issue(*arguments, **options)
+
+    before = {key.id for key in ledger.valid_keys()}
+    monkeypatch.setattr(ledger, "add_key", stand_still)
+    monkeypatch.setattr(idempotency, "LEASE_S", 0.0)
+    headers = {"idempotency-key": "k-1"}
+    problem = api.refused("POST", KEYS, 504, json={"name": "friend"}, headers=headers)
+    assert "taken over" in problem["detail"]
+    assert {key.id for key in ledger.valid_keys()} - before == {second[0]["id"]}
+    assert api.call("GET", "/v1/models", key=second[0]["key"]).status_code == 200
 
 
 def end(dying: Any, of: Any, name: str, ledger: Any = None) -> None:
