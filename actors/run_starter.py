@@ -26,6 +26,7 @@ from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.model.exchange_config import ImportConfig
+from mulm.records import Claim
 from mulm.runs.continued import continued_config
 from mulm.runs.identity import IDENTITIES, pinned, run_id_of
 from mulm.runs.kinds import SCHEMAS
@@ -68,8 +69,13 @@ class RunStarter:
         self._home, self._facts, self._store, self._jobs = home, facts, store, jobs
         self._source_urls = tuple(source_urls)
 
-    def start(self, kind: str, values: Mapping[str, Any]) -> Started:
+    def start(self, kind: str, values: Mapping[str, Any], claim: Claim | None = None) -> Started:
         """Begin a run, unless it was done or is under way.
+
+        Args:
+            kind: Of the run.
+            values: Its config.
+            claim: Under which the run is noted.
 
         Raises:
             ConfigError, UnknownNameError: the config does not fit, or names files of this machine.
@@ -88,7 +94,19 @@ class RunStarter:
             raise ConflictError(
                 f"{run_id} is this run, and was cancelled", hint="another seed is another run"
             )
-        self._submit(run_id, kind, config)
+        self._submit(run_id, kind, config, claim)
+        return Started(run_id, is_begun=True)
+
+    def start_again(self, run_id: str) -> Started:
+        """Begin a run that was noted, where nobody knows whether its job has begun.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        run = self._facts.run(run_id)
+        if run.phase in ("succeeded", "cancelled"):
+            return Started(run_id, is_begun=False)
+        self._submit(run_id, run.kind, load_config(SCHEMAS[run.kind], run.config))
         return Started(run_id, is_begun=True)
 
     def go_on(
@@ -120,9 +138,9 @@ class RunStarter:
             )
         self._submit(run.id, run.kind, config)
 
-    def _submit(self, run_id: str, kind: str, config: Frozen) -> None:
+    def _submit(self, run_id: str, kind: str, config: Frozen, claim: Claim | None = None) -> None:
         # What is answered is there, whatever happens.
-        self._facts.create_run(run_id, kind, config.model_dump(mode="json"))
+        self._facts.create_run(run_id, kind, config.model_dump(mode="json"), claim)
         submit(self._home, self._jobs, kind, config, run_id, self._home.run(run_id))
 
 

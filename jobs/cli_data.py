@@ -9,12 +9,19 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from jobs.cli_complete import names_of
 from jobs.cli_data_look import LOOKS, open_shelf
-from jobs.cli_remote import chosen_server, show_elsewhere, versions_of, with_server
+from jobs.cli_remote import (
+    chosen_server,
+    open_remote,
+    show_elsewhere,
+    versions_of,
+    with_server,
+)
 from jobs.cli_verbs import (
     Verbs,
     open_journey,
@@ -25,6 +32,7 @@ from jobs.cli_verbs import (
     with_json,
     with_overrides,
 )
+from mulm.config import load_config
 from mulm.errors import ConfigError, CorruptError
 
 
@@ -40,19 +48,41 @@ for look in LOOKS:
 @data.command("build")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @with_overrides
+@with_server
 @with_json
 def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Clean, split and tokenize the texts that RECIPE (a YAML file) names.
 
+    At a server elsewhere (--url) files of this machine are uploaded first; Ctrl-C then ends the
+    watching only.
+
     \b
     Example:  mulm data build examples/sample.yaml
               mulm data build examples/sample.yaml --set tokenizer.vocab_size=2048
+              mulm data build notes.yaml --url http://10.0.0.5:8000 --key @~/its_key
     """
-    with open_journey() as journey:
-        result = journey.build_dataset(recipe, overrides)
+    found = _built_elsewhere(recipe, overrides)
+    if found is None:
+        with open_journey() as journey:
+            found = journey.build_dataset(recipe, overrides)
+    result = found
     print_result(
         result, as_json, "{dataset}: {train_tokens} training tokens from {documents} documents"
     )
+
+
+def _built_elsewhere(path: Path, overrides: tuple[str, ...]) -> dict[str, Any] | None:
+    """By the chosen server, of files that are sent to it; None for this machine."""
+    from jobs.recipe_upload import uploaded
+    from jobs.remote_follow import start_and_follow
+    from mulm.data.recipe import Recipe
+
+    with open_remote() as remote:
+        if remote is None:
+            return None
+        progress = shown_progress()
+        recipe = uploaded(load_config(Recipe, path, overrides), remote, progress.note)
+        return start_and_follow(remote, "prepare", recipe, progress)
 
 
 @data.command("ls")

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,6 +118,17 @@ class Remote:
         What is not repeatable is sent again only where it was never received.
         """
         return self._send("POST", path, json=body, is_repeatable=is_repeatable)
+
+    def upload(self, path: Path, purpose: str, key: str) -> Any:
+        """Send a file to `/v1/files`; with the same idempotency key it is kept once.
+
+        Raises as `get`, and OSError where it cannot be read.
+        """
+        with path.open("rb") as file:
+            return self._send(
+                "POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, file)},
+                headers={"Idempotency-Key": key},
+            ).json()  # fmt: skip
 
     def put(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
         """Send JSON that takes the place of what is there; raises as `get`."""

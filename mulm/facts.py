@@ -15,6 +15,7 @@ from mulm.manifest import Kind
 from mulm.records import (
     Alias,
     Answered,
+    Claim,
     Deployment,
     Event,
     Feedback,
@@ -69,8 +70,13 @@ class Facts(Protocol):
     def all_aliases(self, kind: Kind | None = None) -> list[Alias]:
         """Every alias, by kind, name and alias."""
 
-    def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
-        """Note a run as queued; a run of that id is returned as it is."""
+    def create_run(
+        self, run_id: str, kind: str, config: Mapping[str, Any], claim: Claim | None = None
+    ) -> Run:
+        """Note a run as queued; a run of that id is returned as it is.
+
+        Raises DeadlineError where the claim has passed to another one.
+        """
 
     def set_config(self, run_id: str, config: Mapping[str, Any]) -> None:
         """Note with what a run goes on, where that may change. Raises NotFoundError."""
@@ -124,14 +130,24 @@ class Facts(Protocol):
         spec: Mapping[str, Any] | None,
         reason: str,
         only_from: int | None = None,
-    ) -> int:
+        beside: Mapping[str, int] | None = None,
+        claim: Claim | None = None,
+    ) -> int | None:
         """Note what is to be served under a name from now on, None for nothing, and why.
 
-        Returns:
-            The new revision.
+        Args:
+            name: Of the deployment.
+            spec: Its settings.
+            reason: In a few words.
+            only_from: The revision that it must be at, 0 where nothing may be served.
+            beside: All other deployments by name, at the revisions that they must be at.
+            claim: Under which this is made.
 
-        Raises NotFoundError where nothing was served and nothing shall be, and ConflictError where
-        it is not at the revision `only_from`, 0 for a name under which nothing is served.
+        Returns:
+            The new revision; None where what stands beside it is otherwise, and nothing was noted.
+
+        Raises NotFoundError where nothing was served and nothing shall be, ConflictError where it
+        is not at the revision `only_from`, and DeadlineError where the claim has passed on.
         """
 
     def deployments(self) -> list[Deployment]:
@@ -152,8 +168,12 @@ class Facts(Protocol):
         models: tuple[str, ...] = (),
         expires_s: float | None = None,
         limits: KeyLimits | None = None,
+        claim: Claim | None = None,
     ) -> Key:
-        """Note an API key by the digest of its secret. Raises ConflictError."""
+        """Note an API key by the digest of its secret.
+
+        Raises ConflictError, and DeadlineError where the claim has passed to another one.
+        """
 
     def replace_key(self, key_id: str, digest: str, name: str) -> None:
         """Note a key for everything; every other key of that name is not valid any more.
@@ -164,10 +184,13 @@ class Facts(Protocol):
     def change_key(self, key: Key) -> None:
         """Note a key's name, scope, models, end and limits. Raises NotFoundError."""
 
-    def rotate_key(self, key_id: str, digest: str, overlap_s: float) -> None:
+    def rotate_key(
+        self, key_id: str, digest: str, overlap_s: float, claim: Claim | None = None
+    ) -> None:
         """Give a key another secret; those before it end after `overlap_s` seconds.
 
-        Raises NotFoundError, and ConflictError for a secret that was revoked.
+        Raises NotFoundError, ConflictError for a secret that was revoked, and DeadlineError where
+        the claim has passed to another one.
         """
 
     def valid_keys(self) -> list[Key]:
@@ -235,9 +258,18 @@ class Facts(Protocol):
         """
 
     def add_file(
-        self, file_id: str, name: str, purpose: str, size_bytes: int, sha256: str
+        self,
+        file_id: str,
+        name: str,
+        purpose: str,
+        size_bytes: int,
+        sha256: str,
+        claim: Claim | None = None,
     ) -> UserFile:
-        """Note a file whose bytes are stored; a file of that id is returned as it is."""
+        """Note a file whose bytes are stored; a file of that id is returned as it is.
+
+        Raises DeadlineError where the claim has passed to another one.
+        """
 
     def file(self, file_id: str) -> UserFile:
         """Raises NotFoundError."""
@@ -257,25 +289,18 @@ class Facts(Protocol):
     def remove_file(self, file_id: str) -> None:
         """Forget a file. Raises NotFoundError."""
 
-    def claim_answer(
-        self, key_id: str, key: str, digest: str, claim: str, lease_s: float
-    ) -> KeptAnswer | None:
+    def claim_answer(self, claim: Claim, digest: str, lease_s: float) -> KeptAnswer | None:
         """Claim the work on a request of an API key with an idempotency key.
 
-        Returns None to whoever may begin, with `claim` as its mark, for `lease_s` at most; else
-        what was answered before, or that another one works on it.
+        Returns None to whoever may begin, for `lease_s` at most. Where the one before was killed
+        and has made something, tells what, and that the work is now the asking one's. Else what
+        was answered before, or that another one works on it.
         """
 
     def keep_answer(
-        self,
-        key_id: str,
-        key: str,
-        claim: str,
-        status: int,
-        headers: Mapping[str, str],
-        body: str | None,
+        self, claim: Claim, status: int, headers: Mapping[str, str], body: str | None
     ) -> None:
-        """Note what was answered under a claim; nothing if that has ended."""
+        """Note what was answered under a claim. Raises DeadlineError if that has passed on."""
 
-    def drop_claim(self, key_id: str, key: str, claim: str) -> None:
-        """The work under a claim came to nothing: another request may begin."""
+    def drop_claim(self, claim: Claim) -> None:
+        """The work under a claim has failed: another request may begin, or finish what was made."""

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
-from mulm.ledger_answers import AnswerRows
+from mulm.ledger_answers import AnswerRows, note_made
 from mulm.ledger_audit import AuditRows
 from mulm.ledger_database import LedgerDatabase
 from mulm.ledger_deployments import DeploymentRows
@@ -29,7 +29,7 @@ from mulm.ledger_keys import KeyRows
 from mulm.ledger_rows import dumped, event_of, run_of, version_of
 from mulm.ledger_usage import UsageRows
 from mulm.manifest import HOW_TO_MAKE, Kind
-from mulm.records import Alias, Event, Phase, Pointed, Run, Version
+from mulm.records import Alias, Claim, Event, Phase, Pointed, Run, Version
 from mulm.refs import Ref, check_alias, check_name
 
 
@@ -151,9 +151,12 @@ class Ledger(
         )
         return [Alias(**row) for row in rows]
 
-    def create_run(self, run_id: str, kind: str, config: Mapping[str, Any]) -> Run:
+    def create_run(
+        self, run_id: str, kind: str, config: Mapping[str, Any], claim: Claim | None = None
+    ) -> Run:
         now_s = self._clock()
         with self._db.writing():
+            note_made(self._db, claim, run_id)
             self._db.execute(
                 "INSERT OR IGNORE INTO runs VALUES (?,?,?,'queued',?,?,NULL,NULL)",
                 (run_id, kind, json.dumps(dict(config)), now_s, now_s),

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mulm.errors import ConflictError, NotFoundError, nearest
+from mulm.ledger_answers import note_made
 from mulm.ledger_database import LedgerDatabase, Row
 from mulm.ledger_rows import dumped, loaded
-from mulm.records import Deployment, Version
+from mulm.records import Claim, Deployment, Version
 from mulm.refs import check_name
 
 _NEWEST = """
@@ -37,15 +38,21 @@ class DeploymentRows:
         spec: Mapping[str, Any] | None,
         reason: str,
         only_from: int | None = None,
-    ) -> int:
+        beside: Mapping[str, int] | None = None,
+        claim: Claim | None = None,
+    ) -> int | None:
         check_name(name)
         with self._db.writing():
             newest = self._db.one(f"{_NEWEST} AND name=?", name)
             last = int(newest["revision"]) if newest else 0
+            if note_made(self._db, claim, name):
+                return last
             now = last if newest and newest["spec"] is not None else 0
             if only_from is not None and now != only_from:
                 where = f"is at revision {now}" if now else "is not there"
                 raise ConflictError(f"the deployment {name!r} {where} by now", hint=_LOOK)
+            if beside is not None and self._beside(name) != beside:
+                return None
             if now or spec is not None:
                 row = (name, last + 1, dumped(spec), self._clock(), reason)
                 self._db.execute("INSERT INTO deployments VALUES (?,?,?,?,?)", row)
@@ -69,6 +76,11 @@ class DeploymentRows:
             name,
         )
         return [_deployment_of(row) for row in rows]
+
+    def _beside(self, name: str) -> dict[str, int]:
+        """Within `writing`: the revisions of all other deployments."""
+        rows = self._db.all_inside(f"{_NEWEST} AND spec IS NOT NULL AND name<>?", name)
+        return {row["name"]: row["revision"] for row in rows}
 
     def _require_not_served(self, version: Version) -> None:
         """Within `writing`; for versions of models."""

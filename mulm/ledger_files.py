@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mulm.errors import NotFoundError
+from mulm.ledger_answers import note_made
 from mulm.ledger_database import LedgerDatabase
-from mulm.records import UserFile
+from mulm.records import Claim, UserFile
 
 
 class FileRows:
@@ -20,10 +21,17 @@ class FileRows:
     _clock: Callable[[], float]
 
     def add_file(
-        self, file_id: str, name: str, purpose: str, size_bytes: int, sha256: str
+        self,
+        file_id: str,
+        name: str,
+        purpose: str,
+        size_bytes: int,
+        sha256: str,
+        claim: Claim | None = None,
     ) -> UserFile:
         row = (file_id, name, purpose, size_bytes, sha256, self._clock())
         with self._db.writing():
+            note_made(self._db, claim, file_id)
             self._db.execute("INSERT OR IGNORE INTO files VALUES (?,?,?,?,?,?)", row)
         return self.file(file_id)
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from mulm.accounts import NO_LIMITS, Key, KeyLimits, Scope
 from mulm.errors import ConflictError, NotFoundError
+from mulm.ledger_answers import note_made
 from mulm.ledger_database import LedgerDatabase
 from mulm.ledger_rows import loaded
+from mulm.records import Claim
 
 _COLUMNS = "id, name, created_s, scope, models, expires_s, limits"
 
@@ -35,12 +37,15 @@ class KeyRows:
         models: tuple[str, ...] = (),
         expires_s: float | None = None,
         limits: KeyLimits | None = None,
+        claim: Claim | None = None,
     ) -> Key:
         key = Key(key_id, name, self._clock(), scope, tuple(models), expires_s, limits or NO_LIMITS)
         try:
             with self._db.writing():
-                self._require_new(digest)
-                self._insert(key, digest)
+                note_made(self._db, claim, key_id)
+                if not self._is_there(key_id, digest):
+                    self._require_new(digest)
+                    self._insert(key, digest)
         except sqlite3.IntegrityError:
             raise ConflictError(f"the key {key_id!r} exists already") from None
         return key
@@ -64,8 +69,13 @@ class KeyRows:
                 key.id,
             )
 
-    def rotate_key(self, key_id: str, digest: str, overlap_s: float) -> None:
+    def rotate_key(
+        self, key_id: str, digest: str, overlap_s: float, claim: Claim | None = None
+    ) -> None:
         with self._db.writing():
+            note_made(self._db, claim, key_id)
+            if self._is_there(key_id, digest):
+                return
             self._require_new(digest)
             self._retire(key_id, self._clock() + overlap_s)
             self._require_changed(
@@ -105,6 +115,11 @@ class KeyRows:
 
     def is_retired(self, digest: str) -> bool:
         return bool(self._db.all("SELECT 1 FROM retired_secrets WHERE digest=?", digest))
+
+    def _is_there(self, key_id: str, digest: str) -> bool:
+        """Whether this was done: a call that was cut off behind its end is made again."""
+        found = self._db.one("SELECT 1 FROM keys WHERE id=? AND digest=?", key_id, digest)
+        return found is not None
 
     def _insert(self, key: Key, digest: str) -> None:
         self._db.execute(

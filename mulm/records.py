@@ -163,6 +163,17 @@ ANSWERS_KEPT_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on a request that carries an idempotency key."""
+
+    key_id: str
+    """The API key with which it came."""
+    key: str
+    mark: str
+    """Of the one who works on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeptAnswer:
     """What was answered to a request with an idempotency key, or that one is being worked on."""
 
@@ -172,7 +183,11 @@ class KeptAnswer:
     """None while it is worked on."""
     headers: dict[str, str]
     body: str | None
-    """None where it held a secret."""
+    """None where it held a secret, and while it is worked on."""
+    made: str | None = None
+    """The id of what was made while it is worked on."""
+    is_mine: bool = False
+    """Whether the work is now that of the claim which asked: whoever began it was killed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from benchmarks.chaos.world import World
 from mulm.gc import collect, plan_gc
 from mulm.ledger import Ledger
 from mulm.manifest import Manifest
+from mulm.records import Claim
 from mulm.store import Store
 
 _N_ACTS = 400
@@ -95,9 +96,9 @@ def _publish(store: Store, ledger: Ledger, number: int) -> None:
 
 def _claim_ends(ledger: Ledger, clock: JumpingClock, number: int) -> bool:
     """A claim whose holder died, and the clock jumps back a year: it must not last a year."""
-    ledger.claim_answer("key_1", f"k{number}", "d", "killed", _LEASE_S)
+    ledger.claim_answer(Claim("key_1", f"k{number}", "killed"), "d", _LEASE_S)
     clock.now_s -= 365 * 86_400.0
-    return ledger.claim_answer("key_1", f"k{number}", "d", "again", _LEASE_S) is None
+    return ledger.claim_answer(Claim("key_1", f"k{number}", "again"), "d", _LEASE_S) is None
 
 
 def _paged(ledger: Ledger) -> list[str]:

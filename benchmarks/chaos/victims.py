@@ -21,6 +21,7 @@ KINDS: Mapping[str, Callable[[str], bool]] = {
     "train worker": lambda line: "RayTrainWorker" in line,
     "train controller": lambda line: "TrainController" in line,
     "job driver": lambda line: "-m jobs.train" in line and "--run" in line,
+    "build driver": lambda line: "-m jobs.prepare" in line and "--run" in line,
     "job supervisor": lambda line: "JobSupervisor" in line,
     "dashboard": lambda line: "ray/dashboard/dashboard.py" in line,
     "dashboard agent": lambda line: "DashboardAgent" in line,

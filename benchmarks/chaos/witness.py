@@ -1,15 +1,18 @@
 """A client that writes facts and remembers which of them were acknowledged.
 
-Run by the cases beside a fault. Invariant: what it asks to be there afterwards was answered with a
-2xx; what was asked and not answered may be there or not, and both are right.
+Run by the cases beside a fault. Invariants: what it asks to be there afterwards was answered with a
+2xx; what was asked and not answered may be there or not, and both are right. A create that is not
+answered is sent again with its idempotency key, and is never there twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -21,6 +24,11 @@ from mulm.store import Store
 _PAUSE_S = 0.1
 _TIMEOUT_S = 30.0
 _FILE_BYTES = 20_000
+_N_TRIES = 4
+_GONE = (502, 503, 504)
+"""Answers of a server that may or may not have done what was asked."""
+
+Act = Callable[[httpx.Client], bool]
 
 
 class Witness:
@@ -31,6 +39,8 @@ class Witness:
         self.files: dict[str, str] = {}
         """Acknowledged uploads: id and SHA-256."""
         self.keys: set[str] = set()
+        self.texts: dict[str, str] = {}
+        """Of every key that it was shown."""
         self.revoked: set[str] = set()
         self.unsure: set[str] = set()
         """Keys that somebody asked to revoke, whatever came of it."""
@@ -40,7 +50,7 @@ class Witness:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._write_on, daemon=True)
 
-    def __enter__(self) -> Witness:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -58,9 +68,12 @@ class Witness:
         store = Store(self._world.home.store)
         with Ledger(self._world.home.ledger) as ledger:
             files = {file.id: file for file in ledger.files()}
-            keys = {key.id for key in ledger.valid_keys()}
+            known = ledger.valid_keys()
             alias = ledger.aliases("model", SERVED)["live"]
+        keys = {key.id for key in known}
         wrong = [f"the key {key} is gone" for key in sorted(self.keys - keys - self.unsure)]
+        wrong += repeated("key", [key.name for key in known])
+        wrong += repeated("file", [file.sha256 for file in files.values()])
         wrong += [f"the key {key} is back" for key in sorted(self.revoked & keys)]
         if alias not in self._alias_may_be:
             wrong.append(f"the alias is {alias}, not one of {sorted(self._alias_may_be)}")
@@ -71,15 +84,36 @@ class Witness:
                 wrong.append(f"the bytes of {file_id} are not those that were sent")
         return wrong
 
+    def acts(self) -> Sequence[Act]:
+        """What it does, each as often as the others; True where it was acknowledged."""
+        return (self._upload, self._make_key, self._revoke_key, self._move_alias)
+
+    def create(self, client: httpx.Client, path: str, **request: Any) -> httpx.Response:
+        """Send a create until it is answered, always with one idempotency key.
+
+        Raises:
+            httpx.TransportError: the last try was not answered either.
+        """
+        headers = {"Idempotency-Key": f"w-{self._draw.randrange(16**12):012x}"}
+        for n_left in reversed(range(_N_TRIES)):
+            try:
+                reply = client.post(path, headers=headers, **request)
+                if reply.status_code not in _GONE or not n_left:
+                    return reply
+            except httpx.TransportError:
+                if not n_left:
+                    raise
+            self._is_over.wait(self._pause_s * _N_TRIES)
+        raise AssertionError("the last try returns or raises")
+
     def _write_on(self) -> None:
-        acts = (self._upload, self._make_key, self._revoke_key, self._move_alias)
         headers = {"Authorization": f"Bearer {self._world.key}"}
         while not self._is_over.is_set():
             with httpx.Client(
                 base_url=self._world.url, headers=headers, timeout=_TIMEOUT_S, trust_env=False
             ) as client:
                 try:
-                    was_done = self._draw.choice(acts)(client)
+                    was_done = self._draw.choice(self.acts())(client)
                 except httpx.TransportError:
                     was_done = False
             self.n_acknowledged += was_done
@@ -89,15 +123,18 @@ class Witness:
     def _upload(self, client: httpx.Client) -> bool:
         content = self._draw.randbytes(_FILE_BYTES)
         form = {"file": ("a.jsonl", content)}
-        reply = client.post("/v1/files", files=form, data={"purpose": "user_data"})
+        reply = self.create(client, "/v1/files", files=form, data={"purpose": "user_data"})
         if reply.is_success:
             self.files[reply.json()["id"]] = hashlib.sha256(content).hexdigest()
         return reply.is_success
 
     def _make_key(self, client: httpx.Client) -> bool:
-        reply = client.post("/api/v1/keys", json={"name": f"k{self._draw.randrange(10**9)}"})
+        order = {"name": f"k{self._draw.randrange(10**9)}"}
+        reply = self.create(client, "/api/v1/keys", json=order)
         if reply.is_success:
-            self.keys.add(_id_of(reply.json()))
+            made = reply.json()
+            self.keys.add(made["id"])
+            self.texts[made["id"]] = made["key"]
         return reply.is_success
 
     def _revoke_key(self, client: httpx.Client) -> bool:
@@ -122,8 +159,9 @@ class Witness:
         return reply.is_success
 
 
-def _id_of(told: dict[str, Any]) -> str:
-    return str(told["id"])
+def repeated(what: str, names: Sequence[str]) -> list[str]:
+    """What is wrong where each of these was to be made once."""
+    return [f"the {what} {name} was made twice" for name, n in Counter(names).items() if n > 1]
 
 
 def _checksum(store: Store, sha256: str) -> str:

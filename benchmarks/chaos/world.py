@@ -56,6 +56,12 @@ class World:
 
     def begin(self) -> None:
         """Make what is served and trained on, bring the application up, and have it answer."""
+        self.stock()
+        self.up()
+        serve_model(self.info, served_args(), home=self.home)
+
+    def stock(self) -> None:
+        """Make a key, and what is served and trained on; the application may be up."""
         self.home.create()
         store = Store(self.home.store)
         with Ledger(self.home.ledger) as ledger:
@@ -66,8 +72,6 @@ class World:
             ledger.set_alias("model", SERVED, "live", 1)
             ledger.publish("dataset", DATASET, tiny_dataset(store).id)
         self.key = read_first_key(self.home)
-        self.up()
-        serve_model(self.info, served_args(), home=self.home)
 
     @property
     def info(self) -> ClusterInfo:

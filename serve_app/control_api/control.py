@@ -5,9 +5,8 @@ functions, which the framework runs in threads. Invariant: nothing is kept here 
 ledger, so that a restart loses nothing.
 """
 
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -37,8 +36,6 @@ class Control:
     """What a training would be."""
     nodes: Callable[[], list[dict[str, Any]]]
     """The machines of the cluster."""
-    naming: threading.Lock = field(default_factory=threading.Lock)
-    """Held from the look whether a name of a deployment is free until it is taken."""
 
 
 def _control(request: Request) -> Control:

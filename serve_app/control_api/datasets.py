@@ -18,7 +18,7 @@ from mulm.data.views import (
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, Limit, page
-from serve_app.control_api.runs import DONE_BEFORE, started_run
+from serve_app.control_api.runs import DONE_BEFORE, begun_once
 
 router = APIRouter(
     prefix="/api/v1/datasets", tags=["datasets"], dependencies=ALL_SCOPE, responses=PROBLEMS
@@ -37,7 +37,7 @@ def create_dataset(
     recipe: RecipeBody, control: ControlDependency, once: OnceDependency
 ) -> Response:
     """Build a dataset of uploaded files: a run of the kind `prepare`, to which `Location` leads."""
-    return once.answer(lambda: started_run(control, "prepare", recipe))
+    return begun_once(once, control, "prepare", recipe)
 
 
 @router.get("/{ref}/preview")

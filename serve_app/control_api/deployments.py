@@ -1,6 +1,7 @@
 """`/api/v1/deployments`: what is served, by which model, with how many engines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -9,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConflictError, NotFoundError, TokenizerMismatchError
-from mulm.records import Deployment
+from mulm.records import Claim, Deployment
 from serve_app.canary import Canary
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.deployment_words import described, revision, revision_id
@@ -33,6 +34,7 @@ router = APIRouter(
 Name = Annotated[str, Path(max_length=64)]
 Settings = Annotated[dict[str, Any], Field(max_length=64)]
 _BACK = "back to revision "
+_MOST_LOOKS = 16
 _MAY_CHANGE: dict[int | str, dict[str, Any]] = {412: CHANGED}
 
 
@@ -55,12 +57,14 @@ def list_deployments(
 @router.post("", status_code=202)
 def create_deployment(body: AppArgs, control: ControlDependency, once: OnceDependency) -> Response:
     """Serve a model under its own name, or under `served_name`."""
-    return once.answer(lambda: _create(body, control))
+    return once.answer(
+        lambda claim: _create(body, control, claim), lambda name, _: _told(control, name, 202)
+    )
 
 
-def _create(body: AppArgs, control: Control) -> JSONResponse:
+def _create(body: AppArgs, control: Control, claim: Claim | None) -> JSONResponse:
     try:
-        return _put(control, body, only_from=0)
+        return _put(control, body, only_from=0, claim=claim)
     except PreconditionError:
         raise ConflictError(
             f"a deployment {body.name!r} is there already", hint="PUT changes it"
@@ -103,7 +107,9 @@ def patch_deployment(
 def delete_deployment(name: Name, control: ControlDependency, if_match: IfMatch = None) -> Response:
     """Serve it no more; what it is answering comes to its end."""
     control.facts.deployment(name)
-    _note(control, name, None, "removed", seen_before(if_match, None))
+    seen = seen_before(if_match, None)
+    with _precondition():
+        control.facts.set_deployment(name, None, "removed", seen)
     return Response(status_code=204)
 
 
@@ -219,12 +225,13 @@ def _put(
     only_from: int | None,
     canary: Canary | None = None,
     reason: str | None = None,
+    claim: Claim | None = None,
 ) -> JSONResponse:
     planned = _plan(control, args)
     spec = DeploymentSpec(args=planned, canary=canary)
     if spec.canary_args is not None:
         _plan(control, spec.canary_args)
-    return _write(control, spec, reason or f"serve {planned.model}", only_from)
+    return _write(control, spec, reason or f"serve {planned.model}", only_from, claim)
 
 
 def _plan(control: Control, args: AppArgs) -> AppArgs:
@@ -237,32 +244,44 @@ def _plan(control: Control, args: AppArgs) -> AppArgs:
 
 
 def _write(
-    control: Control, spec: DeploymentSpec, reason: str, only_from: int | None
+    control: Control,
+    spec: DeploymentSpec,
+    reason: str,
+    only_from: int | None,
+    claim: Claim | None = None,
 ) -> JSONResponse:
-    with control.naming:
-        _require_own_names(control, spec)
-        _note(control, spec.name, spec, reason, only_from)
-    return _told(control, spec.name, 202)
+    """Note it; the ledger refuses where another deployment came or changed after the look."""
+    written = spec.model_dump(mode="json")
+    for _ in range(_MOST_LOOKS):
+        others = [each for each in control.facts.deployments() if each.name != spec.name]
+        _require_own_names(others, spec)
+        beside = {each.name: each.revision for each in others}
+        with _precondition():
+            noted = control.facts.set_deployment(
+                spec.name, written, reason, only_from, beside, claim
+            )
+        if noted is not None:
+            return _told(control, spec.name, 202)
+    raise ConflictError("other deployments change all the time", hint="try again in a moment")
 
 
-def _require_own_names(control: Control, spec: DeploymentSpec) -> None:
-    for each in control.facts.deployments():
+def _require_own_names(others: Sequence[Deployment], spec: DeploymentSpec) -> None:
+    for each in others:
         if unread(each):
             continue  # it serves nothing
         shared = spec_of(each).names & spec.names
-        if shared and each.name != spec.name:
+        if shared:
             raise ConflictError(
                 f"{min(shared)!r} is served by the deployment {each.name!r} already",
                 hint="choose another name",
             )
 
 
-def _note(
-    control: Control, name: str, spec: DeploymentSpec | None, reason: str, only_from: int | None
-) -> None:
-    written = None if spec is None else spec.model_dump(mode="json")
+@contextmanager
+def _precondition() -> Iterator[None]:
+    """A deployment that is not at the revision which it must be at is another answer than 409."""
     try:
-        control.facts.set_deployment(name, written, reason, only_from)
+        yield
     except ConflictError as error:
         raise PreconditionError(error.message, hint=error.hint) from None
 

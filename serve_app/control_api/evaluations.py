@@ -17,7 +17,7 @@ from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 from serve_app.control_api.precondition import CHANGED, PreconditionError
-from serve_app.control_api.runs import DONE_BEFORE, started_run
+from serve_app.control_api.runs import DONE_BEFORE, begun_once
 
 router = APIRouter(
     prefix="/api/v1", tags=["evaluations"], dependencies=ALL_SCOPE, responses=PROBLEMS
@@ -62,7 +62,7 @@ def create_evaluation(
 ) -> Response:
     """Measure a model: a run of the kind `evaluate`."""
     values = body.model_dump(mode="json")
-    return once.answer(lambda: started_run(control, _KIND, values))
+    return begun_once(once, control, _KIND, values)
 
 
 @router.post("/models/{name}/aliases/{alias}/promote", responses=_MAY_CHANGE)

@@ -1,7 +1,9 @@
-"""Idempotency keys: a create that is sent twice happens once.
+"""Idempotency keys: a create that is sent twice happens once, whatever is killed in between.
 
-A route that creates takes `once: OnceDependency` and returns `once.answer(lambda: ...)`; one that
-reads its body itself takes `once: UploadOnceDependency`, and says what was sent by `sent`.
+A route that creates takes `once: OnceDependency` and returns `once.answer(make, again)`; one that
+reads its body itself takes `once: UploadOnceDependency`, and says what was sent by `sent`. `make`
+passes its claim to the ledger, which notes what is made under it in the same transaction; so where
+the process dies behind that, the next request with the key finds it, and `again` finishes it.
 Invariants: without the header `Idempotency-Key` nothing changes; a key belongs to the API key, the
 route and the body that it came with first; only what has succeeded is kept, for a day; a secret is
 kept nowhere.
@@ -16,15 +18,15 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from starlette.responses import Response
 
-from mulm.errors import ConflictError
+from mulm.errors import ConflictError, NotFoundError
 from mulm.facts import Facts
-from mulm.records import KeptAnswer
+from mulm.records import Claim, KeptAnswer
 from serve_app.caller import CallerDependency
 from serve_app.control_api.control import ControlDependency
 
 REPLAYED = "idempotency-replayed"
 LEASE_S = 120.0
-"""After that the work of a process that was killed may be begun again."""
+"""After that the work of a process that was killed is taken over."""
 
 _KEPT_HEADERS = ("location", "content-type", "cache-control")
 
@@ -52,6 +54,12 @@ class SecretShownError(ConflictError):
     code = "secret_not_kept"
 
 
+Make = Callable[[Claim | None], Response]
+"""Does the work and answers; what it makes it makes under the claim, if there is one."""
+Again = Callable[[str, Claim], Response]
+"""Answers for what was made, by its id, and does what is left to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Once:
     """One request to create something."""
@@ -66,31 +74,33 @@ class Once:
         """With what the request holds, for one that reads its body itself."""
         return replace(self, digest=_digest(self.route, repr(values).encode()))
 
-    def answer(self, work: Callable[[], Response], is_secret: bool = False) -> Response:
-        """What `work` answers; what it answered before, if the request was sent before.
+    def answer(self, make: Make, again: Again, is_secret: bool = False) -> Response:
+        """What `make` answers; what it answered before, if the request was sent before.
 
         Raises:
             KeyReusedError: the key came with another request before.
             InProgressError: that is being worked on.
             SecretShownError: that was answered, with a secret.
+            ConflictError: what that made is there no more.
+            DeadlineError: this took so long that another request has taken over.
         """
         if self.key is None:
-            return work()
-        claim = secrets.token_hex(8)
-        before = self.facts.claim_answer(self.key_id, self.key, self.digest, claim, LEASE_S)
-        if before is not None:
-            return self._again(before)
+            return make(None)
+        claim = Claim(self.key_id, self.key, secrets.token_hex(8))
+        before = self.facts.claim_answer(claim, self.digest, LEASE_S)
+        if before is not None and not before.is_mine:
+            return self._replayed(before)
         try:
-            made = work()
+            made = make(claim) if before is None else _finished(again, before, claim)
         except BaseException:
-            self.facts.drop_claim(self.key_id, self.key, claim)
+            self.facts.drop_claim(claim)
             raise
         headers = {name: made.headers[name] for name in _KEPT_HEADERS if name in made.headers}
         body = None if is_secret else bytes(made.body).decode()
-        self.facts.keep_answer(self.key_id, self.key, claim, made.status_code, headers, body)
+        self.facts.keep_answer(claim, made.status_code, headers, body)
         return made
 
-    def _again(self, before: KeptAnswer) -> Response:
+    def _replayed(self, before: KeptAnswer) -> Response:
         if before.digest != self.digest:
             raise KeyReusedError(
                 "this idempotency key came with another request before",
@@ -108,6 +118,17 @@ class Once:
                 hint="if the answer was lost, revoke that and create another with a new key",
             )
         return Response(before.body, before.status, before.headers | {REPLAYED: "true"})
+
+
+def _finished(again: Again, before: KeptAnswer, claim: Claim) -> Response:
+    assert before.made is not None, "work is taken over where something was made"
+    try:
+        return again(before.made, claim)
+    except NotFoundError:
+        raise ConflictError(
+            f"this was done before: {before.made}; it is there no more",
+            hint="a new request needs a new key",
+        ) from None
 
 
 def _upload_once(

@@ -12,6 +12,7 @@ from mulm.accounts import HOUR_S, Key, KeyLimits, Scope
 from mulm.config import Frozen
 from mulm.errors import ConflictError, nearest
 from mulm.facts import Facts
+from mulm.records import Claim
 from serve_app.auth import KeyRing
 from serve_app.caller import CallerDependency
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
@@ -85,30 +86,36 @@ def create_key(
     body: NewKey, control: ControlDependency, ring: RingDependency, once: OnceDependency
 ) -> Response:
     """Make a key. The answer is the only place where its text is ever shown."""
-    return once.answer(lambda: _made(body, control, ring), is_secret=True)
+
+    def make(claim: Claim | None) -> JSONResponse:
+        return _shown_once(control, ring, issue(control.facts, ring.secret, body, claim))
+
+    def again(key_id: str, claim: Claim) -> JSONResponse:
+        # Nobody knows the secret that was made by a process which was killed.
+        return _shown_once(control, ring, reissue(control.facts, ring.secret, key_id, 0.0, claim))
+
+    return once.answer(make, again, is_secret=True)
 
 
-def _made(body: NewKey, control: Control, ring: KeyRing) -> JSONResponse:
-    key, made = issue(control.facts, ring.secret, body)
-    ring.look_again()
-    return _shown_once(key, made, 201, unserved_hint(control.facts, key))
-
-
-def issue(facts: Facts, secret: bytes, order: NewKey) -> tuple[Key, MadeKey]:
+def issue(
+    facts: Facts, secret: bytes, order: NewKey, claim: Claim | None = None
+) -> tuple[Key, MadeKey]:
     """Make a key as ordered. Raises ConflictError for the name of the first key."""
     _require_free(order.name)
     made = make_key(secret)
     key = facts.add_key(
         made.id, made.digest, order.name, order.scope, order.models, _end(order.expires_in_s),
-        order.limits,
+        order.limits, claim,
     )  # fmt: skip
     return key, made
 
 
-def reissue(facts: Facts, secret: bytes, key_id: str, overlap_s: float) -> tuple[Key, MadeKey]:
+def reissue(
+    facts: Facts, secret: bytes, key_id: str, overlap_s: float, claim: Claim | None = None
+) -> tuple[Key, MadeKey]:
     """Give a key another secret. Raises NotFoundError."""
     made = make_key(secret, facts.key(key_id).id)
-    facts.rotate_key(key_id, made.digest, overlap_s)
+    facts.rotate_key(key_id, made.digest, overlap_s, claim)
     return facts.key(key_id), made
 
 
@@ -153,13 +160,13 @@ def rotate_key(
 
     Name, limits and usage stay; the secret before it is refused after `overlap_s` seconds.
     """
-    return once.answer(lambda: _rotated(key_id, body, control, ring), is_secret=True)
 
+    def rotate(claim: Claim | None) -> JSONResponse:
+        issued = reissue(control.facts, ring.secret, key_id, body.overlap_s, claim)
+        return _shown_once(control, ring, issued, status=200)
 
-def _rotated(key_id: str, body: Rotation, control: Control, ring: KeyRing) -> JSONResponse:
-    key, made = reissue(control.facts, ring.secret, key_id, body.overlap_s)
-    ring.look_again()
-    return _shown_once(key, made, 200, unserved_hint(control.facts, key))
+    # Once more it ends alike: what nobody has seen ends, and what was before it when it would have.
+    return once.answer(rotate, lambda _, claim: rotate(claim), is_secret=True)
 
 
 @router.delete("/{key_id}", status_code=204)
@@ -215,9 +222,14 @@ def unserved_hint(facts: Facts, key: Key) -> str | None:
     return f"nothing is served as {missing[0]!r} now: {hint}"
 
 
-def _shown_once(key: Key, made: MadeKey, status: int, hint: str | None) -> JSONResponse:
+def _shown_once(
+    control: Control, ring: KeyRing, issued: tuple[Key, MadeKey], status: int = 201
+) -> JSONResponse:
+    key, made = issued
+    ring.look_again()
     headers = {"location": f"/api/v1/keys/{key.id}", "cache-control": "no-store"}
-    return JSONResponse(described(key) | {"key": made.text, "hint": hint}, status, headers)
+    told = described(key) | {"key": made.text, "hint": unserved_hint(control.facts, key)}
+    return JSONResponse(told, status, headers)
 
 
 def _require_free(name: str) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from mulm.config import Frozen
 from mulm.errors import ConfigError
@@ -15,7 +15,7 @@ from mulm.runs.kinds import TRAIN
 from mulm.runs.samples import newest_samples
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
-from serve_app.control_api.runs import DONE_BEFORE, started_run
+from serve_app.control_api.runs import DONE_BEFORE, begun_once
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
@@ -72,12 +72,8 @@ def fork_run(
     run_id: str, body: Changes, control: ControlDependency, once: OnceDependency
 ) -> Response:
     """Start a run like this one, with some keys of its config otherwise."""
-
-    def fork() -> JSONResponse:
-        run = control.facts.run(run_id)
-        return started_run(control, run.kind, run.config | body.config)
-
-    return once.answer(fork)
+    run = control.facts.run(run_id)
+    return begun_once(once, control, run.kind, run.config | body.config)
 
 
 def _contender(control: Control, run_id: str) -> Contender:

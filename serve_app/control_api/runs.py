@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from actors.run_starter import Started
 from mulm.config import Frozen
 from mulm.records import Event, Phase
 from mulm.runs.curve import curve, finite, thinned
@@ -20,7 +21,7 @@ from serve_app.control_api.event_stream import (
     event_stream,
     wants_stream,
 )
-from serve_app.control_api.idempotency import OnceDependency
+from serve_app.control_api.idempotency import Once, OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE, responses=PROBLEMS)
@@ -65,7 +66,7 @@ def list_runs(
 @router.post("", status_code=202, responses={200: DONE_BEFORE}, response_model=None)
 def create_run(body: NewRun, control: ControlDependency, once: OnceDependency) -> Response:
     """Start a run. The same config is the same run: a finished one is answered, not repeated."""
-    return once.answer(lambda: started_run(control, body.kind, body.config))
+    return begun_once(once, control, body.kind, body.config)
 
 
 @router.get("/{run_id}")
@@ -147,9 +148,15 @@ def resume_run(
     return _described(control.desk.one(run_id))
 
 
-def started_run(control: Control, kind: str, config: dict[str, Any]) -> JSONResponse:
+def begun_once(once: Once, control: Control, kind: str, config: dict[str, Any]) -> Response:
     """Start a run, or find it finished: the answer to whoever asked for it."""
-    started = control.starter.start(kind, config)
+    return once.answer(
+        lambda claim: _begun(control, control.starter.start(kind, config, claim)),
+        lambda run_id, _: _begun(control, control.starter.start_again(run_id)),
+    )
+
+
+def _begun(control: Control, started: Started) -> JSONResponse:
     found = control.desk.one(started.run_id)
     location = {"location": f"/api/v1/runs/{started.run_id}"}
     return JSONResponse(_described(found), 202 if started.is_begun else 200, location)

@@ -16,7 +16,7 @@ from mulm.errors import ConfigError
 from mulm.refs import parse_ref
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
-from serve_app.control_api.runs import DONE_BEFORE, started_run
+from serve_app.control_api.runs import DONE_BEFORE, begun_once
 from serve_app.openai_api.logprobs import TokenNames
 from serve_app.service import ServiceDependency
 
@@ -55,7 +55,7 @@ def create_tokenizer(
     config: ConfigBody, control: ControlDependency, once: OnceDependency
 ) -> Response:
     """Learn a tokenizer from the documents of a dataset: a run, to which `Location` leads."""
-    return once.answer(lambda: started_run(control, "train_tokenizer", config))
+    return begun_once(once, control, "train_tokenizer", config)
 
 
 @router.post("/{ref}/encode")

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
+from actors.run_starter import Started
 from mulm.batch import WINDOW_S, Endpoint
 from mulm.errors import ConfigError, NotFoundError
-from mulm.records import Event, Run
+from mulm.records import Claim, Event, Run
 from mulm.refs import new_id
 from mulm.runs.standing import Standing
 from serve_app.caller import CallerDependency
@@ -42,7 +43,10 @@ def create_batch(
     body: BatchBody, control: ControlDependency, once: OnceDependency, caller: CallerDependency
 ) -> Response:
     """Begin to answer a file of requests, within the limits of the key that asks."""
-    return once.answer(lambda: JSONResponse(_begun(control, body, caller.key.id)))
+    return once.answer(
+        lambda claim: _begun(control, _started(control, body, caller.key.id, claim)),
+        lambda run_id, _: _begun(control, control.starter.start_again(run_id)),
+    )
 
 
 @router.get("")
@@ -71,7 +75,11 @@ def cancel_batch(batch_id: str, control: ControlDependency) -> dict[str, Any]:
     return _described(control, control.desk.ask_to_cancel(batch_id))
 
 
-def _begun(control: Control, body: BatchBody, key_id: str) -> dict[str, Any]:
+def _begun(control: Control, started: Started) -> JSONResponse:
+    return JSONResponse(_described(control, control.desk.one(started.run_id)))
+
+
+def _started(control: Control, body: BatchBody, key_id: str, claim: Claim | None) -> Started:
     try:
         purpose = control.facts.file(body.input_file_id).purpose
     except NotFoundError as error:
@@ -89,7 +97,7 @@ def _begun(control: Control, body: BatchBody, key_id: str) -> dict[str, Any]:
         "metadata": body.metadata or {},
         "key_id": key_id,
     }
-    return _described(control, control.desk.one(control.starter.start(KIND, config).run_id))
+    return control.starter.start(KIND, config, claim)
 
 
 def _found(control: Control, batch_id: str) -> Standing:

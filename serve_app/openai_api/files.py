@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from mulm.errors import CorruptError, NotFoundError, nearest
 from mulm.manifest import BlobEntry
-from mulm.records import UserFile
+from mulm.records import Claim, UserFile
 from mulm.refs import new_id
 from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
 from serve_app.control_api.idempotency import UploadOnceDependency
@@ -65,7 +65,11 @@ async def create_file(
         await upload.read(request)
         purpose = _purpose(upload.values.get("purpose"))
         sent = once.sent(upload.filename, purpose, upload.sha256)
-        return await asyncio.to_thread(sent.answer, lambda: _made(control, upload, purpose))
+        return await asyncio.to_thread(
+            sent.answer,
+            lambda claim: _made(control, upload, purpose, claim),
+            lambda file_id, _: JSONResponse(_described(control.facts.file(file_id))),
+        )
 
 
 @router.get("")
@@ -107,14 +111,12 @@ def delete_file(file_id: str, control: ControlDependency) -> dict[str, Any]:
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-def _made(control: Control, upload: Upload, purpose: str) -> JSONResponse:
-    blob = upload.keep()
-    file_id = new_id("file")
-    return JSONResponse(
-        _described(
-            control.facts.add_file(file_id, upload.filename, purpose, blob.size_bytes, blob.sha256)
-        )
+def _made(control: Control, upload: Upload, purpose: str, claim: Claim | None) -> JSONResponse:
+    blob, name = upload.keep(), upload.filename
+    file = control.facts.add_file(
+        new_id("file"), name, purpose, blob.size_bytes, blob.sha256, claim
     )
+    return JSONResponse(_described(file))
 
 
 def _purpose(given: str | None) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
+from actors.run_starter import Started
 from mulm.errors import ConfigError, NotFoundError
-from mulm.records import Event, Phase
+from mulm.records import Claim, Event, Phase
 from mulm.refs import parse_ref
 from mulm.runs.curve import STEP, Row, curve, finite
 from mulm.runs.digest import all_events
@@ -46,7 +47,10 @@ _MAX_DIGITS = 18
 @router.post("", response_model=None)
 def create_job(body: FineTuneBody, control: ControlDependency, once: OnceDependency) -> Response:
     """Fine-tune a model. The same model, files and settings are the same job."""
-    return once.answer(lambda: JSONResponse(_begun(control, body)))
+    return once.answer(
+        lambda claim: _begun(control, _started(control, body, claim)),
+        lambda run_id, _: _begun(control, control.starter.start_again(run_id)),
+    )
 
 
 @router.get("")
@@ -118,7 +122,11 @@ def resume_job(job_id: str, control: ControlDependency) -> dict[str, Any]:
     return _described(_found(control, job_id))
 
 
-def _begun(control: Control, body: FineTuneBody) -> dict[str, Any]:
+def _begun(control: Control, started: Started) -> JSONResponse:
+    return JSONResponse(_described(control.desk.one(started.run_id)))
+
+
+def _started(control: Control, body: FineTuneBody, claim: Claim | None) -> Started:
     for field in ("training_file", "validation_file"):
         if (file_id := getattr(body, field)) is not None:
             _require_purpose(control, field, file_id)
@@ -135,7 +143,7 @@ def _begun(control: Control, body: FineTuneBody) -> dict[str, Any]:
         "seed": body.seed or 0,
         "metadata": body.metadata or {},
     }
-    return _described(control.desk.one(control.starter.start(KIND, config).run_id))
+    return control.starter.start(KIND, config, claim)
 
 
 def _require_purpose(control: Control, field: str, file_id: str) -> None:

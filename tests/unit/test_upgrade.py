@@ -20,7 +20,7 @@ from mulm.errors import ConfigError
 from mulm.ledger import Ledger
 from mulm.ledger_schema import VERSION, migration, open_database
 from mulm.model.checkpoint import newest_checkpoint
-from mulm.records import Answered
+from mulm.records import Answered, Claim
 from mulm.refs import Ref
 from mulm.store import Store
 
@@ -74,7 +74,7 @@ def add_one_of_each(facts: Ledger) -> None:
     facts.set_deployment("other", {"model": "books@1"}, "serve books@1")
     answered = Answered("other", ({"role": "user", "content": "Hi"},), "Hello")
     assert facts.give_feedback("fb_new", "key_new", answered, "up").verdict == "up"
-    assert facts.claim_answer("key_new", "k", "d", "mine", 10.0) is None
+    assert facts.claim_answer(Claim("key_new", "k", "mine"), "d", 10.0) is None
     before = facts.last_happening()
     facts.set_phase("run_cut", "failed", error={"code": "job_failed"})
     assert [h.subject for h in facts.happenings(before)] == ["run_cut"]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from mulm.engine.stats import EngineStats
 from mulm.errors import NotRunningError
+from mulm.ledger import Ledger
 from mulm.testing import tiny_llama3_tokenizer, tiny_stored_model, tiny_tokenizer
 from serve_app.engine_report import EngineReport, Place
+from serve_app.ingress import make_app
 from serve_app.serve_plan import ServePlan
+from serve_app.service import Service
+from tests.unit.serve_app.control_api.conftest import Api
 
 URL = "/api/v1/deployments"
 
@@ -269,25 +275,67 @@ def test_a_change_that_is_written_is_acknowledged_while_serve_is_away(api, look,
 
 
 def test_two_who_take_a_name_at_once_do_not_both_get_it(api, ledger, fits, monkeypatch):
-    look, begun = ledger.deployments, []
+    """However many servers there are: the ledger decides, in one transaction."""
+    look, others = ledger.deployments, []
 
     def take(name):
         body = {"model": "tiny@1", "adapters": {"beside": "tiny@2"}}
-        return api.call("PUT", f"{URL}/{name}", json=body).status_code
+        return api.call("PUT", f"{URL}/{name}", json=body)
 
-    with ThreadPoolExecutor(1) as pool:
+    def looked():
+        found = look()
+        if not others:  # the other one comes between the look and the writing
+            others.append(None)
+            others[0] = take("two")
+        return found
 
-        def looked():
-            found = look()
-            # The other one comes between the look and the writing, if he can.
-            if not begun and api.app.state.control.naming.locked():
-                begun.append(pool.submit(take, "two"))
-                wait(begun, 1.0)
-            return found
+    monkeypatch.setattr(ledger, "deployments", looked)
+    one = take("one")
+    assert others[0].status_code == 202
+    assert one.status_code == 409
+    assert "'beside' is served by the deployment 'two'" in one.json()["detail"]
+    assert [each.name for each in look()] == ["two"]
 
-        monkeypatch.setattr(ledger, "deployments", looked)
-        assert take("one") == 202
-        assert begun[0].result() == 409
+
+def test_two_servers_on_one_ledger_give_a_name_once(api, ledger, home, fits):
+    with Ledger(home.ledger) as other:
+        control = replace(api.app.state.control, facts=other)
+        ring = api.app.state.keys
+        servers = [api, Api(make_app(Service({}), ring, control=control))]
+        assert [server.get(URL)["data"] for server in servers] == [[], []]
+
+        def take(number, server):
+            body = {"model": "tiny@1", "adapters": {f"beside{number}": "tiny@2"}}
+            name = f"name{number}-{servers.index(server)}"
+            return server.call("PUT", f"{URL}/{name}", json=body).status_code
+
+        def create(number, server):
+            body = {"model": "tiny@1", "served_name": f"same{number}"}
+            return server.call("POST", URL, json=body).status_code
+
+        with ThreadPoolExecutor(2) as pool:
+            for number in range(6):
+                for act in (take, create):
+                    told = pool.map(partial(act, number), servers)
+                    assert sorted(told) == [202, 409], (number, act)
+    assert len(ledger.deployments()) == 12
+
+
+def test_what_changes_beside_it_all_the_time_is_not_looked_at_for_ever(
+    api, ledger, fits, monkeypatch
+):
+    look, numbers = ledger.deployments, iter(range(1000))
+
+    def looked():
+        found = look()
+        spec = {"args": {"model": "tiny@1", "served_name": f"s{next(numbers)}"}}
+        ledger.set_deployment(spec["args"]["served_name"], spec, "test")
+        return found
+
+    monkeypatch.setattr(ledger, "deployments", looked)
+    told = api.refused("PUT", f"{URL}/one", 409, json={"model": "tiny@1"})
+    assert "all the time" in told["detail"]
+    assert next(numbers) < 30
 
 
 def test_settings_that_do_not_fit_the_canary_are_refused(api, ledger, store):
