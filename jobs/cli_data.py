@@ -61,11 +61,10 @@ def data_build(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
               mulm data build examples/sample.yaml --set tokenizer.vocab_size=2048
               mulm data build notes.yaml --url http://10.0.0.5:8000 --key @~/its_key
     """
-    found = _built_elsewhere(recipe, overrides)
-    if found is None:
+    result = _built_elsewhere(recipe, overrides)
+    if result is None:
         with open_journey() as journey:
-            found = journey.build_dataset(recipe, overrides)
-    result = found
+            result = journey.build_dataset(recipe, overrides)
     print_result(
         result, as_json, "{dataset}: {train_tokens} training tokens from {documents} documents"
     )

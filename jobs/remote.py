@@ -179,7 +179,7 @@ class Remote:
                 if pause_s is None or (was_sent and not is_repeatable):
                     raise self._unanswered(error) from None
             else:
-                is_passing = reply.status_code in _PASSING and is_repeatable
+                is_passing = _is_passing(reply) and is_repeatable
                 if not reply.is_error:
                     return reply
                 if pause_s is None or not is_passing:
@@ -231,6 +231,13 @@ def error_of(reply: httpx.Response) -> MulmError:
     if reply.status_code == 401:
         hint = "--key, or MULM_API_KEY, is a key of that server"
     return (kind or fallback)(message, hint=hint)
+
+
+def _is_passing(reply: httpx.Response) -> bool:
+    """Whether it may be otherwise in a moment; so is what a lost connection still works on."""
+    if reply.status_code != httpx.codes.CONFLICT:
+        return reply.status_code in _PASSING
+    return "idempotency_in_progress" in reply.text
 
 
 def _path(path: str) -> str:

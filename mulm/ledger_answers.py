@@ -64,23 +64,34 @@ class AnswerRows:
             )
 
 
-def note_made(db: LedgerDatabase, claim: Claim | None, subject: str) -> bool:
-    """Within `writing`: what is made in this transaction is made under a claim.
-
-    Returns whether it was noted before: the call was cut off behind its end, and is made again.
+def was_made(db: LedgerDatabase, claim: Claim | None, subject: str) -> bool:
+    """Within `writing`: whether this was made under a claim by a call that was cut off behind it.
 
     Raises:
         DeadlineError: the claim has passed to another one, so nothing may be made under it.
     """
     if claim is None:
         return False
-    row = (claim.key_id, claim.key, claim.mark)
     before = db.one(
-        "SELECT body FROM answers WHERE key_id=? AND key=? AND claim=? AND status IS NULL", *row
-    )
+        "SELECT body FROM answers WHERE key_id=? AND key=? AND claim=? AND status IS NULL",
+        claim.key_id, claim.key, claim.mark,
+    )  # fmt: skip
     _require_held(before is not None)
-    db.execute("UPDATE answers SET body=? WHERE key_id=? AND key=? AND claim=?", (subject, *row))
     return before == {"body": subject}
+
+
+def note_made(db: LedgerDatabase, claim: Claim | None, subject: str) -> None:
+    """Within `writing`: what is made in this very transaction is made under a claim.
+
+    Raises as `was_made`.
+    """
+    if claim is None:
+        return
+    was_made(db, claim, subject)
+    db.execute(
+        "UPDATE answers SET body=? WHERE key_id=? AND key=? AND claim=?",
+        (subject, claim.key_id, claim.key, claim.mark),
+    )
 
 
 def _require_held(is_held: object) -> None:
@@ -96,8 +107,8 @@ def _may_work(row: Row, claim: Claim, digest: str, now_s: float, lease_s: float)
     # A claim from further ahead than any is made was made before the clock was set back.
     is_from_ahead = row["until_s"] > now_s + ANSWERS_KEPT_S + lease_s
     has_lapsed = row["lease_s"] <= now_s or is_from_ahead
-    is_same = row["claim"] == claim.mark or (has_lapsed and row["digest"] == digest)
-    return row["status"] is None and is_same
+    is_free = has_lapsed and (row["digest"] == digest or row["body"] is None)
+    return row["status"] is None and (row["claim"] == claim.mark or is_free)
 
 
 def _kept(row: Row) -> KeptAnswer:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mulm.errors import ConflictError, NotFoundError, nearest
-from mulm.ledger_answers import note_made
+from mulm.ledger_answers import note_made, was_made
 from mulm.ledger_database import LedgerDatabase, Row
 from mulm.ledger_rows import dumped, loaded
 from mulm.records import Claim, Deployment, Version
@@ -45,7 +45,7 @@ class DeploymentRows:
         with self._db.writing():
             newest = self._db.one(f"{_NEWEST} AND name=?", name)
             last = int(newest["revision"]) if newest else 0
-            if note_made(self._db, claim, name):
+            if was_made(self._db, claim, name):
                 return last
             now = last if newest and newest["spec"] is not None else 0
             if only_from is not None and now != only_from:
@@ -53,6 +53,7 @@ class DeploymentRows:
                 raise ConflictError(f"the deployment {name!r} {where} by now", hint=_LOOK)
             if beside is not None and self._beside(name) != beside:
                 return None
+            note_made(self._db, claim, name)
             if now or spec is not None:
                 row = (name, last + 1, dumped(spec), self._clock(), reason)
                 self._db.execute("INSERT INTO deployments VALUES (?,?,?,?,?)", row)

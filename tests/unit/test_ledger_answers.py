@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mulm.errors import DeadlineError
+from mulm.errors import ConflictError, DeadlineError
 from mulm.ledger import Ledger
 from mulm.records import ANSWERS_KEPT_S, Claim, KeptAnswer
 
@@ -62,9 +62,7 @@ def test_what_came_to_nothing_or_was_killed_may_be_begun_again(
     clock.now_s += 9.9
     assert ledger.claim_answer(Claim("key_1", "k", "third"), "e", 10) is not None
     clock.now_s += 0.2
-    other = ledger.claim_answer(Claim("key_1", "k", "third"), "f", 10)
-    assert other == KeptAnswer("e", None, {}, None), "the key is that of its first request"
-    assert ledger.claim_answer(Claim("key_1", "k", "third"), "e", 10) is None
+    assert ledger.claim_answer(Claim("key_1", "k", "third"), "f", 10) is None, "nothing was made"
     with pytest.raises(DeadlineError, match="taken over"):
         ledger.keep_answer(Claim("key_1", "k", "second"), 201, {}, "late")
     ledger.keep_answer(Claim("key_1", "k", "third"), 201, {}, "in time")
@@ -103,6 +101,26 @@ def test_what_was_made_is_told_to_whoever_takes_over(ledger: Ledger, clock: Cloc
         make(ledger, killed)
     ledger.keep_answer(heir, 201, {}, "{}")
     assert ledger.claim_answer(killed, "d", 10) == KeptAnswer("d", 201, {}, "{}")
+
+
+def test_what_was_not_made_since_others_changed_is_not_taken_for_made(ledger: Ledger) -> None:
+    claim = Claim("key_1", "k", "mine")
+    ledger.claim_answer(claim, "d", 10)
+    assert ledger.set_deployment("pet", {"a": 1}, "made", 0, {"other": 3}, claim) is None
+    assert ledger.deployments() == []
+    ledger.set_deployment("pet", {"a": 2}, "somebody's")
+    with pytest.raises(ConflictError):
+        ledger.set_deployment("pet", {"a": 1}, "made", 0, {}, claim)
+    ledger.drop_claim(claim)
+    assert ledger.claim_answer(Claim("key_1", "k", "next"), "e", 10) is None, "nothing was made"
+
+
+def test_a_key_is_that_of_the_request_that_made_something(ledger: Ledger, clock: Clock) -> None:
+    ledger.claim_answer(Claim("key_1", "k", "first"), "d", 10)
+    ledger.create_run("run_1", "train", {}, Claim("key_1", "k", "first"))
+    clock.now_s += 11
+    found = ledger.claim_answer(Claim("key_1", "k", "other"), "e", 10)
+    assert found == KeptAnswer("d", None, {}, None, "run_1")
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

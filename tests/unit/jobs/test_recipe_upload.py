@@ -83,14 +83,43 @@ def test_names_are_numbered_and_weights_shared_out_by_size(mulm: Any, server: An
         ({"path": "nowhere"}, "not_found", "nowhere"),
         ({"path": "texts", "licence": 3}, "config_invalid", "licence"),
         ({"file": "file_none"}, "not_found", "file_none"),
+        ({"path": "none", "type": "mine:Source"}, "config_invalid", "mine:Source"),
+        ({"path": "empty"}, "data_invalid", "empty"),
+        ({"path": "texts", "name": "n" * 63}, "config_invalid", "n" * 63),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_begun(
     mulm: Any, server: Any, source: dict[str, Any], code: str, words: str
 ) -> None:
+    (mulm.folder / "empty").mkdir()
+    (mulm.folder / "empty/a.txt").touch()
     exit_code, _, err = mulm("data", "build", recipe(mulm, source))
+    assert server.facts.files() == []
     assert (exit_code, words in err) == (EXIT_BY_CODE[code], True), err
     assert server.facts.runs() == []
+
+
+def test_two_sources_of_one_name_are_told_before_anything_is_sent(mulm: Any, server: Any) -> None:
+    path = recipe(mulm, {"path": "texts", "name": "mine"}, {"path": "texts/c.md", "name": "mine-1"})
+    code, _, err = mulm("data", "build", path)
+    assert (code, "mine-1" in err) == (EXIT_BY_CODE["config_invalid"], True), err
+    assert server.facts.files() == []
+
+
+def test_a_source_without_a_name_keeps_its_number(mulm: Any, server: Any) -> None:
+    path = recipe(mulm, {"path": "texts/**/*.txt"}, {"path": "texts/c.md"})
+    assert mulm("data", "build", path)[0] == 0
+    names = [one["name"] for one in server.facts.runs()[0].config["sources"]]
+    assert names == ["source1-1", "source1-2", "source2"]
+
+
+def test_a_file_that_was_removed_there_is_sent_again(mulm: Any, server: Any) -> None:
+    path = recipe(mulm, {"path": "texts"})
+    assert mulm("data", "build", path)[0] == 0
+    for file in server.facts.files():
+        server.facts.remove_file(file.id)
+    assert mulm.json("data", "build", path) == RESULT
+    assert len(server.facts.files()) == 3
 
 
 def test_a_file_that_cannot_be_read_is_told(mulm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

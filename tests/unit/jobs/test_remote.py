@@ -111,6 +111,17 @@ def test_what_may_not_be_done_twice_is_not_sent_again(scripted: Any) -> None:
     assert slept == []
 
 
+def test_what_is_still_worked_on_is_asked_for_again(scripted: Any) -> None:
+    remote, slept = scripted
+    working = (409, {"code": "idempotency_in_progress", "detail": "wait"}, {})
+    Scripted.script += [working, OK]
+    assert remote.post("x", {}, is_repeatable=True).json() == {"done": True}
+    assert slept == [0.3]
+    Scripted.script[:] = [(409, {"code": "conflict", "detail": "taken"}, {}), OK]
+    with pytest.raises(ConflictError, match="taken"):
+        remote.post("x", {}, is_repeatable=True)
+
+
 def test_trying_has_an_end(scripted: Any) -> None:
     remote, slept = scripted
     Scripted.script += [BUSY] * 4

@@ -321,6 +321,27 @@ def test_two_servers_on_one_ledger_give_a_name_once(api, ledger, home, fits):
     assert len(ledger.deployments()) == 12
 
 
+def test_a_create_is_made_though_another_one_came_between_its_look_and_its_writing(
+    api, ledger, fits, monkeypatch
+):
+    look, others = ledger.deployments, []
+
+    def looked():
+        found = look()
+        if not others:
+            spec = {"args": {"model": "tiny@1", "served_name": "two"}}
+            others.append(ledger.set_deployment("two", spec, "test"))
+        return found
+
+    monkeypatch.setattr(ledger, "deployments", looked)
+    body, headers = {"model": "tiny@1", "served_name": "one"}, {"idempotency-key": "k-1"}
+    made = api.call("POST", URL, json=body, headers=headers)
+    assert made.status_code == 202
+    assert {each.name for each in look()} == {"one", "two"}
+    again = api.call("POST", URL, json=body, headers=headers)
+    assert (again.status_code, again.content) == (202, made.content)
+
+
 def test_what_changes_beside_it_all_the_time_is_not_looked_at_for_ever(
     api, ledger, fits, monkeypatch
 ):
