@@ -14,7 +14,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
-    """CPUs that this process may run on; all of the machine where nobody can say."""
+    """CPUs that this process may run on, and has the time of; all where nobody can say."""
     affinity = getattr(os, "sched_getaffinity", None)
     n_cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(n_cpus, _paid_for(cgroup) or n_cpus)

@@ -144,7 +144,8 @@ class Facts(Protocol):
             claim: Under which this is made.
 
         Returns:
-            The new revision; None where what stands beside it is otherwise, and nothing was noted.
+            The new revision; None, and nothing is noted, where another deployment has come, gone
+            or changed.
 
         Raises NotFoundError where nothing was served and nothing shall be, ConflictError where it
         is not at the revision `only_from`, and DeadlineError where the claim has passed on.

@@ -16,8 +16,8 @@ from mulm.engine.pages import pages_for
 from mulm.engine.prompt_lookup import PromptLookup
 from mulm.engine.speculation import Speculation
 from mulm.engine.stats import EngineStats
+from mulm.errors import MulmError
 from mulm.model.batch import PAGE_TOKENS, LanguageModel, RowModel
-from mulm.native.build import NoKernelsError
 from serve_app.engine_thread import EngineThread
 from serve_app.opened_model import TORCH_THREADS_BESIDE_KERNELS, OpenedModel
 from serve_app.settings import AppArgs
@@ -103,5 +103,6 @@ async def speed_up(thread: EngineThread, opened: OpenedModel, args: AppArgs) -> 
         if opened.make_draft_faster is not None:
             draft = await asyncio.to_thread(opened.make_draft_faster)
             thread.speculate(drafted(draft, args))
-    except NoKernelsError as error:
-        _log.warning("kernels failed, plain torch goes on reason=%s", error.message)
+    except (MulmError, OSError, MemoryError) as error:
+        # As when the weights, which are read again, are not there any more.
+        _log.warning("kernels failed, plain torch goes on reason=%s", error)

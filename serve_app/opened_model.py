@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -106,7 +107,10 @@ def open_from_store(args: AppArgs) -> OpenedModel:
 
 
 def compute_of(store: Store, manifest: Manifest, args: AppArgs, folder: Path) -> tuple[str, str]:
-    """The name of what computes, and the type of the weights: `int8` for quantised ones."""
+    """The name of what computes, and the type of the weights: `int8` for quantised ones.
+
+    Where kernels are not compiled yet it is the type that they will have in some seconds.
+    """
     device = _device(args.device, torch.cuda.is_available())
     name = torch.cuda.get_device_name() if device == "cuda" else device
     if (quantization := model_quantization(store, manifest)) is not None:
@@ -155,16 +159,12 @@ def open_weights(
     kernels = _kernels(folder) if device == "cpu" else None
     dtype = _dtype(args.dtype, device, has_kernels=kernels is not None)
     kv_dtype: KvDtype = "int8" if args.kv_dtype == "int8" else None
-
-    def load(dtype: torch.dtype, kv_dtype: KvDtype) -> MicroLM:
-        model = load_model(store, manifest, device, dtype)
-        model.kv_dtype = kv_dtype
-        return model
-
+    load = partial(_loaded, store, manifest, device)
     if kernels is not None and not is_whole(kernels):
         torch.set_num_threads(n_threads)
         meanwhile = load(*_meanwhile(dtype, kv_dtype))
-        return meanwhile, lambda: _native(load(dtype, kv_dtype), folder, args.n_threads)
+        # The threads are not chosen then: what answers meanwhile would be in the measurement.
+        return meanwhile, lambda: _native(load(dtype, kv_dtype), folder, n_threads)
     model = load(dtype, kv_dtype)
     if kernels is not None:
         try:
@@ -177,6 +177,14 @@ def open_weights(
     return model, None
 
 
+def _loaded(
+    store: Store, manifest: Manifest, device: str, dtype: torch.dtype, kv_dtype: KvDtype
+) -> MicroLM:
+    model = load_model(store, manifest, device, dtype)
+    model.kv_dtype = kv_dtype
+    return model
+
+
 def _meanwhile(dtype: torch.dtype, kv_dtype: KvDtype) -> tuple[torch.dtype, KvDtype]:
     """Types in which torch answers soon on this CPU; keys and values take no more memory."""
     if dtype != torch.bfloat16 or bf16_of_cpu():
@@ -185,6 +193,7 @@ def _meanwhile(dtype: torch.dtype, kv_dtype: KvDtype) -> tuple[torch.dtype, KvDt
 
 
 def _native(model: MicroLM, folder: Path, n_threads: int | None) -> NativeModel:
+    """With so many threads, or as many as are found fastest."""
     native = NativeModel(model, folder, n_threads or usable_cpus(), kv_dtype=model.kv_dtype)
     if n_threads is None:
         n_cpus, chosen = native.n_threads, choose_threads(native, native.n_threads)

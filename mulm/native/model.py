@@ -121,6 +121,7 @@ class NativeModel:
         Raises:
             MemoryError: there are not so many to be had; one computes then.
         """
+        assert n_threads >= 1, "somebody has to compute"
         if not self.library.mulm_set_threads(self.handle, n_threads):
             self.n_threads = 1
             raise MemoryError(f"no {n_threads} threads to be had")

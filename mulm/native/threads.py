@@ -3,7 +3,7 @@
 Called where a model is opened and nobody said a number. Two threads of one core share what it
 computes with, slow cores make fast ones wait, and few cores take all that memory gives: so all CPUs
 are often slower than some of them. Invariant: where two counts are about as fast it is the larger
-one, which serves batches and prompts too.
+one, which serves batches and prompts too; a machine on which a step is slow is not asked for long.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mulm.native.model import NativeCache, NativeModel
 
 ROUNDS = 6
 LONGEST_S = 1.0
-"""For all that is tried."""
+"""After that no other turn begins; and where one step takes so long, nothing is tried."""
 ABOUT = 1.08
 """Noise on a machine that does something else too."""
 _FEW = 2
-"""So many are always all used: one alone can only look faster."""
+"""So many are always all used: while another program has a core, one alone would look faster."""
 
 
 def choose_threads(
@@ -32,10 +32,10 @@ def choose_threads(
         MemoryError: there are no threads, or there is no memory, for a step.
     """
     counts = candidates(n_cpus)
-    if len(counts) > 1:
-        counts = [fastest(_measured(model, counts, now_s))]
-    model.set_threads(counts[0])
-    return counts[0]
+    seconds = _measured(model, counts, now_s) if len(counts) > 1 else {}
+    chosen = fastest(seconds) if len(seconds) == len(counts) else counts[0]
+    model.set_threads(chosen)
+    return chosen
 
 
 def candidates(n_cpus: int) -> list[int]:
@@ -57,14 +57,16 @@ def _measured(
     """The shortest step of each; they take turns, so that a pause of the machine meets all."""
     cache, seconds = model.make_cache(1), dict[int, float]()
     until_s = now_s() + LONGEST_S
-    for turn in range(ROUNDS):
+    for _ in range(ROUNDS):
         for count in counts:
             model.set_threads(count)
             _step(model, cache)  # the threads are new, and asleep
             began_s = now_s()
             _step(model, cache)
             seconds[count] = min(seconds.get(count, float("inf")), now_s() - began_s)
-        if turn and now_s() > until_s:
+            if len(seconds) < len(counts) and now_s() > until_s:
+                return {}  # not all were tried
+        if now_s() > until_s:
             break
     return seconds
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConfigError, MulmError
@@ -45,6 +45,11 @@ _ANY_VOCABULARY = 256
 
 WireDtype = Literal["fp32", "bf16"]
 ExporterName = Literal["wandb", "trackio", "mlflow"]
+
+
+def _is_default_rank(config: LowRankConfig) -> bool:
+    """Left out of what identifies a run: it is younger than runs that are to be found again."""
+    return config == LowRankConfig()
 
 
 class TrainConfig(Frozen):
@@ -95,7 +100,7 @@ class TrainConfig(Frozen):
     """How workers agree; `auto` measures machines and links, and takes the way that pays."""
     diloco: DilocoConfig = DilocoConfig()
     """For islands that talk now and then."""
-    lowrank: LowRankConfig = LowRankConfig()
+    lowrank: LowRankConfig = Field(default=LowRankConfig(), exclude_if=_is_default_rank)
     """For sums of low rank."""
     shard: bool | Literal["auto"] = "auto"
     """Each worker keeps the optimizer states of some parameters only."""

@@ -48,6 +48,8 @@ class StepChoices:
     """Workers that share the states of the optimizer."""
     is_offloaded: bool = False
     """Whether the states lie in the memory of the CPU."""
+    keeps_unsent: bool = False
+    """Whether a number for each gradient stays, as with sums of low rank."""
 
     @property
     def n_tokens(self) -> int:
@@ -83,7 +85,8 @@ def step_memory(shape: MicroLMConfig, choices: StepChoices) -> StepMemory:
     states, offloaded = (0, kept) if choices.is_offloaded else (kept, 0)
     gradients = 4 * (n_adapter_parameters(shape, lora) if lora else shape.n_parameters)
     # The embedding has a gradient from the loss on until the end of the way back.
-    held = weights + states + (gradients if choices.n_micro_batches > 1 else 0)
+    unsent = gradients if choices.keeps_unsent else 0
+    held = weights + states + unsent + (gradients if choices.n_micro_batches > 1 else 0)
     return StepMemory(
         weights_bytes=weights,
         gradients_bytes=gradients,
@@ -91,7 +94,7 @@ def step_memory(shape: MicroLMConfig, choices: StepChoices) -> StepMemory:
         offloaded_bytes=offloaded,
         forward_bytes=held + _forward_bytes(shape, choices),
         backward_bytes=held + _backward_bytes(shape, choices),
-        update_bytes=weights + states + own_gradients + update_bytes(shape, choices),
+        update_bytes=weights + states + unsent + own_gradients + update_bytes(shape, choices),
     )
 
 

@@ -77,6 +77,7 @@ def step_choices(
         lora=config.lora,
         n_shards=placement.n_shards,
         is_offloaded=placement.is_offloaded,
+        keeps_unsent=config.sync == "ddp_lowrank" and config.workers > 1,
     )
 
 

@@ -165,7 +165,7 @@ def rotate_key(
         issued = reissue(control.facts, ring.secret, key_id, body.overlap_s, claim)
         return _shown_once(control, ring, issued, status=200)
 
-    # Once more it ends alike: what nobody has seen ends, and what was before it when it would have.
+    # Once more it ends alike: what nobody has seen ends with the overlap, as what was before it.
     return once.answer(rotate, lambda _, claim: rotate(claim), is_secret=True)
 
 

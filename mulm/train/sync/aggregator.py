@@ -34,7 +34,6 @@ from mulm.train.sync.rounds import (
     Offer,
     Standing,
     Update,
-    checksum,
 )
 
 
@@ -101,7 +100,7 @@ class Aggregator:
                 part.withdraw(island)
                 if part.public_N is None or number > part.number:
                     send.append(part.place)
-                elif number < part.number or own_sum not in (None, checksum(part.public_N)):
+                elif number < part.number or own_sum not in (None, part.checksum):
                     fetch.append(part.place)
             self._changed.notify_all()
             return Joined(tuple(send), tuple(fetch))

@@ -110,7 +110,8 @@ class AggregatorServer:
 
 
 def _on_join(to: Aggregator, words: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
-    sizes, rounds, sums = (tuple(map(int, words[name])) for name in ("sizes", "rounds", "sums"))
+    sizes, rounds = (tuple(map(int, words[name])) for name in ("sizes", "rounds"))
+    sums = tuple(map(int, words.get("sums", ())))  # islands of an older version tell none
     standing = Standing(sizes, rounds, int(words["line"]), sums)
     return asdict(to.join(str(words["island"]), standing)), b""
 

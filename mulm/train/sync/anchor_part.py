@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mulm.train.sync.codec import Codec
 from mulm.train.sync.outer_step import OuterStep
-from mulm.train.sync.rounds import Offer, Update
+from mulm.train.sync.rounds import Offer, Update, checksum
 
 _KEPT_UPDATES = 3
 """An island may be one round behind, have come late to another, and ask twice."""
@@ -39,6 +39,8 @@ class AnchorPart:
     updates: dict[int, Update] = field(default_factory=dict)
     _counted: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Of each island: the number of its last offer that was counted, and the round that did."""
+    _checksum: int | None = None
+    """Of the public anchor, where somebody has asked since it moved."""
     _first_s: float = math.inf
     _quorum_s: float = math.inf
 
@@ -50,6 +52,14 @@ class AnchorPart:
         self.number = number
         self.updates = {}
         self._open()
+
+    @property
+    def checksum(self) -> int:
+        """Of the public anchor; computed once a round at most, where islands join."""
+        assert self.public_N is not None
+        if self._checksum is None:
+            self._checksum = checksum(self.public_N)
+        return self._checksum
 
     def counts_in(self, offer: Offer) -> int:
         """The round that this offer counts in: one that has it already, or the open one."""
@@ -118,5 +128,5 @@ class AnchorPart:
         return mean_N
 
     def _open(self) -> None:
-        self.offers = {}
+        self.offers, self._checksum = {}, None
         self._first_s = self._quorum_s = math.inf

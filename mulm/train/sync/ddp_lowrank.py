@@ -63,7 +63,8 @@ class DdpLowRankSync:
     def mean_gradients(self, own_count: float, count: float) -> Tensor:  # noqa: ARG002
         """Three messages, and what the workers' factors make."""
         lefts = self._to_all([matrices.take(count) for matrices in self._matrices])
-        rights = [m.split(left) for m, left in zip(self._matrices, lefts, strict=True)]
+        pairs = zip(self._matrices, lefts, strict=True)
+        rights = [matrices.split(left, self._wire_dtype) for matrices, left in pairs]
         whole = [self._gradient(p) / count for p in self._whole]
         summed = self._sum([*rights, *whole])
         n = len(rights)

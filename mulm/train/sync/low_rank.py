@@ -3,8 +3,9 @@
 Used by `ddp_lowrank`, which says what travels. Pure arithmetic: no talk. A matrix of M x N numbers
 becomes a left factor of M x R with orthonormal columns and a right one of N x R that follows from
 it; what their product lacks is added to the next gradient. Invariant: all that is returned as
-gradients, and all that is unsent, add up to all gradients that came. Shape letters: G matrices of
-one shape, M rows, N columns, R the rank.
+gradients, and all that is unsent, add up to all gradients that came, unless one was not finite or
+so large that what it left would govern the steps after it: that is bounded. Shape letters: G
+matrices of one shape, M rows, N columns, R the rank.
 Source: Vogels, Karimireddy and Jaggi, 2019, "PowerSGD".
 """
 
@@ -17,6 +18,10 @@ from torch import Tensor, nn
 
 LEAST_SAVED = 2
 """A matrix travels in factors where they are smaller by this."""
+
+
+MOST_UNSENT = 30.0
+"""Times a gradient's norm: what one that was far larger has left is cut to that."""
 
 
 class LowRank:
@@ -40,15 +45,17 @@ class LowRank:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         assert len(gradients) == len(self.parameters), "a parameter has no part in the loss"
         for unsent_MN, gradient in zip(self.unsent_GMN, gradients, strict=True):
+            most = MOST_UNSENT * gradient.norm() / count
+            unsent_MN.mul_((most / unsent_MN.norm()).nan_to_num(1.0).clamp(max=1.0))
             unsent_MN.add_(gradient.view_as(unsent_MN), alpha=1 / count)
         for parameter in self.parameters:
             parameter.grad = None
         return self.unsent_GMN @ self.right_GNR
 
     @torch.no_grad()
-    def split(self, left_GMR: Tensor) -> Tensor:
+    def split(self, left_GMR: Tensor, wire_dtype: torch.dtype = torch.float32) -> Tensor:
         """This worker's right factors to orthonormal left ones; what these carry is sent."""
-        right_GNR = self.unsent_GMN.mT @ left_GMR
+        right_GNR = (self.unsent_GMN.mT @ left_GMR).to(wire_dtype).float()
         self.unsent_GMN.baddbmm_(left_GMR, right_GNR.mT, alpha=-1)
         return right_GNR
 

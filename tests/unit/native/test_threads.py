@@ -42,7 +42,7 @@ def test_a_model_computes_with_what_was_found_fastest(kernels, monkeypatch):
             next(clock)
 
     monkeypatch.setattr(threads, "_step", step)
-    assert choose_threads(native, 8, lambda: next(clock)) == 4
+    assert choose_threads(native, 8, lambda: next(clock) / 10_000) == 4
     assert native.n_threads == 4
     assert torch.equal(read(native, ids), before)
 
@@ -53,14 +53,14 @@ def test_a_real_model_ends_with_one_of_what_was_tried(kernels):
     assert choose_threads(native, 2) == native.n_threads == 2
 
 
-def test_a_slow_machine_is_not_asked_long(kernels, monkeypatch):
-    native, n_steps = NativeModel(micro(), kernels, 2), 0
-    clock = iter(range(10**6))
+@pytest.mark.parametrize(("step_s", "n_steps", "chosen"), [(0.06, 16, 2), (0.2, 4, 8), (9.0, 2, 8)])
+def test_a_slow_machine_is_not_asked_long(kernels, monkeypatch, step_s, n_steps, chosen):
+    native, now_s, taken = NativeModel(micro(), kernels, 2), 0.0, 0
 
-    def step(_model, _cache):
-        nonlocal n_steps
-        n_steps += 1
+    def step(model, _cache):
+        nonlocal now_s, taken
+        now_s, taken = now_s + step_s * model.n_threads / 4, taken + 1
 
     monkeypatch.setattr(threads, "_step", step)
-    choose_threads(native, 4, lambda: next(clock))
-    assert n_steps == 2 * 2 * 4, "two turns of four counts, each twice"
+    assert choose_threads(native, 8, lambda: now_s) == chosen
+    assert taken == n_steps

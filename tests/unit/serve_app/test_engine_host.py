@@ -9,7 +9,7 @@ import pytest
 
 from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.engine.prompt_lookup import PromptLookup
-from mulm.errors import ConfigError, ConflictError, NotRunningError
+from mulm.errors import ConfigError, ConflictError, NotFoundError, NotRunningError
 from mulm.messages import GenerateRequest, Grammar, SamplingParams
 from mulm.model.adapter import Adapter
 from mulm.native.build import NoKernelsError
@@ -323,6 +323,26 @@ def test_a_drafts_faster_form_takes_over_after_the_models():
         await host.stop()
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    "error", [NotFoundError("gone"), NoKernelsError("no"), MemoryError("none"), OSError("disk")]
+)
+def test_a_faster_form_that_cannot_be_made_leaves_the_one_that_answers(error, caplog):
+    def fail():
+        raise error
+
+    host = EngineHost(lambda _args: OpenedModel("m", FakeModel(), fail))
+
+    async def check():
+        await host.reconfigure({"model": "m@1"})
+        await asyncio.gather(*host._tasks)
+        assert (await collect(host, "m"))[-1].finish_reason == "length"
+        await host.stop()
+
+    asyncio.run(check())
+    assert "plain torch goes on" in caplog.text
+    assert str(error) in caplog.text
 
 
 def test_a_drafts_memory_is_an_eighth():

@@ -177,3 +177,11 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     assert step_memory(shape, replace(choices, rows=rows)).peak_bytes <= 8e9
     assert step_memory(shape, replace(choices, rows=rows + 1)).peak_bytes > 8e9
     assert largest_rows(shape, choices, 1e8) == 0
+
+
+def test_what_is_unsent_stays_beside_all_else() -> None:
+    shape = preset("micro", 32768)
+    plain = step_memory(shape, PLAIN)
+    unsent = step_memory(shape, replace(PLAIN, keeps_unsent=True))
+    for stage in ("forward_bytes", "backward_bytes", "update_bytes"):
+        assert getattr(unsent, stage) - getattr(plain, stage) == 4 * shape.n_parameters

@@ -186,6 +186,7 @@ def _drip(link: socket.socket) -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("well")
 def test_another_secret(server: AggregatorServer) -> None:
     rounds = TcpRounds(OuterLink(*server.address, "a guess", "a"), 4 * N)
     with pytest.raises(AuthError, match="secrets"):
