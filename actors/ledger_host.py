@@ -27,7 +27,7 @@ from mulm.ledger import Ledger
 
 NAMESPACE = "mulm"
 ACTOR_NAME = "ledger"
-FACT_METHODS = frozenset(name for name in vars(Facts) if not name.startswith("_"))
+FACT_METHODS = frozenset(name for name in dir(Facts) if not name.startswith("_"))
 
 _CALL_TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S = 20.0

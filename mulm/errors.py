@@ -146,7 +146,7 @@ class RateLimitedError(MulmError):
 
 
 class QuotaError(MulmError):
-    """A key has used up its tokens, or has too few left for what was asked."""
+    """A key has used up its tokens, has too few left, or has judged as many answers as one may."""
 
     code = "insufficient_quota"
 

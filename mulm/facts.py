@@ -11,27 +11,25 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mulm.accounts import HOUR_S, AuditRow, Key, KeyLimits, Scope, UsageRow
+from mulm.feedback_facts import FeedbackFacts
 from mulm.manifest import Kind
 from mulm.records import (
     Alias,
-    Answered,
     Claim,
     Deployment,
     Event,
-    Feedback,
     Happening,
     KeptAnswer,
     Phase,
     Pointed,
     Run,
-    Thumb,
     UserFile,
     Version,
 )
 from mulm.refs import Ref
 
 
-class Facts(Protocol):
+class Facts(FeedbackFacts, Protocol):
     """What the ledger can be asked and told, in process or through the cluster."""
 
     def publish(self, kind: Kind, name: str, manifest_id: str) -> Version:
@@ -237,26 +235,6 @@ class Facts(Protocol):
         self, who: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[AuditRow]:
         """The newest notes first; of one who asked, and of those before a number."""
-
-    def give_feedback(
-        self, feedback_id: str, key_id: str, answered: Answered, verdict: Thumb, comment: str = ""
-    ) -> Feedback:
-        """Note what a key thinks of an answer; where it has said so before, that is changed."""
-
-    def one_feedback(self, feedback_id: str) -> Feedback:
-        """Raises NotFoundError."""
-
-    def feedback(
-        self,
-        model: str | None = None,
-        verdict: Thumb | None = None,
-        after: str | None = None,
-        limit: int | None = None,
-    ) -> list[Feedback]:
-        """The newest answers first: of a model, by its name or id, and behind the one `after`.
-
-        Raises NotFoundError.
-        """
 
     def add_file(
         self,

@@ -69,8 +69,14 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE TABLE IF NOT EXISTS feedback (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, key_id TEXT NOT NULL,
     digest TEXT NOT NULL, model TEXT NOT NULL, model_id TEXT, answer_id TEXT,
-    messages TEXT NOT NULL, answer TEXT NOT NULL, verdict TEXT NOT NULL, comment TEXT NOT NULL,
-    created_s REAL NOT NULL, changed_s REAL NOT NULL, UNIQUE (key_id, digest));
+    verdict TEXT NOT NULL, created_s REAL NOT NULL, changed_s REAL NOT NULL,
+    asked_start TEXT NOT NULL, answer_start TEXT NOT NULL, comment TEXT NOT NULL,
+    answer TEXT NOT NULL, messages TEXT NOT NULL, UNIQUE (key_id, digest));
+CREATE INDEX IF NOT EXISTS feedback_verdict ON feedback (verdict);
+CREATE INDEX IF NOT EXISTS feedback_model ON feedback (model);
+CREATE INDEX IF NOT EXISTS feedback_model_verdict ON feedback (model, verdict);
+CREATE INDEX IF NOT EXISTS feedback_model_id ON feedback (model_id);
+CREATE INDEX IF NOT EXISTS feedback_model_id_verdict ON feedback (model_id, verdict);
 """
 _KEY_COLUMNS = {
     "scope": "TEXT NOT NULL DEFAULT 'all'",

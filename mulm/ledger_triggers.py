@@ -39,9 +39,12 @@ CREATE TRIGGER IF NOT EXISTS key_goes AFTER DELETE ON keys BEGIN {_HAPPENS}
     ({_NOW}, 'key', old.id, json_object('is_revoked', json('true'))); END;
 CREATE TRIGGER IF NOT EXISTS feedback_comes AFTER INSERT ON feedback BEGIN {_HAPPENS}
     (new.created_s, 'feedback', new.id,
-     json_object('model', new.model, 'verdict', new.verdict)); END;
+     json_object('model', new.model, 'verdict', new.verdict, 'is_removed', json('false'))); END;
 CREATE TRIGGER IF NOT EXISTS feedback_changes AFTER UPDATE OF verdict ON feedback
     WHEN old.verdict != new.verdict BEGIN {_HAPPENS}
     (new.changed_s, 'feedback', new.id,
-     json_object('model', new.model, 'verdict', new.verdict)); END;
+     json_object('model', new.model, 'verdict', new.verdict, 'is_removed', json('false'))); END;
+CREATE TRIGGER IF NOT EXISTS feedback_goes AFTER DELETE ON feedback BEGIN {_HAPPENS}
+    ({_NOW}, 'feedback', old.id,
+     json_object('model', old.model, 'verdict', old.verdict, 'is_removed', json('true'))); END;
 """

@@ -158,6 +158,24 @@ class Feedback:
     """When the verdict was given that holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class FeedbackLine:
+    """Feedback as a list shows it, without the conversation."""
+
+    id: str
+    key_id: str
+    model: str
+    model_id: str | None
+    answer_id: str | None
+    verdict: Thumb
+    comment: str
+    asked_start: str
+    """The first characters of the last thing that the user has said."""
+    answer_start: str
+    created_s: float
+    changed_s: float
+
+
 ANSWERS_KEPT_S = 86_400.0
 """How long a request with an idempotency key is answered again in the same way."""
 

@@ -2,42 +2,52 @@
 
 Whoever may have a model answer may judge its answers; what all have said is read by keys of the
 scope `all` alone, since conversations of others stand in it. Invariant: what is acknowledged holds
-the whole conversation in the canonical form, so that a preference dataset can be made of it.
+the whole conversation in the canonical form, so that a preference dataset can be made of it, and
+weights that have answered under that name.
 """
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from mulm.config import Frozen
-from mulm.records import Answered, Feedback, Thumb
+from mulm.config import Frozen, canonical_json
+from mulm.errors import ConfigError
+from mulm.records import Answered, Feedback, FeedbackLine, Thumb
 from mulm.refs import new_id
 from mulm.tool_turns import check_turns
 from serve_app.auth import ForbiddenError
 from serve_app.caller import Caller, CallerDependency
-from serve_app.control_api.control import PROBLEMS, Control, ControlDependency, require_all
+from serve_app.control_api.answerers import require_answerer
+from serve_app.control_api.control import PROBLEM, PROBLEMS, Control, ControlDependency, require_all
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
 from serve_app.openai_api.chat import to_message
 from serve_app.openai_api.chat_schemas import ChatMessage
 from serve_app.openai_api.schemas import MAX_TURNS
+from serve_app.service import ServiceDependency
 
 router = APIRouter(prefix="/api/v1/feedback", tags=["feedback"], responses=PROBLEMS)
 
 MAX_CHARS = 1 << 18
-"""Of a conversation and its answer together: more than the largest window holds."""
+"""Of the JSON of a conversation and its answer: more than the largest window holds."""
 MAX_COMMENT_CHARS = 4000
 
 _READERS = [Depends(require_all)]
-_CHANGED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "This key had judged this answer before: the new verdict holds."}
+_GIVEN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "This key had judged this answer before: the new verdict holds."},
+    403: {
+        "description": "A key for other models, or one that has judged as many answers as it may.",
+        "content": PROBLEM,
+    },
 }
 
 ModelName = Annotated[str, Field(min_length=1, max_length=64)]
-ModelId = Annotated[str, Field(max_length=128, pattern=r"^mdl_[0-9a-z_+]+$")]
+_OF_A_MODEL = "mdl_[0-9a-z]{1,24}"
+ModelId = Annotated[str, Field(pattern=rf"^{_OF_A_MODEL}(\+{_OF_A_MODEL})?$")]
+"""With that of an adapter behind it, where one stood beside."""
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
 
 
@@ -56,27 +66,32 @@ class NewFeedback(Frozen):
     answer_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """The `id` of the answer: tells it apart from another one of the same words."""
 
-    @model_validator(mode="after")
-    def _is_small(self) -> "NewFeedback":
-        calls = [each.function for said in self.messages for each in said.tool_calls or ()]
-        n_chars = sum(len(said.text) for said in self.messages) + len(self.answer)
-        n_chars += sum(len(call.name) + len(call.arguments) for call in calls)
-        if n_chars > MAX_CHARS:
-            words = f"are longer than {MAX_CHARS} characters, with the answer"
-            raise PydanticCustomError("invalid_value", words, {"param": ("messages",)})
-        return self
-
     @property
     def answered(self) -> Answered:
-        """What is judged. Raises ConfigError where calls of tools and results do not fit."""
+        """What is judged.
+
+        Raises ConfigError where calls of tools and results do not fit, or it is too much to keep.
+        """
         turns = check_turns([to_message(said) for said in self.messages])
         messages = tuple(turn.model_dump(mode="json") for turn in turns)
-        return Answered(self.model, messages, self.answer, self.model_id, self.answer_id)
+        answered = Answered(self.model, messages, self.answer, self.model_id, self.answer_id)
+        n_chars = len(canonical_json(asdict(answered)).decode())
+        if n_chars > MAX_CHARS:
+            raise ConfigError(
+                f"the conversation and its answer are {n_chars:,} characters of JSON",
+                hint=f"{MAX_CHARS:,} are kept at most",
+                param="messages",
+            )
+        return answered
 
 
-@router.post("", status_code=201, responses=_CHANGED, response_model=None)
+@router.post("", status_code=201, responses=_GIVEN, response_model=None)
 def give_feedback(
-    body: NewFeedback, control: ControlDependency, caller: CallerDependency, once: OnceDependency
+    body: NewFeedback,
+    control: ControlDependency,
+    service: ServiceDependency,
+    caller: CallerDependency,
+    once: OnceDependency,
 ) -> Response:
     """Say whether an answer is good; said again of the same answer, the latest verdict holds."""
     if not caller.key.may_ask(body.model):
@@ -88,6 +103,8 @@ def give_feedback(
 
     def give(*_claim: object) -> JSONResponse:
         """Also where another process did it before: twice is once."""
+        if body.model_id is not None:
+            require_answerer(service, control.facts, body.model, body.model_id)
         return _given(body, control, caller)
 
     return once.answer(give, give)
@@ -106,18 +123,47 @@ def _given(body: NewFeedback, control: Control, caller: Caller) -> JSONResponse:
 def list_feedback(
     control: ControlDependency,
     model: Annotated[str | None, Query(max_length=128)] = None,
+    model_id: Annotated[str | None, Query(max_length=128)] = None,
     verdict: Thumb | None = None,
     limit: Limit = DEFAULT_LIMIT,
     after: After = None,
 ) -> dict[str, Any]:
-    """What was said of answers, the newest first: of a model by its name or id, of a verdict."""
-    return page(control.facts.feedback(model, verdict, after, limit + 1), limit, _described)
+    """What was said of answers, the newest first, without the conversations.
+
+    Of a model by the name that clients call it, of weights by their id, of a verdict.
+    """
+    found = control.facts.feedback(model, model_id, verdict, after, limit + 1)
+    return page(found, limit, _in_a_line)
 
 
 @router.get("/{feedback_id}", dependencies=_READERS)
 def get_feedback(feedback_id: str, control: ControlDependency) -> dict[str, Any]:
-    """What was said of one answer."""
+    """What was said of one answer, with the whole conversation."""
     return _described(control.facts.one_feedback(feedback_id))
+
+
+@router.delete("/{feedback_id}", status_code=204, dependencies=_READERS)
+def delete_feedback(feedback_id: str, control: ControlDependency) -> Response:
+    """Forget what was said of one answer, and the conversation with it."""
+    control.facts.remove_feedback(feedback_id)
+    return Response(status_code=204)
+
+
+def _in_a_line(found: FeedbackLine) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "object": "feedback",
+        "model": found.model,
+        "model_id": found.model_id,
+        "answer_id": found.answer_id,
+        "asked_start": found.asked_start,
+        "answer_start": found.answer_start,
+        "verdict": found.verdict,
+        "comment": found.comment,
+        "key": found.key_id,
+        "created_at": int(found.created_s),
+        "changed_at": int(found.changed_s),
+    }
 
 
 def _described(found: Feedback) -> dict[str, Any]:

@@ -19,6 +19,10 @@ def say(page, text: str) -> None:
     expect(page.get_by_text("first after").first).to_be_visible()
 
 
+def wholes(site):
+    return [site.ledger.one_feedback(line.id) for line in site.ledger.feedback()]
+
+
 def pressed(page, name: str):
     return page.get_by_role("button", name=name, pressed=True)
 
@@ -34,7 +38,7 @@ def test_an_answer_is_judged_by_keyboard_and_judged_anew(site, enter):
     page.keyboard.press("Enter")
     expect(pressed(page, "Good answer")).to_be_focused()
     expect(page.get_by_text("Noted.")).to_be_visible()
-    [given] = site.ledger.feedback()
+    [given] = wholes(site)
     answered = given.answered
     assert (given.verdict, given.key_id) == ("up", "key_000000000001")
     assert (answered.model, answered.model_id, answered.answer) == ("tiny", "mdl_1", "Hello there")
@@ -50,9 +54,23 @@ def test_an_answer_is_judged_by_keyboard_and_judged_anew(site, enter):
     page.keyboard.type(HOSTILE)
     page.keyboard.press("Enter")
     expect(page.get_by_text("Noted, with why.")).to_be_visible()
-    [changed] = site.ledger.feedback()
+    [changed] = wholes(site)
     assert (changed.id, changed.verdict, changed.comment) == (given.id, "down", HOSTILE)
     assert changed.answered == answered
+
+
+def test_why_goes_with_its_own_verdict_alone(site, enter):
+    page = enter("#/chat")
+    say(page, "Hello")
+    page.get_by_role("button", name="Good answer").click()
+    page.get_by_label("Why").fill("kind")
+    page.get_by_role("button", name="Say so").click()
+    expect(page.get_by_text("Noted, with why.")).to_be_visible()
+    page.get_by_role("button", name="Bad answer").click()
+    expect(pressed(page, "Bad answer")).to_have_count(1)
+    expect(page.get_by_label("Why")).to_have_value("")
+    [given] = site.ledger.feedback()
+    assert (given.verdict, given.comment) == ("down", "")
 
 
 def test_of_two_models_side_by_side_each_answer_is_judged_for_itself(site, enter):
@@ -109,3 +127,21 @@ def test_what_was_said_is_listed_as_the_text_that_it_is(site, enter, text):
     assert "owned" not in page.title()
     assert page.locator("main img, main script").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_a_conversation_is_fetched_when_it_is_opened_and_once(site, enter):
+    asked = ({"role": "user", "content": "Tell a story. " * 40},)
+    site.ledger.give_feedback("fb_1", "key_1", Answered("tiny", asked, "Once. " * 100), "up")
+    page = enter("#/runs")
+    replies = []
+    page.on("response", lambda reply: replies.append(reply) if "/feedback" in reply.url else None)
+    page.get_by_role("link", name="Feedback").click()
+    row = page.get_by_role("table", name="Feedback").locator("tbody tr").filter(has_text="Once.")
+    expect(row).to_contain_text("Tell a story.")
+    assert all(len(reply.body()) < 1000 for reply in replies)
+    row.locator("summary").click()
+    expect(row.locator(".turns .answer").last).to_have_text("Once. " * 100)
+    site.ledger.give_feedback("fb_2", "key_1", Answered("tiny", asked, "later"), "down")
+    expect(page.get_by_role("row").filter(has_text="later")).to_be_visible(timeout=15_000)
+    expect(row.locator(".turns")).to_be_visible()
+    assert sum(reply.url.endswith("/fb_1") for reply in replies) == 1

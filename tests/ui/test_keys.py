@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import expect
@@ -119,3 +120,18 @@ def test_a_key_is_made_with_limits_and_changed(site, enter):
     expect(page.get_by_role("row").filter(has_text="robert")).to_be_visible()
     renamed = site.ledger.key(made.id)
     assert (renamed.expires_s, renamed.limits) == (changed.expires_s, changed.limits)
+
+
+def test_a_change_sends_only_what_was_changed(site, enter):
+    page = enter("#/keys")
+    page.get_by_role("button", name="Change friend").click()
+    form = page.get_by_role("form", name="Change friend")
+    friend = site.ledger.key("key_000000000002")
+    meanwhile = replace(friend, models=("tiny",), limits=KeyLimits(token_quota=5))
+    site.ledger.change_key(meanwhile)
+    form.get_by_label("Whose it is").fill("robert")
+    form.get_by_label("At the same time").fill("2")
+    form.get_by_role("button", name="Change it").click()
+    expect(page.get_by_role("row").filter(has_text="robert")).to_be_visible()
+    limits = KeyLimits(token_quota=5, max_concurrent=2)
+    assert site.ledger.key(friend.id) == replace(meanwhile, name="robert", limits=limits)

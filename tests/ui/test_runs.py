@@ -214,3 +214,21 @@ def test_a_run_is_forked_with_changed_settings(site, enter):
     page.get_by_text("Fork", exact=True).click()
     page.get_by_role("button", name="Start it").click()
     expect(page.get_by_text("That is this very run")).to_be_visible()
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text_in_a_fork(site, enter):
+    site.versions()
+    run = site.run(name="2024", seed=17)
+    page = enter(f"#/runs/{run}")
+    page.get_by_text("Fork", exact=True).click()
+    setting, value = page.get_by_label("Setting"), page.get_by_label("Value")
+    setting.select_option("name")
+    expect(value).to_have_value('"2024"')
+    page.get_by_role("button", name="Another setting").click()
+    value.last.fill("18")
+    with page.expect_request("**/fork") as asked:
+        page.get_by_role("button", name="Start it").click()
+    assert asked.value.post_data_json == {"config": {"seed": 18}}
+    page.wait_for_url(lambda url: run not in url)
+    [child] = [each for each in site.ledger.runs() if each.id != run]
+    assert child.config == site.ledger.run(run).config | {"seed": 18}

@@ -34,6 +34,7 @@ def test_everything_that_happens_is_told_in_order(ledger):
     ledger.add_key("key_1", "digest", "a friend")
     for verdict in ("up", "up", "down"):  # the second says nothing new
         ledger.give_feedback("fb_1", "key_1", Answered("tiny", (), "Hello"), verdict)
+    ledger.remove_feedback("fb_1")
     ledger.remove_key("key_1")
     assert told(ledger) == [
         ("run", "run_1", {"phase": "queued", "kind": "train"}),
@@ -45,11 +46,12 @@ def test_everything_that_happens_is_told_in_order(ledger):
         ("deployment", "tiny", {"revision": 2, "reason": "removed", "is_removed": True}),
         ("version", "tiny@2", {"kind": "model", "is_removed": True}),
         ("key", "key_1", {"is_revoked": False}),
-        ("feedback", "fb_1", {"model": "tiny", "verdict": "up"}),
-        ("feedback", "fb_1", {"model": "tiny", "verdict": "down"}),
+        ("feedback", "fb_1", {"model": "tiny", "verdict": "up", "is_removed": False}),
+        ("feedback", "fb_1", {"model": "tiny", "verdict": "down", "is_removed": False}),
+        ("feedback", "fb_1", {"model": "tiny", "verdict": "down", "is_removed": True}),
         ("key", "key_1", {"is_revoked": True}),
     ]
-    assert [each.seq for each in ledger.happenings()] == list(range(1, 13))
+    assert [each.seq for each in ledger.happenings()] == list(range(1, 14))
     times = [each.time_s for each in ledger.happenings()]
     assert times == sorted(times)
 

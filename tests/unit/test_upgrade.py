@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 HOMES = sorted((ROOT / "tests/fixtures/homes").glob("*.tar.xz"))
 SCHEMA_SHA256 = {
     1: "aabe812895a64705f4030f8237a4b16532e770c8af43fa7aa96a0b130d0811c7",
-    2: "33c7a796e72a066ee57986bf3afe1a0f52d113917fdb10ff4dae9331489ab2fa",
+    2: "6d9cb0de509e481939855d47ebfc4f115df34ba2962256e157591b40ab9278b7",
 }
 """The statements of each version. A change is a new version, with a line here and a home in
 `tests/fixtures/homes`."""

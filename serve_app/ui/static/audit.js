@@ -10,6 +10,8 @@ const MOST_PAGES = 50;
 
 export function auditView(main, life) {
   let who = "";
+  const names = new Map();
+  const sought = new Set(); // ids of keys; some are revoked, and have no name any more
   const box = el("div", { class: "card" });
   const only = el("span");
   main.append(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Audit"), only, el("a", { href: "#/keys" }, "all keys")), box);
@@ -21,7 +23,15 @@ export function auditView(main, life) {
     again();
   }
 
-  function row({ id, created_at: at, who: by, method, subject, outcome, request_id: request }, names) {
+  /** All names once, and again where somebody is new. */
+  async function known(rows) {
+    const fresh = rows.map(({ who: by }) => by).filter((by) => by.startsWith("key_") && !sought.has(by));
+    if (!fresh.length) return;
+    for (const { id, name } of (await pages("api/v1/keys", { limit: 100 }, MOST_PAGES, life)).data) names.set(id, name);
+    for (const by of fresh) sought.add(by);
+  }
+
+  function row({ id, created_at: at, who: by, method, subject, outcome, request_id: request }) {
     const name = names.get(by) ?? by;
     return [
       el("time", {}, clock(at)),
@@ -32,8 +42,8 @@ export function auditView(main, life) {
 
   const again = listed(box, life, POLL_MS, "api/v1/audit", {
     values: () => ({ who }),
-    more: async () => (await pages("api/v1/keys", { limit: 100 }, MOST_PAGES, life)).data.map(({ id, name }) => [id, name]),
-    draw: (rows, keys) => table("Audit", ["When", "Who", "How", "What", "Outcome", "Request"], rows.map((each) => row(each, new Map(keys))), {
+    more: known,
+    draw: (rows) => table("Audit", ["When", "Who", "How", "What", "Outcome", "Request"], rows.map(row), {
       empty: "None yet. Whatever is changed over HTTP, or by `mulm key`, leaves a line here.",
     }),
   });

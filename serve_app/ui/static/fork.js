@@ -1,9 +1,9 @@
 // Another run like one that is there, with some settings otherwise. A part of the view of a run.
-// Invariant: only what was chosen is sent, with the group that it is in; the rest is the server's.
+// Invariants: only what was changed is sent, with the group that it is in; the rest is the server's;
+// a text that reads as JSON stands in quotes, so that it stays a text.
 
 import { part, request } from "./api.js";
 import { cut, el, folded, isDone, put } from "./dom.js";
-import { plain } from "./words.js";
 
 /** {element, draw(run)}: closed until somebody opens it; what is typed there stays. */
 export function forking(path, life) {
@@ -11,7 +11,7 @@ export function forking(path, life) {
   const rows = el("div", { class: "grid" });
   const { element, body } = folded("Fork", () => rows.children.length || add());
   let run = { config: {} };
-  const chosen = []; // [path of a setting, its input]
+  const chosen = []; // [path of a setting, its input, what it says untouched]
   put(body, el("p", { class: "faint" }, "Another run like this one, with some settings otherwise."), el("form", { onsubmit: (event) => {
     event.preventDefault();
     put(said);
@@ -23,10 +23,10 @@ export function forking(path, life) {
   function add() {
     const settings = leaves(run.config);
     const value = el("input", { spellcheck: "false" });
-    const row = [settings[0], value];
+    const row = [settings[0], value, ""];
     const choose = () => {
       row[0] = settings[name.value];
-      value.value = plain(within(run.config, row[0]));
+      value.value = row[2] = written(within(run.config, row[0]));
     };
     const name = el("select", { onchange: choose }, settings.map((keys, at) =>
       el("option", { value: at, selected: keys.join() === "seed" }, cut(keys.join("."), 80))));
@@ -38,8 +38,9 @@ export function forking(path, life) {
 
   async function start() {
     const config = structuredClone(run.config);
-    for (const [keys, { value }] of chosen) within(config, keys.slice(0, -1))[keys.at(-1)] = read(value);
-    const tops = [...new Set(chosen.map(([[top]]) => top))];
+    const changed = chosen.filter(([, { value }, before]) => value !== before);
+    for (const [keys, { value }] of changed) within(config, keys.slice(0, -1))[keys.at(-1)] = read(value);
+    const tops = [...new Set(changed.map(([[top]]) => top))];
     const body = { config: Object.fromEntries(tops.map((top) => [top, config[top]])) };
     const { id } = await (await request("POST", `${path}/fork`, { body })).json();
     if (id === run.id) put(said, "That is this very run: change something.");
@@ -58,6 +59,11 @@ function leaves(value, path = []) {
 }
 
 const within = (value, path) => path.reduce((inner, key) => inner[key], value);
+
+/** A value as `read` reads it. */
+function written(value) {
+  return typeof value === "string" && read(value) === value ? value : JSON.stringify(value);
+}
 
 /** What somebody typed: JSON where it is some, else a text. */
 function read(text) {

@@ -1,5 +1,6 @@
 // What a key may use: models, an end, limits, as fields of a form. Used by the view of keys, for a
-// new key and for a change. Invariant: what is left empty has no limit.
+// new key and for a change. Invariants: what is left empty has no limit; of a change only what
+// somebody has changed is sent, so that what others have set meanwhile stays.
 
 import { el } from "./dom.js";
 
@@ -11,7 +12,7 @@ const LIMITS = {
   max_concurrent: "At the same time", token_quota: "Tokens in all",
 };
 
-/** {elements, values()}; `key` is the one that is changed, none for a new one. */
+/** {elements, values(now)}; `key` is the one that is changed, none for a new one, `now` what it is by now. */
 export function keyFields(key = null) {
   const models = el("input", { placeholder: "all; or names, with commas", value: key?.models.join(", ") ?? "", spellcheck: "false" });
   const lives = key ? [[AS_IT_IS, AS_IT_IS], ...LIVES.map(([words, value]) => [value ? `${words} from now` : words, value])] : LIVES;
@@ -21,13 +22,19 @@ export function keyFields(key = null) {
   return {
     elements: [el("label", {}, "Models", models), el("label", {}, "Valid", lasts),
       limits.map(([name, input]) => el("label", {}, LIMITS[name], input))],
-    values: () => ({
-      models: models.value.split(",").map((name) => name.trim()).filter(Boolean),
-      ...(lasts.value === AS_IT_IS ? {} : { expires_in_s: lasts.value ? Number(lasts.value) : null }),
-      limits: Object.fromEntries(limits.map(([name, input]) => [name, input.value === "" ? null : input.valueAsNumber])),
-    }),
+    values(now) {
+      const otherwise = limits.filter(([, input]) => isChanged(input))
+        .map(([name, input]) => [name, input.value === "" ? null : input.valueAsNumber]);
+      return {
+        ...(isChanged(models) && { models: models.value.split(",").map((name) => name.trim()).filter(Boolean) }),
+        ...(lasts.value !== AS_IT_IS && { expires_in_s: lasts.value ? Number(lasts.value) : null }),
+        ...(otherwise.length && { limits: { ...now?.limits, ...Object.fromEntries(otherwise) } }),
+      };
+    },
   };
 }
+
+const isChanged = (input) => input.value !== input.defaultValue;
 
 /** Limits in words. */
 export function limitWords(limits) {

@@ -30,14 +30,17 @@ export function thumbs(answered, life) {
 
   async function send(name) {
     put(said);
+    const isSame = name === verdict; // why it was good is not why it is bad
+    const comment = isSame ? why.value.trim() : "";
     const isGiven = await isDone(said, life, () => request("POST", "api/v1/feedback", {
-      body: { ...answered, verdict: name, comment: why.value.trim() },
+      body: { ...answered, verdict: name, comment },
     }));
     if (!isGiven) return;
+    if (!isSame) why.value = "";
     verdict = name;
     for (const each of Object.keys(buttons)) buttons[each].setAttribute("aria-pressed", String(each === name));
     form.hidden = false;
-    put(said, why.value.trim() ? "Noted, with why." : "Noted.");
+    put(said, comment ? "Noted, with why." : "Noted.");
   }
 
   return el("div", { class: "thumbs", role: "group", "aria-label": "Your verdict" }, buttons.up, buttons.down, form, said);

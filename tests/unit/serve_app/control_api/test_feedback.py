@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.control_api.feedback import MAX_CHARS, MAX_COMMENT_CHARS
+from serve_app.service import Fixed
 from tests.unit.serve_app.control_api.conftest import KEY, WEAK_KEY
 
 ROOT = "/api/v1/feedback"
@@ -15,9 +16,32 @@ BODY = {
     "answer": "A friend.",
     "verdict": "up",
     "comment": "<b>kind</b>",
-    "model_id": "mdl_0123456789ab+adp_1",
+    "model_id": "mdl_base+mdl_adapter",
     "answer_id": "chatcmpl-1",
 }
+
+
+LIST_LACKS = {"messages", "answer"}
+
+
+@pytest.fixture(autouse=True)
+def served_before(ledger):
+    """`tiny` is an adapter of `base`; `other` was served first as mdl_first, then by an alias."""
+    for name in ("base", "adapter", "first", "next", "last"):
+        ledger.publish("model", "m" if name in ("next", "last") else name, f"mdl_{name}")
+    ledger.set_alias("model", "m", "live", 1)
+    base = {"model": "base@1", "adapters": {"tiny": "adapter@1"}}
+    ledger.set_deployment("base", {"args": base}, "serve")
+    for spec in (
+        {"args": {"model": "first@1", "served_name": "other"}},
+        {"args": {"model": "m@live", "served_name": "other"}, "canary": {"model": "base@1"}},
+        None,
+    ):
+        ledger.set_deployment("other", spec, "serve")
+
+
+def lines(api, **params):
+    return api.get(ROOT, params=params)["data"]
 
 
 def give(api, key: str = KEY, **more):
@@ -32,7 +56,15 @@ def test_what_was_given_is_listed_whole(api):
     assert {name: made[name] for name in BODY} == BODY
     assert (made["object"], made["key"]) == ("feedback", "key_1")
     assert api.get(reply.headers["location"]) == made
-    assert api.get(ROOT)["data"] == [made]
+    [line] = lines(api)
+    starts = {"asked_start": "Who are you?", "answer_start": "A friend."}
+    assert line == {name: made[name] for name in made.keys() - LIST_LACKS} | starts
+
+
+def test_a_list_tells_how_texts_begin_and_no_more(api):
+    long = "x" * 10_000
+    give(api, messages=[{"role": "user", "content": long}], answer=long)
+    assert len(api.call("GET", ROOT).content) < 1000
 
 
 def test_what_is_not_known_may_be_left_out(api):
@@ -47,14 +79,15 @@ def test_a_key_for_inference_gives_it_and_reads_nobodys(api):
     for path in (ROOT, f"{ROOT}/{made['id']}"):
         assert api.refused("GET", path, 403, key=WEAK_KEY)["code"] == "forbidden"
     api.refused("POST", ROOT, 401, key="mulm_sk_wrong", json=BODY)
-    assert api.get(ROOT)["data"] == [made]
+    api.refused("DELETE", f"{ROOT}/{made['id']}", 403, key=WEAK_KEY)
+    assert [each["id"] for each in lines(api)] == [made["id"]]
 
 
 def test_a_key_for_some_models_judges_no_other(api):
     key = api.call("POST", "/api/v1/keys", json={"name": "x", "models": ["other"]}).json()["key"]
     problem = api.refused("POST", ROOT, 403, key=key, json=BODY)
     assert (problem["code"], problem["param"]) == ("forbidden", "model")
-    assert give(api, key, model="other").status_code == 201
+    assert give(api, key, model="other", model_id="mdl_first").status_code == 201
 
 
 def test_the_latest_verdict_of_a_key_holds(api):
@@ -72,17 +105,97 @@ def test_the_latest_verdict_of_a_key_holds(api):
 def test_the_list_is_read_in_pages_by_model_and_verdict(api):
     for number in range(5):
         verdict = "up" if number % 2 else "down"
-        give(api, answer=str(number), verdict=verdict, model=f"m{number // 4}")
+        model_id = None if number < 4 else BODY["model_id"]
+        give(api, answer=str(number), verdict=verdict, model=NAMES[number // 4], model_id=model_id)
     first = api.get(f"{ROOT}?limit=3")
     rest = api.get(f"{ROOT}?limit=3&after={first['last_id']}")
-    answers = [each["answer"] for each in first["data"] + rest["data"]]
+    answers = [each["answer_start"] for each in first["data"] + rest["data"]]
     assert (answers, first["has_more"], rest["has_more"]) == (list("43210"), True, False)
-    assert [each["answer"] for each in api.get(f"{ROOT}?verdict=up")["data"]] == ["3", "1"]
-    assert [each["answer"] for each in api.get(f"{ROOT}?model=m1")["data"]] == ["4"]
-    assert len(api.get(ROOT, params={"model": BODY["model_id"]})["data"]) == 5
+    assert [each["answer_start"] for each in lines(api, verdict="up")] == ["3", "1"]
+    assert [each["answer_start"] for each in lines(api, model="tiny")] == ["4"]
+    assert [each["answer_start"] for each in lines(api, model_id=BODY["model_id"])] == ["4"]
+    assert lines(api, model=BODY["model_id"]) == [], "an id is no name"
     api.refused("GET", f"{ROOT}?after=fb_none", 404)
     api.refused("GET", f"{ROOT}/fb_none", 404)
     api.refused("GET", f"{ROOT}?verdict=sideways", 400)
+
+
+NAMES = ("m0", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("model", "model_id", "is_its"),
+    [
+        ("tiny", "mdl_base+mdl_adapter", True),
+        ("tiny", "mdl_base", False),
+        ("tiny", "mdl_adapter", False),
+        ("tiny", "mdl_base+mdl_first", False),
+        ("base", "mdl_base", True),
+        ("base", "mdl_base+mdl_adapter", False),
+        ("other", "mdl_first", True),
+        ("other", "mdl_next", True),
+        ("other", "mdl_last", False),
+        ("other", "mdl_base", True),
+        ("other", "mdl_adapter", False),
+        ("nobody", "mdl_first", False),
+        ("other", "mdl_none", False),
+    ],
+)
+def test_weights_are_judged_under_names_under_which_they_have_answered(
+    api, model, model_id, is_its
+):
+    if is_its:
+        assert give(api, model=model, model_id=model_id).status_code == 201
+        return
+    problem = api.refused("POST", ROOT, 400, json=BODY | {"model": model, "model_id": model_id})
+    assert problem["param"] == "model_id"
+    assert "system_fingerprint" in problem["hint"]
+    assert lines(api) == []
+
+
+def test_what_is_served_now_is_known_without_the_ledger(api, served):
+    api.app.state.service.deployments = {"tiny": Fixed(served)}
+    assert give(api, model_id=served.fingerprint).status_code == 201
+    api.refused("POST", ROOT, 400, json=BODY | {"model": "x", "model_id": served.fingerprint})
+
+
+def test_what_was_said_is_removed(api, ledger):
+    path = give(api).headers["location"]
+    assert api.call("DELETE", path).status_code == 204
+    assert lines(api) == []
+    for method in ("GET", "DELETE"):
+        api.refused(method, path, 404)
+    told, noted = ledger.happenings()[-1], ledger.audit()[1]
+    assert (told.kind, told.subject, told.data["is_removed"]) == ("feedback", path[17:], True)
+    assert (noted.method, noted.subject, noted.outcome) == ("DELETE", path, "204")
+
+
+def test_a_key_that_has_said_enough_may_change_it_and_say_no_more(api, monkeypatch):
+    monkeypatch.setattr("mulm.ledger_feedback.MAX_ROWS_PER_KEY", 1)
+    first = give(api, WEAK_KEY).json()
+    problem = api.refused("POST", ROOT, 403, key=WEAK_KEY, json=BODY | {"answer": "more"})
+    assert problem["code"] == "insufficient_quota"
+    assert "DELETE /api/v1/feedback/" in problem["hint"]
+    assert give(api, WEAK_KEY, verdict="down").status_code == 200
+    api.call("DELETE", f"{ROOT}/{first['id']}")
+    assert give(api, WEAK_KEY, answer="more").status_code == 201
+
+
+def called(text: str) -> list[dict]:
+    """A conversation with one text in each place that holds the caller's own."""
+    call = {"id": text, "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    return [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "", "tool_call_id": text},
+    ]
+
+
+def test_all_that_is_kept_counts(api):
+    assert give(api, messages=called("x" * 1000)).status_code == 201
+    body = BODY | {"messages": called("x" * (MAX_CHARS // 2))}
+    problem = api.refused("POST", ROOT, 400, json=body)
+    assert (problem["param"], "262,144" in problem["hint"]) == ("messages", True)
+    assert len(lines(api)) == 1
 
 
 def test_turns_are_kept_as_training_reads_them(api):
@@ -119,6 +232,10 @@ def test_turns_are_kept_as_training_reads_them(api):
         ({"messages": [{"role": "user", "content": "x" * MAX_CHARS}]}, "messages"),
         ({"model": "x" * 65}, "model"),
         ({"model_id": "ds_1"}, "model_id"),
+        ({"model_id": "mdl_+++"}, "model_id"),
+        ({"model_id": "mdl_"}, "model_id"),
+        ({"model_id": "mdl_base+"}, "model_id"),
+        ({"model_id": "mdl_base+mdl_adapter\n"}, "model_id"),
         ({"answer_id": ""}, "answer_id"),
         ({"mood": "good"}, "mood"),
     ],
