@@ -131,6 +131,11 @@ def late_body_response(timeout_s: float, scope: Scope) -> JSONResponse:
     return _refusal(message, "request_timeout", None, scope)
 
 
+def no_json_response(scope: Scope) -> JSONResponse:
+    """The answer to a body that is no JSON in UTF-8."""
+    return _refusal("the body is not valid JSON", "invalid_json", None, scope)
+
+
 def half_a_character_response(scope: Scope) -> JSONResponse:
     """The answer to a body with text that is none."""
     message = "the body holds half a character (a lone surrogate)"
@@ -141,7 +146,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """For FastAPI: no such route, wrong method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 400:  # all that the framework finds wrong by itself is a body
-        return _refusal("the body is not valid JSON", "invalid_json", None, request.scope)
+        return no_json_response(request.scope)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, HTTP_ERROR)
     if is_control(request.scope):
         headers = dict(error.headers or {})

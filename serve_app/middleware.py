@@ -23,6 +23,7 @@ from serve_app.errors import (
     error_response,
     half_a_character_response,
     late_body_response,
+    no_json_response,
     too_large_response,
 )
 
@@ -32,6 +33,8 @@ _SHOWN_PATH_CHARS = 128
 BODY_TIMEOUT_S = 120.0
 """In which a whole body comes, also over a slow link."""
 
+_MOST_DIGITS = 18
+"""Of a length: with more it is too large anyway."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -152,6 +155,9 @@ class BodyMiddleware:
         if body is None:
             await too_large_response(self._max_bytes, scope)(scope, receive, send)
             return
+        if b"\0" in body:  # UTF-16 or 32, which the framework would read, and nobody has looked at
+            await no_json_response(scope)(scope, receive, send)
+            return
         if holds_half_a_character(body):
             await half_a_character_response(scope)(scope, receive, send)
             return
@@ -177,8 +183,7 @@ class BodyMiddleware:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The body, or None when it is too large. A client that left has an empty one."""
-        claimed = Headers(scope=scope).get("content-length", "")
-        if claimed.isdigit() and int(claimed) > self._max_bytes:
+        if claimed_bytes(Headers(scope=scope)) > self._max_bytes:
             return None
         body = bytearray()
         has_more = True
@@ -189,6 +194,14 @@ class BodyMiddleware:
             if len(body) > self._max_bytes:
                 return None
         return bytes(body)
+
+
+def claimed_bytes(headers: Headers) -> int:
+    """How large a client says that its body is; 0 where it does not say, or says nonsense."""
+    claimed = headers.get("content-length", "")
+    if not (claimed.isascii() and claimed.isdigit()):
+        return 0
+    return int(claimed[:_MOST_DIGITS])
 
 
 def holds_half_a_character(body: bytes) -> bool:

@@ -52,7 +52,7 @@ class AppArgs(Frozen):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     n_slots: Annotated[int, Field(ge=1, le=1024)] = 32
     """Sequences that one replica generates at the same time."""
-    kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+    kv_cache_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50)] = 1 << 30
     """Memory for keys and values at most; one whole window is held in any case."""
     kv_dtype: Literal["auto", "int8"] = "auto"
     """The type of keys and values: that of the model, or bytes with a scale for each head."""
@@ -65,23 +65,23 @@ class AppArgs(Frozen):
     at each start and some memory beside `kv_cache_bytes`, which the log names."""
     batch_invariant: bool = False
     """Answers are the same bits whatever runs beside them, on GPUs too, at the cost of speed."""
-    max_seq_len: Annotated[int, Field(ge=2)] | None = None
+    max_seq_len: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
     """A smaller window than the model's, to save memory."""
-    max_queued: Annotated[int, Field(ge=1)] = 64
+    max_queued: Annotated[int, Field(ge=1, le=1 << 20)] = 64
     """Requests that may wait for a replica; beyond it clients are told to come back."""
     gpus_per_replica: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The share of a GPU that a replica on one reserves; several share it below 1."""
-    min_replicas: Annotated[int, Field(ge=0)] = 1
+    min_replicas: Annotated[int, Field(ge=0, le=1024)] = 1
     """Engines kept running; with 0 the first request after a quiet time waits for one to start."""
-    max_replicas: Annotated[int, Field(ge=1)] = 2
+    max_replicas: Annotated[int, Field(ge=1, le=1024)] = 2
     """Engines at most, under load; fewer where the machine cannot place that many."""
-    upscale_delay_s: Annotated[float, Field(ge=0)] = 2.0
+    upscale_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     """How long more streams than slots must last before another engine starts."""
-    downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
+    downscale_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 120.0
     """How long there must be too little to do before one ends."""
-    n_threads: Annotated[int, Field(ge=1)] | None = None
+    n_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of a replica's steps; by default as many as are found fastest."""
-    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """From a request's arrival to its last token, and how long an engine that ends may drain."""
 
     @model_validator(mode="after")

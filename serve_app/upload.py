@@ -19,6 +19,7 @@ from mulm.errors import DeadlineError
 from mulm.incoming import IncomingFile
 from mulm.manifest import BlobEntry
 from mulm.store import Store
+from serve_app.middleware import claimed_bytes
 from serve_app.multipart import FormError, FormReader, Part
 
 IDLE_TIMEOUT_S = 60.0
@@ -86,10 +87,9 @@ class Upload:
             TooLargeError, LateUploadError: it exceeds a limit.
             NoSpaceError: the disk is full.
         """
-        claimed = request.headers.get("content-length", "")
-        if claimed.isascii() and claimed.isdigit():
-            self._require_size(int(claimed) - _MAX_FIELDS_BYTES)
-            self.store.require_space(int(claimed))
+        claimed = claimed_bytes(request.headers)
+        self._require_size(claimed - _MAX_FIELDS_BYTES)
+        self.store.require_space(claimed)
         reader = FormReader(request.headers.get("content-type", ""))
         n_bytes = 0
         stream, end_s = request.stream(), time.monotonic() + self.timeout_s

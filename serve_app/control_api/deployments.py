@@ -41,7 +41,7 @@ _MAY_CHANGE: dict[int | str, dict[str, Any]] = {412: CHANGED}
 class RollbackBody(Frozen):
     """Which revision shall be served again."""
 
-    revision: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    revision: Annotated[int, Field(strict=True, ge=1, lt=2**31)] | None = None
     """By default the newest before what is served now that had another model or other settings."""
 
 

@@ -39,7 +39,7 @@ class NotGoodEnoughError(ConflictError):
 class Promotion(Frozen):
     """Which version an alias shall point to, if it is good enough."""
 
-    version: Annotated[int, Field(ge=1, lt=2**31)]
+    version: Annotated[int, Field(strict=True, ge=1, lt=2**31)]
     max_worse_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     """How many more bits per byte than now are let through."""
 

@@ -68,7 +68,7 @@ class KeyChange(Frozen):
 class Rotation(Frozen):
     """How the old secret ends."""
 
-    overlap_s: Annotated[int, Field(ge=0, le=MAX_OVERLAP_S)] = 0
+    overlap_s: Annotated[int, Field(strict=True, ge=0, le=MAX_OVERLAP_S)] = 0
     """Seconds for which it stays valid beside the new one."""
 
 

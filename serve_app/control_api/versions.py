@@ -46,7 +46,7 @@ _KINDS: dict[str, Kind] = {"models": "model", "datasets": "dataset", "tokenizers
 class AliasBody(Frozen):
     """Where an alias is to point."""
 
-    version: Annotated[int, Field(ge=1, lt=2**31)]
+    version: Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 
 
 @router.get("/{kinds:kinds}")
