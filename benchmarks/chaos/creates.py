@@ -21,7 +21,7 @@ from benchmarks.chaos.case import Case, Outcome
 from benchmarks.chaos.kills import kill_one
 from benchmarks.chaos.listener import Listener
 from benchmarks.chaos.victims import line_of, victims
-from benchmarks.chaos.witness import Act, Witness, repeated
+from benchmarks.chaos.witness import Act, Witness
 from benchmarks.chaos.world import SERVED, World, wait_for
 from mulm.ledger import Ledger
 
@@ -61,7 +61,7 @@ class Creator(Witness):
             builds = [run.config["name"] for run in ledger.runs("prepare")]
         wrong = [f"the run {run} is gone" for run in sorted(self.runs - runs)]
         wrong += [f"{name} is served no more" for name in sorted(self.deployments - served)]
-        return [*super().missing(), *wrong, *repeated("dataset", builds)]
+        return [*super().missing(), *wrong, *self.repeated("dataset", builds)]
 
     def let_in(self, within_s: float = _REFUSED_WITHIN_S) -> list[str]:
         """Keys that are let in and were revoked, or the other way round, after so long."""
@@ -93,9 +93,11 @@ class Creator(Witness):
 
     def _build(self, client: httpx.Client) -> bool:
         self._n_asked["run"] += 1
-        name = f"w{self._draw.randrange(10**9)}"
+        name = self.named(f"w{self._draw.randrange(10**9)}")
         form = {"file": (f"{name}.jsonl", _lines(self._draw))}
         file = self.create(client, "/v1/files", files=form, data={"purpose": "user_data"})
+        if not file.is_success:
+            return False
         reply = self.create(client, "/api/v1/datasets", json=recipe_of(name, file.json()["id"]))
         if reply.is_success:
             self.runs.add(reply.json()["id"])
@@ -115,12 +117,14 @@ def kill_among_creates(kind: str, world: World, draw: Random, outcome: Outcome) 
     """Kill one process of a kind while facts are created."""
     first = _last_happening(world)
     with Listener(world, after=first) as listener:
-        with Creator(world, draw) as creator:
+        with Creator(world, Random(draw.random())) as creator:
             creator.wait_for_more(_N_FACTS, PATIENCE_S)
             killed_s = kill_one(world, kind, draw)
             creator.wait_for_more(_N_FACTS, PATIENCE_S)
             outcome.seen["again_s"] = round(time.monotonic() - killed_s, 1)
-        outcome.wrong += creator.unended() if kind in _WORKED_WITH else []
+        if kind in _WORKED_WITH:
+            outcome.require(bool(creator.runs), "no run was acknowledged")
+            outcome.wrong += creator.unended()
         outcome.wrong += listener.otherwise(_told(world, first), PATIENCE_S)
     outcome.wrong += [*creator.missing(), *creator.let_in()]
     outcome.seen["acknowledged"] = creator.n_acknowledged

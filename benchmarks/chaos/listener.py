@@ -74,7 +74,8 @@ class Listener:
                     self.n_connections += reply.is_success
                     self._hear(reply)
             except httpx.TransportError:
-                self._is_over.wait(_PAUSE_S)
+                pass  # it comes back in a moment
+            self._is_over.wait(_PAUSE_S)
 
     def _hear(self, reply: httpx.Response) -> None:
         for line in reply.iter_lines():

@@ -44,6 +44,8 @@ class Witness:
         self.revoked: set[str] = set()
         self.unsure: set[str] = set()
         """Keys that somebody asked to revoke, whatever came of it."""
+        self._named: set[str] = set()
+        """What it asked to be made: names, and checksums of files; others make their own."""
         self._alias_may_be = {1}
         self.n_acknowledged = 0
         self.n_refused = 0
@@ -72,8 +74,8 @@ class Witness:
             alias = ledger.aliases("model", SERVED)["live"]
         keys = {key.id for key in known}
         wrong = [f"the key {key} is gone" for key in sorted(self.keys - keys - self.unsure)]
-        wrong += repeated("key", [key.name for key in known])
-        wrong += repeated("file", [file.sha256 for file in files.values()])
+        wrong += self.repeated("key", [key.name for key in known])
+        wrong += self.repeated("file", [file.sha256 for file in files.values()])
         wrong += [f"the key {key} is back" for key in sorted(self.revoked & keys)]
         if alias not in self._alias_may_be:
             wrong.append(f"the alias is {alias}, not one of {sorted(self._alias_may_be)}")
@@ -84,8 +86,20 @@ class Witness:
                 wrong.append(f"the bytes of {file_id} are not those that were sent")
         return wrong
 
+    def named(self, name: str) -> str:
+        """A name or checksum that is to be there once at most."""
+        self._named.add(name)
+        return name
+
+    def repeated(self, what: str, names: Sequence[str]) -> list[str]:
+        """What is wrong where each that it named was to be made once."""
+        counts = Counter(name for name in names if name in self._named)
+        return [f"the {what} {name} was made twice" for name, n in counts.items() if n > 1]
+
     def acts(self) -> Sequence[Act]:
         """What it does, each as often as the others; True where it was acknowledged."""
+        if not self.revoked and len(self.keys) > 2:
+            return (self._revoke_key,)
         return (self._upload, self._make_key, self._revoke_key, self._move_alias)
 
     def create(self, client: httpx.Client, path: str, **request: Any) -> httpx.Response:
@@ -122,14 +136,15 @@ class Witness:
 
     def _upload(self, client: httpx.Client) -> bool:
         content = self._draw.randbytes(_FILE_BYTES)
+        sha256 = self.named(hashlib.sha256(content).hexdigest())
         form = {"file": ("a.jsonl", content)}
         reply = self.create(client, "/v1/files", files=form, data={"purpose": "user_data"})
         if reply.is_success:
-            self.files[reply.json()["id"]] = hashlib.sha256(content).hexdigest()
+            self.files[reply.json()["id"]] = sha256
         return reply.is_success
 
     def _make_key(self, client: httpx.Client) -> bool:
-        order = {"name": f"k{self._draw.randrange(10**9)}"}
+        order = {"name": self.named(f"k{self._draw.randrange(10**9)}")}
         reply = self.create(client, "/api/v1/keys", json=order)
         if reply.is_success:
             made = reply.json()
@@ -157,11 +172,6 @@ class Witness:
         if reply.is_success:
             self._alias_may_be = {version}
         return reply.is_success
-
-
-def repeated(what: str, names: Sequence[str]) -> list[str]:
-    """What is wrong where each of these was to be made once."""
-    return [f"the {what} {name} was made twice" for name, n in Counter(names).items() if n > 1]
 
 
 def _checksum(store: Store, sha256: str) -> str:
