@@ -16,7 +16,6 @@ import click
 import mulm
 from jobs.cli_backup import backup, restore
 from jobs.cli_cluster import cluster
-from jobs.cli_complete import names_of
 from jobs.cli_completion import completion
 from jobs.cli_compress import compress
 from jobs.cli_config import config
@@ -29,10 +28,11 @@ from jobs.cli_model import model
 from jobs.cli_ps import ps
 from jobs.cli_root import Root
 from jobs.cli_runs import runs
+from jobs.cli_serve import serve
 from jobs.cli_talk import chat, generate
 from jobs.cli_tokenizer import tokenizer
 from jobs.cli_train import train
-from jobs.cli_verbs import open_journey, print_result, shown_progress, with_json, with_overrides
+from jobs.cli_verbs import print_result, shown_progress, with_json
 from jobs.exit_codes import exit_code
 from mulm.errors import ConfigError, MulmError, StoppedError
 from mulm.home import Home
@@ -60,7 +60,7 @@ def cli() -> None:
 
 for verb in (
     backup, chat, cluster, completion, compress, config, data, doctor, evaluate, generate, join,
-    key, leave, model, ps, restore, runs, tokenizer, train, usage,
+    key, leave, model, ps, restore, runs, serve, tokenizer, train, usage,
 ):  # fmt: skip
     cli.add_command(verb)
 cli.add_command(data_gc, "gc")
@@ -144,50 +144,6 @@ def env(as_json: bool) -> None:
     for name, value in variables.items():
         click.echo(f"export {name}={shlex.quote(value)}")
     click.echo(f'export OPENAI_API_KEY="$(cat {shlex.quote(str(home.api_key))})"')
-
-
-@cli.command()
-@click.argument("model", shell_complete=names_of("model"))
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    help="Beside it, by its name or NAME=REF; several are possible.",
-)
-@click.option("--min-replicas", type=int, help="Engines kept running; 1 if not given.")
-@click.option("--max-replicas", type=int, help="Engines at most, under load; 2 if not given.")
-@click.option("--max-seq-len", type=int, help="A shorter window than the model's: less memory.")
-@click.option("--draft", help="A smaller model of the same tokenizer, which guesses.")
-@click.option("--name", "served_name", help="What clients call it; the model's name if not given.")
-@click.option("--stop", is_flag=True, help="Serve the deployment MODEL no more.")
-@with_overrides
-@with_json
-def serve(
-    model: str,
-    adapters: tuple[str, ...],
-    overrides: tuple[str, ...],
-    as_json: bool,
-    stop: bool,
-    **values: int | str | None,
-) -> None:
-    """Serve MODEL behind the OpenAI-compatible HTTP API, beside what is served already.
-
-    \b
-    Example:  mulm serve demo
-              mulm serve demo@1 --max-replicas 4
-              mulm serve demo --adapter demo-poems --adapter other=demo-poems@2
-              mulm serve demo --draft demo-small
-              mulm serve qwen --max-seq-len 4096 --set n_slots=64
-              mulm serve demo@live --name assistant
-              mulm serve assistant --stop
-    """
-    with open_journey() as journey:
-        if stop:
-            journey.stop_serving(model)
-            print_result({"stopped": model}, as_json, "{stopped} is not served any more")
-            return
-        result = journey.serve(model, values, overrides, adapters)
-    print_result(result, as_json, "{model} answers at {url} (key: {key_file})")
 
 
 @cli.command()

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from jobs.cli_complete import names_of
-from jobs.cli_data_look import LOOKS, open_shelf
+from jobs.cli_data_look import LOOKS, open_looks, open_shelf
 from jobs.cli_remote import (
     chosen_server,
     open_remote,
@@ -132,6 +132,7 @@ def data_show(ref: str, as_json: bool) -> None:
 
 @data.command("lineage")
 @click.argument("ref", shell_complete=names_of("dataset"))
+@with_server
 @with_json
 def data_lineage(ref: str, as_json: bool) -> None:
     """Show what REF was made from, and what was made from it.
@@ -141,8 +142,8 @@ def data_lineage(ref: str, as_json: bool) -> None:
     """
     from jobs.dataset_listing import lineage_lines
 
-    with open_shelf() as shelf:
-        found = shelf.relatives(ref)
+    with open_looks() as looks:
+        found = looks.lineage(ref)
     click.echo(json.dumps(asdict(found)) if as_json else "\n".join(lineage_lines(found)))
 
 

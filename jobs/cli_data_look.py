@@ -1,6 +1,7 @@
 """`mulm data preview|stats|rejects|diff`: the verbs that look into dataset versions.
 
-Added to the group in `jobs.cli_data`. Invariant: nothing is written but the page that is asked for.
+Added to the group in `jobs.cli_data`. Invariants: nothing is written but the page that is asked
+for; with `--url` they tell the same of a server's datasets.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,11 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from jobs.cli_complete import names_of
+from jobs.cli_remote import open_remote, with_server
 from jobs.cli_verbs import say, with_json
 from mulm.errors import ConfigError
 from mulm.home import Home
 
 if TYPE_CHECKING:
+    from jobs.dataset_looks import Looks
     from jobs.dataset_shelf import HomeShelf
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,6 +60,7 @@ def _with_seed(command: F) -> F:
     help="Of each at most so much; 0 for all.",
 )
 @_with_seed
+@with_server
 @with_json
 def preview(
     ref: str,
@@ -78,11 +83,10 @@ def preview(
     """
     from jobs.dataset_preview import document_lines
     from mulm.data.views import PreviewOrder
-    from mulm.data.views import preview as previewed
 
     order = PreviewOrder(n, split, seed, grep, source, tokens, mask, chars)
-    with open_shelf() as shelf:
-        documents = previewed(shelf, shelf.find(ref), order)
+    with open_looks() as looks:
+        documents = looks.preview(ref, order)
     if as_json:
         click.echo(json.dumps(documents))
         return
@@ -96,6 +100,7 @@ def preview(
 @click.command("stats")
 @click.argument("ref", shell_complete=names_of("dataset"))
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page too.")
+@with_server
 @with_json
 def stats(ref: str, html: Path | None, as_json: bool) -> None:
     """Draw how long the documents of REF are, their languages, sources and reject reasons.
@@ -105,18 +110,16 @@ def stats(ref: str, html: Path | None, as_json: bool) -> None:
               mulm data stats books@3 --html books.html
     """
     from jobs.dataset_stats import stats_lines, stats_page
-    from mulm.data.views import stats as counted
 
-    with open_shelf() as shelf:
-        found = shelf.find(ref)
-        told = counted(shelf, found)
+    with open_looks() as looks:
+        found = looks.stats(ref)
     if html is not None:
-        _write(html, stats_page(found, told))
+        _write(html, stats_page(found))
         say(f"{html} is written")
     if as_json:
-        click.echo(json.dumps({"dataset": found.ref, **asdict(told)}))
+        click.echo(json.dumps({"dataset": found.ref, **asdict(found.told)}))
     else:
-        _print_lines(stats_lines(found, told))
+        _print_lines(stats_lines(found))
 
 
 @click.command("rejects")
@@ -124,6 +127,7 @@ def stats(ref: str, html: Path | None, as_json: bool) -> None:
 @click.option("--reason", help="Samples of this one only.")
 @_with_count(5, "Samples of each reason.")
 @_with_seed
+@with_server
 @with_json
 def rejects(ref: str, reason: str | None, n: int, seed: int, as_json: bool) -> None:
     """Show what was dropped of REF and why; for what repeats another document, also that one.
@@ -133,10 +137,9 @@ def rejects(ref: str, reason: str | None, n: int, seed: int, as_json: bool) -> N
               mulm data rejects books@3 --reason near_duplicate -n 10
     """
     from jobs.dataset_rejects import reject_lines
-    from mulm.data.views import rejects as dropped
 
-    with open_shelf() as shelf:
-        result = dropped(shelf, shelf.find(ref), reason, n, seed)
+    with open_looks() as looks:
+        result = looks.rejects(ref, reason, n, seed)
     _print_result(result, reject_lines, as_json)
 
 
@@ -144,6 +147,7 @@ def rejects(ref: str, reason: str | None, n: int, seed: int, as_json: bool) -> N
 @click.argument("before", shell_complete=names_of("dataset"))
 @click.argument("after", shell_complete=names_of("dataset"))
 @_with_count(3, "Samples of each kind of difference.")
+@with_server
 @with_json
 def diff(before: str, after: str, n: int, as_json: bool) -> None:
     """Show in which settings, files and documents BEFORE and AFTER differ, and what they share.
@@ -153,10 +157,9 @@ def diff(before: str, after: str, n: int, as_json: bool) -> None:
               mulm data diff books@2 books -n 10 --json
     """
     from jobs.dataset_diff import diff_lines
-    from mulm.data.views import diff as compared
 
-    with open_shelf() as shelf:
-        result = compared(shelf, shelf.find(before), shelf.find(after), n)
+    with open_looks() as looks:
+        result = looks.diff(before, after, n)
     _print_result(result, diff_lines, as_json)
 
 
@@ -168,6 +171,20 @@ def open_shelf() -> HomeShelf:
     from jobs.dataset_shelf import HomeShelf
 
     return HomeShelf(Home.from_env())
+
+
+@contextmanager
+def open_looks() -> Iterator[Looks]:
+    """The datasets of the chosen server, or of this machine's installation."""
+    from jobs.dataset_looks import ShelfLooks
+    from jobs.remote_looks import RemoteLooks
+
+    with open_remote() as remote:
+        if remote is not None:
+            yield RemoteLooks(remote)
+            return
+    with open_shelf() as shelf:
+        yield ShelfLooks(shelf)
 
 
 def _print_result(

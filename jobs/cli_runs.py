@@ -215,6 +215,7 @@ def runs_samples(run: str, last: int | None, as_json: bool) -> None:
 
 @runs.command("compare", epilog=_RUN_HELP)
 @click.argument("names", metavar="RUN RUN...", nargs=-1, required=True, shell_complete=run_names)
+@with_server
 @with_json
 def runs_compare(names: tuple[str, ...], as_json: bool) -> None:
     """Put training runs side by side, the best first: configs, curves at common steps, speed.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.cli_complete import names_of
-from jobs.cli_remote import done_elsewhere, versions_of, with_server
+from jobs.cli_remote import done_elsewhere, open_remote, versions_of, with_server
 from jobs.cli_verbs import (
     Verbs,
     open_journey,
@@ -108,6 +108,7 @@ def tokenizer_show(ref: str, as_json: bool) -> None:
 @tokenizer.command("encode")
 @click.argument("ref", shell_complete=_REF)
 @click.argument("text", required=False)
+@with_server
 @with_json
 def tokenizer_encode(ref: str, text: str | None, as_json: bool) -> None:
     """Show how REF cuts TEXT, or standard input, into tokens.
@@ -119,8 +120,7 @@ def tokenizer_encode(ref: str, text: str | None, as_json: bool) -> None:
     if text is None and sys.stdin.isatty():
         raise ConfigError("there is no text", hint='mulm tokenizer encode NAME "some text"')
     told = written(text) if text is not None else read_text(sys.stdin)
-    with open_desk() as desk:
-        pieces = desk.pieces(ref, told)
+    pieces = _pieces(ref, told)
     if as_json:
         click.echo(json.dumps({"ids": [i for i, _ in pieces], "tokens": [t for _, t in pieces]}))
         return
@@ -128,6 +128,17 @@ def tokenizer_encode(ref: str, text: str | None, as_json: bool) -> None:
     size = len(told.encode())
     per_token = f", {size / len(pieces):.2f} bytes each" if pieces else ""
     click.echo(f"{len(pieces)} tokens{per_token}")
+
+
+def _pieces(ref: str, text: str) -> list[tuple[int, str]]:
+    """Id and text of each token, by the chosen server's tokenizer or by one of this machine."""
+    from jobs.remote_versions import RemoteVersions
+
+    with open_remote() as remote:
+        if remote is not None:
+            return RemoteVersions(remote).pieces(ref, text)
+    with open_desk() as desk:
+        return desk.pieces(ref, text)
 
 
 def open_desk() -> TokenizerDesk:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from jobs.progress import Progress
-from mulm.errors import UnknownNameError, nearest
+from mulm.errors import ConfigError, UnknownNameError, nearest
 from mulm.home import Home
 from mulm.terminal_text import harmless
 
@@ -28,7 +28,7 @@ _QUIET = "mulm.is_quiet"
 
 
 ONLY_HERE = frozenset(
-    {"up", "down", "join", "leave", "demo", "env", "cluster", "serve"}
+    {"up", "down", "join", "leave", "demo", "env", "cluster"}
     | {"config", "doctor", "completion", "backup", "restore", "gc"}
 )
 """Verbs that are about this machine by what they are."""
@@ -46,8 +46,26 @@ class Verbs(click.Group):
                 f"no command {args[0]!r}", hint=nearest(args[0], self.list_commands(ctx))
             )
         name, command, rest = super().resolve_command(ctx, args)
+        _refuse_elsewhere(ctx, command, rest)
         _note_here(ctx, name, command, rest)
         return name, command, rest
+
+
+def _refuse_elsewhere(
+    context: click.Context, command: click.Command | None, args: list[str]
+) -> None:
+    """Raises ConfigError where a verb of this machine is to work at a server elsewhere."""
+    if command is None or isinstance(command, click.Group) or _takes_url(command):
+        return
+    if any(arg.partition("=")[0] == "--url" for arg in args):
+        raise ConfigError(
+            f"`{context.command_path} {command.name}` is for the machine of the installation",
+            hint="run it there; docs/command-line.md lists what works at a server elsewhere",
+        )
+
+
+def _takes_url(command: click.Command) -> bool:
+    return any(option.name == "url" for option in command.params)
 
 
 def _note_here(
@@ -56,9 +74,8 @@ def _note_here(
     """Say that a verb works on this machine where somebody may think that it does elsewhere."""
     if command is None or isinstance(command, click.Group) or not os.environ.get("MULM_URL"):
         return
-    takes_url = any(option.name == "url" for option in command.params)
     is_known = name in ONLY_HERE or context.info_name in ONLY_HERE
-    if not (takes_url or is_known or {"-q", "--quiet", "-h", "--help"} & {*args}):
+    if not (_takes_url(command) or is_known or {"-q", "--quiet", "-h", "--help"} & {*args}):
         click.echo("MULM_URL is set, but this works on this machine", err=True)
 
 

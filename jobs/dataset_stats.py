@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from jobs.dataset_looks import Counted
 from jobs.dataset_words import bar_lines, limited, one_line, size_text
-from mulm.data.shelf import DatasetVersion
 from mulm.data.stats import Bar, Stats
 
 _BARS_SHOWN = 20
@@ -27,10 +27,9 @@ p { margin: .2rem 0; opacity: .75; }
 """
 
 
-def histograms(found: DatasetVersion, told: Stats) -> list[tuple[str, Sequence[Bar]]]:
+def histograms(found: Counted) -> list[tuple[str, Sequence[Bar]]]:
     """Each histogram with its title."""
-    is_packed = (found.dataset.config.get("pack") or {}).get("seq_len") is not None
-    unit = "packed piece" if is_packed else "document"
+    told, unit = found.told, "packed piece" if found.is_packed else "document"
     return [
         ("bytes of a document", told.lengths),
         (f"tokens of a {unit}", told.tokens),
@@ -40,26 +39,24 @@ def histograms(found: DatasetVersion, told: Stats) -> list[tuple[str, Sequence[B
     ]
 
 
-def stats_lines(found: DatasetVersion, told: Stats) -> list[str]:
+def stats_lines(found: Counted) -> list[str]:
     """All histograms for a terminal."""
-    lines = [f"{found.ref}: {_summary(told)}"]
-    for title, bars in histograms(found, told):
+    lines = [f"{found.ref}: {_summary(found.told)}"]
+    for title, bars in histograms(found):
         lines += ["", title, *(bar_lines(bars, _BARS_SHOWN) or ["  none"])]
     return lines
 
 
-def stats_page(found: DatasetVersion, told: Stats) -> str:
+def stats_page(found: Counted) -> str:
     """All histograms as one HTML page."""
-    body = "".join(
-        f"<h2>{escape(title)}</h2>\n{_table(bars)}" for title, bars in histograms(found, told)
-    )
+    body = "".join(f"<h2>{escape(title)}</h2>\n{_table(bars)}" for title, bars in histograms(found))
     ref = escape(found.ref)
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{ref}</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>{ref}</h1>\n<p>{escape(_summary(told))}</p>\n"
-        f"<p>{escape(found.dataset.id)}</p>\n{body}</html>\n"
+        f"<h1>{ref}</h1>\n<p>{escape(_summary(found.told))}</p>\n"
+        f"<p>{escape(found.dataset_id)}</p>\n{body}</html>\n"
     )
 
 

@@ -5,6 +5,7 @@ Called by `mulm model` and `mulm data` for `--url`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from jobs.remote import Remote
@@ -14,6 +15,10 @@ from mulm.records import Version
 from mulm.refs import parse_ref
 
 Result = dict[str, Any]
+
+_BYTES = re.compile(r"bytes:(\\x[0-9a-f]{2})+")
+"""How the API spells a token that is no UTF-8 by itself."""
+_HALF = "\ufffd"
 
 
 class RemoteVersions:
@@ -42,6 +47,14 @@ class RemoteVersions:
             "licences": found["licences"],
             "code_version": found["code_version"],
         }
+
+    def pieces(self, ref: str, text: str) -> list[tuple[int, str]]:
+        """Id and text of each token of a text; what is no text by itself is U+FFFD."""
+        path = f"tokenizers/{parse_ref(ref)}/encode"
+        body = {"texts": [text], "with_tokens": True}
+        [told] = self._remote.post(path, body, is_repeatable=True).json()["data"]
+        shown = [_HALF if _BYTES.fullmatch(name) else name for name in told["tokens"]]
+        return list(zip(told["ids"], shown, strict=True))
 
     def point(self, model: str, alias: str) -> Result:
         """Let `name@alias` mean a model version; what serves the alias follows.

@@ -49,23 +49,33 @@ def serve_model(
         NotFoundError: the model, or the first API key, is not there.
         MulmError: whatever else the API refuses.
     """
-    deadline_s = time.monotonic() + timeout_s
     with local_api(info, home) as api:
-        wanted = args.model_dump(mode="json", exclude={"served_name"})
-        told = api.put(f"deployments/{args.name}", wanted)
-        while told["status"] != "running":
-            if told["status"] == "failed":
-                raise JobFailedError(f"the deployment failed: {told['message']}")
-            if time.monotonic() > deadline_s:
-                raise DeadlineError(
-                    f"the deployment was not ready in time: {told['message'] or told['status']}",
-                    hint="`mulm ps` shows what else is served; the Ray dashboard has the logs",
-                )
-            report(told["message"] or told["status"])
-            time.sleep(_POLL_S)
-            told = api.get(f"deployments/{args.name}")
-        serves: dict[str, str] = told["serves"]
-        return serves
+        return served_by(api, args, timeout_s, report)
+
+
+def served_by(
+    api: Remote,
+    args: AppArgs,
+    timeout_s: float = 180.0,
+    report: Report = lambda _text: None,
+) -> Mapping[str, str]:
+    """As `serve_model`, by whatever server the API is of."""
+    deadline_s = time.monotonic() + timeout_s
+    wanted = args.model_dump(mode="json", exclude={"served_name"})
+    told = api.put(f"deployments/{args.name}", wanted)
+    while told["status"] != "running":
+        if told["status"] == "failed":
+            raise JobFailedError(f"the deployment failed: {told['message']}")
+        if time.monotonic() > deadline_s:
+            raise DeadlineError(
+                f"the deployment was not ready in time: {told['message'] or told['status']}",
+                hint="`mulm ps` shows what else is served; the Ray dashboard has the logs",
+            )
+        report(told["message"] or told["status"])
+        time.sleep(_POLL_S)
+        told = api.get(f"deployments/{args.name}")
+    serves: dict[str, str] = told["serves"]
+    return serves
 
 
 def local_api(info: ClusterInfo, home: Home) -> Remote:
