@@ -15,13 +15,14 @@ from serve_app.control_api.event_stream import (
     wants_stream,
 )
 from serve_app.control_api.page import page
+from serve_app.openai_api.stream import STREAMED
 
 router = APIRouter(
     prefix="/api/v1/events", tags=["events"], dependencies=ALL_SCOPE, responses=PROBLEMS
 )
 
 
-@router.get("", response_model=None)
+@router.get("", response_model=None, responses=STREAMED)
 async def list_happenings(
     request: Request,
     control: ControlDependency,

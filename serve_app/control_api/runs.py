@@ -23,6 +23,7 @@ from serve_app.control_api.event_stream import (
 )
 from serve_app.control_api.idempotency import Once, OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
+from serve_app.openai_api.stream import STREAMED
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
@@ -79,7 +80,7 @@ def get_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
     return _described(found) | {"config": found.run.config, "references": references}
 
 
-@router.get("/{run_id}/events", response_model=None, responses={204: _NOTHING_MORE})
+@router.get("/{run_id}/events", response_model=None, responses=STREAMED | {204: _NOTHING_MORE})
 async def get_events(
     run_id: str,
     request: Request,

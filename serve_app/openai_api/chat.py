@@ -20,6 +20,7 @@ from serve_app.openai_api.chat_schemas import ChatBody, ChatMessage
 from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
 from serve_app.openai_api.logprobs import TokenNames, chat_logprobs
+from serve_app.openai_api.stream import STREAMED
 from serve_app.service import ServiceDependency
 
 router = APIRouter()
@@ -76,7 +77,7 @@ class ChatFormat:
         return choices
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post("/v1/chat/completions", response_model=None, responses=STREAMED)
 async def create_chat_completion(
     body: ChatBody, service: ServiceDependency, caller: CallerDependency
 ) -> Response:

@@ -16,6 +16,7 @@ from serve_app.openai_api.choices import Delta
 from serve_app.openai_api.finished import Finished
 from serve_app.openai_api.logprobs import LegacyLogprobs, TokenNames, joined
 from serve_app.openai_api.schemas import CompletionBody
+from serve_app.openai_api.stream import STREAMED
 from serve_app.served import Served
 from serve_app.service import ServiceDependency
 
@@ -87,7 +88,7 @@ class CompletionFormat:
         return writer.piece(items, ids, bool(self._body.logprobs))
 
 
-@router.post("/v1/completions", response_model=None)
+@router.post("/v1/completions", response_model=None, responses=STREAMED)
 async def create_completion(
     body: CompletionBody, service: ServiceDependency, caller: CallerDependency
 ) -> Response:

@@ -28,7 +28,7 @@ from serve_app.openai_api.choices import BegunDeltas
 from serve_app.openai_api.logprobs import TokenNames
 from serve_app.openai_api.response_writer import Event, ResponseWriter
 from serve_app.openai_api.responses_schemas import ResponsesBody
-from serve_app.openai_api.stream import EventStream, catch, event
+from serve_app.openai_api.stream import STREAMED, EventStream, catch, event
 from serve_app.service import ServiceDependency
 
 router = APIRouter()
@@ -36,7 +36,7 @@ router = APIRouter()
 _PARAM = "previous_response_id"
 
 
-@router.post("/v1/responses", response_model=None)
+@router.post("/v1/responses", response_model=None, responses=STREAMED)
 async def create_response(
     body: ResponsesBody,
     service: ServiceDependency,

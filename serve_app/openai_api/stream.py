@@ -25,6 +25,14 @@ DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": still at work\n\n"
 """A comment, which clients pass over."""
 
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, whole or as server-sent events.",
+        "content": {"text/event-stream": {"schema": {}}},
+    }
+}
+"""For routes whose answer may be an `EventStream`."""
+
 HEARTBEAT_S = 15.0
 WRITE_TIMEOUT_S = 60.0
 """How long a client may read nothing while its stream has something to say."""

@@ -38,6 +38,20 @@ def test_every_operation_declares_its_errors_and_every_schema_is_one(scripted_ap
     assert "HTTPValidationError" not in json.dumps(document)
 
 
+def test_streams_are_declared_where_there_are_some(scripted_app):
+    document = document_of(scripted_app)
+    streamed = {
+        path
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if "text/event-stream" in operation["responses"].get("200", {}).get("content", {})
+    }
+    assert streamed == {
+        "/v1/completions", "/v1/chat/completions", "/v1/responses", "/api/v1/events",
+        "/api/v1/runs/{run_id}/events",
+    }  # fmt: skip
+
+
 def test_every_status_that_the_control_api_may_answer_is_declared(scripted_app):
     statuses = {str(status) for status in (STATUS_BY_CODE | STATUS_BY_REQUEST_CODE).values()}
     only_somewhere = {"412", "422"}  # preconditions, and idempotency keys that came before
