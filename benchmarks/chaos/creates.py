@@ -26,10 +26,10 @@ from benchmarks.chaos.world import SERVED, World, wait_for
 from mulm.ledger import Ledger
 
 PATIENCE_S = 110.0
-_N_FACTS = 8
+_N_FACTS = 6
 """That are acknowledged before and after the kill."""
 _N_BUILDS = 1
-_N_DEPLOYMENTS = 2
+_N_DEPLOYMENTS = 1
 _REFUSED_WITHIN_S = 5.0
 _POLL_S = 0.2
 _WORKED_WITH = frozenset({"ledger"})
