@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 
 from actors.process_group import TIMEOUT_S, HomeTorchConfig
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
-from jobs.boxes import Box, find_boxes
+from jobs.boxes import Box, find_boxes, with_room
 from jobs.entry import JobContext, run_job
 from jobs.round_watch import RoundWatch
 from jobs.run_end import mulm_cause
@@ -107,7 +107,12 @@ def _train(order: TrainOrder, settled: SettledConfig, context: JobContext) -> Wo
         boxes = find_boxes(ray.nodes(), order.device)
         if len(boxes) > 1:
             wait_for_room(1, order.device, context)
-            return _train_in_best_way(order, settled, context, boxes)
+            free = with_room(boxes)
+            for box in boxes:
+                if box not in free:
+                    context.emit("log", text=f"{box.address} is left out: others have all of it")
+            if len(free) > 1:
+                return _train_in_best_way(order, settled, context, free)
     return _train_in_step(order, context)
 
 

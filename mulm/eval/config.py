@@ -29,18 +29,18 @@ class EvaluateConfig(Frozen):
     data: Mapping[str, str] = {}
     """A suite's files, `{blimp: FILE}`: a file, a folder, a glob, a URL, or `hub`; by default the
     bundled sample where there is one. `gsm8k:shots` names those of the worked examples."""
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Items of each suite at most, the first ones; of BLiMP pairs of each paradigm."""
-    shots: Annotated[int, Field(ge=0)] | None = None
+    shots: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Worked examples before a question, where a suite has any; by default its usual number."""
     add_bos: bool | None = None
     """Whether a context begins with the token that begins documents; by default as the tokenizer
     says, which is what lm-evaluation-harness does."""
     dataset: str | None = None
     """Bits per byte: whose validation text; by default that of the model's own dataset."""
-    seq_len: Annotated[int, Field(ge=2)] | None = None
+    seq_len: Annotated[int, Field(ge=2, lt=2**31)] | None = None
     """Tokens read at once; by default as in training for bits per byte, else the model's window."""
-    stride: Annotated[int, Field(ge=1)] | None = None
+    stride: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Bits per byte: new tokens per window; by default half of `seq_len`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products; by default what the hardware is fast at for bits per byte, else fp32."""

@@ -44,10 +44,11 @@ _GIVEN: dict[int | str, dict[str, Any]] = {
     },
 }
 
-ModelName = Annotated[str, Field(min_length=1, max_length=64)]
+ModelName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _OF_A_MODEL = "mdl_[0-9a-z]{1,24}"
 ModelId = Annotated[str, Field(pattern=rf"^{_OF_A_MODEL}(\+{_OF_A_MODEL})?$")]
 """With that of an adapter behind it, where one stood beside."""
+AnswerId = Annotated[str, Field(min_length=1, max_length=64, pattern="^[!-~]+$")]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
 
 
@@ -63,7 +64,7 @@ class NewFeedback(Frozen):
     comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARS)] = ""
     model_id: ModelId | None = None
     """The `system_fingerprint` of the answer: which weights have given it."""
-    answer_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    answer_id: AnswerId | None = None
     """The `id` of the answer: tells it apart from another one of the same words."""
 
     @property

@@ -69,7 +69,7 @@ class Api:
                 if not at_most:
                     return
 
-    def until(self, name: str, is_true: Any, timeout_s: float = 90.0) -> dict[str, Any]:
+    def until(self, name: str, is_true: Any, timeout_s: float = 300.0) -> dict[str, Any]:
         """A deployment, as soon as something is true of it."""
         deadline_s = time.monotonic() + timeout_s
         while True:

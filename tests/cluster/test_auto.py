@@ -19,7 +19,7 @@ from tests.cluster.test_join import DEADLINE_S, MULM, Pair, pair, wait_for_text
 
 __all__ = ["pair"]
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), needs_namespaces]
+pytestmark = [pytest.mark.cluster, needs_namespaces]
 
 # Steps of a tenth of a second, which is long beside a round trip.
 CONFIG: dict[str, Any] = {

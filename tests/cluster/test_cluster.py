@@ -83,7 +83,7 @@ def submit(cluster: Any, folder: Path, run_id: str, mode: str) -> str:
     return str(cluster.jobs.submit("probe_job", run_id, config, folder=folder))
 
 
-def wait_for_phase(ledger: Ledger, run_id: str, phase: str, timeout_s: float = 120.0) -> None:
+def wait_for_phase(ledger: Ledger, run_id: str, phase: str, timeout_s: float = 300.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not any(run.id == run_id and run.phase == phase for run in ledger.runs()):
         assert time.monotonic() < deadline_s

@@ -19,10 +19,10 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 _DEMO = [sys.executable, "-c", "from jobs.cli import main; main()", "demo"]
-_STOP_TIMEOUT_S = 120
+_STOP_TIMEOUT_S = 300
 
 
 def start_demo(home: Home) -> subprocess.Popen[str]:

@@ -14,7 +14,7 @@ from benchmarks.chaos.__main__ import CASES
 from benchmarks.chaos.case import Case, Outcome, draw_of
 from benchmarks.chaos.world import World, running_world
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.cluster
 
 SHORT = ("kill-engine", "kill-gcs")
 SEED = 1

@@ -10,7 +10,7 @@ import pytest
 from serve_app.keys import read_first_key
 from tests.cluster.http_api import Api, book_recipe, is_running, pupil_config, questions, sums
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from benchmarks.limits_cluster import drain, make_key, owner_away, rate_let_in, 
 from serve_app.deploy import deploy_ingress
 from serve_app.keys import read_first_key
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 PER_MINUTE = 600
 SECONDS = 10.0

@@ -11,7 +11,7 @@ from benchmarks.chaos.case import Case, Outcome, draw_of
 from benchmarks.chaos.creates import CASES
 from benchmarks.chaos.world import World
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.cluster
 
 SEED = 1
 

@@ -25,7 +25,7 @@ from mulm.train.metrics import OF_THE_MACHINE
 
 pytestmark = pytest.mark.cluster
 
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 STEPS = 300
 """Some seconds of work: a request at the first checkpoint comes before its end."""
 CONFIG = {

@@ -43,7 +43,7 @@ from mulm.train.metrics import OF_THE_MACHINE
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 150.0
+DEADLINE_S = 400.0
 STEPS = 400
 """Some seconds of work: whoever is killed at the latest of these steps has not ended before."""
 LATEST_KILL = 80
@@ -59,6 +59,7 @@ class Training:
             **os.environ, **ray_env(cluster.home), "RAY_ADDRESS": cluster.info.gcs_address
         }  # fmt: skip
         self.folder = folder
+        self.drivers: dict[str, subprocess.Popen[str]] = {}
 
     def command(self, run_id: str, **changes: Any) -> list[str]:
         config = {
@@ -83,11 +84,14 @@ class Training:
             self.command(run_id, **changes),
             env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        self.drivers[run_id] = process
         try:
             yield process
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
 
     def events(self, run_id: str) -> list[Event]:
         ledger = Ledger(self.home.ledger)
@@ -103,8 +107,17 @@ class Training:
         end_s = time.monotonic() + DEADLINE_S
         folder = self.home.run(run_id) / "checkpoints"
         while not any(path.name >= f"step-{step:08d}" for path in checkpoints(folder)):
-            assert time.monotonic() < end_s, "no checkpoint appeared"
+            if time.monotonic() > end_s or self.drivers[run_id].poll() is not None:
+                pytest.fail(f"no checkpoint appeared\n{self._told(run_id)}")
             time.sleep(0.02)
+
+    def _told(self, run_id: str) -> str:
+        """The end of what a driver and its run have said; the driver is ended for it."""
+        driver = self.drivers[run_id]
+        driver.kill()
+        _, printed = driver.communicate()
+        events = [f"{event.kind} {event.data}" for event in self.events(run_id)[-20:]]
+        return "\n".join([*events, printed[-4000:]])
 
     def curve(self, run_id: str, after_seq: int = 0) -> dict[int, dict[str, float]]:
         """What was measured after each step, without times; a step measured twice must agree."""
@@ -214,6 +227,7 @@ def test_a_power_cut_costs_only_time(training: Training, tmp_path: Path) -> None
         env = own.env | {"MULM_HOME": str(home.root), "PYTHONPATH": str(ROOT)}
         asking = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
         run_id = wait_for_run(home)
+        own.drivers[run_id] = asking
         own.wait_for_checkpoint(run_id, 20)
         for process in pack.find():
             with suppress(psutil.NoSuchProcess):

@@ -22,7 +22,7 @@ from mulm.ledger import Ledger
 from tests.cluster.machines import Machine, needs_namespaces, two_machines
 from tests.docs.test_readme import Block, all_marked
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), needs_namespaces]
+pytestmark = [pytest.mark.cluster, needs_namespaces]
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")

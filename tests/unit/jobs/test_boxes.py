@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.boxes import Box, find_boxes
+import pytest
+import ray
+
+from jobs.boxes import ROOM_S, Box, find_boxes, with_room
 
 
 def node(
@@ -31,3 +34,38 @@ def test_all_gpus_of_a_machine_are_one_island() -> None:
 def test_cpus_of_a_machine_are_one_worker() -> None:
     (box,) = find_boxes([node("1", CPU=8, GPU=2)], "cpu")
     assert (box.n_workers, box.resources) == (1, {"CPU": 1.0})
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, dict[str, float]]]:
+    """What is free at each look; the last stays."""
+    told: list[dict[str, dict[str, float]]] = []
+    state = ray._private.state
+    monkeypatch.setattr(
+        state, "available_resources_per_node", lambda: told.pop(0) if len(told) > 1 else told[0]
+    )
+    return told
+
+
+BOTH = [Box("1", "10.0.0.1", 1, {"CPU": 1.0}), Box("2", "10.0.0.2", 1, {"CPU": 1.0})]
+
+
+def test_room_that_becomes_free_is_waited_for(free: list[Any]) -> None:
+    free += [{"1": {"CPU": 2.0}, "2": {}}, {"1": {"CPU": 2.0}, "2": {"CPU": 1.0}}]
+    waits: list[float] = []
+    assert with_room(BOTH, now_s=lambda: sum(waits), sleep=waits.append) == BOTH
+    assert len(waits) == 1
+
+
+def test_who_is_taken_is_left_out_after_a_while(free: list[Any]) -> None:
+    free += [{"1": {"CPU": 0.5, "memory": 9.0}, "2": {"CPU": 1.0}}]
+    waits: list[float] = []
+    assert with_room(BOTH, now_s=lambda: sum(waits), sleep=waits.append) == BOTH[1:]
+    assert ROOM_S <= sum(waits) < ROOM_S + 2
+
+
+def test_a_gpu_needs_a_cpu_too(free: list[Any]) -> None:
+    box = Box("1", "10.0.0.1", 1, {"CPU": 1.0, "GPU": 1.0})
+    free += [{"1": {"GPU": 1.0}}]
+    waits: list[float] = []
+    assert with_room([box], now_s=lambda: sum(waits), sleep=waits.append) == []
