@@ -26,6 +26,7 @@ from actors.run_starter import RunStarter
 from mulm.config import parse_config
 from mulm.facts import Facts
 from mulm.home import Home
+from mulm.runs.curves import Curves
 from mulm.settings import Settings
 from mulm.store import Store
 from serve_app.alias_watch import resolve_ids
@@ -207,4 +208,6 @@ def open_control(
     desk = RunDesk(home, facts, jobs, write)
     starter = RunStarter(home, facts, store, jobs, source_urls)
     feed = EventFeed(facts)
-    return Control(facts, store, desk, starter, feed, served, estimate_training, cluster_nodes)
+    return Control(
+        facts, store, desk, starter, feed, served, estimate_training, cluster_nodes, Curves(facts)
+    )

@@ -22,10 +22,20 @@ _LAST = ("eta_s",)
 def curve(events: Iterable[Event]) -> list[Row]:
     """The rows of a run's "metric" events; a number that JSON cannot hold becomes None."""
     rows: dict[int, Row] = {}
+    take_in(events, rows)
+    return in_order(rows)
+
+
+def take_in(events: Iterable[Event], rows: dict[int, Row]) -> None:
+    """Add what was measured to rows by their steps; rows that others hold stay as they are."""
     for event in events:
         if event.kind == "metric" and STEP in event.data:
             step = int(event.data[STEP])
-            rows.setdefault(step, {}).update(finite(event.data))
+            rows[step] = {**rows.get(step, {}), **finite(event.data)}
+
+
+def in_order(rows: Mapping[int, Row]) -> list[Row]:
+    """The rows by their steps."""
     return [rows[step] for step in sorted(rows)]
 
 

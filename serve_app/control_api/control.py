@@ -15,6 +15,7 @@ from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
 from mulm.errors import AuthError, NotFoundError, NotRunningError
 from mulm.facts import Facts
+from mulm.runs.curves import Curves
 from mulm.store import Store
 from serve_app.auth import ForbiddenError
 from serve_app.control_api.event_feed import EventFeed
@@ -36,6 +37,8 @@ class Control:
     """What a training would be."""
     nodes: Callable[[], list[dict[str, Any]]]
     """The machines of the cluster."""
+    curves: Curves
+    """Of training runs."""
 
 
 def _control(request: Request) -> Control:

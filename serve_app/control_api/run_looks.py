@@ -9,7 +9,6 @@ from starlette.responses import Response
 from mulm.config import Frozen
 from mulm.errors import ConfigError
 from mulm.runs.compare import Contender, compare
-from mulm.runs.curve import curve
 from mulm.runs.digest import all_events, checkpoints
 from mulm.runs.kinds import TRAIN
 from mulm.runs.samples import newest_samples
@@ -80,7 +79,7 @@ def _contender(control: Control, run_id: str) -> Contender:
     run = control.facts.run(run_id)
     if run.kind != TRAIN:
         raise ConfigError(f"{run_id} is of the kind {run.kind!r}", hint="trainings are compared")
-    return Contender(run, curve(all_events(control.facts, run_id, "metric")))
+    return Contender(run, control.curves.of(run_id))
 
 
 def _all(found: list[dict[str, Any]]) -> dict[str, Any]:

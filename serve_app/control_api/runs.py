@@ -10,8 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from actors.run_starter import Started
 from mulm.config import Frozen
 from mulm.records import Event, Phase
-from mulm.runs.curve import curve, finite, thinned
-from mulm.runs.digest import all_events
+from mulm.runs.curve import finite, thinned
 from mulm.runs.kinds import name_of, references_of
 from mulm.runs.standing import Standing
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
@@ -111,7 +110,7 @@ def get_metrics(
 ) -> dict[str, Any]:
     """The numbers of a training run, a row for each step that was reported."""
     control.facts.run(run_id)
-    rows = curve(all_events(control.facts, run_id, "metric"))
+    rows = control.curves.of(run_id)
     return {"object": "list", "data": thinned(rows, every, last), "has_more": False}
 
 

@@ -13,7 +13,7 @@ from actors.run_starter import Started
 from mulm.errors import ConfigError, NotFoundError
 from mulm.records import Claim, Event, Phase
 from mulm.refs import parse_ref
-from mulm.runs.curve import STEP, Row, curve, finite
+from mulm.runs.curve import STEP, Row, finite
 from mulm.runs.digest import all_events
 from mulm.runs.standing import Standing
 from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
@@ -93,7 +93,7 @@ def list_checkpoints(
         for event in all_events(control.facts, job_id, "checkpoint")
         if before is None or event.seq < before
     ]
-    rows = {row[STEP]: row for row in curve(all_events(control.facts, job_id, "metric"))}
+    rows = {row[STEP]: row for row in control.curves.of(job_id)}
     return page(
         written[::-1][: limit + 1],
         limit,

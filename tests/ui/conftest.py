@@ -28,6 +28,7 @@ from mulm.data.recipe import Recipe
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.messages import GenerateRequest, TokenChunk, TokenLogprob
+from mulm.runs.curves import Curves
 from mulm.store import Store
 from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
 from mulm.train.config import TrainConfig
@@ -210,6 +211,7 @@ class Site:
             state,
             estimate=dict,
             nodes=list,
+            curves=Curves(self.ledger),
         )
         ring = KeyRing(self.ledger.key_secrets, SECRET)
         return make_app(Service(serving), ring, control=control)

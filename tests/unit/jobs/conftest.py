@@ -21,6 +21,7 @@ from actors.run_starter import RunStarter
 from jobs.cli import main
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.runs.curves import Curves
 from mulm.store import Store
 from serve_app.auth import KeyRing
 from serve_app.control_api.control import Control
@@ -148,6 +149,7 @@ class ControlServer:
             served,
             estimate=dict,
             nodes=lambda: described(RAY_NODES),
+            curves=Curves(self.facts),
         )
         return make_app(Service({}), KeyRing(self.facts.key_secrets, SECRET), control=control)
 

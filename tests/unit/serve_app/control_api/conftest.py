@@ -16,6 +16,7 @@ from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
 from mulm.home import Home
 from mulm.ledger import Ledger
+from mulm.runs.curves import Curves
 from mulm.store import Store
 from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
 from serve_app.auth import KeyRing
@@ -207,6 +208,7 @@ def api(
         ServedState(deployments.serving, deployer, lambda: reports),
         estimate=lambda values: {"object": "estimate", "config": dict(values)},
         nodes=lambda: described([HEAD, GONE]),
+        curves=Curves(ledger),
     )
     ring = KeyRing(ledger.key_secrets, SECRET)
     return Api(make_app(Service(deployments.serving), ring, control=control))
