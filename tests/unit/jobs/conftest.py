@@ -128,6 +128,7 @@ class ControlServer:
         self._thread = Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._http: HttpServer | None = None
+        self.app_options: dict[str, Any] = {}
 
     def app(self) -> FastAPI:
         def write(method: str, *args: Any, **kwargs: Any) -> None:
@@ -149,7 +150,8 @@ class ControlServer:
             estimate=dict,
             nodes=lambda: described(RAY_NODES),
         )
-        return make_app(Service({}), KeyRing(self.facts.key_secrets, SECRET), control=control)
+        ring = KeyRing(self.facts.key_secrets, SECRET)
+        return make_app(Service({}), ring, control=control, **self.app_options)
 
     def start(self) -> None:
         async def listen() -> HttpServer:
