@@ -124,8 +124,8 @@ def test_what_the_server_has_not_is_not_served(there: Any, at_server: Any) -> No
     assert (code, "nobody" in err) == (3, True)
 
 
-@pytest.mark.parametrize("argv", [["data", "verify"], ["data", "rm", "made"], ["doctor"], ["up"],
-                                  ["model", "export", "m"], ["backup", "x"]])  # fmt: skip
+@pytest.mark.parametrize("argv", [["data", "verify"], ["data", "gc"], ["doctor"], ["up"],
+                                  ["cluster", "show"], ["backup", "x"]])  # fmt: skip
 def test_verbs_of_the_installations_machine_refuse_a_server(mulm: Any, argv: list[str]) -> None:
     for way in (["--url", "http://10.0.0.5:8000"], ["--url=http://10.0.0.5:8000"]):
         code, out, err = mulm(*argv, *way)
