@@ -1,4 +1,4 @@
-"""What `mulm data`, `tokenizer encode`, `runs compare` and `serve` say of a server elsewhere."""
+"""What `mulm data`, `tokenizer`, `runs compare` and `serve` say of a server elsewhere."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ LOOKS = [
     ["data", "rejects", "made@2", "--reason", "duplicate", "-n", "1"],
     ["data", "diff", "made@1", "made@2"],
     ["data", "lineage", "made@2"],
+    ["tokenizer", "show", "made"],
+    ["tokenizer", "show", "made@1"],
     ["tokenizer", "encode", "made", "A dark night, é 日 bytes:"],
 ]
 
@@ -78,6 +80,8 @@ def test_what_is_not_there_or_too_much_is_said(there: Any, at_server: Any) -> No
     code, _, err = at_server("data", "rejects", "made", "--reason", "duplicat")
     assert (code, "'duplicate'" in err) == (18, True)
     assert at_server("tokenizer", "encode", "nobody", "x")[0] == 3
+    assert at_server("tokenizer", "show", "nobody")[0] == 3
+    assert at_server("tokenizer", "show", "a b")[0] == 2
 
 
 def test_runs_are_compared_there(there: Any, at_server: Any) -> None:
