@@ -22,6 +22,7 @@ from jobs.cli_config import config
 from jobs.cli_data import data, data_gc
 from jobs.cli_doctor import doctor
 from jobs.cli_eval import evaluate
+from jobs.cli_feedback import feedback
 from jobs.cli_join import join, leave
 from jobs.cli_keys import key, usage
 from jobs.cli_model import model
@@ -59,8 +60,8 @@ def cli() -> None:
 
 
 for verb in (
-    backup, chat, cluster, completion, compress, config, data, doctor, evaluate, generate, join,
-    key, leave, model, ps, restore, runs, serve, tokenizer, train, usage,
+    backup, chat, cluster, completion, compress, config, data, doctor, evaluate, feedback, generate,
+    join, key, leave, model, ps, restore, runs, serve, tokenizer, train, usage,
 ):  # fmt: skip
     cli.add_command(verb)
 cli.add_command(data_gc, "gc")

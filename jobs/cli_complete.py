@@ -16,6 +16,9 @@ from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import Kind
 
+_MOST_OFFERED = 100
+"""Of what may be tens of thousands."""
+
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
@@ -42,6 +45,13 @@ def run_names(_context: click.Context, _parameter: click.Parameter, begun: str) 
         runs = [] if facts is None else facts.runs()
     names = [run.id for run in runs] + sorted({name_of(r) for r in runs if r.kind == TRAIN})
     return [name for name in names if name and name.startswith(begun)]
+
+
+def feedback_ids(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """Ids of feedback, the newest first."""
+    with _facts() as facts:
+        found = [] if facts is None else facts.feedback(limit=_MOST_OFFERED)
+    return [each.id for each in found if each.id.startswith(begun)]
 
 
 @contextmanager

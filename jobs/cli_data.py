@@ -6,10 +6,11 @@ Those that look into a version stand in `jobs.cli_data_look`. Printing alone is 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +25,7 @@ from jobs.cli_remote import (
 )
 from jobs.cli_verbs import (
     Verbs,
+    is_confirmed,
     open_journey,
     print_result,
     print_versions,
@@ -33,7 +35,10 @@ from jobs.cli_verbs import (
     with_overrides,
 )
 from mulm.config import load_config
-from mulm.errors import ConfigError, CorruptError
+from mulm.errors import CorruptError
+
+if TYPE_CHECKING:
+    from jobs.dataset_removal import Removal
 
 
 @click.group(cls=Verbs)
@@ -150,6 +155,7 @@ def data_lineage(ref: str, as_json: bool) -> None:
 @data.command("rm")
 @click.argument("ref", shell_complete=names_of("dataset"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@with_server
 @with_json
 def data_rm(ref: str, yes: bool, as_json: bool) -> None:
     """Take the name REF away; `mulm data gc` removes the files when nothing needs them.
@@ -161,15 +167,13 @@ def data_rm(ref: str, yes: bool, as_json: bool) -> None:
     Example:  mulm data rm books@2
               mulm data rm books@2 --yes
     """
-    from jobs.dataset_upkeep import removable, removed
-
-    with open_shelf() as shelf:
-        version = removable(shelf, ref)
-        if not yes and not _is_confirmed(version.ref):
-            say(f"{version.ref} stays")
+    with _open_removal() as removal:
+        exact, manifest_id = removal.find(ref)
+        if not yes and not is_confirmed(f"Take the name {exact} away?", exact):
+            say(f"{exact} stays")
             return
-        names = [f"{gone.kind} {gone.ref}" for gone in removed(shelf, version)]
-    result = {"dataset": version.ref, "dataset_id": version.manifest_id, "removed": names}
+        names = removal.remove(exact)
+    result = {"dataset": exact, "dataset_id": manifest_id, "removed": names}
     print_result(result, as_json, f"gone: {', '.join(names)}")
 
 
@@ -235,7 +239,14 @@ def data_gc(dry_run: bool, grace: float, as_json: bool) -> None:
         say(f"  newer than {run}, which has not ended: stays")
 
 
-def _is_confirmed(ref: str) -> bool:
-    if not sys.stdin.isatty():
-        raise ConfigError(f"nobody to ask whether {ref} shall go", hint="say --yes")
-    return click.confirm(f"Take the name {ref} away?", err=True)
+@contextmanager
+def _open_removal() -> Iterator[Removal]:
+    """At the chosen server, or on this machine."""
+    from jobs.dataset_removal import HomeRemoval, RemoteRemoval
+
+    with open_remote() as remote:
+        if remote is not None:
+            yield RemoteRemoval(remote)
+            return
+    with open_shelf() as shelf:
+        yield HomeRemoval(shelf)

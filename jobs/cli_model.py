@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from mulm.home import Home
 
 if TYPE_CHECKING:
     from jobs.exchange import Exchange
+    from jobs.remote_exchange import RemoteExchange
 
 
 @click.group(cls=Verbs)
@@ -94,6 +96,7 @@ def model_alias(name: str, alias: str, as_json: bool) -> None:
 @click.option("--dtype", metavar="stored|fp32|fp16|bf16", help="hf: type of weights; as stored.")
 @click.option("--quant", metavar="f32|f16|bf16|q8_0|q4_0", help="gguf: type of weights; f16.")
 @click.option("--chat-template", type=click.Path(path_type=Path), help="A Jinja file, not ours.")
+@with_server
 @with_json
 def model_export(
     name: str,
@@ -106,11 +109,14 @@ def model_export(
 ) -> None:
     """Write MODEL for other programs: transformers and vLLM (hf), llama.cpp and Ollama (gguf).
 
+    A server elsewhere (--url) writes it, and it is brought here; a copy stays there as a file of
+    the API.
+
     \b
     Example:  mulm model export demo --to hf --dtype bf16 --out demo-hf
               mulm model export demo@live --to gguf --quant q8_0 --out demo.gguf
     """
-    with open_exchange() as exchange:
+    with _chosen_exchange() as exchange:
         result = exchange.export(name, to, out, dtype=dtype, quant=quant, template=chat_template)
     print_result(result, as_json, "{model} is in {out} ({size_bytes} bytes)")
 
@@ -118,18 +124,20 @@ def model_export(
 @model.command("import")
 @click.argument("source")
 @click.option("--name", required=True, help="What it is called here.")
+@with_server
 @with_json
 def model_import(source: str, name: str, as_json: bool) -> None:
     """Take a Llama or Qwen3 model from SOURCE: a folder, or owner/name[@revision] on a hub.
 
     Reads config.json, tokenizer.json and safetensors; runs no code and opens no pickle. HF_ENDPOINT
-    names another hub, HF_TOKEN opens closed doors.
+    names another hub, HF_TOKEN opens closed doors. To a server elsewhere (--url) the files of a
+    folder are uploaded; from a hub it fetches them itself, once for each name and revision.
 
     \b
     Example:  mulm model import ./demo-hf --name again
               mulm model import Qwen/Qwen3-0.6B --name qwen
     """
-    with open_exchange() as exchange:
+    with _chosen_exchange() as exchange:
         result = exchange.import_model(source, name)
     print_result(result, as_json, "{model}: {parameters} parameters")
     if not as_json and result["chat_template"] in ("other", "broken"):
@@ -161,6 +169,19 @@ def open_exchange() -> Exchange:
     from jobs.exchange import Exchange
 
     return Exchange(Home.from_env(), shown_progress(), os.environ)
+
+
+@contextmanager
+def _chosen_exchange() -> Iterator[Exchange | RemoteExchange]:
+    """The models of the chosen server, or of this machine's installation."""
+    with open_remote() as remote:
+        if remote is not None:
+            from jobs.remote_exchange import RemoteExchange
+
+            yield RemoteExchange(remote, shown_progress())
+            return
+    with open_exchange() as exchange:
+        yield exchange
 
 
 def described(result: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from jobs.cli_verbs import Verbs
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "The application": ("up", "down", "join", "leave", "demo", "env", "cluster"),
     "From text to a model": ("data", "tokenizer", "train", "eval", "model", "compress", "runs"),
-    "Answers over HTTP": ("serve", "ps", "chat", "generate", "key", "usage"),
+    "Answers over HTTP": ("serve", "ps", "chat", "generate", "feedback", "key", "usage"),
     "Upkeep": ("doctor", "config", "backup", "restore", "gc", "completion"),
 }
 

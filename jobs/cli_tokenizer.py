@@ -81,6 +81,7 @@ def tokenizer_train(
 
 @tokenizer.command("show")
 @click.argument("ref", shell_complete=_REF)
+@with_server
 @with_json
 def tokenizer_show(ref: str, as_json: bool) -> None:
     """Show REF: how many tokens it has, its fingerprint, special tokens, what was made with it.
@@ -89,8 +90,7 @@ def tokenizer_show(ref: str, as_json: bool) -> None:
     Example:  mulm tokenizer show books
               mulm tokenizer show books@1 --json
     """
-    with open_desk() as desk:
-        told = desk.described(ref)
+    told = _described(ref)
     if as_json:
         click.echo(json.dumps(told))
         return
@@ -128,6 +128,17 @@ def tokenizer_encode(ref: str, text: str | None, as_json: bool) -> None:
     size = len(told.encode())
     per_token = f", {size / len(pieces):.2f} bytes each" if pieces else ""
     click.echo(f"{len(pieces)} tokens{per_token}")
+
+
+def _described(ref: str) -> dict[str, Any]:
+    """A tokenizer of the chosen server, or of this machine."""
+    from jobs.remote_versions import RemoteVersions
+
+    with open_remote() as remote:
+        if remote is not None:
+            return RemoteVersions(remote).tokenizer(ref)
+    with open_desk() as desk:
+        return desk.described(ref)
 
 
 def _pieces(ref: str, text: str) -> list[tuple[int, str]]:

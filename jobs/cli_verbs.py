@@ -122,6 +122,13 @@ class _Nowhere(io.StringIO):
         return len(text)
 
 
+def is_confirmed(question: str, what: str) -> bool:
+    """Whether a person says yes. Raises ConfigError where there is nobody to ask about `what`."""
+    if not sys.stdin.isatty():
+        raise ConfigError(f"nobody to ask whether {what} shall go", hint="say --yes")
+    return click.confirm(question, err=True)
+
+
 def with_overrides(command: F) -> F:
     """The `--set key.path=value` option of verbs that read a config file."""
     option = click.option(

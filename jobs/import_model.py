@@ -58,11 +58,9 @@ def find_source(source: str, home: Home, env: Mapping[str, str], progress: Progr
         ConfigError: the folder may not be read.
         AuthError, ConflictError, DeadlineError, CorruptError: see `Hub`.
     """
-    folder = _expanded(source)
-    with naming_unreadable(folder):
-        if folder.is_dir():
-            require_files({path.name for path in folder.iterdir()}, source)
-            return Source(folder, {"kind": "folder"})
+    folder = named_folder(source)
+    if folder is not None:
+        return Source(folder, {"kind": "folder"})
     repository, revision = parse_source(source)
 
     def report(file: str, done_bytes: int, size_bytes: int) -> None:
@@ -73,6 +71,21 @@ def find_source(source: str, home: Home, env: Mapping[str, str], progress: Progr
         found = fetch_from_hub(Hub.from_env(env), repository, revision, home, report)
         say(f"{repository} at {found.origin['commit'][:12]}")
     return found
+
+
+def named_folder(source: str) -> Path | None:
+    """The folder of this machine that a source names, which has all that is needed; else None.
+
+    Raises:
+        NotFoundError, DataError: a file is missing, or the weights are a pickle.
+        ConfigError: the folder may not be read.
+    """
+    folder = _expanded(source)
+    with naming_unreadable(folder):
+        if not folder.is_dir():
+            return None
+        require_files({path.name for path in folder.iterdir()}, source)
+    return folder
 
 
 def store_source(store: Store, source: Source, name: str) -> Imported:

@@ -3,28 +3,25 @@
 Called by `mulm data build --url`. Each file becomes a source: it keeps its source's label, numbered
 where there are several, and its share of the weight by its size. Invariants: what has an address is
 left for the server to fetch; nothing is sent before the recipe that comes of it is known to be
-one; the same bytes are uploaded once a day, however often the verb is repeated.
+one; what the server holds already is not sent again, however often the verb is repeated.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.remote import Remote
-from mulm.checksum import hash_file
+from jobs.remote_files import RemoteFiles
 from mulm.config import parse_config
 from mulm.data.recipe import Recipe
 from mulm.data.source_spec import SourceSpec
 from mulm.data.sources.base import SourceFile
 from mulm.data.sources.registry import source_of
 from mulm.data.sources.remote import is_remote
-from mulm.errors import ConfigError, DataError, NotFoundError
-from mulm.refs import new_id
+from mulm.errors import ConfigError, DataError
 
-_PURPOSE = "user_data"
 _NOT_SENT = "file_not_sent"
 
 
@@ -54,9 +51,14 @@ def uploaded(recipe: Recipe, remote: Remote, note: Callable[[str], None]) -> dic
     planned = [one for spec, label in pairs for one in _planned(spec, label)]
     given = recipe.model_dump(mode="json", exclude_unset=True)
     parse_config(Recipe, given | {"sources": [one.given for one in planned]})
+    files = RemoteFiles(remote)
+
+    def sent(file: SourceFile) -> str:
+        note(f"uploading {file.name}")
+        return files.send(file.path)
+
     sources = [
-        one.given if one.file is None else one.given | {"file": _sent(one.file, remote, note)}
-        for one in planned
+        one.given if one.file is None else one.given | {"file": sent(one.file)} for one in planned
     ]
     return given | {"sources": sources}
 
@@ -96,19 +98,3 @@ def _size(file: SourceFile) -> int:
         return file.path.stat().st_size
     except OSError as error:
         raise DataError(f"{file.path} cannot be read: {error.strerror}") from None
-
-
-def _sent(file: SourceFile, remote: Remote, note: Callable[[str], None]) -> str:
-    """The id of the file at the server."""
-    note(f"uploading {file.name}")
-    try:
-        known_by = f"{hash_file(file.path)}:{file.path.name}"
-        key = hashlib.sha256(known_by.encode()).hexdigest()
-        file_id = str(remote.upload(file.path, _PURPOSE, key)["id"])
-        try:
-            remote.get(f"/v1/files/{file_id}")
-        except NotFoundError:  # it was sent today, and removed there since
-            file_id = str(remote.upload(file.path, _PURPOSE, new_id("again"))["id"])
-    except OSError as error:
-        raise DataError(f"{file.path} cannot be read: {error.strerror}") from None
-    return file_id

@@ -48,7 +48,11 @@ _BY_STATUS: Mapping[int, type[MulmError]] = {
     404: NotFoundError,
     409: ConflictError,
     412: ConflictError,
+    413: ConfigError,
     429: OverloadedError,
+    502: UnreachableError,
+    503: UnreachableError,
+    504: UnreachableError,
 }
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -134,9 +138,10 @@ class Remote:
         """Send JSON that takes the place of what is there; raises as `get`."""
         return self._send("PUT", path, json=body, headers=dict(headers or {})).json()
 
-    def delete(self, path: str) -> None:
-        """Remove what is there; raises as `get`."""
-        self._send("DELETE", path)
+    def delete(self, path: str) -> Any:
+        """Remove what is there; returns what the server tells of it. Raises as `get`."""
+        reply = self._send("DELETE", path)
+        return reply.json() if reply.content else None
 
     def items(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
         """All items of a list, page by page."""
@@ -149,14 +154,16 @@ class Remote:
             after = page["data"][-1]["id"]
 
     @contextmanager
-    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-        """An answer that comes line by line; not tried again, since the caller knows from where.
+    def stream(
+        self, path: str, headers: Mapping[str, str], silence_s: float = _SILENCE_S
+    ) -> Iterator[httpx.Response]:
+        """An answer that comes in pieces; not tried again, since the caller knows from where.
 
         Raises:
-            ConnectionLostError: it broke, or nothing has come for a minute.
+            ConnectionLostError: it broke, or nothing has come for `silence_s`.
             MulmError: what the server says.
         """
-        timeout = httpx.Timeout(_SILENCE_S, connect=_CONNECT_TIMEOUT_S)
+        timeout = httpx.Timeout(silence_s, connect=_CONNECT_TIMEOUT_S)
         try:
             with self._http.stream(
                 "GET", _path(path), headers=dict(headers), timeout=timeout

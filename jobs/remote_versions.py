@@ -1,6 +1,6 @@
-"""Models and datasets of a server elsewhere, told as those of this machine are.
+"""Versions of a server elsewhere, told as those of this machine are.
 
-Called by `mulm model` and `mulm data` for `--url`.
+Called by `mulm model`, `mulm data` and `mulm tokenizer` for `--url`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,16 @@ class RemoteVersions:
             "parents": found["parents"],
             "licences": found["licences"],
             "code_version": found["code_version"],
+        }
+
+    def tokenizer(self, ref: str) -> Result:
+        """A tokenizer: its size, its special tokens, what it was made from and for."""
+        told: Result = self._remote.get(f"tokenizers/{parse_ref(ref)}/vocabulary")
+        relatives = self._remote.get(f"tokenizers/{told['tokenizer']}/lineage")
+        del told["object"]
+        return told | {
+            "parents": _nearest(relatives["ancestors"]),
+            "used_by": _nearest(relatives["descendants"]),
         }
 
     def pieces(self, ref: str, text: str) -> list[tuple[int, str]]:
@@ -95,6 +105,12 @@ def description_lines(kind: Kind, told: Result) -> list[str]:
         known = f"{' = '.join(parent['refs'])}  " if parent["refs"] else ""
         lines.append(f"made from  {role} {known}{parent['id']}")
     return [*lines, f"licences   {', '.join(told['licences']) or 'not stated'}"]
+
+
+def _nearest(relatives: list[dict[str, Any]]) -> list[Result]:
+    """Those without another one between."""
+    near = [one for one in relatives if one["distance"] == 1]
+    return [{name: one[name] for name in ("role", "id", "refs")} for one in near]
 
 
 def _version(kind: Kind, values: dict[str, Any]) -> Version:

@@ -1,4 +1,4 @@
-"""`/api/v1/datasets`: build them; what is in them."""
+"""`/api/v1/datasets`: build them; what is in them; what needs no name loses it."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Path, Query
 from starlette.responses import Response
 
+from mulm.data.removal import going, removable
 from mulm.data.shelf import Shelf
 from mulm.data.views import (
     PreviewOrder,
@@ -15,6 +16,8 @@ from mulm.data.views import (
     rejects_behind,
     stats,
 )
+from mulm.errors import ConfigError
+from mulm.refs import parse_ref
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, Limit, page
@@ -111,6 +114,31 @@ def get_diff(
 def get_lineage(ref: str, control: ControlDependency) -> dict[str, Any]:
     """What a version was made from, and what was made from it."""
     return {"object": "lineage", **asdict(_shelf(control).relatives(ref))}
+
+
+@router.delete("/{ref}")
+def delete_dataset(ref: str, control: ControlDependency) -> dict[str, Any]:
+    """Take the name `books@2` away, and that of the tokenizer that was trained for it alone.
+
+    Refused while an alias points to it, a model was made from it, or a run reads it that has not
+    ended. Its files go when `mulm gc` finds that nothing needs them.
+    """
+    if parse_ref(ref).version is None:
+        raise ConfigError(
+            f"{ref!r} may mean another version tomorrow", hint="such as books@2", param="ref"
+        )
+    shelf = _shelf(control)
+    version = removable(shelf, ref)
+    nameless = going(shelf, version)
+    for gone in nameless:
+        control.facts.remove_version(gone.kind, gone.name, gone.number)
+    return {
+        "id": version.ref,
+        "object": "dataset",
+        "manifest_id": version.manifest_id,
+        "deleted": True,
+        "removed": [{"kind": gone.kind, "ref": gone.ref} for gone in nameless],
+    }
 
 
 def _shelf(control: Control) -> Shelf:

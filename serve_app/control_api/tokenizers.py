@@ -1,9 +1,10 @@
-"""`/api/v1/tokenizers`: learn one; texts to token ids and back, by any of the store.
+"""`/api/v1/tokenizers`: learn one; what one is; texts to token ids and back, by any of the store.
 
 The build of a dataset learns one too; `serve_app.control_api.versions` lists them.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
@@ -13,6 +14,8 @@ from starlette.responses import JSONResponse, Response
 from mulm.config import Frozen
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import ConfigError
+from mulm.lineage import lineage
+from mulm.records import Version
 from mulm.refs import parse_ref
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
@@ -58,6 +61,28 @@ def create_tokenizer(
     return begun_once(once, control, "train_tokenizer", config)
 
 
+@router.get("/{ref}/vocabulary")
+def get_vocabulary(ref: str, control: ControlDependency) -> dict[str, Any]:
+    """How many tokens there are, which of them are special, and a fingerprint of the whole."""
+    version, tokenizer = _opened(control, ref)
+    return {
+        "object": "tokenizer.vocabulary",
+        "tokenizer": version.ref,
+        "tokenizer_id": version.manifest_id,
+        "vocab_size": tokenizer.vocab_size,
+        "fingerprint": tokenizer.fingerprint,
+        "special_tokens": tokenizer.special_tokens,
+    }
+
+
+@router.get("/{ref}/lineage")
+def get_lineage(ref: str, control: ControlDependency) -> dict[str, Any]:
+    """What a version was made from, and what was made from it."""
+    version = control.facts.resolve("tokenizer", parse_ref(ref))
+    found = lineage(control.store, control.facts, version.manifest_id)
+    return {"object": "lineage", **asdict(found)}
+
+
 @router.post("/{ref}/encode")
 async def encode(
     ref: str, body: EncodeBody, control: ControlDependency, service: ServiceDependency
@@ -78,15 +103,15 @@ async def decode(
     return JSONResponse(told)
 
 
-def _opened(control: Control, ref: str) -> tuple[str, Tokenizer]:
+def _opened(control: Control, ref: str) -> tuple[Version, Tokenizer]:
     version = control.facts.resolve("tokenizer", parse_ref(ref))
     manifest = control.store.load(version.manifest_id)
     content = control.store.read(manifest.blob("tokenizer.json"))
-    return version.ref, Tokenizer.from_bytes(content)
+    return version, Tokenizer.from_bytes(content)
 
 
 def _encoded(control: Control, ref: str, body: EncodeBody) -> dict[str, Any]:
-    exact, tokenizer = _opened(control, ref)
+    version, tokenizer = _opened(control, ref)
     all_ids = [tokenizer.encode(text) for text in body.texts]
     names = TokenNames(tokenizer)
     data = [
@@ -94,11 +119,11 @@ def _encoded(control: Control, ref: str, body: EncodeBody) -> dict[str, Any]:
         | ({"tokens": [names.name(token_id) for token_id in ids]} if body.with_tokens else {})
         for ids in all_ids
     ]
-    return {"object": "list", "tokenizer": exact, "data": data}
+    return {"object": "list", "tokenizer": version.ref, "data": data}
 
 
 def _decoded(control: Control, ref: str, all_ids: Sequence[Sequence[int]]) -> dict[str, Any]:
-    exact, tokenizer = _opened(control, ref)
+    version, tokenizer = _opened(control, ref)
     for place, ids in enumerate(all_ids):
         unknown = next((i for i in ids if i >= tokenizer.vocab_size), None)
         if unknown is not None:
@@ -107,4 +132,4 @@ def _decoded(control: Control, ref: str, all_ids: Sequence[Sequence[int]]) -> di
                 param=f"ids.{place}",
             )
     data = [{"text": tokenizer.decode(ids)} for ids in all_ids]
-    return {"object": "list", "tokenizer": exact, "data": data}
+    return {"object": "list", "tokenizer": version.ref, "data": data}

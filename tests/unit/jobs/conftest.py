@@ -129,6 +129,7 @@ class ControlServer:
         self._thread = Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._http: HttpServer | None = None
+        self.app_options: dict[str, Any] = {}
 
     def app(self) -> FastAPI:
         def write(method: str, *args: Any, **kwargs: Any) -> None:
@@ -151,7 +152,8 @@ class ControlServer:
             nodes=lambda: described(RAY_NODES),
             curves=Curves(self.facts),
         )
-        return make_app(Service({}), KeyRing(self.facts.key_secrets, SECRET), control=control)
+        ring = KeyRing(self.facts.key_secrets, SECRET)
+        return make_app(Service({}), ring, control=control, **self.app_options)
 
     def start(self) -> None:
         async def listen() -> HttpServer:

@@ -30,7 +30,7 @@ device: cpu
 VERBS = {
     "up", "down", "demo", "env", "cluster",
     "data", "tokenizer", "train", "eval", "model", "compress", "runs",
-    "serve", "ps", "chat", "generate", "join", "key", "leave", "usage",
+    "serve", "ps", "chat", "generate", "feedback", "join", "key", "leave", "usage",
     "doctor", "config", "backup", "restore", "gc", "completion",
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ from mulm.ledger import Ledger
 
 ROOT = Path(__file__).parents[3]
 GROUPS = {
-    "data", "tokenizer", "runs", "model", "cluster", "config",
+    "data", "tokenizer", "runs", "model", "cluster", "config", "feedback",
 }  # fmt: skip
 
 

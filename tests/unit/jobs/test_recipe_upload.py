@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_told(mulm: Any, monkeypatch: pytest.Monke
     def gone(*_: Any) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("jobs.recipe_upload.hash_file", gone)
+    monkeypatch.setattr("jobs.remote_files.hash_file", gone)
     code, _, err = mulm("data", "build", recipe(mulm, {"path": "texts"}))
     assert code == EXIT_BY_CODE["data_invalid"]
     assert "Permission denied" in err

@@ -19,6 +19,7 @@ from mulm.errors import (
     ConflictError,
     MulmError,
     NotFoundError,
+    NotRunningError,
     UnknownNameError,
     UnreachableError,
 )
@@ -154,7 +155,9 @@ def test_nobody_there_is_told_with_the_address() -> None:
         (412, {"code": "precondition_failed", "detail": "no"}, ConflictError),
         (500, {"code": "internal", "detail": "no"}, MulmError),
         (418, "teapot", MulmError),
-        (502, {}, MulmError),
+        (502, {}, UnreachableError),
+        (503, {"code": "not_running", "detail": "no"}, NotRunningError),
+        (413, {"error": {"code": "request_too_large", "message": "no"}}, ConfigError),
     ],
 )
 def test_problems_are_raised_as_what_they_are(

@@ -1,4 +1,4 @@
-"""What `mulm data`, `tokenizer encode`, `runs compare` and `serve` say of a server elsewhere."""
+"""What `mulm data`, `tokenizer`, `runs compare` and `serve` say of a server elsewhere."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ LOOKS = [
     ["data", "rejects", "made@2", "--reason", "duplicate", "-n", "1"],
     ["data", "diff", "made@1", "made@2"],
     ["data", "lineage", "made@2"],
+    ["tokenizer", "show", "made"],
+    ["tokenizer", "show", "made@1"],
     ["tokenizer", "encode", "made", "A dark night, é 日 bytes:"],
 ]
 
@@ -78,6 +80,8 @@ def test_what_is_not_there_or_too_much_is_said(there: Any, at_server: Any) -> No
     code, _, err = at_server("data", "rejects", "made", "--reason", "duplicat")
     assert (code, "'duplicate'" in err) == (18, True)
     assert at_server("tokenizer", "encode", "nobody", "x")[0] == 3
+    assert at_server("tokenizer", "show", "nobody")[0] == 3
+    assert at_server("tokenizer", "show", "a b")[0] == 2
 
 
 def test_runs_are_compared_there(there: Any, at_server: Any) -> None:
@@ -124,8 +128,8 @@ def test_what_the_server_has_not_is_not_served(there: Any, at_server: Any) -> No
     assert (code, "nobody" in err) == (3, True)
 
 
-@pytest.mark.parametrize("argv", [["data", "verify"], ["data", "rm", "made"], ["doctor"], ["up"],
-                                  ["model", "export", "m"], ["backup", "x"]])  # fmt: skip
+@pytest.mark.parametrize("argv", [["data", "verify"], ["data", "gc"], ["doctor"], ["up"],
+                                  ["cluster", "show"], ["backup", "x"]])  # fmt: skip
 def test_verbs_of_the_installations_machine_refuse_a_server(mulm: Any, argv: list[str]) -> None:
     for way in (["--url", "http://10.0.0.5:8000"], ["--url=http://10.0.0.5:8000"]):
         code, out, err = mulm(*argv, *way)

@@ -161,6 +161,32 @@ def test_texts_to_ids_and_back(api, made, ledger, store):
     assert [item["text"] for item in back["data"]] == TEXTS
 
 
+def test_a_tokenizer_is_what_it_is_on_the_command_line(api, made, home, monkeypatch):
+    monkeypatch.setenv("MULM_HOME", str(home.root))
+    done = CliRunner().invoke(cli, ["tokenizer", "show", "made@1", "--json"])
+    said = json.loads(done.stdout)
+    told = api.get("/api/v1/tokenizers/made@1/vocabulary")
+    assert told.pop("object") == "tokenizer.vocabulary"
+    assert told == {key: said[key] for key in told}
+    assert len(told["special_tokens"]) > 1
+    relatives = api.get("/api/v1/tokenizers/made@1/lineage")
+    assert relatives["id"] == told["tokenizer_id"]
+    assert [one["refs"] for one in relatives["descendants"] if one["distance"] == 1] == [["made@1"]]
+    for look in ("vocabulary", "lineage"):
+        api.refused("GET", f"/api/v1/tokenizers/none/{look}", 404)
+        api.refused("GET", f"/api/v1/tokenizers/a%20b/{look}", 400)
+        api.refused("GET", f"{TOKENIZER}/{look}", 403, key=WEAK_KEY)
+
+
+def test_a_damaged_tokenizer_is_told(api, made, ledger, store):
+    blob = store.load(ledger.versions("tokenizer", "made")[0].manifest_id).blob("tokenizer.json")
+    path = store.path(blob)
+    path.chmod(0o644)
+    path.write_bytes(b"?" * blob.size_bytes)
+    told = api.refused("GET", "/api/v1/tokenizers/made@1/vocabulary", 500)
+    assert told["code"] == "corrupt"
+
+
 @pytest.mark.parametrize(("act", "body", "status"), [
     ("encode", {}, 400),
     ("encode", {"texts": []}, 400),
