@@ -1,8 +1,8 @@
 """Starts runs as jobs of the cluster: a config is made one run, whoever gives it.
 
 Used by the HTTP API, and by the command line for the job itself. Invariants: the id is what every
-other way to start the same run gives it; a run that has succeeded is not done again, and one that
-is under way is not started twice.
+other way to start the same run gives it; a run that has succeeded is not done again while
+what it made is there, and one that is under way is not started twice.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from mulm.records import Claim
 from mulm.runs.continued import continued_config
 from mulm.runs.identity import IDENTITIES, pinned, run_id_of
 from mulm.runs.kinds import SCHEMAS
+from mulm.runs.made import gone
 from mulm.runs.standing import Standing
 from mulm.runs.transitions import may_resume
 from mulm.store import Store
@@ -85,12 +86,12 @@ class RunStarter:
         require_no_files(config, self._facts, self._source_urls)
         run_id = run_id_of(kind, config, IDENTITIES[kind](config, self._facts, self._store))
         try:
-            phase = self._facts.run(run_id).phase
+            run = self._facts.run(run_id)
         except NotFoundError:
-            phase = None
-        if phase == "succeeded":
+            run = None
+        if run and run.phase == "succeeded" and gone(run, self._facts, self._store) is None:
             return Started(run_id, is_begun=False)
-        if phase == "cancelled":
+        if run and run.phase == "cancelled":
             raise ConflictError(
                 f"{run_id} is this run, and was cancelled", hint="another seed is another run"
             )

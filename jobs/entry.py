@@ -40,6 +40,7 @@ from mulm.log import configure_logging
 from mulm.records import Phase, Run
 from mulm.run_lock import run_lock
 from mulm.runs.identity import identity_of, pinned, run_id_of
+from mulm.runs.made import gone
 from mulm.store import Store
 from mulm.terminal_text import harmless
 
@@ -124,7 +125,7 @@ def execute(
         values = config.model_dump(mode="json")
         run = context.facts.create_run(context.run_id, kind, values)
         _check_same(run, kind, config)
-        if is_finished(run, context.store):
+        if is_finished(run, context.facts, context.store):
             _log.info("already finished run=%s", run.id)
             return dict(run.result or {})
         if run.config != values:
@@ -132,18 +133,20 @@ def execute(
         return _work(config, work, context, run.phase)
 
 
-def is_finished(run: Run, store: Store) -> bool:
-    """Whether the run has succeeded and the versions that its result names are there and whole.
+def is_finished(run: Run, facts: Facts, store: Store) -> bool:
+    """Whether the run has succeeded, and what its result names is there and whole.
 
     Every byte is hashed (about 0.6 s per GB), also when the command line has done so a moment
     ago: it makes a job only of what it found unfinished, so the second time ends at once. Hence
     the same command finds and mends a damaged file.
     """
-    return run.phase == "succeeded" and damage_of(run, store) is None
+    return run.phase == "succeeded" and damage_of(run, facts, store) is None
 
 
-def damage_of(run: Run, store: Store) -> str | None:
-    """What is wrong with the versions that a run's result names, if anything."""
+def damage_of(run: Run, facts: Facts, store: Store) -> str | None:
+    """What is wrong with what a run's result names, if anything."""
+    if (lost := gone(run, facts, store)) is not None:
+        return lost
     try:
         for key, value in (run.result or {}).items():
             if key.endswith("_id"):

@@ -192,9 +192,9 @@ class Journey:
         config = pinned(config, self._facts)
         run_id = run_id_of(kind, config, identity(config, self._facts, self._store))
         known = known_run(self._facts, run_id)
-        is_known = known is not None and is_finished(known, self._store)
+        is_known = known is not None and is_finished(known, self._facts, self._store)
         if known is not None and known.phase == "succeeded" and not is_known:
-            self._progress.line(f"  made again: {damage_of(known, self._store)}")
+            self._progress.line(f"  made again: {damage_of(known, self._facts, self._store)}")
         result = dict(known.result or {}) if known and is_known else self._do(kind, config, run_id)
         if is_known or kind != "prepare":  # a build has shown its own stages
             said = f"{describe(result)}{' (finished before)' if is_known else ''}"

@@ -70,6 +70,19 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert "--json" in out or "Commands:" in out
 
 
+def test_a_dataset_that_was_removed_is_built_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = []
+    for _ in range(2):
+        code, out, err = run(capsys, "data", "build", "recipe.yaml", "--json")
+        assert code == 0, err
+        numbers.append(json.loads(out)["dataset"])
+        code, _, err = run(capsys, "data", "rm", numbers[-1], "--yes")
+        assert code == 0, err
+    assert numbers == ["tiny@1", "tiny@2"], "a number is never given again"
+
+
 def test_text_to_model_in_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "data", "build", "recipe.yaml", "--json")
     assert code == 0, err

@@ -157,6 +157,21 @@ def test_a_run_is_started_once_and_under_the_id_that_it_has_everywhere(api, ledg
     assert len(jobs.submitted) == n_jobs
 
 
+def test_what_a_run_made_and_somebody_deleted_is_made_again(api, ledger, jobs, versions):
+    asked = {"kind": "model_export", "config": {"model": "tiny@1", "to": "gguf"}}
+    run = api.call("POST", ROOT, json=asked).json()
+    [(_, _, path)] = jobs.submitted
+    ledger.create_run(run["id"], "model_export", json.loads(path.read_bytes()))
+    ledger.add_file("file_1", "tiny-1.gguf", "model_export", 1, "0" * 64)
+    ledger.set_phase(run["id"], "succeeded", result={"model": "tiny@1", "file": "file_1"})
+    assert api.call("POST", ROOT, json=asked).status_code == 200
+    ledger.remove_file("file_1")
+    jobs.submitted.clear()
+    again = api.call("POST", ROOT, json=asked)
+    assert (again.status_code, again.json()["id"]) == (202, run["id"])
+    assert [run_id for _, run_id, _ in jobs.submitted] == [run["id"]]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
