@@ -22,7 +22,7 @@ from jobs.remote_follow import start_and_follow
 from jobs.weight_parts import WeightParts
 from mulm.atomic import atomic_file, atomic_folder, require_absent
 from mulm.config import parse_config
-from mulm.errors import ConfigError, NotFoundError
+from mulm.errors import ConfigError
 from mulm.model.exchange_config import ImportConfig
 from mulm.model.hf_hub import parse_source
 from mulm.model.hf_import import (
@@ -64,7 +64,7 @@ class RemoteExchange:
             UnknownNameError, ConfigError: no such format or type, a template, or `out` cannot be
                 written.
             ConflictError: `out` exists, or the model is quantised.
-            NotFoundError: the model is not there, or the file of an earlier export was removed.
+            NotFoundError: the model is not there.
             UnreachableError, CorruptError: the file has not come whole.
             MulmError: what the server says, or what its run failed with.
         """
@@ -77,7 +77,7 @@ class RemoteExchange:
         given = {"model": found["id"], "to": to, "dtype": dtype, "quant": quant}
         config = {name: value for name, value in given.items() if value is not None}
         made = start_and_follow(self._remote, "model_export", config, self._progress)
-        file = self._found(str(made["file"]), found["id"])
+        file = self._files.find(str(made["file"]))
         with self._progress.timed("download") as say:
             size_bytes = self._bring(file, out, is_folder=to == "hf")
             say(f"{found['id']} to {out}, {size_bytes / 1e6:.1f} MB")
@@ -105,15 +105,6 @@ class RemoteExchange:
         else:
             config = {"name": name, "files": self._sent(folder, name)}
         return start_and_follow(self._remote, "model_import", config, self._progress)
-
-    def _found(self, file_id: str, model: str) -> StoredThere:
-        try:
-            return self._files.find(file_id)
-        except NotFoundError:
-            raise NotFoundError(
-                f"{model} was exported so before, and its file {file_id} was removed there",
-                hint="that run is not done again; with --dtype or --quant it is another one",
-            ) from None
 
     def _bring(self, file: StoredThere, out: Path, *, is_folder: bool) -> int:
         """Write what comes; returns the bytes of it that are kept."""
