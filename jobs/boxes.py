@@ -6,16 +6,11 @@ head first.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-
-ROOM_S = 10.0
-"""How long the room of a run that has just ended may take to be free."""
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +22,10 @@ class Box:
     n_workers: int
     resources: Mapping[str, float]
 
-    def fits(self, free: Mapping[str, float]) -> bool:
-        """Whether one of its workers has room in what is free."""
-        return all(free.get(name, 0.0) >= amount for name, amount in self.resources.items())
+    def n_fitting(self, free: Mapping[str, float]) -> int:
+        """How many of its workers have room in what is free."""
+        fitting = [int(free.get(name, 0.0) // each) for name, each in self.resources.items()]
+        return min(self.n_workers, *fitting)
 
 
 def find_boxes(nodes: Sequence[Mapping[str, Any]], device: str) -> list[Box]:
@@ -43,25 +39,27 @@ def find_boxes(nodes: Sequence[Mapping[str, Any]], device: str) -> list[Box]:
     return [_box(node, name) for node in alive]
 
 
-def with_room(
-    boxes: Sequence[Box],
-    now_s: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> list[Box]:
-    """Those on which others leave room for a worker, now or within `ROOM_S`."""
-    end_s = now_s() + ROOM_S
-    while True:
-        free = ray._private.state.available_resources_per_node()
-        found = [box for box in boxes if box.fits(free.get(box.node_id, {}))]
-        if len(found) == len(boxes) or now_s() > end_s:
-            return found
-        sleep(_POLL_S)
+def roomy(boxes: Sequence[Box], free: Mapping[str, Mapping[str, float]]) -> list[Box]:
+    """Those on which others leave room, each with as many workers as have it.
+
+    Args:
+        boxes: The machines.
+        free: What is free on each, by its id.
+    """
+    counted = [(box, box.n_fitting(free.get(box.node_id, {}))) for box in boxes]
+    return [replace(box, n_workers=n) for box, n in counted if n > 0]
 
 
 def _box(node: Mapping[str, Any], name: str) -> Box:
     n_workers = int(node["Resources"]["GPU"]) if name == "GPU" else 1
     resources = {"CPU": 1.0, "GPU": 1.0} if name == "GPU" else {"CPU": 1.0}
     return Box(str(node["NodeID"]), str(node.get("NodeManagerAddress")), n_workers, resources)
+
+
+def free_resources() -> Mapping[str, Mapping[str, float]]:
+    """What nobody has right now, by the id of the machine."""
+    found: Mapping[str, Mapping[str, float]] = ray._private.state.available_resources_per_node()
+    return found
 
 
 def draining_nodes() -> frozenset[str]:

@@ -10,8 +10,7 @@ import os
 import shutil
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,23 +20,20 @@ from ray.train.torch import TorchTrainer
 
 from actors.process_group import TIMEOUT_S, HomeTorchConfig
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
-from jobs.boxes import Box, find_boxes, with_room
+from jobs.boxes import Box, find_boxes
 from jobs.entry import JobContext, run_job
+from jobs.room import check_room, wait_for_boxes, wait_for_room
 from jobs.round_watch import RoundWatch
 from jobs.run_end import mulm_cause
 from jobs.train_islands import ROUNDS, train_on_islands
 from jobs.way import choose_way, start_survey, with_choice
 from mulm.errors import (
-    ConfigError,
     ConflictError,
-    DeadlineError,
-    DeviceError,
     JobFailedError,
     MulmError,
     StoppedError,
 )
 from mulm.home import Home
-from mulm.records import Phase
 from mulm.runs.identity import train_identity
 from mulm.runs.transitions import UNDER_WAY
 from mulm.train.config import TrainConfig
@@ -50,12 +46,6 @@ from mulm.train.settling import run_shape
 
 MAX_RESTARTS = 3
 STOP_TIMEOUT_S = 45.0
-ROOM_TIMEOUT_S = 24 * 3600.0
-"""How long a run waits for the CPUs or GPUs that another one has."""
-_ROOM_POLL_S = 1.0
-_QUIET_WAIT_S = 5.0
-_BEFORE_WORK: tuple[Phase, ...] = ("queued", "running")
-_ROOM_HINT = "another run has the rest until it ends; Ctrl-C stops this one"
 # Ray Train looks after its workers twice a second instead of every two seconds.
 _RAY_TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
@@ -106,13 +96,8 @@ def _train(order: TrainOrder, settled: SettledConfig, context: JobContext) -> Wo
     if config.sync == "auto" and config.workers > 1:
         boxes = find_boxes(ray.nodes(), order.device)
         if len(boxes) > 1:
-            wait_for_room(1, order.device, context)
-            free = with_room(boxes)
-            for box in boxes:
-                if box not in free:
-                    context.emit("log", text=f"{box.address} is left out: others have all of it")
-            if len(free) > 1:
-                return _train_in_best_way(order, settled, context, free)
+            free = wait_for_boxes(boxes, order.device, context)
+            return _train_in_best_way(order, settled, context, free)
     return _train_in_step(order, context)
 
 
@@ -143,56 +128,6 @@ def _train_in_step(
     """Gradients are summed every step; each worker on its node, where they are named."""
     wait_for_room(order.config.workers, order.device, context)
     return _fit(_make_trainer(order, context.home, nodes), context)
-
-
-def check_room(workers: int, device: str, resources: Mapping[str, float]) -> None:
-    """Refuse what could only wait for ever.
-
-    Raises:
-        ConfigError: more workers than CPUs.
-        DeviceError: more workers than GPUs.
-    """
-    n_cpus, n_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if workers > n_cpus:
-        raise ConfigError(
-            f"workers: {workers} are more than the {n_cpus} CPUs of the cluster",
-            hint=f"set workers to {max(1, n_cpus)} or less, or add a machine",
-        )
-    if device == "cuda" and workers > n_gpus:
-        raise DeviceError(
-            f"workers: {workers} are more than the {n_gpus} GPUs of the cluster",
-            hint=f"set workers to {max(1, n_gpus)} or less, or device: cpu",
-        )
-
-
-def wait_for_room(
-    workers: int,
-    device: str,
-    context: JobContext,
-    now_s: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Wait until each worker can be placed, and say so when that takes time.
-
-    Nothing is reserved: of two runs that see the same room one waits on in Ray Train, in silence.
-
-    Raises:
-        DeadlineError: it was not so within `ROOM_TIMEOUT_S`.
-        StoppedError: someone asked to stop meanwhile.
-    """
-    name, started_s, has_told = "GPU" if device == "cuda" else "CPU", now_s(), False
-    while (n_free := int(ray.available_resources().get(name, 0))) < workers:
-        waited_s = now_s() - started_s
-        text = f"{workers} {name}s are needed and {n_free} are free"
-        if waited_s > ROOM_TIMEOUT_S:
-            raise DeadlineError(f"{text}, for {ROOM_TIMEOUT_S / 3600:.0f} hours", hint=_ROOM_HINT)
-        if waited_s > _QUIET_WAIT_S and not has_told:
-            context.move("queued", *_BEFORE_WORK)
-            context.emit("log", text=f"waiting: {text}; {_ROOM_HINT}")
-            has_told = True
-        sleep(_ROOM_POLL_S)
-    if has_told:
-        context.move("running", *_BEFORE_WORK)
 
 
 def _make_trainer(order: TrainOrder, home: Home, nodes: Sequence[str]) -> Any:

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from actors.outer_sync import OuterSync, start_outer_sync
 from actors.train_context import TrainOrder, WorkerOutcome
-from jobs.boxes import Box, draining_nodes, find_boxes
+from jobs.boxes import Box, draining_nodes, find_boxes, free_resources, roomy
 from jobs.entry import JobContext
 from jobs.fleet import MAX_LOST, Fleet
 from jobs.round_watch import RoundWatch
@@ -92,7 +92,8 @@ def _run(fleet: Fleet, watch: RoundWatch | None) -> WorkerOutcome:
         draining = draining_nodes()
         fleet.leave(draining)
         if not fleet.is_ending:
-            fleet.fill([box for box in boxes if box.node_id not in draining])
+            staying = [box for box in boxes if box.node_id not in draining]
+            fleet.fill(roomy(staying, free_resources()))
         fleet.look()
         _require_hope(fleet, boxes)
         time.sleep(POLL_S)

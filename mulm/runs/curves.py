@@ -16,7 +16,7 @@ from mulm.facts import Facts
 from mulm.runs.curve import Row, in_order, take_in
 
 MAX_ROWS = 50_000
-"""Some 50 MB."""
+"""Some 50 MB; a longer run is read from its beginning each time."""
 MAX_RUNS = 200
 _BATCH = 1000
 
@@ -54,11 +54,14 @@ class Curves:
                 take_in(batch, kept.rows)
                 kept.after = batch[-1].seq
             rows = in_order(kept.rows)
-        self._forget()
+        self._forget(run_id, len(rows))
         return rows
 
-    def _forget(self) -> None:
+    def _forget(self, run_id: str, n_own: int) -> None:
+        """Keep within bounds; a run that is beyond them alone pushes no other out."""
         with self._lock:
+            if n_own > self._max_rows:
+                self._kept.pop(run_id, None)
             n_rows = sum(len(kept.rows) for kept in self._kept.values())
             while n_rows > self._max_rows or len(self._kept) > MAX_RUNS:
                 _, oldest = self._kept.popitem(last=False)

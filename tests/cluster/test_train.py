@@ -106,16 +106,20 @@ class Training:
     def wait_for_checkpoint(self, run_id: str, step: int) -> None:
         end_s = time.monotonic() + DEADLINE_S
         folder = self.home.run(run_id) / "checkpoints"
+        is_over = False
         while not any(path.name >= f"step-{step:08d}" for path in checkpoints(folder)):
-            if time.monotonic() > end_s or self.drivers[run_id].poll() is not None:
+            if is_over:
                 pytest.fail(f"no checkpoint appeared\n{self._told(run_id)}")
             time.sleep(0.02)
+            is_over = time.monotonic() > end_s or self.drivers[run_id].poll() is not None
 
     def _told(self, run_id: str) -> str:
         """The end of what a driver and its run have said; the driver is ended for it."""
         driver = self.drivers[run_id]
         driver.kill()
-        _, printed = driver.communicate()
+        printed = "its children hold the pipe"
+        with suppress(subprocess.TimeoutExpired):
+            _, printed = driver.communicate(timeout=10)
         events = [f"{event.kind} {event.data}" for event in self.events(run_id)[-20:]]
         return "\n".join([*events, printed[-4000:]])
 

@@ -27,6 +27,10 @@ def config(**values: object) -> EvaluateConfig:
         ({"suites": ["piqa"], "data": {"blimp": "x"}}, UnknownNameError, "piqa"),
         ({"suites": ["piqa"], "data": {"piqa:shots": "x"}}, UnknownNameError, "piqa"),
         ({"suites": ["blimp"], "limit": 0}, ConfigError, "limit"),
+        ({"suites": ["blimp"], "limit": 2**31}, ConfigError, "limit"),
+        ({"shots": 2**31}, ConfigError, "shots"),
+        ({"seq_len": 2**31}, ConfigError, "seq_len"),
+        ({"stride": 2**31}, ConfigError, "stride"),
         ({"precision": "fp8"}, ConfigError, "precision"),
     ],
 )

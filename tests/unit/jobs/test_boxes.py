@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import pytest
-import ray
-
-from jobs.boxes import ROOM_S, Box, find_boxes, with_room
+from jobs.boxes import Box, find_boxes, roomy
 
 
 def node(
@@ -36,36 +34,17 @@ def test_cpus_of_a_machine_are_one_worker() -> None:
     assert (box.n_workers, box.resources) == (1, {"CPU": 1.0})
 
 
-@pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, dict[str, float]]]:
-    """What is free at each look; the last stays."""
-    told: list[dict[str, dict[str, float]]] = []
-    state = ray._private.state
-    monkeypatch.setattr(
-        state, "available_resources_per_node", lambda: told.pop(0) if len(told) > 1 else told[0]
-    )
-    return told
-
-
 BOTH = [Box("1", "10.0.0.1", 1, {"CPU": 1.0}), Box("2", "10.0.0.2", 1, {"CPU": 1.0})]
 
 
-def test_room_that_becomes_free_is_waited_for(free: list[Any]) -> None:
-    free += [{"1": {"CPU": 2.0}, "2": {}}, {"1": {"CPU": 2.0}, "2": {"CPU": 1.0}}]
-    waits: list[float] = []
-    assert with_room(BOTH, now_s=lambda: sum(waits), sleep=waits.append) == BOTH
-    assert len(waits) == 1
+def test_who_is_taken_is_left_out() -> None:
+    assert roomy(BOTH, {"1": {"CPU": 0.5, "memory": 9.0}, "2": {"CPU": 1.0}}) == BOTH[1:]
+    assert roomy(BOTH, {"2": {}}) == []
 
 
-def test_who_is_taken_is_left_out_after_a_while(free: list[Any]) -> None:
-    free += [{"1": {"CPU": 0.5, "memory": 9.0}, "2": {"CPU": 1.0}}]
-    waits: list[float] = []
-    assert with_room(BOTH, now_s=lambda: sum(waits), sleep=waits.append) == BOTH[1:]
-    assert ROOM_S <= sum(waits) < ROOM_S + 2
-
-
-def test_a_gpu_needs_a_cpu_too(free: list[Any]) -> None:
-    box = Box("1", "10.0.0.1", 1, {"CPU": 1.0, "GPU": 1.0})
-    free += [{"1": {"GPU": 1.0}}]
-    waits: list[float] = []
-    assert with_room([box], now_s=lambda: sum(waits), sleep=waits.append) == []
+def test_as_many_workers_as_have_room() -> None:
+    box = Box("1", "10.0.0.1", 4, {"CPU": 1.0, "GPU": 1.0})
+    assert roomy([box], {"1": {"CPU": 9.0, "GPU": 3.0}}) == [replace(box, n_workers=3)]
+    assert roomy([box], {"1": {"CPU": 2.0, "GPU": 4.0}}) == [replace(box, n_workers=2)]
+    assert roomy([box], {"1": {"CPU": 9.0, "GPU": 8.0}}) == [box]
+    assert roomy([box], {"1": {"GPU": 4.0}}) == [], "each needs a CPU too"

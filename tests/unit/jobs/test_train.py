@@ -17,27 +17,22 @@ import torch
 
 from actors.train_context import WorkerOutcome, worker_device
 from jobs import train as job
+from jobs.boxes import Box
 from jobs.cli import main
 from jobs.entry import JobContext
 from jobs.train import (
     MAX_RESTARTS,
-    ROOM_TIMEOUT_S,
-    check_room,
     explain_failure,
     fit_again_if_lost,
     run_training,
-    wait_for_room,
 )
 from mulm.errors import (
-    ConfigError,
     CorruptError,
     DataError,
-    DeadlineError,
     DeviceError,
     JobFailedError,
     MulmError,
     NoSpaceError,
-    StoppedError,
 )
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -92,70 +87,19 @@ def test_the_error_of_the_rank_that_met_it_is_found() -> None:
     assert isinstance(lost, JobFailedError)
 
 
-@pytest.mark.parametrize(
-    ("workers", "device", "error"), [(3, "cpu", ConfigError), (2, "cuda", DeviceError)]
-)
-def test_more_workers_than_room_are_refused(
-    workers: int, device: str, error: type[MulmError]
-) -> None:
-    check_room(1, device, {"CPU": 2.0, "GPU": 1.0})
-    with pytest.raises(error, match=f"workers: {workers}"):
-        check_room(workers, device, {"CPU": 2.0, "GPU": 1.0})
-
-
-class Waiting:
-    """A clock that the waiting moves, and a cluster with room after a while."""
-
-    def __init__(self, free_after_s: float) -> None:
-        self.time_s, self.free_after_s = 0.0, free_after_s
-
-    def now_s(self) -> float:
-        return self.time_s
-
-    def sleep(self, seconds: float) -> None:
-        self.time_s += seconds * 30 if self.free_after_s > 1000 else seconds
-
-    def available(self) -> dict[str, float]:
-        return {"CPU": 2.0} if self.time_s >= self.free_after_s else {}
-
-
-@pytest.mark.parametrize(("free_after_s", "lines"), [(0, 0), (3, 0), (60, 1)])
-def test_a_run_waits_for_room_and_says_so_once(
-    context: JobContext, monkeypatch: pytest.MonkeyPatch, free_after_s: float, lines: int
-) -> None:
-    waiting = Waiting(free_after_s)
-    monkeypatch.setattr(ray, "available_resources", waiting.available)
-    wait_for_room(2, "cpu", context, waiting.now_s, waiting.sleep)
-    assert free_after_s <= waiting.time_s <= free_after_s + 1
-    events = context.facts.events("run_t")
-    texts = [str(event.data["text"]) for event in events if event.kind == "log"]
-    assert len(texts) == lines
-    phases = [event.data["phase"] for event in events if event.kind == "phase"]
-    assert phases == ["queued", "running"] * lines
-    assert all("2 CPUs are needed and 0 are free" in text for text in texts)
-
-
-def test_a_run_that_waits_for_room_can_be_stopped(
+def test_a_run_that_chooses_its_way_trains_on_who_is_left(
     context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiting = Waiting(60)
-    monkeypatch.setattr(ray, "available_resources", waiting.available)
-
-    def sleep(seconds: float) -> None:
-        waiting.sleep(seconds)
-        if waiting.time_s == 30:
-            context.facts.set_phase("run_t", "pausing")
-
-    with pytest.raises(StoppedError, match="run_t is pausing"):
-        wait_for_room(2, "cpu", context, waiting.now_s, sleep)
-    assert context.facts.run("run_t").phase == "pausing"
-
-
-def test_waiting_for_room_has_an_end(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = Waiting(10 * ROOM_TIMEOUT_S)
-    monkeypatch.setattr(ray, "available_resources", waiting.available)
-    with pytest.raises(DeadlineError, match="for 24 hours"):
-        wait_for_room(2, "cpu", context, waiting.now_s, waiting.sleep)
+    """Not the number of workers asked for is waited for, but those that have room are taken."""
+    chosen: list[Any] = []
+    boxes = [Box(name, f"10.0.0.{name}", 1, {"CPU": 1.0}) for name in "12"]
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(job, "find_boxes", lambda *_: boxes)
+    monkeypatch.setattr(job, "wait_for_boxes", lambda found, *_: found[:1])
+    monkeypatch.setattr(job, "_train_in_best_way", lambda *given: chosen.append(given[-1]))
+    order: Any = SimpleNamespace(config=CONFIG.model_copy(update={"workers": 2}), device="cpu")
+    job._train(order, None, context)  # type: ignore[arg-type]
+    assert chosen == [boxes[:1]]
 
 
 @pytest.mark.parametrize(

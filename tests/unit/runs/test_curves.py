@@ -78,6 +78,19 @@ def test_the_runs_that_were_asked_for_last_are_kept(facts: Counting) -> None:
     assert facts.n_read == 10
 
 
+def test_a_run_that_is_too_long_pushes_no_other_out(facts: Counting) -> None:
+    for name, n_steps in (("run_a", 10), ("run_b", 21)):
+        facts.create_run(name, "train", {})
+        measured(facts, name, *range(n_steps))
+    curves = Curves(facts, max_rows=20)
+    curves.of("run_a")
+    assert len(curves.of("run_b")) == 21
+    facts.n_read = 0
+    curves.of("run_a")
+    assert facts.n_read == 0
+    assert len(curves.of("run_b")) == 21
+
+
 def test_runs_without_numbers_are_not_kept_for_ever(facts: Counting) -> None:
     facts.create_run("run_a", "train", {})
     measured(facts, "run_a", 1)
