@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.cluster_info import ClusterInfo, ray_env
+from actors.cluster_info import ClusterInfo, ray_env, read_info
 from actors.job_client import JobClient
 from jobs.up import start, stop
 from mulm.home import Home
@@ -20,11 +20,18 @@ from mulm.settings import Settings
 ROOT = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cluster:
     home: Home
-    info: ClusterInfo
     settings: Settings
+    last: ClusterInfo
+    """The life that was seen last."""
+
+    @property
+    def info(self) -> ClusterInfo:
+        """The life of now: after a fault it is another one."""
+        self.last = read_info(self.home) or self.last
+        return self.last
 
     @property
     def env(self) -> dict[str, str]:
@@ -55,7 +62,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     info = start(home, settings)
     try:
-        yield Cluster(home, info, settings)
+        yield Cluster(home, settings, info)
     finally:
         stop(home, jobs_grace_s=5.0)
         signal.signal(signal.SIGTERM, before)

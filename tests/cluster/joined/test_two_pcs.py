@@ -19,12 +19,12 @@ import pytest
 from actors.processes import Pack
 from mulm.home import Home
 from mulm.ledger import Ledger
-from tests.cluster.machines import Machine, needs_namespaces, two_machines
+from tests.cluster.joined.machines import Machine, needs_namespaces, two_machines
 from tests.docs.test_readme import Block, all_marked
 
 pytestmark = [pytest.mark.cluster, needs_namespaces]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 TO_PASTE = "mulm join 192.168.1.10:6379 --token mulm_join_...\n"
 COMMAND_S = 420.0

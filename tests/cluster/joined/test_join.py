@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from actors.processes import Pack
 from jobs.exit_codes import exit_code
 from mulm.errors import AuthError, ConfigError, NotRunningError
-from mulm.home import Home
 from mulm.join_token import join_token
 from mulm.ledger import Ledger
 from mulm.store import Store
-from mulm.testing import TINY_SHAPE, tiny_dataset
-from tests.cluster.machines import Machine, needs_namespaces, run, two_machines
+from mulm.testing import tiny_dataset
+from tests.cluster.joined.machines import needs_namespaces, run
+from tests.cluster.joined.pair import (
+    DEADLINE_S,
+    MULM,
+    Pair,
+    commands_of,
+    living_ids,
+    pack_of,
+    title,
+    wait_for_text,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.cluster, needs_namespaces]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STAY_UNASKED = """
 import sys
 from jobs.membership import stay
@@ -38,65 +42,6 @@ try:
 except MulmError as error:
     sys.exit(f"{error.code}: {error.message}\\n{error.hint}")
 """
-MULM = [sys.executable, "-c", "from jobs.cli import main; main()"]
-DEADLINE_S = 300.0
-
-
-@dataclass
-class Pair:
-    """A head that is up, and a machine that knows the line to paste."""
-
-    head: Machine
-    other: Machine
-    address: str
-    token: str
-
-    def nodes(self) -> list[dict[str, Any]]:
-        done = run(self.head, [*MULM, "cluster", "nodes", "--json"], DEADLINE_S)
-        assert done.returncode == 0, done.stderr
-        found: list[dict[str, Any]] = json.loads(done.stdout)
-        return [node for node in found if node["is_alive"]]
-
-    def wait_for_nodes(self, count: int) -> list[dict[str, Any]]:
-        end_s = time.monotonic() + DEADLINE_S
-        while len(nodes := self.nodes()) != count:
-            assert time.monotonic() < end_s, f"{nodes} are not {count} machines"
-            time.sleep(0.5)
-        return nodes
-
-    def join(self, *more: str) -> subprocess.Popen[str]:
-        command = [*MULM, "join", self.address, "--token", self.token, *more]
-        return subprocess.Popen(
-            self.other.command(*command), env=self.other.env(), stderr=subprocess.PIPE, text=True
-        )
-
-    def train(self, config: Path) -> subprocess.Popen[str]:
-        """A run on islands that takes a minute or so."""
-        config.write_text(json.dumps({
-            "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 3000,
-            "batch_tokens": 128, "seq_len": 16, "log_every": 50, "validate_every": 2000,
-            "checkpoint_every": 500, "device": "cpu", "precision": "fp32", "samples": None,
-            "sync": "diloco", "diloco": {"round_s": 0.5, "grace_s": 1.0},
-        }))  # fmt: skip
-        return subprocess.Popen(
-            self.head.command(*MULM, "train", str(config), "--json"), env=self.head.env(),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    folder = tmp_path_factory.mktemp("pair")
-    with two_machines(folder) as (head, other):
-        done = run(head, [*MULM, "up", "--lan", head.address, "--json"], DEADLINE_S)
-        try:
-            assert done.returncode == 0, done.stderr
-            line = json.loads(done.stdout.splitlines()[-1])["join"].split()
-            assert line[:2] == ["mulm", "join"]
-            yield Pair(head, other, line[2], line[4])
-        finally:
-            run(other, [*MULM, "leave"], DEADLINE_S)
-            run(head, [*MULM, "down"], DEADLINE_S)
 
 
 def test_what_does_not_fit_is_refused_in_seconds(pair: Pair) -> None:
@@ -236,47 +181,3 @@ def test_a_member_comes_back_to_a_head_that_died(pair: Pair) -> None:
         joined.kill()
         joined.communicate()
     assert not pack_of(pair.other).find()
-
-
-def living_ids(pair: Pair) -> set[str]:
-    """The ids of those that live; none while nobody answers."""
-    done = run(pair.head, [*MULM, "cluster", "nodes", "--json"], DEADLINE_S)
-    nodes = json.loads(done.stdout) if done.returncode == 0 else []
-    return {node["id"] for node in nodes if node["is_alive"]}
-
-
-def title(process: psutil.Process) -> str:
-    """What a process calls itself; nothing where it has just ended."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < end_s
-        time.sleep(0.2)
-
-
-def pack_of(machine: Machine) -> Pack:
-    return Pack(Home(machine.home))
-
-
-def commands_of(machine: Machine) -> str:
-    """The command lines of all that runs there."""
-    return "\n".join(map(title, pack_of(machine).find()))
-
-
-def wait_for_text(pair: Pair, word: str, run_id: str = "") -> str:
-    """Until a run's log has it; the run's id."""
-    end_s = time.monotonic() + DEADLINE_S
-    while time.monotonic() < end_s:
-        with Ledger(pair.head.home / "ledger.sqlite") as ledger:
-            for run_ in ledger.runs():
-                texts = [str(e.data.get("text")) for e in ledger.events(run_.id, kinds=("log",))]
-                if run_id in {"", run_.id} and any(word in text for text in texts):
-                    return run_.id
-        time.sleep(0.3)
-    pytest.fail(f"no run said {word!r}")

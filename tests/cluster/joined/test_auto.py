@@ -14,10 +14,8 @@ import pytest
 from mulm.ledger import Ledger
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
-from tests.cluster.machines import needs_namespaces, run
-from tests.cluster.test_join import DEADLINE_S, MULM, Pair, pair, wait_for_text
-
-__all__ = ["pair"]
+from tests.cluster.joined.machines import needs_namespaces, run
+from tests.cluster.joined.pair import DEADLINE_S, MULM, Pair, wait_for_text
 
 pytestmark = [pytest.mark.cluster, needs_namespaces]
 
