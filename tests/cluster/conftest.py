@@ -20,6 +20,13 @@ from mulm.settings import Settings
 ROOT = Path(__file__).parents[2]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits here has a deadline of its own, and says what it waited for."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1800), append=False)
+
+
 @dataclass(slots=True)
 class Cluster:
     home: Home

@@ -87,6 +87,7 @@ def test_impossible_shapes_are_refused(changes: dict[str, int], tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_transformer_learns_to_reverse(tmp_path: Path) -> None:
     """More than 99 % of held-out sequences without a mistake; half a minute of one CPU."""
     config = a_config(validate_every=900)
