@@ -258,7 +258,7 @@ def test_numbers_that_json_has_not_are_null_in_it(user: Terminal) -> None:
 @pytest.mark.slow
 def test_a_process_elsewhere_is_paused_killed_and_gone_on_with(user: Terminal) -> None:
     """As two terminals do; what is measured is as if nothing had happened."""
-    changes = {"steps": 1000, "log_every": 50, "validate_every": 500, "checkpoint_every": 100}
+    changes = {"steps": 400, "log_every": 20, "validate_every": 200, "checkpoint_every": 40}
     (user.folder / "config.json").write_text(json.dumps(CONFIG | changes))
     command = [sys.executable, "-c", "from jobs.cli import main; main()"]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
@@ -291,6 +291,6 @@ def test_a_process_elsewhere_is_paused_killed_and_gone_on_with(user: Terminal) -
     told = user.json("show", "demo")
     assert (told["phase"], told["error"]["code"]) == ("failed", "job_failed")
     assert "without a word" in told["error"]["message"]
-    assert user.json("resume", "demo")["steps"] == 1000
+    assert user.json("resume", "demo")["steps"] == 400
     assert user.run("train", "config.json", "--set", "name=whole")[0] == 0
     assert user.numbers("demo") == user.numbers("whole")

@@ -183,7 +183,8 @@ def test_a_slow_worker_holds_nobody_up_and_the_loss_stays(workers: Workers, tmp_
     assert first_rows[0][2] == n_rows // 2
     assert first_rows[-1][2] in (19, 20, 21)
     assert any("rows by worker are now" in text for text in texts)
-    steps_s = sorted(b - a for a, b in pairwise(ended_s[-6:]))
+    # The fastest step: others of this machine slow some down, and nothing makes one faster.
+    fastest_s = min(b - a for a, b in pairwise(ended_s[-6:]))
     possible_s = n_rows / sum(1 / seconds for seconds in ROW_S)
-    print(f"used {possible_s / steps_s[2]:.3f} of the summed speed")
-    assert possible_s / steps_s[2] > 0.85, "sums and updates included; equal shares reach 0.67"
+    print(f"used {possible_s / fastest_s:.3f} of the summed speed")
+    assert possible_s / fastest_s > 0.85, "sums and updates included; equal shares reach 0.67"
