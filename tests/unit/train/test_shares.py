@@ -135,7 +135,8 @@ class Slowed(Pretraining):
         return super().micro_batches(step, start, stop)
 
 
-ROW_S = (0.010, 0.020)
+ROW_S = (0.020, 0.040)
+"""Long beside what a step costs else, also on a busy machine."""
 CONFIG = TrainConfig.model_validate(
     {
         "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 16, "batch_tokens": 480,
