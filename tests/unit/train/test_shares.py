@@ -188,4 +188,4 @@ def test_a_slow_worker_holds_nobody_up_and_the_loss_stays(workers: Workers, tmp_
     fastest_s = min(b - a for a, b in pairwise(ended_s[-6:]))
     possible_s = n_rows / sum(1 / seconds for seconds in ROW_S)
     print(f"used {possible_s / fastest_s:.3f} of the summed speed")
-    assert possible_s / fastest_s > 0.85, "sums and updates included; equal shares reach 0.67"
+    assert possible_s / fastest_s > 0.75, "sums and updates included; equal shares never pass 0.67"
