@@ -53,9 +53,9 @@ class Pair:
         )
 
     def train(self, config: Path) -> subprocess.Popen[str]:
-        """A run on islands that takes a minute or so."""
+        """A run on islands that takes longer than any test."""
         config.write_text(json.dumps({
-            "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": 3000,
+            "name": "ours", "dataset": "tiny", "model": TINY_SHAPE, "steps": 100_000,
             "batch_tokens": 128, "seq_len": 16, "log_every": 50, "validate_every": 2000,
             "checkpoint_every": 500, "device": "cpu", "precision": "fp32", "samples": None,
             "sync": "diloco", "diloco": {"round_s": 0.5, "grace_s": 1.0},
@@ -97,14 +97,32 @@ def commands_of(machine: Machine) -> str:
     return "\n".join(map(title, pack_of(machine).find()))
 
 
-def wait_for_text(pair: Pair, word: str, run_id: str = "") -> str:
-    """Until a run's log has it; the run's id."""
+def wait_for_run(pair: Pair, name: str) -> str:
+    """Until there is a run of that name; its id."""
     end_s = time.monotonic() + DEADLINE_S
     while time.monotonic() < end_s:
         with Ledger(pair.head.home / "ledger.sqlite") as ledger:
-            for run_ in ledger.runs():
-                texts = [str(e.data.get("text")) for e in ledger.events(run_.id, kinds=("log",))]
-                if run_id in {"", run_.id} and any(word in text for text in texts):
-                    return run_.id
+            found = [one.id for one in ledger.runs() if one.config.get("name") == name]
+        if found:
+            return found[0]
         time.sleep(0.3)
-    pytest.fail(f"no run said {word!r}")
+    pytest.fail("no run began")
+
+
+def newest_step(pair: Pair, run_id: str) -> int:
+    """The last step that a run has told of."""
+    with Ledger(pair.head.home / "ledger.sqlite") as ledger:
+        metric = ledger.last_event(run_id, "metric")
+    return metric.data["step"] if metric else 0
+
+
+def wait_for_text(pair: Pair, word: str, run_id: str) -> None:
+    """Until the log of a run has it."""
+    end_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end_s:
+        with Ledger(pair.head.home / "ledger.sqlite") as ledger:
+            texts = [str(e.data.get("text")) for e in ledger.events(run_id, kinds=("log",))]
+        if any(word in text for text in texts):
+            return
+        time.sleep(0.3)
+    pytest.fail(f"{run_id} did not say {word!r}: {texts}")

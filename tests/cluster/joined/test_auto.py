@@ -15,7 +15,7 @@ from mulm.ledger import Ledger
 from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
 from tests.cluster.joined.machines import needs_namespaces, run
-from tests.cluster.joined.pair import DEADLINE_S, MULM, Pair, wait_for_text
+from tests.cluster.joined.pair import DEADLINE_S, MULM, Pair, wait_for_run, wait_for_text
 
 pytestmark = [pytest.mark.cluster, needs_namespaces]
 
@@ -60,17 +60,6 @@ def run_of(pair: Pair, name: str) -> str:
     with Ledger(pair.head.home / "ledger.sqlite") as ledger:
         (found,) = [one.id for one in ledger.runs() if one.config.get("name") == name]
     return found
-
-
-def wait_for_run(pair: Pair, name: str) -> str:
-    end_s = time.monotonic() + DEADLINE_S
-    while time.monotonic() < end_s:
-        with Ledger(pair.head.home / "ledger.sqlite") as ledger:
-            found = [one.id for one in ledger.runs() if one.config.get("name") == name]
-        if found:
-            return found[0]
-        time.sleep(0.3)
-    pytest.fail("no run began")
 
 
 def wait_for_choice(pair: Pair, run_id: str) -> dict[str, Any]:

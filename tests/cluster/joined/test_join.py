@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.exit_codes import exit_code
-from mulm.errors import AuthError, ConfigError, NotRunningError
+from mulm.errors import AuthError, ConfigError, NotRunningError, StoppedError
 from mulm.join_token import join_token
 from mulm.ledger import Ledger
 from mulm.store import Store
@@ -23,8 +22,10 @@ from tests.cluster.joined.pair import (
     Pair,
     commands_of,
     living_ids,
+    newest_step,
     pack_of,
     title,
+    wait_for_run,
     wait_for_text,
     wait_until,
 )
@@ -135,7 +136,8 @@ def test_two_machines_train_one_model(pair: Pair, tmp_path: Path) -> None:
     assert pair.token.split("_")[2] not in commands_of(pair.other)
     training = pair.train(tmp_path / "config.json")
     try:
-        run_id = wait_for_text(pair, "begins on 10.77.0.2")
+        run_id = wait_for_run(pair, "ours")
+        wait_for_text(pair, "begins on 10.77.0.2", run_id)
         time.sleep(3.0)
         opened = {6379, *range(6380, 6580)}  # as `mulm up --lan` says
         share = set(range(6564, 6580))
@@ -150,14 +152,17 @@ def test_two_machines_train_one_model(pair: Pair, tmp_path: Path) -> None:
         left = run(pair.other, [*MULM, "leave"], DEADLINE_S)
         assert left.returncode == 0, left.stderr
         assert joined.wait(10) == 0
-        out, errors = training.communicate(timeout=2 * DEADLINE_S)
-        assert training.returncode == 0, errors
+        at_leave = newest_step(pair, run_id)
+        wait_until(lambda: newest_step(pair, run_id) > at_leave + 50)  # the head goes on alone
+        paused = run(pair.head, [*MULM, "runs", "pause", run_id], DEADLINE_S)
+        assert paused.returncode == 0, paused.stderr
+        _, errors = training.communicate(timeout=DEADLINE_S)
+        assert training.returncode == exit_code(StoppedError("x")), errors
     finally:
         pair.other.plug()
         for process in (joined, training):
             process.kill()
             process.communicate()
-    assert json.loads(out.splitlines()[-1])["steps"] == 3000
     assert len(pair.wait_for_nodes(1)) == 1
     assert not pack_of(pair.other).find()
 
