@@ -8,9 +8,9 @@ does not exist; an import reads of a folder what one on this machine reads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from jobs.export import ExportOrder
 from jobs.import_model import named_folder
@@ -73,14 +73,18 @@ class RemoteExchange:
             hint = "leave --chat-template out, or export on the server's own machine"
             raise ConfigError("a server writes the template with which it serves", hint=hint)
         require_absent(out)
-        found = self._remote.get(f"models/{parse_ref(model)}")
-        given = {"model": found["id"], "to": to, "dtype": dtype, "quant": quant}
-        config = {name: value for name, value in given.items() if value is not None}
-        made = start_and_follow(self._remote, "model_export", config, self._progress)
-        file = self._files.find(str(made["file"]))
-        with self._progress.timed("download") as say:
-            size_bytes = self._bring(file, out, is_folder=to == "hf")
-            say(f"{found['id']} to {out}, {size_bytes / 1e6:.1f} MB")
+        ref = parse_ref(model)
+        # Open from here on: a path that cannot be written is no reason to have a server work.
+        with _opened(out, is_folder=to == "hf") as target:
+            found = self._remote.get(f"models/{ref}")
+            given = {"model": found["id"], "to": to, "dtype": dtype, "quant": quant}
+            config = {name: value for name, value in given.items() if value is not None}
+            made = start_and_follow(self._remote, "model_export", config, self._progress)
+            file = self._files.find(str(made["file"]))
+            with self._progress.timed("download") as say:
+                size_bytes = self._bring(file, target)
+                require_absent(out)
+                say(f"{found['id']} to {out}, {size_bytes / 1e6:.1f} MB")
         told = {"format": to, "out": str(out), "size_bytes": size_bytes}
         return {"model": found["id"], "model_id": found["manifest_id"], **told}
 
@@ -106,17 +110,14 @@ class RemoteExchange:
             config = {"name": name, "files": self._sent(folder, name)}
         return start_and_follow(self._remote, "model_import", config, self._progress)
 
-    def _bring(self, file: StoredThere, out: Path, *, is_folder: bool) -> int:
-        """Write what comes; returns the bytes of it that are kept."""
+    def _bring(self, file: StoredThere, target: Path | BinaryIO) -> int:
+        """Write what comes into a folder or a file; returns the bytes of it that are kept."""
         chunks = self._files.content(file, self._shown("download", file.size_bytes))
         try:
-            if is_folder:
-                with atomic_folder(out) as folder:
-                    return unpack(chunks, folder)
-            with atomic_file(out) as target:
-                for chunk in chunks:
-                    target.write(chunk)
-                require_absent(out)
+            if isinstance(target, Path):
+                return unpack(chunks, target)
+            for chunk in chunks:
+                target.write(chunk)
         finally:
             self._progress.clear()
         return file.size_bytes
@@ -150,6 +151,11 @@ class RemoteExchange:
             self._progress.event("progress", told)
 
         return note
+
+
+def _opened(out: Path, *, is_folder: bool) -> AbstractContextManager[Path | BinaryIO]:
+    """What takes the name `out` once it is whole. Raises ConfigError, ConflictError."""
+    return atomic_folder(out) if is_folder else atomic_file(out)
 
 
 def _has_something(path: Path) -> bool:

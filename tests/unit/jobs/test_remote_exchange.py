@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -118,12 +119,19 @@ def test_mistakes_are_those_of_an_export_here_and_begin_nothing(
     assert [path.name for path in at_server.folder.iterdir()] == ["there"]
 
 
-def test_a_path_that_cannot_be_written_is_told(there: Any, at_server: Any) -> None:
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("out", ["file/x", "/proc/nope/x", "locked/x", "n" * 300])
+def test_a_path_that_cannot_be_written_is_told_before_anything_is_asked(
+    there: Any, at_server: Any, to: str, out: str
+) -> None:
     (at_server.folder / "file").touch()
-    for to in ("hf", "gguf"):
-        code, _, err = at_server("model", "export", "tiny", "--to", to, "--out", "file/x")
-        assert code == EXIT_BY_CODE["config_invalid"], err
-        assert "cannot be written" in err
+    (at_server.folder / "locked").mkdir(mode=0o500)
+    if out == "locked/x" and os.access(at_server.folder / "locked", os.W_OK):
+        pytest.skip("whoever runs this may write everywhere")
+    code, _, err = at_server("model", "export", "tiny", "--to", to, "--out", out)
+    assert code == EXIT_BY_CODE["config_invalid"], err
+    assert "cannot be written" in err
+    assert there.facts.runs() == []
 
 
 def test_a_path_that_somebody_else_takes_meanwhile_stays_theirs(
