@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import pytest
 from jobs.cli_complete import feedback_ids
 from jobs.cli_feedback import feedback
 from jobs.exit_codes import EXIT_BY_CODE
-from mulm.errors import NotFoundError
+from mulm.errors import NoSpaceError, NotFoundError
 from mulm.ledger import Ledger
 from mulm.records import Answered
 
@@ -179,6 +180,33 @@ def test_a_removal_is_noted_whoever_does_it(at_home: Any) -> None:
         [row] = facts.audit(None, None, 10)
     assert row.who.startswith("user:")
     assert (row.route, row.subject) == ("mulm feedback rm", "/api/v1/feedback/fb_1")
+
+
+def test_a_removal_that_cannot_be_noted_is_none(
+    at_home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise NoSpaceError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "add_audit", full)
+        assert at_home("feedback", "rm", "fb_1", "--yes")[0] == EXIT_BY_CODE["no_space"]
+    assert "fb_1" in ids(at_home)
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 4711"), OSError("no name")])
+def test_somebody_without_a_name_can_remove_too(
+    at_home: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert at_home("feedback", "rm", "fb_1", "--yes")[0] == 0
+    assert at_home("key", "make", "mine", "--json")[0] == 0
+    with Ledger(at_home.home.ledger) as facts:
+        assert {row.who for row in facts.audit()} == {f"user:uid {os.getuid()}"}
+        assert [row.route for row in facts.audit()] == ["mulm key make", "mulm feedback rm"]
 
 
 def test_a_key_for_inference_reads_nobodys(at_a_server: Any, server: Any) -> None:
