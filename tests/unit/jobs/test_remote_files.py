@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-from jobs.remote import Remote
+from jobs.remote import ConnectionLostError, Remote
 from jobs.remote_files import RemoteFiles
 from jobs.sent_file import SentFile
 from mulm.errors import (
@@ -276,6 +276,29 @@ def test_a_file_whose_end_moves_while_it_is_sent_is_told(
         if size_bytes < 8 << 20:
             assert server.facts.files() == []
             assert server.facts.file(files.send(path)).size_bytes == size_bytes
+
+
+def test_a_damaged_file_is_never_whole(server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.openai_api.files._CHECKED_BEFORE_BYTES", 0)
+    blob = server.store.put("x", CONTENT)
+    server.facts.add_file("file_1", "x", "user_data", blob.size_bytes, blob.sha256)
+    place = server.store.path(blob)
+    place.chmod(0o644)
+    place.write_bytes(CONTENT[::-1])
+    with Remote(server.url, server.key, sleep=lambda _: None) as remote:
+        files = RemoteFiles(remote, lambda _: None)
+        found, came = files.find("file_1"), bytearray()
+
+        def read() -> None:
+            with remote.stream("/v1/files/file_1/content", {}) as reply:
+                for chunk in reply.iter_raw():
+                    came.extend(chunk)
+
+        with pytest.raises(ConnectionLostError):
+            read()
+        assert len(CONTENT) // 2 < len(came) < len(CONTENT)
+        with pytest.raises(CorruptError, match="checksum"):
+            list(files.content(found, lambda _: None))
 
 
 def test_what_is_known_there_is_read_in_few_pages(server, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from starlette.responses import FileResponse
 
 from mulm.errors import MulmError
 from mulm.gc import collect, plan_gc
@@ -18,6 +19,7 @@ from serve_app.upload import Upload
 from tests.unit.serve_app.control_api.conftest import KEY, WEAK_KEY
 
 ROOT = "/v1/files"
+CHUNK = FileResponse.chunk_size
 LINES = b'{"text": "a line"}\n' * 100
 
 
@@ -252,6 +254,49 @@ def test_damaged_bytes_are_not_handed_out(api, store):
     assert refused(api.call("GET", f"{ROOT}/{made['id']}/content"), 500)["code"] == "corrupt"
     path.unlink()
     assert refused(api.call("GET", f"{ROOT}/{made['id']}/content"), 500)["code"] == "corrupt"
+
+
+@pytest.mark.parametrize("n_bytes", [1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK])
+def test_a_large_file_begins_at_once_and_is_cut_short_if_it_is_damaged(
+    api, store, monkeypatch, n_bytes
+):
+    monkeypatch.setattr("serve_app.openai_api.files._CHECKED_BEFORE_BYTES", 0)
+    content = os.urandom(n_bytes)
+    made = upload(api, content).json()
+    place = f"{ROOT}/{made['id']}/content"
+    with monkeypatch.context() as patch:
+        patch.setattr("mulm.blobs.hash_file", lambda _: pytest.fail("nothing waits for a checksum"))
+        assert api.call("GET", place).content == content
+        part = api.call("GET", place, headers={"range": "bytes=0-"})
+        assert (part.status_code, part.content) == (206, content)
+    path = store.root / "blobs" / made["sha256"][:2] / made["sha256"]
+    path.chmod(0o644)
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    reply = api.call("GET", place)
+    assert int(reply.headers["content-length"]) == n_bytes
+    assert len(reply.content) < n_bytes
+    path.write_bytes(content + b"x")
+    assert refused(api.call("GET", place), 500)["code"] == "corrupt"
+
+
+def test_a_damaged_file_that_lies_elsewhere_too_is_mended(
+    api, ledger, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("serve_app.openai_api.files._CHECKED_BEFORE_BYTES", 0)
+    made = upload(api).json()
+    path = store.root / "blobs" / made["sha256"][:2] / made["sha256"]
+    path.chmod(0o644)
+    path.write_bytes(LINES[::-1])
+
+    class Elsewhere:
+        def fetch(self, sha256):
+            yield LINES
+
+    monkeypatch.setattr(store, "_origin", Elsewhere())
+    assert api.call("GET", f"{ROOT}/{made['id']}/content").content == b""
+    assert api.call("GET", f"{ROOT}/{made['id']}/content").content == LINES
+    path.unlink()
+    assert api.call("GET", f"{ROOT}/{made['id']}/content").content == LINES
 
 
 def test_the_bytes_stay_as_long_as_the_file(api, ledger, store):
