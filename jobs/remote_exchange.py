@@ -30,6 +30,7 @@ from mulm.model.hf_import import (
     REQUIRED,
     describe_hf_folder,
     open_hf_weights,
+    says_something,
 )
 from mulm.refs import check_name, parse_ref
 
@@ -126,7 +127,7 @@ class RemoteExchange:
         """The ids of the uploaded files of a folder by name; the folder is judged first."""
         with open_hf_weights(folder, describe_hf_folder(folder)):
             pass
-        small = [each for each in (*REQUIRED, *OPTIONAL) if _has_something(folder / each)]
+        small = [each for each in (*REQUIRED, *OPTIONAL) if says_something(folder / each)]
         weights = WeightParts(folder)
         files = dict.fromkeys((*small, *weights.names), _NOT_SENT)
         parse_config(ImportConfig, {"name": name, "files": files})
@@ -156,8 +157,3 @@ class RemoteExchange:
 def _opened(out: Path, *, is_folder: bool) -> AbstractContextManager[Path | BinaryIO]:
     """What takes the name `out` once it is whole. Raises ConfigError, ConflictError."""
     return atomic_folder(out) if is_folder else atomic_file(out)
-
-
-def _has_something(path: Path) -> bool:
-    """A file without a byte says nothing, and is no upload."""
-    return path.is_file() and path.stat().st_size > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -183,21 +184,33 @@ def test_a_file_that_does_not_come_whole_leaves_nothing(
 def test_a_server_that_is_killed_while_it_sends_is_gone_on_with(
     there: Any, at_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, begins = RemoteFiles._from, []
+    """More than the buffers between hold, so that the connections break in the middle."""
+    content = random.Random(1).randbytes(40 << 20)
 
-    def killed(self: RemoteFiles, file: StoredThere, done_bytes: int) -> Any:
+    def do(run_id: str) -> None:
+        blob = there.store.put("x.gguf", content)
+        there.facts.add_file("file_1", "x.gguf", "model_export", blob.size_bytes, blob.sha256)
+        result = {"model": "tiny@1", "format": "gguf", "file": "file_1", "size_bytes": len(content)}
+        there.facts.set_phase(run_id, "succeeded", result=result)
+        there.jobs.end(run_id)
+
+    there.jobs.on_submit = do
+    asked, begins = RemoteFiles._from, []
+
+    def watched(self: RemoteFiles, file: StoredThere, done_bytes: int) -> Any:
         begins.append(done_bytes)
-        for chunk in whole(self, file, done_bytes):
-            yield chunk[:4096] if len(begins) < 3 else chunk
-            if len(begins) < 3:
+        for number, chunk in enumerate(asked(self, file, done_bytes)):
+            if number == 1 and len(begins) < 3:
                 there.stop()
                 there.start()
-                raise UnreachableError("it broke")
+            yield chunk
 
-    monkeypatch.setattr(RemoteFiles, "_from", killed)
-    assert at_server("model", "export", "tiny", *FORMS["folder"], "--out", "x")[0] == 0
-    assert begins == [0, 4096, 8192]
-    assert "config.json" in files_in(at_server.folder / "x")
+    monkeypatch.setattr(RemoteFiles, "_from", watched)
+    code, _, err = at_server("model", "export", "tiny", "--to", "gguf", "--out", "x")
+    assert code == 0, err
+    assert len(begins) == 3
+    assert 0 == begins[0] < begins[1] < begins[2] < len(content)
+    assert (at_server.folder / "x").read_bytes() == content
 
 
 def test_a_folder_that_is_none_is_refused(there: Any, at_server: Any, tmp_path: Path) -> None:
@@ -264,6 +277,24 @@ def test_a_folder_is_uploaded_and_is_the_model_that_it_is_here(
     assert (code, out) == (0, f"again@1: {told['parameters']} parameters\n")
     assert "finished before" in err
     assert len(there.facts.files()) == len(names)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "README.md", "tokenizer_config.json"])
+def test_an_empty_file_is_as_none_here_and_there(
+    there: Any, at_server: Any, here: Any, model_folder: Path, name: str
+) -> None:
+    (model_folder / name).write_bytes(b"")
+    told = at_server.json("model", "import", "hf", "--name", "again")
+    assert name not in {file.name for file in there.facts.files()}
+    ours = here("model", "import", "hf", "--name", "ours")
+    for key in ("parameters", "licences", "chat_format", "chat_template"):
+        assert told[key] == ours[key]
+    (model_folder / name).unlink()
+    here("model", "import", "hf", "--name", "without")
+    shown = [here("model", "show", each) for each in ("again", "ours", "without")]
+    for one in shown[1:]:
+        assert one["files"] == shown[0]["files"]
+        assert one["licences"] == shown[0]["licences"]
 
 
 def test_weights_in_parts_and_weights_that_are_cut_are_the_same_model(
