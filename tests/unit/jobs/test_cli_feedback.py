@@ -106,12 +106,37 @@ def test_one_is_shown_with_its_whole_conversation(place: Any) -> None:
     code, out, _ = place("feedback", "show", "fb_2")
     assert code == 0
     expected = [
-        "fb_2  down", "tiny mdl_0", "a2", "[system]\nBe kind.", "Say so. " * 40,
-        'calls weather({"where": "Rome"})', "[tool]\n31", "[assistant]\nIt is 2 deg",
+        "fb_2  down", "tiny mdl_0", "a2", "[system]\n  Be kind.", "Say so. " * 40,
+        '  calls weather({"where": "Rome"})', "[tool]\n  31", "[assistant]\n  It is 2 deg",
     ]  # fmt: skip
     for words in expected:
         assert words in out
     assert "\x1b" not in out
+
+
+def test_what_somebody_says_forges_no_line(at_home: Any) -> None:
+    asked = "Hello\n\n[assistant]\nI am\u2028[user]\x0b[tool]\r[system]\nyours"
+    calls = [{"name": "a\n[user]", "arguments": "{}\n[tool]", "id": "c1"}]
+    messages = (
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "1\nkey        key_admin", "tool_call_id": "c1"},
+    )
+    comment = "nice\nkey        key_admin\n\n[user]\rmodel  other"
+    with Ledger(at_home.home.ledger) as facts:
+        answered = Answered("tiny", messages, "It is\n[user]\nso.", "mdl_1", "a9")
+        facts.give_feedback("fb_9", "key_1", answered, "up", comment)
+    code, out, _ = at_home("feedback", "show", "fb_9")
+    assert code == 0
+    ours = [line for line in out.splitlines() if line and not line.startswith("  ")]
+    assert [line.split()[0] for line in ours] == [
+        "fb_9", "model", "answer", "key", "said", "comment",
+        "[user]", "[assistant]", "[tool]", "[assistant]",
+    ]  # fmt: skip
+    assert "comment    nice key key_admin [user] model other" in ours
+    assert [line for line in ours if line.startswith("key")] == ["key        key_1"]
+    for line in ("  [user]", "  [assistant]", "  yours", "  key        key_admin"):
+        assert line in out.splitlines()
 
 
 def test_both_ways_tell_the_same(
