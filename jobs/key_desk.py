@@ -71,7 +71,7 @@ class RemoteKeys:
 
     def usage(self, key: str | None, model: str | None, days: int, bucket: str) -> list[Told]:
         """See `KeyDesk.usage`."""
-        words = {"key": key, "model": model, "from": _begin(days), "bucket": bucket}
+        words: Told = {"key": key, "model": model, "from": _begin(days), "bucket": bucket}
         return list(self._remote.items("usage", **words))
 
 
