@@ -33,6 +33,7 @@ from mulm.model.hf_import import (
     says_something,
 )
 from mulm.refs import check_name, parse_ref
+from mulm.settings import MAX_UPLOAD_BYTES
 
 Result = dict[str, Any]
 
@@ -99,7 +100,8 @@ class RemoteExchange:
             DataError: an architecture, tokenizer or file format that does not work, or a file that
                 cannot be read.
             CorruptError: a file is damaged.
-            ConfigError: the folder may not be read, or holds a tensor that is too large to send.
+            ConfigError: the folder may not be read, holds a tensor that is too large to send, or
+                more than a server takes in one import.
             MulmError: what the server says, or what its run failed with.
         """
         check_name(name)
@@ -128,7 +130,8 @@ class RemoteExchange:
         with open_hf_weights(folder, describe_hf_folder(folder)):
             pass
         small = [each for each in (*REQUIRED, *OPTIONAL) if says_something(folder / each)]
-        weights = WeightParts(folder)
+        told = self._remote.get("cluster")
+        weights = WeightParts(folder, int(told.get("max_upload_bytes", MAX_UPLOAD_BYTES)))
         files = dict.fromkeys((*small, *weights.names), _NOT_SENT)
         parse_config(ImportConfig, {"name": name, "files": files})
         files |= {each: self._send(folder / each) for each in small}

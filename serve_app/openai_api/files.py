@@ -51,8 +51,8 @@ _FORM: dict[str, Any] = {
 }
 
 
-def _max_file_bytes(request: Request) -> int:
-    limit: int = request.app.state.max_file_bytes
+def _max_upload_bytes(request: Request) -> int:
+    limit: int = request.app.state.max_upload_bytes
     return limit
 
 
@@ -60,7 +60,7 @@ def _max_file_bytes(request: Request) -> int:
 async def create_file(
     request: Request,
     control: ControlDependency,
-    max_bytes: Annotated[int, Depends(_max_file_bytes)],
+    max_bytes: Annotated[int, Depends(_max_upload_bytes)],
     once: UploadOnceDependency,
 ) -> Response:
     """Upload a file; what it is for is a label."""

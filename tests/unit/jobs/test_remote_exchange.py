@@ -25,6 +25,7 @@ from mulm.config import parse_config
 from mulm.errors import MulmError, UnreachableError
 from mulm.model.exchange_config import ExportConfig, ImportConfig
 from mulm.refs import parse_ref
+from mulm.settings import Settings
 from mulm.testing import tiny_stored_model, tiny_tokenizer
 
 NOT_HERE = "the file did not come"
@@ -298,17 +299,34 @@ def test_an_empty_file_is_as_none_here_and_there(
 
 
 def test_weights_in_parts_and_weights_that_are_cut_are_the_same_model(
-    there: Any, at_server: Any, here: Any, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    there: Any, at_server: Any, here: Any, model_folder: Path
 ) -> None:
     assert at_server("model", "import", "hf", "--name", "whole")[0] == 0
     size = (model_folder / "model.safetensors").stat().st_size
-    monkeypatch.setattr(WeightParts.__init__, "__defaults__", (size - 1,))
+    there.restart(Settings(max_upload_bytes=size - 1))
     assert at_server("model", "import", "hf", "--name", "cut")[0] == 0
     assert "model.safetensors.index.json" in {file.name for file in there.facts.files()}
     for name in ("whole", "cut"):
         here("model", "export", name, "--to", "hf", "--out", f"from-{name}")
     one, other = (files_in(at_server.folder / f"from-{name}") for name in ("whole", "cut"))
     assert one["model.safetensors"] == other["model.safetensors"]
+
+
+def test_weights_that_a_server_does_not_take_are_told_before_anything_is_sent(
+    there: Any, at_server: Any, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.restart(Settings(max_upload_bytes=10_000))
+    code, _, err = at_server("model", "import", "hf", "--name", "large")
+    assert (code, "embed_tokens" in err) == (EXIT_BY_CODE["config_invalid"], True)
+    size = (model_folder / "model.safetensors").stat().st_size
+    there.restart(Settings(max_upload_bytes=size - 1))
+    monkeypatch.setattr(WeightParts.__init__, "__defaults__", (1,))
+    code, _, err = at_server("model", "import", "hf", "--name", "many")
+    assert (code, "a server takes 1" in err) == (EXIT_BY_CODE["config_invalid"], True)
+    for way_out in ("own machine", "hub", "MULM_MAX_UPLOAD_BYTES"):
+        assert way_out in err
+    assert there.facts.files() == []
+    assert there.facts.runs(kind="model_import") == []
 
 
 def test_a_folder_from_a_hub_is_fetched_by_the_server(there: Any, at_server: Any) -> None:

@@ -27,6 +27,7 @@ from mulm.errors import (
     NotFoundError,
     UnreachableError,
 )
+from mulm.settings import Settings
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -324,9 +325,7 @@ def test_a_file_that_cannot_be_sent_is_told(server, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_there_is_told(server, tmp_path: Path) -> None:
-    server.app_options["max_file_bytes"] = 1000
-    server.stop()
-    server.start()
+    server.restart(Settings(max_upload_bytes=1000))
     path = tmp_path / "large"
     path.write_bytes(bytes(5 << 20))
     with Remote(server.url, server.key) as remote, pytest.raises(ConfigError, match="1000 bytes"):

@@ -13,6 +13,7 @@ from starlette.responses import FileResponse
 
 from mulm.errors import MulmError
 from mulm.gc import collect, plan_gc
+from mulm.settings import Settings
 from mulm.store import Store
 from serve_app.ingress import make_app
 from serve_app.upload import Upload
@@ -26,6 +27,9 @@ LINES = b'{"text": "a line"}\n' * 100
 def upload(api: Any, content: bytes = LINES, name: str = "lines.jsonl", **options: Any) -> Any:
     options = {"data": {"purpose": "fine-tune"}, "files": {"file": (name, content)}} | options
     return api.call("POST", ROOT, **options)
+
+
+SMALL = Settings(max_upload_bytes=1000)
 
 
 def refused(reply: httpx2.Response, status: int) -> dict[str, Any]:
@@ -136,7 +140,7 @@ def test_a_purpose_may_come_before_or_behind_the_file(api):
 @pytest.mark.parametrize("claims", [True, False])
 def test_a_file_beyond_the_limit_is_refused_and_leaves_nothing(api, ledger, store, claims):
     state = api.app.state
-    api.app = make_app(state.service, state.keys, control=state.control, max_file_bytes=1000)
+    api.app = make_app(state.service, state.keys, control=state.control, settings=SMALL)
     assert upload(api, b"x" * 1000).status_code == 200
     before = stored(store)
 
