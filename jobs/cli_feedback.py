@@ -127,21 +127,26 @@ def line_of(found: dict[str, Any]) -> str:
 
 
 def described(found: dict[str, Any]) -> list[str]:
-    """What `show` says to a person."""
+    """What `show` says to a person: what somebody has said begins no line of ours."""
     lines = [f"{found['id']}  {found['verdict']}"]
     facts = {
         "model": " ".join(filter(None, (found["model"], found["model_id"]))),
         "answer": found["answer_id"],
         "key": found["key"],
         "said": f"{_moment(found['changed_at'])} UTC",
-        "comment": found["comment"],
+        "comment": " ".join(found["comment"].split()),
     }
     lines += [f"{name:<10} {value}" for name, value in facts.items() if value]
     turns = [*found["messages"], {"role": "assistant", "content": found["answer"]}]
     for turn in turns:
-        lines += ["", f"[{turn['role']}]", turn["content"]]
-        lines += [f"calls {call['name']}({call['arguments']})" for call in _calls(turn)]
+        lines += ["", f"[{turn['role']}]", *_indented(turn["content"])]
+        for call in _calls(turn):
+            lines += _indented(f"calls {call['name']}({call['arguments']})")
     return lines
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]
 
 
 def _calls(turn: dict[str, Any]) -> list[dict[str, Any]]:

@@ -95,7 +95,11 @@ def model_alias(name: str, alias: str, as_json: bool) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Must not exist yet.")
 @click.option("--dtype", metavar="stored|fp32|fp16|bf16", help="hf: type of weights; as stored.")
 @click.option("--quant", metavar="f32|f16|bf16|q8_0|q4_0", help="gguf: type of weights; f16.")
-@click.option("--chat-template", type=click.Path(path_type=Path), help="A Jinja file, not ours.")
+@click.option(
+    "--chat-template",
+    type=click.Path(path_type=Path),
+    help="A Jinja file, not ours; not with --url.",
+)
 @with_server
 @with_json
 def model_export(

@@ -7,15 +7,16 @@ what is removed leaves a row in the audit log.
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from jobs.ledger_desk import note_of, open_ledger
 from jobs.remote import Remote
 from mulm.home import Home
 from mulm.ledger import Ledger
-from mulm.records import Feedback, FeedbackLine, Thumb
+from mulm.records import Thumb
+from serve_app.control_api.feedback_words import described, in_a_line
 
 Told = dict[str, Any]
 
@@ -64,47 +65,21 @@ class LedgerFeedback:
 
     def all(self, model: str | None, model_id: str | None, verdict: Thumb | None) -> Iterator[Told]:
         """See `FeedbackDesk.all`."""
-        return map(_in_a_line, self._facts.feedback(model, model_id, verdict))
+        return map(in_a_line, self._facts.feedback(model, model_id, verdict))
 
     def one(self, feedback_id: str) -> Told:
         """See `FeedbackDesk.one`."""
-        return _whole(self._facts.one_feedback(feedback_id))
+        return described(self._facts.one_feedback(feedback_id))
 
     def remove(self, feedback_id: str) -> None:
         """See `FeedbackDesk.remove`."""
-        self._facts.remove_feedback(feedback_id)
-        who, subject = f"user:{getpass.getuser()}", f"/api/v1/feedback/{feedback_id}"
-        self._facts.add_audit(who, "", "CLI", "mulm feedback rm", subject, "done")
+        with self._facts.together():
+            self._facts.add_audit(*note_of("mulm feedback rm", f"/api/v1/feedback/{feedback_id}"))
+            self._facts.remove_feedback(feedback_id)
 
 
 @contextmanager
 def ledger_desk(home: Home) -> Iterator[LedgerFeedback]:
     """The desk of this machine's ledger, which nobody else may have open."""
-    with Ledger(home.create().ledger) as facts:
+    with open_ledger(home) as facts:
         yield LedgerFeedback(facts)
-
-
-def _in_a_line(found: FeedbackLine) -> Told:
-    starts = {"asked_start": found.asked_start, "answer_start": found.answer_start}
-    return _told(found, found) | starts
-
-
-def _whole(found: Feedback) -> Told:
-    answered = found.answered
-    said = {"messages": list(answered.messages), "answer": answered.answer}
-    return _told(found, answered) | said
-
-
-def _told(found: Feedback | FeedbackLine, answered: Any) -> Told:
-    return {
-        "id": found.id,
-        "object": "feedback",
-        "model": answered.model,
-        "model_id": answered.model_id,
-        "answer_id": answered.answer_id,
-        "verdict": found.verdict,
-        "comment": found.comment,
-        "key": found.key_id,
-        "created_at": int(found.created_s),
-        "changed_at": int(found.changed_s),
-    }

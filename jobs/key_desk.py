@@ -7,12 +7,12 @@ leaves a row in the audit log; the text of a key is told once, to whoever made i
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from jobs.ledger_desk import note_of, open_ledger
 from jobs.remote import Remote
 from mulm.accounts import HOUR_S
 from mulm.config import parse_config
@@ -71,7 +71,7 @@ class RemoteKeys:
 
     def usage(self, key: str | None, model: str | None, days: int, bucket: str) -> list[Told]:
         """See `KeyDesk.usage`."""
-        words = {"key": key, "model": model, "from": _begin(days), "bucket": bucket}
+        words: Told = {"key": key, "model": model, "from": _begin(days), "bucket": bucket}
         return list(self._remote.items("usage", **words))
 
 
@@ -88,20 +88,24 @@ class LedgerKeys:
     def make(self, order: Told) -> Told:
         """See `KeyDesk.make`."""
         secret = ensure_secret(self._home.key_secret)
-        key, made = issue(self._facts, secret, parse_config(NewKey, order))
-        self._note("mulm key make", key.id)
+        with self._facts.together():
+            key, made = issue(self._facts, secret, parse_config(NewKey, order))
+            self._note("mulm key make", key.id)
         return described(key) | {"key": made.text, "hint": unserved_hint(self._facts, key)}
 
     def rotate(self, key_id: str, overlap_s: int) -> Told:
         """See `KeyDesk.rotate`."""
-        key, made = reissue(self._facts, ensure_secret(self._home.key_secret), key_id, overlap_s)
-        self._note("mulm key rotate", key_id)
+        secret = ensure_secret(self._home.key_secret)
+        with self._facts.together():
+            key, made = reissue(self._facts, secret, key_id, overlap_s)
+            self._note("mulm key rotate", key_id)
         return described(key) | {"key": made.text}
 
     def revoke(self, key_id: str) -> None:
         """See `KeyDesk.revoke`."""
-        self._facts.remove_key(key_id)
-        self._note("mulm key revoke", key_id)
+        with self._facts.together():
+            self._facts.remove_key(key_id)
+            self._note("mulm key revoke", key_id)
 
     def usage(self, key: str | None, model: str | None, days: int, bucket: str) -> list[Told]:
         """See `KeyDesk.usage`."""
@@ -119,14 +123,13 @@ class LedgerKeys:
         ]
 
     def _note(self, command: str, key_id: str) -> None:
-        who = f"user:{getpass.getuser()}"
-        self._facts.add_audit(who, "", "CLI", command, f"/api/v1/keys/{key_id}", "done")
+        self._facts.add_audit(*note_of(command, f"/api/v1/keys/{key_id}"))
 
 
 @contextmanager
 def ledger_desk(home: Home) -> Iterator[LedgerKeys]:
     """The desk of this machine's ledger, which nobody else may have open."""
-    with Ledger(home.create().ledger) as facts:
+    with open_ledger(home) as facts:
         yield LedgerKeys(home, facts)
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 import httpx
 
+from jobs.sent_file import SentFile, sent_name
 from mulm.errors import (
     AuthError,
     ConfigError,
@@ -126,12 +127,14 @@ class Remote:
     def upload(self, path: Path, purpose: str, key: str) -> Any:
         """Send a file to `/v1/files`; with the same idempotency key it is kept once.
 
-        Raises as `get`, and OSError where it cannot be read.
+        It is called there as `sent_name` says. Raises as `get`, OSError where it cannot be read,
+        and ConflictError where its end is missing by then.
         """
-        with path.open("rb") as file:
+        with path.open("rb") as opened:
+            file = cast(BinaryIO, SentFile(opened, path))
             return self._send(
-                "POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, file)},
-                headers={"Idempotency-Key": key},
+                "POST", "/v1/files", data={"purpose": purpose},
+                files={"file": (sent_name(path), file)}, headers={"Idempotency-Key": key},
             ).json()  # fmt: skip
 
     def put(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
@@ -143,14 +146,25 @@ class Remote:
         reply = self._send("DELETE", path)
         return reply.json() if reply.content else None
 
-    def items(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
-        """All items of a list, page by page."""
-        after = None
+    def items(self, path: str, limit: int = _PAGE, **params: Any) -> Iterator[dict[str, Any]]:
+        """All items of a list, page by page of `limit`, each once.
+
+        Where the one behind which the next page begins is removed meanwhile, the list is read anew,
+        once: it may have grown at its beginning.
+        """
+        after, told, is_anew = None, set[str](), False
         while True:
-            page = self.get(path, limit=_PAGE, after=after, **params)
-            yield from page["data"]
+            try:
+                page = self.get(path, limit=limit, after=after, **params)
+            except NotFoundError:
+                if after is None or is_anew:
+                    raise
+                after, is_anew = None, True
+                continue
+            yield from (item for item in page["data"] if item.get("id") not in told)
             if not page.get("has_more") or not page["data"]:
                 return
+            told |= {item["id"] for item in page["data"]}
             after = page["data"][-1]["id"]
 
     @contextmanager
@@ -191,7 +205,7 @@ class Remote:
                     return reply
                 if pause_s is None or not is_passing:
                     raise error_of(reply)
-                pause_s = max(pause_s, _retry_after_s(reply))
+                pause_s = max(pause_s, min(_LONGEST_PAUSE_S, _retry_after_s(reply)))
             self._sleep(pause_s)
         raise AssertionError("the last try returns or raises")
 
@@ -237,7 +251,8 @@ def error_of(reply: httpx.Response) -> MulmError:
         message, hint, kind = f"the server answered {reply.status_code}", "", None
     if reply.status_code == 401:
         hint = "--key, or MULM_API_KEY, is a key of that server"
-    return (kind or fallback)(message, hint=hint)
+    wait_s = _retry_after_s(reply)
+    return (kind or fallback)(message, hint=hint, **({"retry_after_s": wait_s} if wait_s else {}))
 
 
 def _is_passing(reply: httpx.Response) -> bool:
@@ -260,5 +275,6 @@ def _said(error: Exception) -> str:
 
 
 def _retry_after_s(reply: httpx.Response) -> float:
+    """How long it asks to be left alone; 0 where it does not say."""
     text = reply.headers.get("retry-after", "")
-    return min(_LONGEST_PAUSE_S, float(text)) if text.isdecimal() else 0.0
+    return float(text) if text.isdecimal() else 0.0

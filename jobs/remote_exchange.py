@@ -8,9 +8,9 @@ does not exist; an import reads of a folder what one on this machine reads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from jobs.export import ExportOrder
 from jobs.import_model import named_folder
@@ -30,8 +30,10 @@ from mulm.model.hf_import import (
     REQUIRED,
     describe_hf_folder,
     open_hf_weights,
+    says_something,
 )
 from mulm.refs import check_name, parse_ref
+from mulm.settings import MAX_UPLOAD_BYTES
 
 Result = dict[str, Any]
 
@@ -73,14 +75,18 @@ class RemoteExchange:
             hint = "leave --chat-template out, or export on the server's own machine"
             raise ConfigError("a server writes the template with which it serves", hint=hint)
         require_absent(out)
-        found = self._remote.get(f"models/{parse_ref(model)}")
-        given = {"model": found["id"], "to": to, "dtype": dtype, "quant": quant}
-        config = {name: value for name, value in given.items() if value is not None}
-        made = start_and_follow(self._remote, "model_export", config, self._progress)
-        file = self._files.find(str(made["file"]))
-        with self._progress.timed("download") as say:
-            size_bytes = self._bring(file, out, is_folder=to == "hf")
-            say(f"{found['id']} to {out}, {size_bytes / 1e6:.1f} MB")
+        ref = parse_ref(model)
+        # Open from here on: a path that cannot be written is no reason to have a server work.
+        with _opened(out, is_folder=to == "hf") as target:
+            found = self._remote.get(f"models/{ref}")
+            given = {"model": found["id"], "to": to, "dtype": dtype, "quant": quant}
+            config = {name: value for name, value in given.items() if value is not None}
+            made = start_and_follow(self._remote, "model_export", config, self._progress)
+            file = self._files.find(str(made["file"]))
+            with self._progress.timed("download") as say:
+                size_bytes = self._bring(file, target)
+                require_absent(out)
+                say(f"{found['id']} to {out}, {size_bytes / 1e6:.1f} MB")
         told = {"format": to, "out": str(out), "size_bytes": size_bytes}
         return {"model": found["id"], "model_id": found["manifest_id"], **told}
 
@@ -94,7 +100,8 @@ class RemoteExchange:
             DataError: an architecture, tokenizer or file format that does not work, or a file that
                 cannot be read.
             CorruptError: a file is damaged.
-            ConfigError: the folder may not be read, or holds a tensor that is too large to send.
+            ConfigError: the folder may not be read, holds a tensor that is too large to send, or
+                more than a server takes in one import.
             MulmError: what the server says, or what its run failed with.
         """
         check_name(name)
@@ -106,17 +113,14 @@ class RemoteExchange:
             config = {"name": name, "files": self._sent(folder, name)}
         return start_and_follow(self._remote, "model_import", config, self._progress)
 
-    def _bring(self, file: StoredThere, out: Path, *, is_folder: bool) -> int:
-        """Write what comes; returns the bytes of it that are kept."""
+    def _bring(self, file: StoredThere, target: Path | BinaryIO) -> int:
+        """Write what comes into a folder or a file; returns the bytes of it that are kept."""
         chunks = self._files.content(file, self._shown("download", file.size_bytes))
         try:
-            if is_folder:
-                with atomic_folder(out) as folder:
-                    return unpack(chunks, folder)
-            with atomic_file(out) as target:
-                for chunk in chunks:
-                    target.write(chunk)
-                require_absent(out)
+            if isinstance(target, Path):
+                return unpack(chunks, target)
+            for chunk in chunks:
+                target.write(chunk)
         finally:
             self._progress.clear()
         return file.size_bytes
@@ -125,8 +129,9 @@ class RemoteExchange:
         """The ids of the uploaded files of a folder by name; the folder is judged first."""
         with open_hf_weights(folder, describe_hf_folder(folder)):
             pass
-        small = [each for each in (*REQUIRED, *OPTIONAL) if _has_something(folder / each)]
-        weights = WeightParts(folder)
+        small = [each for each in (*REQUIRED, *OPTIONAL) if says_something(folder / each)]
+        told = self._remote.get("cluster")
+        weights = WeightParts(folder, int(told.get("max_upload_bytes", MAX_UPLOAD_BYTES)))
         files = dict.fromkeys((*small, *weights.names), _NOT_SENT)
         parse_config(ImportConfig, {"name": name, "files": files})
         files |= {each: self._send(folder / each) for each in small}
@@ -152,6 +157,6 @@ class RemoteExchange:
         return note
 
 
-def _has_something(path: Path) -> bool:
-    """A file without a byte says nothing, and is no upload."""
-    return path.is_file() and path.stat().st_size > 0
+def _opened(out: Path, *, is_folder: bool) -> AbstractContextManager[Path | BinaryIO]:
+    """What takes the name `out` once it is whole. Raises ConfigError, ConflictError."""
+    return atomic_folder(out) if is_folder else atomic_file(out)

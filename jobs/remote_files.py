@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.remote import Remote
+from jobs.sent_file import changed, sent_name
 from mulm.checksum import hash_file
 from mulm.errors import (
     CorruptError,
@@ -30,8 +32,12 @@ _FILES = "/v1/files"
 _PURPOSE = "user_data"
 _PAUSES_S = (0.5, 1.0, 3.0, 10.0)
 """Before each further try that has brought nothing."""
+_LONGEST_PAUSE_S = 60.0
+"""Also where a server asks for more."""
 _SILENCE_S = 300.0
-"""A server reads the whole file before it sends the first byte, to check it."""
+"""A server whose store lies elsewhere may fetch the whole file before it sends the first byte."""
+_PAGE = 1000
+"""Files, in a list: a client of months has thousands."""
 _PASSING = (UnreachableError, NotRunningError, OverloadedError, RateLimitedError)
 _PARTIAL = 206
 
@@ -62,13 +68,14 @@ class RemoteFiles:
 
         Raises:
             DataError: it cannot be read.
+            ConflictError: it is changed while it is sent.
             MulmError: what the server says.
         """
         try:
-            content = hash_file(path), path.name
+            content = hash_file(path), sent_name(path)
             known = self._known()
             if content not in known:
-                known[content] = self._sent(path, ":".join(content))
+                known[content] = self._sent(path, content[0])
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
         return known[content]
@@ -101,7 +108,8 @@ class RemoteFiles:
             except _PASSING as error:
                 if n_failed == len(_PAUSES_S):
                     raise _broken(file, done_bytes, error.message) from None
-                self._sleep(_PAUSES_S[n_failed])
+                asked_s = float(str(error.details.get("retry_after_s", 0.0)))
+                self._sleep(max(_PAUSES_S[n_failed], min(asked_s, _LONGEST_PAUSE_S)))
                 n_failed += 1
         if digest.hexdigest() != file.sha256:
             raise _other(file, "its checksum is another")
@@ -109,17 +117,18 @@ class RemoteFiles:
     def _known(self) -> dict[tuple[str, str], str]:
         """Ids by checksum and name."""
         if self._id_by_content is None:
-            there = self._remote.items(_FILES, purpose=_PURPOSE)
+            there = self._remote.items(_FILES, _PAGE, purpose=_PURPOSE)
             self._id_by_content = {(one["sha256"], one["filename"]): one["id"] for one in there}
         return self._id_by_content
 
-    def _sent(self, path: Path, known_by: str) -> str:
-        key = hashlib.sha256(known_by.encode()).hexdigest()
-        file_id = str(self._remote.upload(path, _PURPOSE, key)["id"])
-        try:
-            self.find(file_id)
-        except NotFoundError:  # it was sent today, and removed there since
-            file_id = str(self._remote.upload(path, _PURPOSE, new_id("again"))["id"])
+    def _sent(self, path: Path, sha256: str) -> str:
+        """The key is of this sending alone: what came whole before is known by its checksum."""
+        told = self._remote.upload(path, _PURPOSE, new_id("send"))
+        file_id = str(told["id"])
+        if told["sha256"] != sha256:
+            with suppress(NotFoundError):
+                self._remote.delete(f"{_FILES}/{file_id}")
+            raise changed(path)
         return file_id
 
     def _from(self, file: StoredThere, done_bytes: int) -> Iterator[bytes]:

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 
 from mulm.atomic import atomic_file, write_atomic
 from mulm.errors import ConfigError
-from mulm.model.hf_import import INDEX, weight_files
+from mulm.model.exchange_config import MOST_FILES
+from mulm.model.hf_import import INDEX, OPTIONAL, REQUIRED, weight_files
 from mulm.model.safetensors_file import (
     TensorFiles,
     TensorSpec,
@@ -23,11 +24,15 @@ from mulm.model.safetensors_file import (
     total_bytes,
 )
 from mulm.model.weights import tensor_bytes
-from serve_app.settings import MAX_FILE_BYTES
 
 _HEAD_BYTES = 8 << 20
 """More than the names and shapes of the tensors of one file take."""
 _METADATA = {"format": "pt"}
+_MOST_PARTS = MOST_FILES - len((*REQUIRED, *OPTIONAL, INDEX))
+_HINT = (
+    "import the folder on the server's own machine, name a model on a hub, or set"
+    " MULM_MAX_UPLOAD_BYTES there to more"
+)
 
 Specs = Mapping[str, TensorSpec]
 
@@ -38,17 +43,25 @@ class WeightParts:
     Args:
         folder: Has all files that its index names.
         limit_bytes: Of one file.
+        most: Files, beside the index.
 
     Raises:
-        ConfigError: a tensor alone is larger than that.
+        ConfigError: a tensor alone is larger than that, or there are too many files.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(self, folder: Path, limit_bytes: int, most: int = _MOST_PARTS) -> None:
         self._paths = [folder / name for name in weight_files(folder)]
         index = folder / INDEX
         self._index = index if index.is_file() else None
-        is_cut = any(path.stat().st_size > limit_bytes for path in self._paths)
+        is_too_large = any(path.stat().st_size > limit_bytes for path in self._paths)
+        is_cut = is_too_large or len(self._paths) > most
         self._cut = _cut(self._paths, limit_bytes) if is_cut else {}
+        if len(self._cut) > most:
+            raise ConfigError(
+                f"the weights are {len(self._cut)} files of at most {limit_bytes:,} bytes, and a"
+                f" server takes {most}",
+                hint=_HINT,
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,7 +111,7 @@ def _cut(paths: list[Path], limit_bytes: int) -> dict[str, Specs]:
             raise ConfigError(
                 f"the weights {name!r} have {spec.size_bytes:,} bytes, and a server takes"
                 f" {room_bytes:,} in one file",
-                hint="import the folder on the server's own machine, or name a model on a hub",
+                hint=_HINT,
             )
     parts = split_by_size(specs, room_bytes)
     total = len(parts)

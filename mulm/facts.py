@@ -50,6 +50,18 @@ class Facts(FeedbackFacts, Protocol):
         Raises NotFoundError, and ConflictError where an alias points to it or it is served.
         """
 
+    def remove_versions(
+        self,
+        gone: Sequence[tuple[Kind, str, int]],
+        only_at: int | None = None,
+        noted: Sequence[str] = (),
+    ) -> None:
+        """As `remove_version`: all of these go, or none; `noted` is for `add_audit`, at once.
+
+        Raises ConflictError also where a run, a version or an alias has moved since the number
+        `only_at` of `last_happening`.
+        """
+
     def set_alias(
         self, kind: Kind, name: str, alias: str, number: int, only_from: int | None = None
     ) -> None:

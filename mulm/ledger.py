@@ -12,30 +12,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from mulm.atomic import make_folder
 from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.ledger_answers import AnswerRows, note_made
-from mulm.ledger_audit import AuditRows
 from mulm.ledger_database import LedgerDatabase
-from mulm.ledger_deployments import DeploymentRows
-from mulm.ledger_feed import FeedRows
 from mulm.ledger_feedback import FeedbackRows
 from mulm.ledger_files import FileRows
 from mulm.ledger_keys import KeyRows
-from mulm.ledger_rows import dumped, event_of, run_of, version_of
+from mulm.ledger_rows import dumped, event_of, run_of
 from mulm.ledger_usage import UsageRows
-from mulm.manifest import HOW_TO_MAKE, Kind
-from mulm.records import Alias, Claim, Event, Phase, Pointed, Run, Version
-from mulm.refs import Ref, check_alias, check_name
+from mulm.ledger_versions import VersionRows
+from mulm.records import Claim, Event, Phase, Run
 
 
-class Ledger(
-    AnswerRows, DeploymentRows, FeedRows, FeedbackRows, FileRows, KeyRows, UsageRows, AuditRows
-):
+class Ledger(AnswerRows, FeedbackRows, FileRows, KeyRows, UsageRows, VersionRows):
     """`Facts` on a SQLite file (WAL). Safe to share between threads of one process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -53,103 +48,14 @@ class Ledger(
         """Release the file."""
         self._db.close()
 
-    def publish(self, kind: Kind, name: str, manifest_id: str) -> Version:
-        check_name(name)
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is done inside is one transaction: all of it, or nothing where an error leaves it.
+
+        For whoever has the file open; through the cluster there is no such thing.
+        """
         with self._db.writing():
-            known = self._db.one(
-                "SELECT * FROM versions WHERE kind=? AND name=? AND manifest_id=?",
-                kind, name, manifest_id,
-            )  # fmt: skip
-            if known:
-                return version_of(known)
-            top = self._db.one(
-                "SELECT max(number) AS top FROM (SELECT kind, name, number FROM versions"
-                " UNION ALL SELECT kind, name, number FROM removed) WHERE kind=? AND name=?",
-                kind, name,
-            )  # fmt: skip
-            number = int(top["top"] or 0) + 1 if top else 1
-            row = (kind, name, number, manifest_id, self._clock())
-            self._db.execute("INSERT INTO versions VALUES (?,?,?,?,?)", row)
-        return Version(*row)
-
-    def resolve(self, kind: Kind, ref: Ref) -> Version:
-        with self._db.reading():
-            number = ref.version
-            if ref.alias:
-                alias = self._db.one(
-                    "SELECT number FROM aliases WHERE kind=? AND name=? AND alias=?",
-                    kind, ref.name, ref.alias,
-                )  # fmt: skip
-                number = alias["number"] if alias else 0
-            found = self._db.one(
-                "SELECT * FROM versions WHERE kind=? AND name=? AND (? IS NULL OR number=?)"
-                " ORDER BY number DESC LIMIT 1",
-                kind, ref.name, number, number,
-            )  # fmt: skip
-        if not found:
-            raise self._not_found(kind, ref)
-        return version_of(found)
-
-    def versions(self, kind: Kind, name: str | None = None) -> list[Version]:
-        rows = self._db.all(
-            "SELECT * FROM versions WHERE kind=? AND (? IS NULL OR name=?)"
-            " ORDER BY created_s, number",
-            kind, name, name,
-        )  # fmt: skip
-        return [version_of(row) for row in rows]
-
-    def published_as(self, manifest_id: str) -> list[Version]:
-        rows = self._db.all(
-            "SELECT * FROM versions WHERE manifest_id=? ORDER BY created_s, kind, name, number",
-            manifest_id,
-        )
-        return [version_of(row) for row in rows]
-
-    def remove_version(self, kind: Kind, name: str, number: int) -> None:
-        with self._db.writing():
-            version = self._numbered(kind, name, number)
-            if version:
-                self._require_no_alias(version)
-                self._require_not_served(version)
-                row = (kind, name, number, version.manifest_id, self._clock())
-                self._db.execute("INSERT INTO removed VALUES (?,?,?,?,?)", row)
-                self._db.execute(
-                    "DELETE FROM versions WHERE kind=? AND name=? AND number=?", row[:3]
-                )
-        if not version:
-            raise self._not_found(kind, Ref(name, version=number))
-
-    def set_alias(
-        self, kind: Kind, name: str, alias: str, number: int, only_from: int | None = None
-    ) -> None:
-        check_alias(alias)
-        with self._db.writing():
-            version = self._numbered(kind, name, number)
-            if version:
-                self._require_alias_at(kind, name, alias, only_from)
-                row = (kind, name, alias, number, self._clock())
-                self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?,?)", row[:4])
-                self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
-        if not version:
-            raise self._not_found(kind, Ref(name, version=number))
-
-    def alias_history(self, kind: Kind, name: str, alias: str) -> list[Pointed]:
-        rows = self._db.all(
-            "SELECT number, set_s FROM alias_history WHERE kind=? AND name=? AND alias=?"
-            " ORDER BY rowid DESC",
-            kind, name, alias,
-        )  # fmt: skip
-        return [Pointed(**row) for row in rows]
-
-    def aliases(self, kind: Kind, name: str) -> dict[str, int]:
-        rows = self._db.all("SELECT alias, number FROM aliases WHERE kind=? AND name=?", kind, name)
-        return {row["alias"]: row["number"] for row in rows}
-
-    def all_aliases(self, kind: Kind | None = None) -> list[Alias]:
-        rows = self._db.all(
-            "SELECT * FROM aliases WHERE ? IS NULL OR kind=? ORDER BY kind, name, alias", kind, kind
-        )
-        return [Alias(**row) for row in rows]
+            yield
 
     def create_run(
         self, run_id: str, kind: str, config: Mapping[str, Any], claim: Claim | None = None
@@ -248,37 +154,3 @@ class Ledger(
             row = (run_id, seq, self._clock(), kind, json.dumps(dict(data)))
             self._db.execute("INSERT INTO events VALUES (?,?,?,?,?)", row)
         return seq
-
-    def _numbered(self, kind: Kind, name: str, number: int) -> Version | None:
-        row = self._db.one(
-            "SELECT * FROM versions WHERE kind=? AND name=? AND number=?", kind, name, number
-        )
-        return version_of(row) if row else None
-
-    def _require_alias_at(self, kind: Kind, name: str, alias: str, only_from: int | None) -> None:
-        row = self._db.one(
-            "SELECT number FROM aliases WHERE kind=? AND name=? AND alias=?", kind, name, alias
-        )
-        now = row["number"] if row else 0
-        if only_from is not None and now != only_from:
-            where = f"points to {name}@{now}" if now else "is not there"
-            raise ConflictError(f"{name}@{alias} {where} by now", hint="look at it again")
-
-    def _require_no_alias(self, version: Version) -> None:
-        alias = self._db.one(
-            "SELECT alias FROM aliases WHERE kind=? AND name=? AND number=?",
-            version.kind, version.name, version.number,
-        )  # fmt: skip
-        if alias:
-            raise ConflictError(
-                f"{version.ref} is {version.name}@{alias['alias']}",
-                hint="point the alias to another version first",
-            )
-
-    def _not_found(self, kind: Kind, ref: Ref) -> NotFoundError:
-        known = [v.ref for v in self.versions(kind)]
-        known += [f"{ref.name}@{alias}" for alias in self.aliases(kind, ref.name)]
-        names = {v.partition("@")[0] for v in known}
-        options = known if ref.name in names else names
-        hint = nearest(str(ref), options) if options else HOW_TO_MAKE[kind]
-        return NotFoundError(f"no {kind} {str(ref)!r}", hint=hint)

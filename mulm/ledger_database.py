@@ -24,7 +24,7 @@ class LedgerDatabase:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         with named_errors(path):
             self._connection = open_database(path)
 
@@ -44,10 +44,17 @@ class LedgerDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """One transaction, alone from its first reading: another process may write too."""
-        with self.reading(), self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            yield
+        """One transaction, alone from its first reading: another process may write too.
+
+        Inside of another one of the same thread it is a part of that.
+        """
+        with self.reading():
+            if self._connection.in_transaction:
+                yield
+                return
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield
 
     def all(self, query: str, *values: object) -> list[Row]:
         """The rows of one query by itself."""

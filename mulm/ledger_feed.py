@@ -6,6 +6,7 @@ order in which things happened; a happening is there exactly if what it tells is
 
 from __future__ import annotations
 
+from mulm.errors import ConflictError
 from mulm.ledger_database import LedgerDatabase
 from mulm.ledger_rows import loaded
 from mulm.records import Happening
@@ -23,3 +24,12 @@ class FeedRows:
     def last_happening(self) -> int:
         rows = self._db.all("SELECT coalesce(max(seq), 0) AS seq FROM feed")
         return int(rows[0]["seq"])
+
+    def _require_unmoved(self, since: int) -> None:
+        """Within `writing`: refuse where a run, a version or an alias has moved since then."""
+        moved = self._db.one(
+            "SELECT subject FROM feed WHERE seq>? AND kind IN ('run', 'version', 'alias') LIMIT 1",
+            since,
+        )
+        if moved:
+            raise ConflictError(f"{moved['subject']} has moved meanwhile", hint="look at it again")

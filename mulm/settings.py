@@ -30,6 +30,7 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidat
 
 _WHOLE_PLACE = re.compile(r"https?://[^/@?#\\\s]+/([^?#\\\s]*/)?")
 _PREFIX = "MULM_"
+MAX_UPLOAD_BYTES = 512 << 20
 FEWEST_PORTS = 64
 """Every process that works for the cluster on a machine has one, and Ray's own have six."""
 
@@ -60,6 +61,8 @@ class Settings(Frozen):
     source_urls: Names = ()
     """Beginnings of addresses from which clients of the API may have data fetched, such as
     `https://data.example/corpora/`; none by default."""
+    max_upload_bytes: Annotated[int, Field(ge=1, le=1 << 40)] = MAX_UPLOAD_BYTES
+    """Of one file that a client of the API uploads; the disk holds it, memory does not."""
     otlp_endpoint: str | None = None
     """Where traces of requests go, by OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`."""
     dashboard_port: Port = 8265

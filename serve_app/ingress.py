@@ -60,7 +60,7 @@ from serve_app.openai_api import (
 )
 from serve_app.openapi import describe
 from serve_app.service import Service
-from serve_app.settings import MAX_BODY_BYTES, MAX_FILE_BYTES
+from serve_app.settings import MAX_BODY_BYTES
 from serve_app.tracing import TraceMiddleware, Tracing
 from serve_app.ui import page
 from serve_app.usage_writer import UsageWriter
@@ -73,7 +73,6 @@ def make_app(
     keys: KeyRing,
     tracing: Tracing | None = None,
     control: Control | None = None,
-    max_file_bytes: int = MAX_FILE_BYTES,
     settings: Settings = _DEFAULTS,
     limiter: Limiter | None = None,
 ) -> FastAPI:
@@ -84,8 +83,7 @@ def make_app(
         keys: Who may call.
         tracing: Told of each request.
         control: What the control API works with; without it that answers 503.
-        max_file_bytes: Of a file that is uploaded.
-        settings: Names and origins that are let in.
+        settings: Names, origins and uploads that are let in.
         limiter: How much is let in; without one nobody is told what was used.
     """
     app = FastAPI(
@@ -114,7 +112,7 @@ def make_app(
         },
     )
     app.state.service, app.state.control, app.state.keys = service, control, keys
-    app.state.max_file_bytes = max_file_bytes
+    app.state.max_upload_bytes = settings.max_upload_bytes
     openai_rooms = (models, completions, chat, responses, embeddings, tokens)
     openai_jobs = (files, fine_tuning, batches)
     work_rooms = (runs, run_looks, evaluations, deployments, events, cluster, feedback)

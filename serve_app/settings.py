@@ -15,8 +15,6 @@ from mulm.errors import ConfigError
 from mulm.refs import Ref, check_name, parse_ref
 
 MAX_BODY_BYTES = 4 << 20
-MAX_FILE_BYTES = 512 << 20
-"""Of one uploaded file; what carries it may be a little larger."""
 FLUSH_INTERVAL_S = 0.025
 """How often a running stream is sent what is ready; its first token goes at once."""
 

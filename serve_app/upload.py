@@ -168,7 +168,9 @@ class Upload:
     def _require_size(self, size_bytes: int) -> None:
         if size_bytes > self.max_bytes:
             raise TooLargeError(
-                f"a file may have {self.max_bytes} bytes", hint="upload it in parts", param="file"
+                f"a file may have {self.max_bytes} bytes",
+                hint="upload it in parts, or set MULM_MAX_UPLOAD_BYTES there",
+                param="file",
             )
 
 

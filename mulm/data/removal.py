@@ -1,17 +1,51 @@
 """Taking the name of a dataset version away: what may go, and what goes with it.
 
-Asked by `mulm data rm` and by the HTTP API; whoever asks tells the ledger. Invariants: a name is
-taken away only from what no alias, no model and no unended run needs; nothing here changes
-anything.
+Called by `mulm data rm` and by the HTTP API. Invariants: a name is taken away only from what no
+alias, no model and no unended run needs, as the ledger is at that moment; a version and its own
+tokenizer lose their names together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mulm.data.shelf import Shelf
 from mulm.errors import ConflictError, CorruptError, NotFoundError
 from mulm.lineage import lineage
+from mulm.manifest import Kind
 from mulm.records import Version
 from mulm.refs import parse_ref
+from mulm.runs.kinds import reads
+
+_LOOKS = 5
+"""Runs move and versions come meanwhile: so often it is looked again."""
+
+Gone = tuple[Kind, str, int]
+"""What loses its name: kind, name and number."""
+
+
+def take_away(shelf: Shelf, ref: str, remove: Callable[[list[Gone], int], None]) -> list[Version]:
+    """Take the name of a version away, and that of its own tokenizer; returns both.
+
+    Args:
+        shelf: Where it lies.
+        ref: The version.
+        remove: `Facts.remove_versions` of the ledger's owner.
+
+    Raises:
+        NotFoundError, ConflictError, CorruptError: see `removable`.
+    """
+    for n_left in reversed(range(_LOOKS)):
+        looked = shelf.facts.last_happening()
+        nameless = going(shelf, removable(shelf, ref))
+        try:
+            remove([(one.kind, one.name, one.number) for one in nameless], looked)
+        except ConflictError:
+            if not n_left:
+                raise
+        else:
+            return nameless
+    raise AssertionError("the last look returns or raises")
 
 
 def removable(shelf: Shelf, ref: str) -> Version:
@@ -20,6 +54,7 @@ def removable(shelf: Shelf, ref: str) -> Version:
     Raises:
         NotFoundError: there is none.
         ConflictError: an alias points to it, a model was made from it, or a run reads it.
+        CorruptError: a manifest in the store is damaged, so that it is not known who needs it.
     """
     version = shelf.facts.resolve("dataset", parse_ref(ref))
     if aliases := shelf.aliases(version):
@@ -65,7 +100,7 @@ def _tokenizers_of(shelf: Shelf, version: Version) -> list[Version]:
 def _runs_of(shelf: Shelf, version: Version) -> list[str]:
     """Runs that have not ended and name it; configs of runs hold names, not ids."""
     runs = (run for run in shelf.facts.runs() if not run.has_ended)
-    return [run.id for run in runs if version.ref in run.texts]
+    return [run.id for run in runs if reads(run, version.kind, version.ref)]
 
 
 def _models_of(shelf: Shelf, version: Version) -> list[str]:

@@ -23,7 +23,8 @@ EXCHANGE_VERSION = 1
 """Rises when the same model would be written otherwise."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_MOST_FILES = 256
+MOST_FILES = 256
+"""Of one model, in an import of uploaded files."""
 
 
 class ExportConfig(Frozen):
@@ -64,9 +65,9 @@ class ImportConfig(Frozen):
     hub: str | None = None
     """`owner/name`, or `owner/name@revision`; the same config is the same run, so name a revision
     where it moves."""
-    files: Mapping[str, str] = Field(default={}, max_length=_MOST_FILES)
+    files: Mapping[str, str] = Field(default={}, max_length=MOST_FILES)
     """The files of a Hugging Face folder by their names there, each an uploaded file's id."""
-    contents: Mapping[str, FileContent] = Field(default={}, max_length=_MOST_FILES)
+    contents: Mapping[str, FileContent] = Field(default={}, max_length=MOST_FILES)
     """What `files` mean; filled in when the run begins."""
 
     @field_validator("name")

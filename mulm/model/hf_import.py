@@ -60,7 +60,7 @@ def describe_hf_folder(folder: Path) -> Described:
                 raise _missing(str(folder), name)
         config = from_hf_config(_read_json(folder / "config.json"))
         tokenizer = read_foreign_tokenizer((folder / "tokenizer.json").read_bytes())
-        card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
+        card = (folder / CARD).read_bytes() if says_something(folder / CARD) else None
         template = _template(folder)
     return Described(
         config,
@@ -69,6 +69,11 @@ def describe_hf_folder(folder: Path) -> Described:
         card,
         licences_in(card.decode("utf-8", "replace")) if card else (),
     )
+
+
+def says_something(path: Path) -> bool:
+    """Whether there is such a file; one without a byte is as none."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 @contextmanager
@@ -208,9 +213,9 @@ def _kind(config: MicroLMConfig) -> str:
 
 
 def _template(folder: Path) -> str | None:
-    if (folder / "chat_template.jinja").is_file():
+    if says_something(folder / "chat_template.jinja"):
         return (folder / "chat_template.jinja").read_text("utf-8", "replace")
-    if not (folder / "tokenizer_config.json").is_file():
+    if not says_something(folder / "tokenizer_config.json"):
         return None
     found = _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(found, list):  # named templates

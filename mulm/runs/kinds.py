@@ -14,6 +14,7 @@ from mulm.config import Frozen
 from mulm.data.recipe import Recipe
 from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.eval.config import EvaluateConfig
+from mulm.manifest import Kind
 from mulm.model.compress_config import CompressConfig
 from mulm.model.exchange_config import ExportConfig, ImportConfig
 from mulm.records import Run
@@ -41,14 +42,25 @@ def name_of(run: Run) -> str:
 
 
 def references_of(run: Run) -> dict[str, tuple[str, str]]:
-    """What a run reads: field to (kind, reference), as `{"dataset": ("dataset", "books@3")}`."""
+    """What a run reads: field to (kind, reference), as `{"dataset": ("dataset", "books@3")}`.
+
+    Of a field with several references the last one; `reads` knows all.
+    """
+    return {field: (kind, ref) for field, kind, ref in _references(run)}
+
+
+def reads(run: Run, kind: Kind, ref: str) -> bool:
+    """Whether a run names that version; of a kind that is not known here, whether it may."""
     if run.kind not in SCHEMAS:
-        return {}
-    return {
-        field: (kind, ref)
-        for field, kind in SCHEMAS[run.kind].REFERENCES.items()
-        for ref in _at(run.config, field)
-    }
+        return ref in run.texts
+    return (kind, ref) in {(of_kind, named) for _, of_kind, named in _references(run)}
+
+
+def _references(run: Run) -> Iterator[tuple[str, Kind, str]]:
+    if run.kind in SCHEMAS:
+        for field, kind in SCHEMAS[run.kind].REFERENCES.items():
+            for ref in _at(run.config, field):
+                yield field, kind, ref
 
 
 def _at(values: Any, path: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from actors.let_go import let_go, node_to_let_go
 from mulm import __version__
@@ -14,8 +14,8 @@ router = APIRouter(
 
 
 @router.get("")
-def get_cluster(control: ControlDependency) -> dict[str, Any]:
-    """The application as a whole: its version, and what its machines have together."""
+def get_cluster(request: Request, control: ControlDependency) -> dict[str, Any]:
+    """The application as a whole: its version, what its machines have together, what it takes."""
     living = [node for node in control.nodes() if node["is_alive"]]
     return {
         "object": "cluster",
@@ -24,6 +24,7 @@ def get_cluster(control: ControlDependency) -> dict[str, Any]:
         "cpus": sum(node["cpus"] for node in living),
         "gpus": sum(node["gpus"] for node in living),
         "memory_bytes": sum(node["memory_bytes"] for node in living),
+        "max_upload_bytes": request.app.state.max_upload_bytes,
     }
 
 

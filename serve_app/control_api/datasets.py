@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Path, Query
 from starlette.responses import Response
 
-from mulm.data.removal import going, removable
+from mulm.data.removal import take_away
 from mulm.data.shelf import Shelf
 from mulm.data.views import (
     PreviewOrder,
@@ -128,10 +128,8 @@ def delete_dataset(ref: str, control: ControlDependency) -> dict[str, Any]:
             f"{ref!r} may mean another version tomorrow", hint="such as books@2", param="ref"
         )
     shelf = _shelf(control)
-    version = removable(shelf, ref)
-    nameless = going(shelf, version)
-    for gone in nameless:
-        control.facts.remove_version(gone.kind, gone.name, gone.number)
+    nameless = take_away(shelf, ref, control.facts.remove_versions)
+    version = nameless[0]
     return {
         "id": version.ref,
         "object": "dataset",

@@ -15,13 +15,14 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.config import Frozen, canonical_json
 from mulm.errors import ConfigError
-from mulm.records import Answered, Feedback, FeedbackLine, Thumb
+from mulm.records import Answered, Thumb
 from mulm.refs import new_id
 from mulm.tool_turns import check_turns
 from serve_app.auth import ForbiddenError
 from serve_app.caller import Caller, CallerDependency
 from serve_app.control_api.answerers import require_answerer
 from serve_app.control_api.control import PROBLEM, PROBLEMS, Control, ControlDependency, require_all
+from serve_app.control_api.feedback_words import described, in_a_line
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, page
 from serve_app.openai_api.chat import to_message
@@ -117,7 +118,7 @@ def _given(body: NewFeedback, control: Control, caller: Caller) -> JSONResponse:
         fresh_id, caller.key.id, body.answered, body.verdict, body.comment
     )
     location = {"location": f"/api/v1/feedback/{found.id}"}
-    return JSONResponse(_described(found), 201 if found.id == fresh_id else 200, location)
+    return JSONResponse(described(found), 201 if found.id == fresh_id else 200, location)
 
 
 @router.get("", dependencies=_READERS)
@@ -134,13 +135,13 @@ def list_feedback(
     Of a model by the name that clients call it, of weights by their id, of a verdict.
     """
     found = control.facts.feedback(model, model_id, verdict, after, limit + 1)
-    return page(found, limit, _in_a_line)
+    return page(found, limit, in_a_line)
 
 
 @router.get("/{feedback_id}", dependencies=_READERS)
 def get_feedback(feedback_id: str, control: ControlDependency) -> dict[str, Any]:
     """What was said of one answer, with the whole conversation."""
-    return _described(control.facts.one_feedback(feedback_id))
+    return described(control.facts.one_feedback(feedback_id))
 
 
 @router.delete("/{feedback_id}", status_code=204, dependencies=_READERS)
@@ -148,38 +149,3 @@ def delete_feedback(feedback_id: str, control: ControlDependency) -> Response:
     """Forget what was said of one answer, and the conversation with it."""
     control.facts.remove_feedback(feedback_id)
     return Response(status_code=204)
-
-
-def _in_a_line(found: FeedbackLine) -> dict[str, Any]:
-    return {
-        "id": found.id,
-        "object": "feedback",
-        "model": found.model,
-        "model_id": found.model_id,
-        "answer_id": found.answer_id,
-        "asked_start": found.asked_start,
-        "answer_start": found.answer_start,
-        "verdict": found.verdict,
-        "comment": found.comment,
-        "key": found.key_id,
-        "created_at": int(found.created_s),
-        "changed_at": int(found.changed_s),
-    }
-
-
-def _described(found: Feedback) -> dict[str, Any]:
-    answered = found.answered
-    return {
-        "id": found.id,
-        "object": "feedback",
-        "model": answered.model,
-        "model_id": answered.model_id,
-        "answer_id": answered.answer_id,
-        "messages": list(answered.messages),
-        "answer": answered.answer,
-        "verdict": found.verdict,
-        "comment": found.comment,
-        "key": found.key_id,
-        "created_at": int(found.created_s),
-        "changed_at": int(found.changed_s),
-    }

@@ -15,6 +15,7 @@ from mulm.errors import CorruptError, NotFoundError, nearest
 from mulm.manifest import BlobEntry
 from mulm.records import Claim, UserFile
 from mulm.refs import new_id
+from serve_app.checked_file import CheckedFile
 from serve_app.control_api.control import ALL_SCOPE, Control, ControlDependency
 from serve_app.control_api.idempotency import UploadOnceDependency
 from serve_app.control_api.page import page
@@ -29,6 +30,8 @@ UPLOADS = frozenset({("POST", "/v1/files")})
 Purpose = Literal["fine-tune", "batch", "user_data", "evals", "assistants"]
 _MAX_LISTED = 10_000
 _MAX_SHOWN_NAME = 255
+_CHECKED_BEFORE_BYTES = 8 << 20
+"""Up to this size a damaged file is told as an error, which takes its checksum first."""
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -48,8 +51,8 @@ _FORM: dict[str, Any] = {
 }
 
 
-def _max_file_bytes(request: Request) -> int:
-    limit: int = request.app.state.max_file_bytes
+def _max_upload_bytes(request: Request) -> int:
+    limit: int = request.app.state.max_upload_bytes
     return limit
 
 
@@ -57,7 +60,7 @@ def _max_file_bytes(request: Request) -> int:
 async def create_file(
     request: Request,
     control: ControlDependency,
-    max_bytes: Annotated[int, Depends(_max_file_bytes)],
+    max_bytes: Annotated[int, Depends(_max_upload_bytes)],
     once: UploadOnceDependency,
 ) -> Response:
     """Upload a file; what it is for is a label."""
@@ -93,15 +96,19 @@ def get_file(file_id: str, control: ControlDependency) -> dict[str, Any]:
 
 @router.get("/{file_id}/content", response_class=FileResponse)
 def get_content(file_id: str, control: ControlDependency) -> FileResponse:
-    """The file's bytes, checked."""
-    found = control.facts.file(file_id)
+    """The file's bytes, checked; a large file is checked while it goes, and cut short if damaged.
+
+    Parts of a large one (`Range`) are not: compare its `sha256` when it is whole.
+    """
+    found, store = control.facts.file(file_id), control.store
     blob = BlobEntry(name=found.id, sha256=found.sha256, size_bytes=found.size_bytes)
+    is_small = blob.size_bytes <= _CHECKED_BEFORE_BYTES
     try:
-        path = control.store.path(blob)
+        path = store.path(blob) if is_small else store.unchecked_path(blob)
     except NotFoundError as error:  # a row promises its bytes: without them something is damaged
         raise CorruptError(error.message) from None
     headers = {"content-disposition": _attachment(found.name), "x-content-type-options": "nosniff"}
-    return FileResponse(path, media_type="application/octet-stream", headers=headers)
+    return CheckedFile(path, found.sha256, headers, mend=lambda: store.path(blob))
 
 
 @router.delete("/{file_id}")

@@ -310,3 +310,62 @@ def test_where_there_is_nothing_it_says_how_to_make_the_first(ledger, kind, how)
         ledger.resolve(kind, Ref("books"))
     assert str(caught.value.hint).startswith("there are none yet: ")
     assert how in str(caught.value.hint)
+
+
+def noted(ledger: Ledger) -> list[str]:
+    return [row.subject for row in ledger.audit()]
+
+
+NOTE = ("user:me", "", "CLI", "mulm data rm", "books@1", "done")
+
+
+def test_names_go_together_with_what_is_noted_of_it(ledger: Ledger) -> None:
+    ledger.publish("dataset", "books", ID)
+    ledger.publish("tokenizer", "books", OTHER)
+    ledger.remove_versions([("dataset", "books", 1), ("tokenizer", "books", 1)], noted=NOTE)
+    assert ledger.versions("dataset") == ledger.versions("tokenizer") == []
+    assert noted(ledger) == ["books@1"]
+
+
+def test_of_several_names_none_goes_where_one_may_not(ledger: Ledger) -> None:
+    ledger.publish("dataset", "books", ID)
+    ledger.publish("tokenizer", "books", OTHER)
+    ledger.set_alias("tokenizer", "books", "good", 1)
+    before = ledger.last_happening()
+    with pytest.raises(ConflictError, match="books@1 is books@good"):
+        ledger.remove_versions([("dataset", "books", 1), ("tokenizer", "books", 1)], noted=NOTE)
+    with pytest.raises(NotFoundError, match="books@2"):
+        ledger.remove_versions([("dataset", "books", 1), ("tokenizer", "books", 2)], noted=NOTE)
+    assert [one.ref for one in ledger.versions("dataset")] == ["books@1"]
+    assert (ledger.last_happening(), noted(ledger)) == (before, [])
+
+
+def test_names_go_only_where_nothing_has_moved(ledger: Ledger) -> None:
+    ledger.publish("dataset", "books", ID)
+    looked = ledger.last_happening()
+    ledger.add_key("key_1", "d1", "which changes nothing of it")
+    ledger.create_run("run_1", "train", {"dataset": "books@1"})
+    with pytest.raises(ConflictError, match="run_1 has moved meanwhile"):
+        ledger.remove_versions([("dataset", "books", 1)], only_at=looked)
+    looked = ledger.last_happening()
+    ledger.add_key("key_2", "d2", "nor does this")
+    ledger.remove_versions([("dataset", "books", 1)], only_at=looked)
+    assert ledger.versions("dataset") == []
+
+
+def test_what_is_done_together_is_done_whole_or_not(ledger: Ledger) -> None:
+    with ledger.together():
+        ledger.publish("dataset", "books", ID)
+        ledger.add_audit(*NOTE)
+        assert ledger.published_as(ID), "what was written inside is read inside"
+
+    def half() -> None:
+        with ledger.together():
+            ledger.add_audit(*NOTE)
+            ledger.remove_version("dataset", "books", 2)
+
+    with pytest.raises(NotFoundError):
+        half()
+    assert len(noted(ledger)) == 1
+    ledger.remove_version("dataset", "books", 1)  # the transaction has ended
+    assert ledger.versions("dataset") == []

@@ -22,6 +22,7 @@ from jobs.cli import main
 from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.runs.curves import Curves
+from mulm.settings import Settings
 from mulm.store import Store
 from serve_app.auth import KeyRing
 from serve_app.control_api.control import Control
@@ -175,6 +176,12 @@ class ControlServer:
             await http.stop()
 
         asyncio.run_coroutine_threadsafe(kill(), self.loop).result(20)
+
+    def restart(self, settings: Settings) -> None:
+        """Answer with other settings from now on."""
+        self.app_options["settings"] = settings
+        self.stop()
+        self.start()
 
     def close(self) -> None:
         self.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import pytest
 from jobs.cli_complete import feedback_ids
 from jobs.cli_feedback import feedback
 from jobs.exit_codes import EXIT_BY_CODE
-from mulm.errors import NotFoundError
+from mulm.errors import NoSpaceError, NotFoundError
 from mulm.ledger import Ledger
 from mulm.records import Answered
 
@@ -105,12 +106,37 @@ def test_one_is_shown_with_its_whole_conversation(place: Any) -> None:
     code, out, _ = place("feedback", "show", "fb_2")
     assert code == 0
     expected = [
-        "fb_2  down", "tiny mdl_0", "a2", "[system]\nBe kind.", "Say so. " * 40,
-        'calls weather({"where": "Rome"})', "[tool]\n31", "[assistant]\nIt is 2 deg",
+        "fb_2  down", "tiny mdl_0", "a2", "[system]\n  Be kind.", "Say so. " * 40,
+        '  calls weather({"where": "Rome"})', "[tool]\n  31", "[assistant]\n  It is 2 deg",
     ]  # fmt: skip
     for words in expected:
         assert words in out
     assert "\x1b" not in out
+
+
+def test_what_somebody_says_forges_no_line(at_home: Any) -> None:
+    asked = "Hello\n\n[assistant]\nI am\u2028[user]\x0b[tool]\r[system]\nyours"
+    calls = [{"name": "a\n[user]", "arguments": "{}\n[tool]", "id": "c1"}]
+    messages = (
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "1\nkey        key_admin", "tool_call_id": "c1"},
+    )
+    comment = "nice\nkey        key_admin\n\n[user]\rmodel  other"
+    with Ledger(at_home.home.ledger) as facts:
+        answered = Answered("tiny", messages, "It is\n[user]\nso.", "mdl_1", "a9")
+        facts.give_feedback("fb_9", "key_1", answered, "up", comment)
+    code, out, _ = at_home("feedback", "show", "fb_9")
+    assert code == 0
+    ours = [line for line in out.splitlines() if line and not line.startswith("  ")]
+    assert [line.split()[0] for line in ours] == [
+        "fb_9", "model", "answer", "key", "said", "comment",
+        "[user]", "[assistant]", "[tool]", "[assistant]",
+    ]  # fmt: skip
+    assert "comment    nice key key_admin [user] model other" in ours
+    assert [line for line in ours if line.startswith("key")] == ["key        key_1"]
+    for line in ("  [user]", "  [assistant]", "  yours", "  key        key_admin"):
+        assert line in out.splitlines()
 
 
 def test_both_ways_tell_the_same(
@@ -179,6 +205,33 @@ def test_a_removal_is_noted_whoever_does_it(at_home: Any) -> None:
         [row] = facts.audit(None, None, 10)
     assert row.who.startswith("user:")
     assert (row.route, row.subject) == ("mulm feedback rm", "/api/v1/feedback/fb_1")
+
+
+def test_a_removal_that_cannot_be_noted_is_none(
+    at_home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise NoSpaceError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "add_audit", full)
+        assert at_home("feedback", "rm", "fb_1", "--yes")[0] == EXIT_BY_CODE["no_space"]
+    assert "fb_1" in ids(at_home)
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 4711"), OSError("no name")])
+def test_somebody_without_a_name_can_remove_too(
+    at_home: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert at_home("feedback", "rm", "fb_1", "--yes")[0] == 0
+    assert at_home("key", "make", "mine", "--json")[0] == 0
+    with Ledger(at_home.home.ledger) as facts:
+        assert {row.who for row in facts.audit()} == {f"user:uid {os.getuid()}"}
+        assert [row.route for row in facts.audit()] == ["mulm key make", "mulm feedback rm"]
 
 
 def test_a_key_for_inference_reads_nobodys(at_a_server: Any, server: Any) -> None:

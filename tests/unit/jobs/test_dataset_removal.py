@@ -101,6 +101,27 @@ def test_nothing_goes_without_a_yes(say: Any, there: Any, monkeypatch: pytest.Mo
     assert refs(there) != before
 
 
+def test_what_is_needed_is_refused_whenever_it_is_found(
+    say: Any, there: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here before anybody is asked; a server says so when it is to remove."""
+    there.facts.set_alias("dataset", "books", "good", 2)
+    before = refs(there)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("click.confirm", lambda *_, **__: True)
+    code, out, err = say("data", "rm", "books@2")
+    assert (code, out) == (EXIT_BY_CODE["conflict"], "")
+    assert "books@2 is books@good" in err
+    assert refs(there) == before
+
+
+def test_a_removal_is_noted(say: Any, there: Any) -> None:
+    assert say("data", "rm", "books", "--yes")[0] == 0
+    [row] = there.facts.audit()
+    assert row.subject == "/api/v1/datasets/books@2"
+    assert (row.method, row.who.startswith("user:")) in (("DELETE", False), ("CLI", True))
+
+
 def test_a_name_whose_removal_was_not_answered_is_gone(there: Any) -> None:
     with Remote(there.url, there.key) as remote:
         removal = RemoteRemoval(remote)

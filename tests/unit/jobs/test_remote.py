@@ -23,6 +23,7 @@ from mulm.errors import (
     UnknownNameError,
     UnreachableError,
 )
+from mulm.records import Answered
 from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
 
 
@@ -180,6 +181,42 @@ def test_a_list_is_read_to_its_end(server: Any) -> None:
         assert runs.all("evaluate") == []
     assert len(found) == len(set(found)) == 230
     assert found[0] == f"run_{229:012}"
+
+
+def page_of(*ids: str, has_more: bool = True) -> tuple[int, Any, dict[str, str]]:
+    return 200, {"data": [{"id": each} for each in ids], "has_more": has_more}, {}
+
+
+GONE = (404, {"code": "not_found", "detail": "no such item"}, {})
+
+
+def test_a_list_of_which_the_cursor_is_removed_is_read_anew_once(scripted: Any) -> None:
+    remote, _ = scripted
+    Scripted.script[:] = [page_of("d", "c"), GONE, page_of("e", "d"), page_of("b", has_more=False)]
+    assert [each["id"] for each in remote.items("keys")] == ["d", "c", "e", "b"]
+    assert [path.partition("?")[2] for _, path in Scripted.seen] == [
+        "limit=100", "limit=100&after=c", "limit=100", "limit=100&after=d",
+    ]  # fmt: skip
+    Scripted.script[:] = [page_of("d"), GONE, page_of("d"), GONE]
+    with pytest.raises(NotFoundError):
+        list(remote.items("keys"))
+    Scripted.script[:] = [GONE]
+    with pytest.raises(NotFoundError):
+        list(remote.items("nothing"))
+
+
+def test_feedback_that_is_removed_between_two_pages_breaks_no_list(server: Any) -> None:
+    for number in range(150):
+        server.facts.give_feedback(
+            f"fb_{number}", "key_1", Answered("tiny", (), f"It is {number}."), "up"
+        )
+    with Remote(server.url, server.key) as remote:
+        told = []
+        for each in remote.items("feedback"):
+            told.append(each["id"])
+            if len(told) == 100:
+                server.facts.remove_feedback(each["id"])
+    assert told == [f"fb_{number}" for number in reversed(range(150))]
 
 
 def test_a_wrong_key_is_told_how_to_mend(server: Any) -> None:

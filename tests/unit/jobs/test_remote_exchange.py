@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from mulm.config import parse_config
 from mulm.errors import MulmError, UnreachableError
 from mulm.model.exchange_config import ExportConfig, ImportConfig
 from mulm.refs import parse_ref
+from mulm.settings import Settings
 from mulm.testing import tiny_stored_model, tiny_tokenizer
 
 NOT_HERE = "the file did not come"
@@ -118,12 +121,19 @@ def test_mistakes_are_those_of_an_export_here_and_begin_nothing(
     assert [path.name for path in at_server.folder.iterdir()] == ["there"]
 
 
-def test_a_path_that_cannot_be_written_is_told(there: Any, at_server: Any) -> None:
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("out", ["file/x", "/proc/nope/x", "locked/x", "n" * 300])
+def test_a_path_that_cannot_be_written_is_told_before_anything_is_asked(
+    there: Any, at_server: Any, to: str, out: str
+) -> None:
     (at_server.folder / "file").touch()
-    for to in ("hf", "gguf"):
-        code, _, err = at_server("model", "export", "tiny", "--to", to, "--out", "file/x")
-        assert code == EXIT_BY_CODE["config_invalid"], err
-        assert "cannot be written" in err
+    (at_server.folder / "locked").mkdir(mode=0o500)
+    if out == "locked/x" and os.access(at_server.folder / "locked", os.W_OK):
+        pytest.skip("whoever runs this may write everywhere")
+    code, _, err = at_server("model", "export", "tiny", "--to", to, "--out", out)
+    assert code == EXIT_BY_CODE["config_invalid"], err
+    assert "cannot be written" in err
+    assert there.facts.runs() == []
 
 
 def test_a_path_that_somebody_else_takes_meanwhile_stays_theirs(
@@ -175,21 +185,33 @@ def test_a_file_that_does_not_come_whole_leaves_nothing(
 def test_a_server_that_is_killed_while_it_sends_is_gone_on_with(
     there: Any, at_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, begins = RemoteFiles._from, []
+    """More than the buffers between hold, so that the connections break in the middle."""
+    content = random.Random(1).randbytes(40 << 20)
 
-    def killed(self: RemoteFiles, file: StoredThere, done_bytes: int) -> Any:
+    def do(run_id: str) -> None:
+        blob = there.store.put("x.gguf", content)
+        there.facts.add_file("file_1", "x.gguf", "model_export", blob.size_bytes, blob.sha256)
+        result = {"model": "tiny@1", "format": "gguf", "file": "file_1", "size_bytes": len(content)}
+        there.facts.set_phase(run_id, "succeeded", result=result)
+        there.jobs.end(run_id)
+
+    there.jobs.on_submit = do
+    asked, begins = RemoteFiles._from, []
+
+    def watched(self: RemoteFiles, file: StoredThere, done_bytes: int) -> Any:
         begins.append(done_bytes)
-        for chunk in whole(self, file, done_bytes):
-            yield chunk[:4096] if len(begins) < 3 else chunk
-            if len(begins) < 3:
+        for number, chunk in enumerate(asked(self, file, done_bytes)):
+            if number == 1 and len(begins) < 3:
                 there.stop()
                 there.start()
-                raise UnreachableError("it broke")
+            yield chunk
 
-    monkeypatch.setattr(RemoteFiles, "_from", killed)
-    assert at_server("model", "export", "tiny", *FORMS["folder"], "--out", "x")[0] == 0
-    assert begins == [0, 4096, 8192]
-    assert "config.json" in files_in(at_server.folder / "x")
+    monkeypatch.setattr(RemoteFiles, "_from", watched)
+    code, _, err = at_server("model", "export", "tiny", "--to", "gguf", "--out", "x")
+    assert code == 0, err
+    assert len(begins) == 3
+    assert 0 == begins[0] < begins[1] < begins[2] < len(content)
+    assert (at_server.folder / "x").read_bytes() == content
 
 
 def test_a_folder_that_is_none_is_refused(there: Any, at_server: Any, tmp_path: Path) -> None:
@@ -258,18 +280,53 @@ def test_a_folder_is_uploaded_and_is_the_model_that_it_is_here(
     assert len(there.facts.files()) == len(names)
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "README.md", "tokenizer_config.json"])
+def test_an_empty_file_is_as_none_here_and_there(
+    there: Any, at_server: Any, here: Any, model_folder: Path, name: str
+) -> None:
+    (model_folder / name).write_bytes(b"")
+    told = at_server.json("model", "import", "hf", "--name", "again")
+    assert name not in {file.name for file in there.facts.files()}
+    ours = here("model", "import", "hf", "--name", "ours")
+    for key in ("parameters", "licences", "chat_format", "chat_template"):
+        assert told[key] == ours[key]
+    (model_folder / name).unlink()
+    here("model", "import", "hf", "--name", "without")
+    shown = [here("model", "show", each) for each in ("again", "ours", "without")]
+    for one in shown[1:]:
+        assert one["files"] == shown[0]["files"]
+        assert one["licences"] == shown[0]["licences"]
+
+
 def test_weights_in_parts_and_weights_that_are_cut_are_the_same_model(
-    there: Any, at_server: Any, here: Any, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    there: Any, at_server: Any, here: Any, model_folder: Path
 ) -> None:
     assert at_server("model", "import", "hf", "--name", "whole")[0] == 0
     size = (model_folder / "model.safetensors").stat().st_size
-    monkeypatch.setattr(WeightParts.__init__, "__defaults__", (size - 1,))
+    there.restart(Settings(max_upload_bytes=size - 1))
     assert at_server("model", "import", "hf", "--name", "cut")[0] == 0
     assert "model.safetensors.index.json" in {file.name for file in there.facts.files()}
     for name in ("whole", "cut"):
         here("model", "export", name, "--to", "hf", "--out", f"from-{name}")
     one, other = (files_in(at_server.folder / f"from-{name}") for name in ("whole", "cut"))
     assert one["model.safetensors"] == other["model.safetensors"]
+
+
+def test_weights_that_a_server_does_not_take_are_told_before_anything_is_sent(
+    there: Any, at_server: Any, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.restart(Settings(max_upload_bytes=10_000))
+    code, _, err = at_server("model", "import", "hf", "--name", "large")
+    assert (code, "embed_tokens" in err) == (EXIT_BY_CODE["config_invalid"], True)
+    size = (model_folder / "model.safetensors").stat().st_size
+    there.restart(Settings(max_upload_bytes=size - 1))
+    monkeypatch.setattr(WeightParts.__init__, "__defaults__", (1,))
+    code, _, err = at_server("model", "import", "hf", "--name", "many")
+    assert (code, "a server takes 1" in err) == (EXIT_BY_CODE["config_invalid"], True)
+    for way_out in ("own machine", "hub", "MULM_MAX_UPLOAD_BYTES"):
+        assert way_out in err
+    assert there.facts.files() == []
+    assert there.facts.runs(kind="model_import") == []
 
 
 def test_a_folder_from_a_hub_is_fetched_by_the_server(there: Any, at_server: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,17 +14,20 @@ from typing import ClassVar
 
 import pytest
 
-from jobs.remote import Remote
+from jobs.remote import ConnectionLostError, Remote
 from jobs.remote_files import RemoteFiles
+from jobs.sent_file import SentFile
 from mulm.errors import (
     AuthError,
     ConfigError,
+    ConflictError,
     CorruptError,
     DataError,
     MulmError,
     NotFoundError,
     UnreachableError,
 )
+from mulm.settings import Settings
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -40,6 +44,7 @@ class Try:
     status: int = 200
     shift: int = 0
     """The range begins elsewhere by so many bytes."""
+    retry_after: str = ""
 
 
 class Giver(BaseHTTPRequestHandler):
@@ -59,7 +64,8 @@ class Giver(BaseHTTPRequestHandler):
         self.ranges.append(self.headers.get("Range"))
         this = self.tries.pop(0)
         if this.status != 200:
-            self._reply(this.status, b'{"error": {"code": "x", "message": "not now"}}', {})
+            headers = {"Retry-After": this.retry_after} if this.retry_after else {}
+            self._reply(this.status, b'{"error": {"code": "x", "message": "not now"}}', headers)
             return
         asked = (self.headers.get("Range") or "").removeprefix("bytes=").rstrip("-")
         begin = int(asked) if asked and this.has_ranges else 0
@@ -124,6 +130,12 @@ def test_a_broken_connection_is_gone_on_from_or_begun_again(there: There, has_ra
 def test_a_server_that_is_away_for_a_moment_is_waited_for(there: There) -> None:
     assert there.fetch(Try(5000), Try(status=503), Try(0), Try(status=429), Try()) == CONTENT
     assert there.slept == [0.5, 1.0, 3.0, 10.0]
+
+
+def test_a_server_that_asks_for_patience_has_it(there: There) -> None:
+    busy = [Try(status=429, retry_after=n) for n in ("7", "0", "100000", "soon")]
+    assert there.fetch(*busy, Try()) == CONTENT
+    assert there.slept == [7.0, 1.0, 60.0, 10.0]
 
 
 def test_each_byte_that_comes_begins_the_patience_anew(there: There) -> None:
@@ -201,6 +213,107 @@ def test_what_the_server_holds_is_not_sent_again(server, tmp_path: Path, monkeyp
         assert server.facts.file(again).name == "a.txt"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ['a"b.txt', "%22.txt", "back\\slash", "tab\there", "\x1b[0m\n", "\U0001f600 é", "caf\udce9"],
+)
+def test_a_file_of_any_name_is_sent_once(server, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"some bytes")
+    with Remote(server.url, server.key) as remote:
+        file_id = RemoteFiles(remote).send(path)
+        assert RemoteFiles(remote).send(path) == file_id
+    assert len(server.facts.files()) == 1
+
+
+CHANGES = {"another": b"other byte", "longer": b"some bytes and more", "shorter": b"some"}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_while_it_is_sent_is_none(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"some bytes")
+    upload = Remote.upload
+
+    def changing(self: Remote, path: Path, purpose: str, key: str) -> object:
+        path.write_bytes(CHANGES[change])
+        return upload(self, path, purpose, key)
+
+    with Remote(server.url, server.key) as remote:
+        files = RemoteFiles(remote)
+        with monkeypatch.context() as patch:
+            patch.setattr(Remote, "upload", changing)
+            with pytest.raises(ConflictError, match="changed while it was sent"):
+                files.send(path)
+        assert server.facts.files() == []
+        path.write_bytes(b"some bytes")
+        assert server.facts.file(files.send(path)).size_bytes == 10
+
+
+@pytest.mark.parametrize("size_bytes", [1 << 20, 12 << 20])
+def test_a_file_whose_end_moves_while_it_is_sent_is_told(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    """Its length was announced."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(bytes(8 << 20))
+    read = SentFile.read
+
+    def moving(self: SentFile, n_bytes: int) -> bytes:
+        os.truncate(path, size_bytes)
+        return read(self, n_bytes)
+
+    with Remote(server.url, server.key) as remote:
+        files = RemoteFiles(remote)
+        with monkeypatch.context() as patch:
+            patch.setattr(SentFile, "read", moving)
+            if size_bytes < 8 << 20:
+                with pytest.raises(ConflictError, match="changed while it was sent"):
+                    files.send(path)
+            else:
+                assert server.facts.file(files.send(path)).size_bytes == 8 << 20
+        if size_bytes < 8 << 20:
+            assert server.facts.files() == []
+            assert server.facts.file(files.send(path)).size_bytes == size_bytes
+
+
+def test_a_damaged_file_is_never_whole(server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.openai_api.files._CHECKED_BEFORE_BYTES", 0)
+    blob = server.store.put("x", CONTENT)
+    server.facts.add_file("file_1", "x", "user_data", blob.size_bytes, blob.sha256)
+    place = server.store.path(blob)
+    place.chmod(0o644)
+    place.write_bytes(CONTENT[::-1])
+    with Remote(server.url, server.key, sleep=lambda _: None) as remote:
+        files = RemoteFiles(remote, lambda _: None)
+        found, came = files.find("file_1"), bytearray()
+
+        def read() -> None:
+            with remote.stream("/v1/files/file_1/content", {}) as reply:
+                for chunk in reply.iter_raw():
+                    came.extend(chunk)
+
+        with pytest.raises(ConnectionLostError):
+            read()
+        assert len(CONTENT) // 2 < len(came) < len(CONTENT)
+        with pytest.raises(CorruptError, match="checksum"):
+            list(files.content(found, lambda _: None))
+
+
+def test_what_is_known_there_is_read_in_few_pages(server, tmp_path: Path) -> None:
+    for number in range(120):
+        server.facts.add_file(f"file_{number}", f"{number}.txt", "user_data", 1, "0" * 64)
+    asked: list[str] = []
+    with Remote(server.url, server.key) as remote:
+        remote._http.event_hooks["request"].append(lambda request: asked.append(request.method))
+        path = tmp_path / "a.txt"
+        path.write_bytes(b"some bytes")
+        RemoteFiles(remote).send(path)
+    assert asked == ["GET", "POST"]
+
+
 def test_a_file_that_cannot_be_sent_is_told(server, tmp_path: Path) -> None:
     with Remote(server.url, server.key) as remote:
         files = RemoteFiles(remote)
@@ -212,9 +325,7 @@ def test_a_file_that_cannot_be_sent_is_told(server, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_there_is_told(server, tmp_path: Path) -> None:
-    server.app_options["max_file_bytes"] = 1000
-    server.stop()
-    server.start()
+    server.restart(Settings(max_upload_bytes=1000))
     path = tmp_path / "large"
     path.write_bytes(bytes(5 << 20))
     with Remote(server.url, server.key) as remote, pytest.raises(ConfigError, match="1000 bytes"):

@@ -39,7 +39,7 @@ def copied(parts: WeightParts, into: Path) -> list[str]:
 @pytest.mark.parametrize("max_part_bytes", [BIG, 40_000])
 def test_files_that_fit_are_those_of_the_folder(tmp_path: Path, max_part_bytes: int) -> None:
     folder = folder_of(tmp_path, max_part_bytes)
-    parts = WeightParts(folder)
+    parts = WeightParts(folder, BIG)
     names = [WEIGHTS] if max_part_bytes == BIG else [*weight_files(folder), INDEX]
     assert list(parts.names) == names
     assert list(parts.files()) == [folder / name for name in names]
@@ -88,3 +88,16 @@ def test_a_tensor_that_fits_in_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"embed_tokens") as caught:
         WeightParts(folder_of(tmp_path), 10_000)
     assert "hub" in caught.value.hint
+
+
+def test_too_many_files_become_fewer_or_are_told(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 40_000)
+    n_files = len(weight_files(folder))
+    assert n_files == 3
+    assert len(WeightParts(folder, BIG, n_files).names) == n_files + 1
+    fewer = WeightParts(folder, BIG, n_files - 1)
+    assert list(fewer.names) == ["model-00001-of-00001.safetensors", INDEX]
+    assert copied(fewer, tmp_path / "other") == sorted(fewer.names)
+    with pytest.raises(ConfigError, match=r"a server takes 1$") as caught:
+        WeightParts(folder, 100_000, 1)
+    assert "MULM_MAX_UPLOAD_BYTES" in caught.value.hint

@@ -82,6 +82,24 @@ def test_what_is_needed_keeps_its_name(api, made, ledger, store, need):
     assert names(ledger) == before
 
 
+def test_what_becomes_needed_in_between_keeps_all_names(api, made, ledger, monkeypatch):
+    """An alias on the tokenizer, set behind the look: the dataset does not go alone."""
+    before, looks = names(ledger), ledger.last_happening
+
+    def look():
+        at = looks()
+        ledger.set_alias("tokenizer", "books", "good", 1)
+        return at
+
+    monkeypatch.setattr(ledger, "last_happening", look)
+    assert api.refused("DELETE", f"{ROOT}/books@1", 409)["code"] == "conflict"
+    assert names(ledger) == before
+    monkeypatch.undo()
+    assert api.call("DELETE", f"{ROOT}/books@1").json()["removed"] == [
+        {"kind": "dataset", "ref": "books@1"}
+    ]
+
+
 def test_a_run_that_has_ended_needs_nothing(api, made, ledger, store):
     run_id = needed_by_run(ledger, store)
     api.refused("DELETE", f"{ROOT}/books@1", 409)

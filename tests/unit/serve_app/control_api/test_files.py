@@ -9,21 +9,27 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from starlette.responses import FileResponse
 
 from mulm.errors import MulmError
 from mulm.gc import collect, plan_gc
+from mulm.settings import Settings
 from mulm.store import Store
 from serve_app.ingress import make_app
 from serve_app.upload import Upload
 from tests.unit.serve_app.control_api.conftest import KEY, WEAK_KEY
 
 ROOT = "/v1/files"
+CHUNK = FileResponse.chunk_size
 LINES = b'{"text": "a line"}\n' * 100
 
 
 def upload(api: Any, content: bytes = LINES, name: str = "lines.jsonl", **options: Any) -> Any:
     options = {"data": {"purpose": "fine-tune"}, "files": {"file": (name, content)}} | options
     return api.call("POST", ROOT, **options)
+
+
+SMALL = Settings(max_upload_bytes=1000)
 
 
 def refused(reply: httpx2.Response, status: int) -> dict[str, Any]:
@@ -134,7 +140,7 @@ def test_a_purpose_may_come_before_or_behind_the_file(api):
 @pytest.mark.parametrize("claims", [True, False])
 def test_a_file_beyond_the_limit_is_refused_and_leaves_nothing(api, ledger, store, claims):
     state = api.app.state
-    api.app = make_app(state.service, state.keys, control=state.control, max_file_bytes=1000)
+    api.app = make_app(state.service, state.keys, control=state.control, settings=SMALL)
     assert upload(api, b"x" * 1000).status_code == 200
     before = stored(store)
 
@@ -252,6 +258,49 @@ def test_damaged_bytes_are_not_handed_out(api, store):
     assert refused(api.call("GET", f"{ROOT}/{made['id']}/content"), 500)["code"] == "corrupt"
     path.unlink()
     assert refused(api.call("GET", f"{ROOT}/{made['id']}/content"), 500)["code"] == "corrupt"
+
+
+@pytest.mark.parametrize("n_bytes", [1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK])
+def test_a_large_file_begins_at_once_and_is_cut_short_if_it_is_damaged(
+    api, store, monkeypatch, n_bytes
+):
+    monkeypatch.setattr("serve_app.openai_api.files._CHECKED_BEFORE_BYTES", 0)
+    content = os.urandom(n_bytes)
+    made = upload(api, content).json()
+    place = f"{ROOT}/{made['id']}/content"
+    with monkeypatch.context() as patch:
+        patch.setattr("mulm.blobs.hash_file", lambda _: pytest.fail("nothing waits for a checksum"))
+        assert api.call("GET", place).content == content
+        part = api.call("GET", place, headers={"range": "bytes=0-"})
+        assert (part.status_code, part.content) == (206, content)
+    path = store.root / "blobs" / made["sha256"][:2] / made["sha256"]
+    path.chmod(0o644)
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    reply = api.call("GET", place)
+    assert int(reply.headers["content-length"]) == n_bytes
+    assert len(reply.content) < n_bytes
+    path.write_bytes(content + b"x")
+    assert refused(api.call("GET", place), 500)["code"] == "corrupt"
+
+
+def test_a_damaged_file_that_lies_elsewhere_too_is_mended(
+    api, ledger, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("serve_app.openai_api.files._CHECKED_BEFORE_BYTES", 0)
+    made = upload(api).json()
+    path = store.root / "blobs" / made["sha256"][:2] / made["sha256"]
+    path.chmod(0o644)
+    path.write_bytes(LINES[::-1])
+
+    class Elsewhere:
+        def fetch(self, sha256):
+            yield LINES
+
+    monkeypatch.setattr(store, "_origin", Elsewhere())
+    assert api.call("GET", f"{ROOT}/{made['id']}/content").content == b""
+    assert api.call("GET", f"{ROOT}/{made['id']}/content").content == LINES
+    path.unlink()
+    assert api.call("GET", f"{ROOT}/{made['id']}/content").content == LINES
 
 
 def test_the_bytes_stay_as_long_as_the_file(api, ledger, store):

@@ -78,6 +78,7 @@ def test_the_machines_are_told_and_those_that_are_gone(api):
     assert (gone["is_alive"], gone["address"]) == (False, "10.0.0.2")
     whole = api.get("/api/v1/cluster")
     assert (whole["nodes"], whole["cpus"], whole["gpus"]) == (1, 4.0, 1.0)
+    assert whole["max_upload_bytes"] == 512 << 20
 
 
 def test_only_a_machine_that_has_joined_can_be_let_go(api, monkeypatch):
