@@ -29,8 +29,9 @@ class LedgerDatabase:
             self._connection = open_database(path)
 
     def close(self) -> None:
-        """Release the file."""
-        self._connection.close()
+        """Release the file, when the query under way is done; others then fail."""
+        with self._lock:
+            self._connection.close()
 
     def execute(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
         """Within `writing`: change something."""

@@ -11,7 +11,8 @@ from mulm.records import Run
 from mulm.store import Store
 
 _ID = "_id"
-"""Ends the keys of a result whose values are ids of manifests; what is before it has the name."""
+"""Ends the keys of a result whose values are ids of manifests; what is before it has the name, if
+it is a text: of documents it is their number."""
 _FILE = "file"
 
 
@@ -26,7 +27,7 @@ def gone(run: Run, facts: Facts, store: Store) -> str | None:
             if key.endswith(_ID):
                 store.load(str(value))
                 name = result.get(key.removesuffix(_ID))
-                if name is not None and not facts.published_as(str(value)):
+                if isinstance(name, str) and not facts.published_as(str(value)):
                     return f"{name} was removed"
         if _FILE in result:
             facts.file(str(result[_FILE]))

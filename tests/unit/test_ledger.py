@@ -369,3 +369,24 @@ def test_what_is_done_together_is_done_whole_or_not(ledger: Ledger) -> None:
     assert len(noted(ledger)) == 1
     ledger.remove_version("dataset", "books", 1)  # the transaction has ended
     assert ledger.versions("dataset") == []
+
+
+def test_it_is_closed_behind_the_query_under_way(tmp_path: Path) -> None:
+    """Else SQLite frees what another thread reads, which ends the process."""
+    for number in range(20):
+        ledger = Ledger(tmp_path / f"{number}.sqlite")
+        for each in range(200):
+            ledger.add_key(f"key_{each}", f"d{each}", "some")
+        has_begun = threading.Event()
+
+        def read(ledger: Ledger = ledger, has_begun: threading.Event = has_begun) -> None:
+            for _ in range(10_000):
+                ledger.key_secrets()
+                has_begun.set()
+
+        with ThreadPoolExecutor() as pool:
+            reading = pool.submit(read)
+            has_begun.wait(10)
+            ledger.close()
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                reading.result(10)

@@ -252,7 +252,7 @@ def test_rm_refuses_what_a_run_reads_until_it_has_ended(
     capsys: pytest.CaptureFixture[str], installation: Home
 ) -> None:
     with Ledger(installation.ledger) as ledger:
-        ledger.create_run("train-1", "train", {"data": [{"dataset": "chats@1"}]})
+        ledger.create_run("train-1", "train", {"name": "x", "dataset": "chats@1"})
         code, _, err = run(capsys, "rm", "chats", "--yes")
         assert code == EXIT_BY_CODE["conflict"]
         assert "train-1" in err
