@@ -1,6 +1,5 @@
-"""The short part of the fault suite: one kill above and one below everything.
+"""The short part of the fault suite: one kill above and one below everything, on a real cluster.
 
-On the cluster that all tests share: those that follow run on what has come back.
 `make chaos` has all cases (`benchmarks.chaos`).
 """
 
@@ -13,9 +12,7 @@ import pytest
 from benchmarks.chaos import kills
 from benchmarks.chaos.__main__ import CASES
 from benchmarks.chaos.case import Case, Outcome, draw_of
-from benchmarks.chaos.world import SERVED, World, served_args
-from jobs.keeper import with_its_ports
-from jobs.serve_model import serve_model
+from benchmarks.chaos.world import World, running_world
 
 pytestmark = pytest.mark.cluster
 
@@ -26,12 +23,9 @@ PATIENCE_S = 110.0
 
 
 @pytest.fixture(scope="module")
-def world(cluster) -> Iterator[World]:
-    made = World(cluster.home, with_its_ports(cluster.settings, cluster.info))
-    made.stock()
-    serve_model(cluster.info, served_args(), home=cluster.home)
-    yield made
-    made.call("DELETE", f"/api/v1/deployments/{SERVED}")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with running_world(tmp_path_factory.mktemp("faults")) as made:
+        yield made
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.name in SHORT], ids=lambda case: case.name)
