@@ -89,6 +89,8 @@ def back_up(
     with tempfile.TemporaryDirectory(prefix=".mulm-backup-", dir=_folder(target)) as scratch:
         ledger = _snapshot(home, Path(scratch) / LEDGER)
         versions = _versions(home, ledger, has_origin)
+        with Ledger(ledger) as facts:
+            n_runs = len(facts.runs())
         uploads = _uploads(home, ledger, has_origin)
         secret = [_File.of(KEY_SECRET, home.key_secret)] if home.key_secret.exists() else []
         first = [[_File.of(LEDGER, ledger), *secret]]
@@ -102,6 +104,7 @@ def back_up(
         "size_bytes": target.stat().st_size,
         "files": count,
         "versions": sum(is_manifest_id(file.path.stem) for (file, *_) in versions),
+        "runs": n_runs,
     }
 
 

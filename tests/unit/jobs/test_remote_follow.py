@@ -376,8 +376,19 @@ def test_options_come_before_the_environment_and_keys_from_files(
 def test_verbs_of_this_machine_say_so_where_a_server_is_named(at_server: Any) -> None:
     assert "this machine" in at_server("data", "verify")[2]
     assert "this machine" not in at_server("data", "verify", "-q")[2]
-    for argv in (["data", "ls"], ["config", "explain"], ["data", "verify", "--help"]):
+    for argv in (["data", "ls"], ["completion", "bash"], ["data", "verify", "--help"]):
         assert "this machine" not in at_server(*argv)[2]
+
+
+@pytest.mark.parametrize(
+    "line", ["backup x.tar", "gc", "restore x.tar", "cluster show", "env", "down", "config explain"]
+)
+def test_all_verbs_of_this_machine_say_so(line: str, at_server: Any) -> None:
+    for argv in (line.split(), [*line.split(), "--json"]):
+        _, out, err = at_server(*argv)
+        assert err.count("works on this machine") == 1
+        assert "works on" not in out
+    assert "works on" not in at_server(*line.split(), "-q")[2]
 
 
 def test_help_names_the_variables(mulm: Any) -> None:
