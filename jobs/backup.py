@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
 from jobs.backup_tar import KEY_SECRET, LEDGER, Header, Writer, is_member
+from jobs.out_path import require_folder
 from jobs.progress import Progress
 from mulm import __version__
 from mulm.atomic import atomic_file, require_absent
@@ -118,8 +119,7 @@ def _each_once(groups: Iterable[_Group]) -> list[_Group]:
 
 
 def _folder(target: Path) -> Path:
-    if not target.parent.is_dir():
-        raise NotFoundError(f"no such folder: {str(target.parent)!r}", hint="make it first")
+    require_folder(target)
     return target.parent
 
 

@@ -66,7 +66,7 @@ class Remote:
     """The control API at one address.
 
     Args:
-        url: Such as `https://mulm.example` or `http://10.0.0.5:8000`, with or without `/v1` or `/api`.
+        url: Such as `https://mulm.example` or `http://10.0.0.5:8000`; `/v1` or `/api` may follow.
         key: An API key of the scope `all`; for answers of models one for inference is enough.
         verify: Which certificates are trusted; by default those of the system and of SSL_CERT_FILE.
         sleep: Waits some seconds.

@@ -371,6 +371,11 @@ def test_options_come_before_the_environment_and_keys_from_files(
     assert mulm("runs", "ls", "--url", there.url)[0] == 14
     assert mulm("runs", "ls", "--url", "nonsense", "--key", "x")[0] == 2
     assert mulm("runs", "ls", "--url", there.url, "--key", "@nowhere")[0] == 2
+    monkeypatch.setenv("MULM_API_KEY", "@nowhere")
+    code, _, err = mulm("runs", "ls", "--url", there.url)
+    assert code == 2
+    assert "[Errno" not in err
+    assert "MULM_API_KEY=@FILE" in err
 
 
 def test_verbs_of_this_machine_say_so_where_a_server_is_named(at_server: Any) -> None:
