@@ -36,7 +36,11 @@ _LIMITS = {
 
 @click.group(cls=Verbs)
 def key() -> None:
-    """API keys: list them, make, rotate and revoke them. Their texts are shown once."""
+    """API keys: list them, make, rotate and revoke them. Their texts are shown once.
+
+    \b
+    Example:  mulm key make "a friend" --expires-in 30d
+    """
 
 
 @key.command("ls")

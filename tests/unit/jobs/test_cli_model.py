@@ -110,6 +110,8 @@ def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str], argv: str, c
 def test_an_alias_means_what_it_is_told_to(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "alias", "tiny@1", "best")
     assert (code, out) == (0, "tiny@best is tiny@1\n"), err
+    code, out, err = run(capsys, "alias", "tiny@1", "best")
+    assert (code, out) == (0, "tiny@best is tiny@1 already\n"), err
     code, out, err = run(capsys, "alias", "tiny", "live", "--json")
     assert json.loads(out)["before"] == "tiny@1"
     code, out, err = run(capsys, "show", "tiny@best", "--json")

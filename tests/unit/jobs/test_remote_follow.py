@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
+import httpx
 import pytest
 
 from jobs.progress import Progress
@@ -24,6 +25,7 @@ from mulm.errors import (
 )
 from mulm.records import Event
 from mulm.testing import TINY_SHAPE, tiny_dataset
+from serve_app.key_text import digest_of
 
 CONFIG = {
     "name": "demo", "dataset": "tiny@1", "model": TINY_SHAPE, "steps": 30, "batch_tokens": 64,
@@ -376,6 +378,21 @@ def test_options_come_before_the_environment_and_keys_from_files(
     assert code == 2
     assert "[Errno" not in err
     assert "MULM_API_KEY=@FILE" in err
+
+
+@pytest.mark.parametrize("line", ["ps", "runs ls"])
+def test_a_key_for_answers_alone_is_refused_in_the_servers_words(
+    line: str, there: Any, at_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "mulm_sk_" + "i" * 43
+    there.facts.add_key("key_2", digest_of(key, b"s" * 32), "asks", "inference")
+    reply = httpx.get(f"{there.url}/api/v1/runs", headers={"Authorization": f"Bearer {key}"})
+    assert reply.status_code == 403
+    monkeypatch.setenv("MULM_API_KEY", key)
+    code, _, err = at_server(*line.split())
+    assert code == 14
+    assert reply.json()["detail"] in err
+    assert (reply.json().get("hint") or "") in err
 
 
 def test_verbs_of_this_machine_say_so_where_a_server_is_named(at_server: Any) -> None:
