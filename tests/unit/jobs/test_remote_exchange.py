@@ -232,6 +232,7 @@ def test_a_folder_that_is_none_is_refused(there: Any, at_server: Any, tmp_path: 
         there.jobs.end(run_id)
 
     there.jobs.on_submit = do
+    (at_server.folder / "a/b").mkdir(parents=True)
     code, _, err = at_server("model", "export", "tiny", "--to", "hf", "--out", "a/b/x")
     assert code == EXIT_BY_CODE["corrupt"], err
     assert "stolen" in err
