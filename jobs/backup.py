@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
 from jobs.backup_tar import KEY_SECRET, LEDGER, Header, Writer, is_member
+from jobs.out_path import require_folder
 from jobs.progress import Progress
 from mulm import __version__
 from mulm.atomic import atomic_file, require_absent
@@ -89,6 +90,8 @@ def back_up(
     with tempfile.TemporaryDirectory(prefix=".mulm-backup-", dir=_folder(target)) as scratch:
         ledger = _snapshot(home, Path(scratch) / LEDGER)
         versions = _versions(home, ledger, has_origin)
+        with Ledger(ledger) as facts:
+            n_runs = len(facts.runs())
         uploads = _uploads(home, ledger, has_origin)
         secret = [_File.of(KEY_SECRET, home.key_secret)] if home.key_secret.exists() else []
         first = [[_File.of(LEDGER, ledger), *secret]]
@@ -102,6 +105,7 @@ def back_up(
         "size_bytes": target.stat().st_size,
         "files": count,
         "versions": sum(is_manifest_id(file.path.stem) for (file, *_) in versions),
+        "runs": n_runs,
     }
 
 
@@ -115,8 +119,7 @@ def _each_once(groups: Iterable[_Group]) -> list[_Group]:
 
 
 def _folder(target: Path) -> Path:
-    if not target.parent.is_dir():
-        raise NotFoundError(f"no such folder: {str(target.parent)!r}", hint="make it first")
+    require_folder(target)
     return target.parent
 
 

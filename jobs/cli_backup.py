@@ -32,8 +32,9 @@ def backup(file: Path, no_checkpoints: bool, as_json: bool) -> None:
     from jobs.backup import back_up
     from jobs.dataset_words import size_text
 
+    home = Home.from_env()
     result = back_up(
-        Home.from_env(),
+        home,
         file.absolute(),
         shown_progress(),
         with_checkpoints=not no_checkpoints,
@@ -41,6 +42,8 @@ def backup(file: Path, no_checkpoints: bool, as_json: bool) -> None:
     )
     size = size_text(result["size_bytes"])
     print_result(result, as_json, "{backup}: {versions} versions, {files} files, " + size)
+    if not (result["versions"] or result["runs"]):
+        say(f"no version and no run is in it: is {home.root} the installation? (MULM_HOME)")
 
 
 @click.command()

@@ -27,7 +27,11 @@ _POLL_S = 0.5
 
 @click.group(cls=Verbs)
 def cluster() -> None:
-    """The running application: is it up, what does it take, what is it doing."""
+    """The running application: is it up, what does it take, what is it doing.
+
+    \b
+    Example:  mulm cluster show
+    """
 
 
 @cluster.command("show")

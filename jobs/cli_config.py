@@ -23,7 +23,11 @@ _COLUMN_CHARS = 40
 
 @click.group(cls=Verbs)
 def config() -> None:
-    """Configs and settings: every value, and where it comes from."""
+    """Configs and settings: every value, and where it comes from.
+
+    \b
+    Example:  mulm config explain examples/demo.yaml
+    """
 
 
 @config.command("explain")

@@ -43,7 +43,11 @@ if TYPE_CHECKING:
 
 @click.group(cls=Verbs)
 def data() -> None:
-    """Datasets: build versions out of raw text, look into them, compare them, clean up."""
+    """Datasets: build versions out of raw text, look into them, compare them, clean up.
+
+    \b
+    Example:  mulm data build examples/sample.yaml
+    """
 
 
 for look in LOOKS:

@@ -28,7 +28,11 @@ _SHOWN_CHARS = 60
 
 @click.group(cls=Verbs)
 def feedback() -> None:
-    """Feedback: what people think of answers. List it, read it, forget it."""
+    """Feedback: what people think of answers. List it, read it, forget it.
+
+    \b
+    Example:  mulm feedback ls --model demo
+    """
 
 
 @feedback.command("ls")

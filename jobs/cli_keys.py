@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ import click
 
 from jobs.cli_remote import chosen_server, open_api, with_server
 from jobs.cli_verbs import Verbs, print_result, with_json
-from mulm.errors import ConfigError, NotRunningError
+from mulm.errors import ConfigError, ConflictError, NotRunningError
 from mulm.home import Home
 from mulm.terminal_text import harmless
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from jobs.key_desk import KeyDesk
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_LIFE_S, LONGEST_OVERLAP_S = 36_600 * 86_400, 30 * 86_400
+"""What an installation grants a key, and its text of before."""
+_AMOUNT = click.IntRange(1, 2**53 - 1)
 _LIMITS = {
     "requests_per_minute": "requests/min",
     "tokens_per_minute": "tokens/min",
@@ -32,7 +36,11 @@ _LIMITS = {
 
 @click.group(cls=Verbs)
 def key() -> None:
-    """API keys: list them, make, rotate and revoke them. Their texts are shown once."""
+    """API keys: list them, make, rotate and revoke them. Their texts are shown once.
+
+    \b
+    Example:  mulm key make "a friend" --expires-in 30d
+    """
 
 
 @key.command("ls")
@@ -62,10 +70,12 @@ def key_ls(as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--model", "models", multiple=True, help="May ask this one alone; repeatable.")
 @click.option("--expires-in", metavar="TIME", help="Such as 12h or 30d; never if not given.")
-@click.option("--requests-per-minute", type=int, metavar="N")
-@click.option("--tokens-per-minute", type=int, metavar="N", help="Prompts and answers together.")
-@click.option("--max-concurrent", type=int, metavar="N", help="Requests answered at a time.")
-@click.option("--token-quota", type=int, metavar="N", help="Tokens in all.")
+@click.option("--requests-per-minute", type=_AMOUNT, metavar="N")
+@click.option(
+    "--tokens-per-minute", type=_AMOUNT, metavar="N", help="Prompts and answers together."
+)
+@click.option("--max-concurrent", type=_AMOUNT, metavar="N", help="Requests answered at a time.")
+@click.option("--token-quota", type=_AMOUNT, metavar="N", help="Tokens in all.")
 @with_server
 @with_json
 def key_make(
@@ -86,10 +96,15 @@ def key_make(
         "name": name,
         "scope": scope,
         "models": list(models),
-        "expires_in_s": None if expires_in is None else seconds_in(expires_in),
+        "expires_in_s": None if expires_in is None else seconds_in(expires_in, LONGEST_LIFE_S),
         "limits": {limit: value for limit, value in limits.items() if value is not None},
     }
     with open_desk() as desk:
+        if any(each["name"] == name for each in desk.all()):
+            raise ConflictError(
+                f"there is a key {name!r} already",
+                hint=f"choose another name, or `mulm key rotate {shlex.quote(name)}`",
+            )
         made = desk.make(order)
     _show_once(made, as_json, "made")
 
@@ -112,7 +127,7 @@ def key_rotate(name: str, overlap: str, as_json: bool) -> None:
     from jobs.key_desk import found
     from serve_app.keys import is_first_key, write_first_key
 
-    home, overlap_s = Home.from_env(), seconds_in(overlap)
+    home, overlap_s = Home.from_env(), seconds_in(overlap, LONGEST_OVERLAP_S)
     with open_desk() as desk:
         known = found(desk.all(), name)
         is_ours = chosen_server() is None and is_first_key(home, known["id"], known["name"])
@@ -181,12 +196,15 @@ def open_desk() -> Iterator[KeyDesk]:
         yield desk
 
 
-def seconds_in(text: str) -> int:
-    """The seconds in `90s`, `15m`, `12h` or `30d`. Raises ConfigError."""
-    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
+def seconds_in(text: str, most_s: int) -> int:
+    """The seconds in `90s`, `15m`, `12h` or `30d`. Raises ConfigError, also for more than that."""
+    match = re.fullmatch(r"([0-9]{1,99})([smhd])", text)
     if match is None:
-        raise ConfigError(f"{text!r} is no time", hint="such as 90s, 15m, 12h or 30d")
-    return int(match[1]) * _UNITS[match[2]]
+        raise ConfigError(f"{text[:99]!r} is no time", hint="such as 90s, 15m, 12h or 30d")
+    seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds > most_s:
+        raise ConfigError(f"{text!r} is too long", hint=f"{most_s // _UNITS['d']}d at most")
+    return seconds
 
 
 def key_lines(keys: list[dict[str, Any]]) -> list[str]:

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 @click.group(cls=Verbs)
 def model() -> None:
-    """Models: list, show and plan them, export them for other programs, import theirs."""
+    """Models: list, show and plan them, export them for other programs, import theirs.
+
+    \b
+    Example:  mulm model show demo
+    """
 
 
 @model.command("ls")
@@ -85,8 +89,9 @@ def model_alias(name: str, alias: str, as_json: bool) -> None:
         else:
             with open_exchange() as exchange:
                 result = exchange.point(name, alias)
+    is_new = result["before"] != result["model"]
     before = f", before {result['before']}" if result["before"] else ""
-    print_result(result, as_json, "{alias} is {model}" + before)
+    print_result(result, as_json, "{alias} is {model}" + (before if is_new else " already"))
 
 
 @model.command("export")

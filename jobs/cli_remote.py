@@ -164,4 +164,8 @@ def _read(key: str) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the key in {str(path)!r}: {error}") from None
+        told = (error.strerror if isinstance(error, OSError) else "") or "it is no text"
+        raise ConfigError(
+            f"cannot read the key in {str(path)!r}: {told}",
+            hint=f"--key @FILE, or {KEY}=@FILE, names a file that holds the key alone",
+        ) from None

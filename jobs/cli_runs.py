@@ -39,6 +39,9 @@ def runs() -> None:
     """Runs: list and show them, follow and compare them, pause, resume and cancel them.
 
     A run is one execution: a build, a training, an evaluation. Its id follows from its config.
+
+    \b
+    Example:  mulm runs watch demo
     """
 
 
@@ -176,14 +179,14 @@ def runs_metrics(
         raise ConfigError("--csv and --json are two formats", hint="give one of them")
     with open_runs() as desk:
         rows = thinned(_curve(desk, _training(desk, run)), every, last)
-    if as_csv:
+    if not rows:
+        say("there are none yet")
+    elif as_csv:
         click.echo(csv_text(rows), nl=False)
     elif as_json:
         _print(map(json.dumps, rows))
-    elif rows:
-        _print(metric_lines(rows))
     else:
-        say("there are none yet")
+        _print(metric_lines(rows))
 
 
 @runs.command("samples", epilog=_RUN_HELP)

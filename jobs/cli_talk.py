@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.cli_remote import open_chat, with_server
 from jobs.cli_verbs import say, with_json
-from mulm.errors import ConfigError, JobFailedError
+from jobs.out_path import require_folder
+from mulm.errors import ConfigError, DataError, JobFailedError
 from mulm.home import Home
 from mulm.terminal_text import harmless, read_text, written
+
+if TYPE_CHECKING:
+    from jobs.generate import Totals
 
 
 @click.command()
@@ -101,6 +106,8 @@ def generate(
         raise ConfigError("--out belongs to --file")
     if concurrency < 1:
         raise ConfigError("--concurrency counts from 1")
+    if out is not None:
+        require_folder(out)
     client = open_chat()
     try:
         given = {name: value for name, value in sampling.items() if value is not None}
@@ -122,12 +129,25 @@ def _file(
     from jobs.generate import done_in, generate, opened, read_orders
 
     orders = read_orders(source, defaults, as_chat)
+    if (first := next(orders, None)) is None:
+        raise DataError(
+            f"{str(source)!r} holds nothing to ask", hint="write a prompt a line into it"
+        )
+    orders = chain([first], orders)
     with nullcontext(sys.stdout) if out is None else opened(out) as target:
         done = frozenset() if out is None else done_in(out)
         totals = generate(client, orders, target, done=done, concurrency=concurrency)
     skipped = f", {totals.n_skipped} were there already" if totals.n_skipped else ""
     say(f"{totals.n_answered} answered, {totals.n_failed} failed{skipped}")
     if totals.n_failed:
-        raise JobFailedError(
-            f"{totals.n_failed} lines have no answer", hint="run the same again to ask for them"
-        )
+        raise JobFailedError(f"{totals.n_failed} lines have no answer", hint=_way_out(totals))
+
+
+def _way_out(totals: Totals) -> str:
+    """What to do about lines without an answer."""
+    if not totals.n_unasked:
+        return "run the same again to ask for them"
+    mend = "mend the lines that are told above"
+    if totals.n_unasked == totals.n_failed:
+        return f"{mend}: they cannot be asked as they are"
+    return f"{mend}; the others are asked for if you run the same again"

@@ -30,7 +30,11 @@ _REF = names_of("tokenizer")
 
 @click.group(cls=Verbs)
 def tokenizer() -> None:
-    """Tokenizers: train, list and show them, see how they cut a text."""
+    """Tokenizers: train, list and show them, see how they cut a text.
+
+    \b
+    Example:  mulm tokenizer encode demo "Once upon a time"
+    """
 
 
 @tokenizer.command("ls")

@@ -27,13 +27,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 _QUIET = "mulm.is_quiet"
 
 
-ONLY_HERE = frozenset(
-    {"up", "down", "join", "leave", "demo", "env", "cluster"}
-    | {"config", "doctor", "completion", "backup", "restore", "gc"}
-)
-"""Verbs that are about this machine by what they are."""
-
-
 class Verbs(click.Group):
     """A group that names the nearest verb when one is mistyped."""
 
@@ -74,8 +67,8 @@ def _note_here(
     """Say that a verb works on this machine where somebody may think that it does elsewhere."""
     if command is None or isinstance(command, click.Group) or not os.environ.get("MULM_URL"):
         return
-    is_known = name in ONLY_HERE or context.info_name in ONLY_HERE
-    if not (_takes_url(command) or is_known or {"-q", "--quiet", "-h", "--help"} & {*args}):
+    is_for_a_shell = context.resilient_parsing or name == "completion"
+    if not (_takes_url(command) or is_for_a_shell or {"-q", "--quiet", "-h", "--help"} & {*args}):
         click.echo("MULM_URL is set, but this works on this machine", err=True)
 
 

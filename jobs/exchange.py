@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from actors.write_fact import write_fact
+from jobs.out_path import require_folder
 from jobs.progress import Progress
 from mulm.atomic import require_absent
 from mulm.errors import ConfigError
@@ -64,7 +65,7 @@ class Exchange:
         Raises:
             UnknownNameError, ConfigError: no such format or type, or `out` cannot be written.
             ConflictError: `out` exists, or the model is quantised.
-            NotFoundError, CorruptError: the model is not there, or damaged.
+            NotFoundError, CorruptError: the model or the folder of `out` is not there, or damaged.
             DataError: the template does not render, or the format has no equal of the model.
         """
         from jobs.export import ExportOrder, export_model
@@ -72,6 +73,7 @@ class Exchange:
 
         order = ExportOrder.of(to, out, dtype, quant, template)
         require_absent(out)
+        require_folder(out)
         version, manifest = self._find(model)
         require_whole(self._store, manifest, version.ref)
         with self._progress.timed("export") as say:

@@ -51,6 +51,8 @@ class Totals:
     n_answered: int
     n_failed: int
     n_skipped: int
+    n_unasked: int = 0
+    """Of those that failed: lines that are no order, which asking again does not mend."""
 
 
 def generate(
@@ -72,13 +74,14 @@ def generate(
         concurrency: Requests at a time.
         sleep: Waits, where the server is busy.
     """
-    n_answered = n_failed = n_skipped = 0
+    n_answered = n_failed = n_skipped = n_unasked = 0
     running: set[Future[dict[str, Any]]] = set()
     with ThreadPoolExecutor(concurrency) as pool:
         for order in orders:
             if order.id in done:
                 n_skipped += 1
                 continue
+            n_unasked += order.error is not None
             running.add(pool.submit(_answer, client, order, sleep))
             if len(running) >= concurrency:
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
@@ -87,7 +90,7 @@ def generate(
         for future in as_completed(running):
             n_failed += _write(out, future.result())
             n_answered += 1
-    return Totals(n_answered - n_failed, n_failed, n_skipped)
+    return Totals(n_answered - n_failed, n_failed, n_skipped, n_unasked)
 
 
 def read_orders(path: Path, defaults: Mapping[str, Any], as_chat: bool) -> Iterator[Order]:
@@ -143,7 +146,10 @@ def opened(path: Path) -> Iterator[TextIO]:
                 os.truncate(path, content.rfind(b"\n") + 1)
             yield out
     except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot write {str(path)!r}: {error.strerror}",
+            hint="name a path in a folder that you may write to",
+        ) from None
 
 
 def one_order(prompt: str, defaults: Mapping[str, Any], as_chat: bool) -> Order:

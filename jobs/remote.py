@@ -66,7 +66,7 @@ class Remote:
     """The control API at one address.
 
     Args:
-        url: Such as `https://mulm.example` or `http://10.0.0.5:8000`, with or without `/v1`.
+        url: Such as `https://mulm.example` or `http://10.0.0.5:8000`; `/v1` or `/api` may follow.
         key: An API key of the scope `all`; for answers of models one for inference is enough.
         verify: Which certificates are trusted; by default those of the system and of SSL_CERT_FILE.
         sleep: Waits some seconds.
@@ -224,7 +224,7 @@ class Remote:
 def address_of(url: str) -> str:
     """An address without what stands behind the host. Raises ConfigError."""
     text = url.strip().rstrip("/")
-    for ending in ("/api/v1", "/v1"):
+    for ending in ("/api/v1", "/v1", "/api"):
         text = text.removesuffix(ending)
     try:
         parts = urlsplit(text)

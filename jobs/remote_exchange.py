@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from jobs.export import ExportOrder
 from jobs.import_model import named_folder
+from jobs.out_path import require_folder
 from jobs.packed_folder import unpack
 from jobs.progress import Progress
 from jobs.remote import Remote
@@ -66,7 +67,7 @@ class RemoteExchange:
             UnknownNameError, ConfigError: no such format or type, a template, or `out` cannot be
                 written.
             ConflictError: `out` exists, or the model is quantised.
-            NotFoundError: the model is not there.
+            NotFoundError: the model, or the folder of `out`, is not there.
             UnreachableError, CorruptError: the file has not come whole.
             MulmError: what the server says, or what its run failed with.
         """
@@ -75,6 +76,7 @@ class RemoteExchange:
             hint = "leave --chat-template out, or export on the server's own machine"
             raise ConfigError("a server writes the template with which it serves", hint=hint)
         require_absent(out)
+        require_folder(out)
         ref = parse_ref(model)
         # Open from here on: a path that cannot be written is no reason to have a server work.
         with _opened(out, is_folder=to == "hf") as target:

@@ -117,7 +117,8 @@ class FeedbackRows:
 
 def _no_feedback(feedback_id: str) -> NotFoundError:
     shown = feedback_id[:_SHOWN_CHARS]
-    return NotFoundError(f"no feedback {shown!r}", hint="`GET /api/v1/feedback` lists it")
+    hint = "`mulm feedback ls` lists it, and so does `GET /api/v1/feedback`"
+    return NotFoundError(f"no feedback {shown!r}", hint=hint)
 
 
 def _digest(answered: Answered) -> str:

@@ -385,10 +385,21 @@ def test_a_restore_that_is_killed_between_its_moves_can_be_done_again(
     assert facts_of(used) == expected
 
 
+def test_a_backup_of_nothing_says_so(mulm: Any) -> None:
+    Ledger(mulm.home.create().ledger).close()
+    code, out, err = mulm("backup", "b.tar")
+    assert code == 0, err
+    assert "no version and no run is in it" in err
+    assert str(mulm.home.root) in err
+    assert "no version and no run" not in out
+    assert "no version" not in mulm("backup", "c.tar", "-q")[2]
+
+
 def test_the_commands(used: Home, mulm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MULM_HOME", str(used.root))
     told = mulm.json("backup", "b.tar")
     assert told["versions"] >= 2
+    assert "no version and no run" not in mulm("backup", "again.tar")[2]
     assert told["backup"] == str(mulm.folder / "b.tar")
     monkeypatch.setenv("MULM_HOME", str(mulm.folder / "there"))
     code, out, err = mulm("restore", "b.tar", "--check")

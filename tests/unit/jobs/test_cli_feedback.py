@@ -182,6 +182,8 @@ def test_what_is_not_there_is_told(place: Any, verb: list[str], feedback_id: str
     code, out, err = place("feedback", *verb, feedback_id)
     assert (code, out) == (EXIT_BY_CODE["not_found"], ""), err
     assert "no feedback" in err
+    if feedback_id == "fb_9":
+        assert "`mulm feedback ls`" in err
     assert len(ids(place)) == 4
 
 

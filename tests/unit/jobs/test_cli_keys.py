@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from jobs.cli_keys import key, seconds_in
+from jobs.cli_keys import LONGEST_LIFE_S, LONGEST_OVERLAP_S, key, seconds_in
 from jobs.key_desk import found
 from mulm.accounts import UsageRow
+from mulm.config import parse_config
 from mulm.errors import ConfigError, ConflictError, NotFoundError
 from mulm.ledger import Ledger
+from serve_app.control_api.keys import MAX_OVERLAP_S, NewKey
 from serve_app.key_text import is_key, read_secret
 from serve_app.keys import ensure_first_key, read_first_key
 
@@ -89,6 +91,38 @@ def test_mistakes_are_named_and_change_nothing(place: Any) -> None:
     assert listed(place) == before
 
 
+def test_mistakes_are_told_in_words_of_the_command_line(place: Any) -> None:
+    for option in ("requests-per-minute", "tokens-per-minute", "max-concurrent", "token-quota"):
+        code, _, err = place("key", "make", "x", f"--{option}", "-1")
+        assert code == 2
+        assert f"--{option}" in err
+        assert "limits." not in err
+    for text in ("99999999999d", "36601d"):
+        code, _, err = place("key", "make", "x", "--expires-in", text)
+        assert code == 2
+        assert "too long" in err
+        assert "36600d at most" in err
+    code, _, err = place("key", "rotate", "first", "--overlap", "31d")
+    assert code == 2
+    assert "30d at most" in err
+
+
+def test_the_longest_times_are_those_of_the_api() -> None:
+    assert LONGEST_OVERLAP_S == MAX_OVERLAP_S
+    parse_config(NewKey, {"name": "x", "expires_in_s": LONGEST_LIFE_S})
+    with pytest.raises(ConfigError):
+        parse_config(NewKey, {"name": "x", "expires_in_s": LONGEST_LIFE_S + 1})
+
+
+def test_a_name_is_given_once(place: Any) -> None:
+    ok(place, "key", "make", "a friend")
+    code, out, err = place("key", "make", "a friend")
+    assert (code, out) == (9, "")
+    assert "mulm key rotate 'a friend'" in err
+    ok(place, "key", "revoke", "a friend")
+    ok(place, "key", "make", "a friend")
+
+
 def test_every_change_here_leaves_a_row_with_the_name_of_who_made_it(here: Any) -> None:
     made = json.loads(ok(here, "key", "make", "x", "--json"))
     ok(here, "key", "rotate", made["id"])
@@ -149,10 +183,11 @@ def test_usage_of_a_server(here: Any, server: Any, monkeypatch: Any) -> None:
 
 
 def test_times_and_names() -> None:
-    assert [seconds_in(text) for text in ("90s", "2m", "1h", "30d")] == [90, 120, 3600, 2592000]
-    for text in ("", "1", "1w", "-1s", "1.5h"):
-        with pytest.raises(ConfigError):
-            seconds_in(text)
+    texts = ("90s", "2m", "1h", "30d")
+    assert [seconds_in(text, 10**9) for text in texts] == [90, 120, 3600, 2592000]
+    for text in ("", "1", "1w", "-1s", "1.5h", "\u0663d"):
+        with pytest.raises(ConfigError, match="is no time"):
+            seconds_in(text, 10**9)
     keys = [
         {"id": "key_1", "name": "a"},
         {"id": "key_2", "name": "a"},

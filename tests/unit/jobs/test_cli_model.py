@@ -88,6 +88,7 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
         ("export tiny --to gguf --quant q9 --out x", "unknown_name"),
         ("export nobody --to hf --out x", "not_found"),
         ("export tiny --to hf --out home", "conflict"),
+        ("export tiny --to hf --out nope/deep/x", "not_found"),
         ("import home --name x", "not_found"),
         ("import nowhere --name x", "not_found"),
         ("plan --size BASE", "unknown_name"),
@@ -103,11 +104,14 @@ def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str], argv: str, c
     assert "hint:" in err
     assert out == ""
     assert not (folder / "x").exists()
+    assert not (folder / "nope").exists()
 
 
 def test_an_alias_means_what_it_is_told_to(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "alias", "tiny@1", "best")
     assert (code, out) == (0, "tiny@best is tiny@1\n"), err
+    code, out, err = run(capsys, "alias", "tiny@1", "best")
+    assert (code, out) == (0, "tiny@best is tiny@1 already\n"), err
     code, out, err = run(capsys, "alias", "tiny", "live", "--json")
     assert json.loads(out)["before"] == "tiny@1"
     code, out, err = run(capsys, "show", "tiny@best", "--json")

@@ -135,6 +135,15 @@ def test_looking_at_runs(user: Terminal) -> None:
     assert best["name"] in user.run("runs", "compare", "demo", "second")[1].splitlines()[1]
 
 
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_a_run_without_numbers_says_so(user: Terminal, form: list[str]) -> None:
+    with user.ledger() as ledger:
+        ledger.create_run("run_a", "train", CONFIG)
+    code, out, err = user.run("runs", "metrics", "run_a", *form)
+    assert (code, out) == (0, "")
+    assert "there are none yet" in err
+
+
 def test_samples_change_no_terminal(user: Terminal) -> None:
     with user.ledger() as ledger:
         ledger.create_run("run_a", "train", {"name": "demo"})

@@ -99,6 +99,27 @@ def test_what_is_no_text_is_told_and_not_sent(
     assert client.asked == []
 
 
+def test_what_cannot_be_done_has_a_way_out(
+    client: Client, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    source, answers = tmp_path / "in.jsonl", str(tmp_path / "out.jsonl")
+    source.write_text("\n")
+    code, _, err = run(capsys, "generate", "--file", str(source), "--out", answers)
+    assert code == EXIT_BY_CODE["data_invalid"]
+    assert "nothing to ask" in err
+    assert not (tmp_path / "out.jsonl").exists()
+    source.write_text('{"prompt": "a"}\nno json\n')
+    code, _, err = run(capsys, "generate", "--file", str(source), "--out", answers)
+    assert code == EXIT_BY_CODE["job_failed"]
+    assert "line 2 is not JSON" in err
+    assert "mend the lines" in err
+    assert "the same again" not in err
+    lost = str(tmp_path / "nope" / "x.jsonl")
+    code, _, err = run(capsys, "generate", "--file", str(source), "--out", lost)
+    assert code == EXIT_BY_CODE["not_found"]
+    assert "make it first" in err
+
+
 @pytest.mark.parametrize("verb", ["generate", "chat"])
 def test_a_pipe_that_is_no_text_is_told(
     client: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str

@@ -23,7 +23,7 @@ from mulm.ledger import Ledger
 
 ROOT = Path(__file__).parents[3]
 GROUPS = {
-    "data", "tokenizer", "runs", "model", "cluster", "config", "feedback",
+    "data", "tokenizer", "runs", "model", "cluster", "config", "feedback", "key",
 }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def options_of(command: click.Command) -> set[str]:
 
 
 def test_the_groups_of_verbs_are_these() -> None:
-    assert {n for n, c in cli.commands.items() if isinstance(c, click.Group)} >= GROUPS
+    assert {n for n, c in cli.commands.items() if isinstance(c, click.Group)} == GROUPS
 
 
 @pytest.mark.parametrize("path", COMMANDS)
@@ -74,6 +74,17 @@ def test_every_example_is_a_command_that_can_be_run(path: str) -> None:
         for words in commands_in(line):
             if words[:1] == ["mulm"]:
                 parses(words[1:])
+
+
+@pytest.mark.parametrize("name", sorted(GROUPS))
+def test_every_group_has_an_example_of_its_own(name: str, mulm: Any) -> None:
+    found = examples_of(cli.commands[name])
+    assert found
+    for line in found:
+        assert line.startswith(f"mulm {name} ")
+        parses(shlex.split(line)[1:])
+    _, out, _ = mulm(name, "--help")
+    assert f"Example:  {found[0]}" in out
 
 
 def commands_in(line: str) -> Iterator[list[str]]:

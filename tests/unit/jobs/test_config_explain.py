@@ -12,8 +12,10 @@ from jobs.config_explain import SCHEMAS, explain_config, explain_settings, unkno
 from jobs.config_explain_lines import lines_of_values
 from mulm.config import load_config
 from mulm.errors import ConfigError, UnknownNameError
+from mulm.settings import Settings, variable_of
 
-EXAMPLES = sorted((Path(__file__).parents[3] / "examples").rglob("*.yaml"))
+ROOT = Path(__file__).parents[3]
+EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
 
 
 def by_key(path: Path, *overrides: str, kind: str | None = None) -> dict[str, Any]:
@@ -125,3 +127,9 @@ def test_the_command_prints_both_tables(mulm, monkeypatch: pytest.MonkeyPatch) -
     told = mulm.json("config", "explain", "c.yaml")
     assert {"key": "dataset", "value": "b", "origin": "file", "where": "c.yaml:2"} in told["config"]
     assert mulm("config", "explain", "--set", "a=b")[0] == 2
+
+
+def test_every_setting_is_on_a_page() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "".join(page.read_text("utf-8") for page in pages)
+    assert [name for name in map(variable_of, Settings.model_fields) if name not in text] == []

@@ -78,6 +78,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_export_there_is_the_one_here(there: Any, at_server: Any, here: Any, form: str) -> None:
+    (at_server.folder / "sub").mkdir()
     told = at_server.json("model", "export", "tiny", *FORMS[form], "--out", "sub/there")
     assert told.pop("out") == "sub/there"
     expected = here("model", "export", "tiny", *FORMS[form], "--out", "here")
@@ -106,6 +107,7 @@ def test_an_export_there_is_the_one_here(there: Any, at_server: Any, here: Any, 
         ("tiny --to gguf --dtype bf16 --out x", "config_invalid"),
         ("tiny --to hf --out there", "conflict"),
         ("tiny --to gguf --out there", "conflict"),
+        ("tiny --to gguf --out nope/deep/x", "not_found"),
         ("tiny --to hf --out x --chat-template t.jinja", "config_invalid"),
         ("a/../b --to hf --out x", "config_invalid"),
     ],
@@ -122,7 +124,7 @@ def test_mistakes_are_those_of_an_export_here_and_begin_nothing(
 
 
 @pytest.mark.parametrize("to", ["hf", "gguf"])
-@pytest.mark.parametrize("out", ["file/x", "/proc/nope/x", "locked/x", "n" * 300])
+@pytest.mark.parametrize("out", ["file/x", "/proc/x", "locked/x", "n" * 300])
 def test_a_path_that_cannot_be_written_is_told_before_anything_is_asked(
     there: Any, at_server: Any, to: str, out: str
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_folder_that_is_none_is_refused(there: Any, at_server: Any, tmp_path: 
         there.jobs.end(run_id)
 
     there.jobs.on_submit = do
+    (at_server.folder / "a/b").mkdir(parents=True)
     code, _, err = at_server("model", "export", "tiny", "--to", "hf", "--out", "a/b/x")
     assert code == EXIT_BY_CODE["corrupt"], err
     assert "stolen" in err

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
+import httpx
 import pytest
 
 from jobs.progress import Progress
@@ -24,6 +25,7 @@ from mulm.errors import (
 )
 from mulm.records import Event
 from mulm.testing import TINY_SHAPE, tiny_dataset
+from serve_app.key_text import digest_of
 
 CONFIG = {
     "name": "demo", "dataset": "tiny@1", "model": TINY_SHAPE, "steps": 30, "batch_tokens": 64,
@@ -371,13 +373,44 @@ def test_options_come_before_the_environment_and_keys_from_files(
     assert mulm("runs", "ls", "--url", there.url)[0] == 14
     assert mulm("runs", "ls", "--url", "nonsense", "--key", "x")[0] == 2
     assert mulm("runs", "ls", "--url", there.url, "--key", "@nowhere")[0] == 2
+    monkeypatch.setenv("MULM_API_KEY", "@nowhere")
+    code, _, err = mulm("runs", "ls", "--url", there.url)
+    assert code == 2
+    assert "[Errno" not in err
+    assert "MULM_API_KEY=@FILE" in err
+
+
+@pytest.mark.parametrize("line", ["ps", "runs ls"])
+def test_a_key_for_answers_alone_is_refused_in_the_servers_words(
+    line: str, there: Any, at_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "mulm_sk_" + "i" * 43
+    there.facts.add_key("key_2", digest_of(key, b"s" * 32), "asks", "inference")
+    reply = httpx.get(f"{there.url}/api/v1/runs", headers={"Authorization": f"Bearer {key}"})
+    assert reply.status_code == 403
+    monkeypatch.setenv("MULM_API_KEY", key)
+    code, _, err = at_server(*line.split())
+    assert code == 14
+    assert reply.json()["detail"] in err
+    assert (reply.json().get("hint") or "") in err
 
 
 def test_verbs_of_this_machine_say_so_where_a_server_is_named(at_server: Any) -> None:
     assert "this machine" in at_server("data", "verify")[2]
     assert "this machine" not in at_server("data", "verify", "-q")[2]
-    for argv in (["data", "ls"], ["config", "explain"], ["data", "verify", "--help"]):
+    for argv in (["data", "ls"], ["completion", "bash"], ["data", "verify", "--help"]):
         assert "this machine" not in at_server(*argv)[2]
+
+
+@pytest.mark.parametrize(
+    "line", ["backup x.tar", "gc", "restore x.tar", "cluster show", "env", "down", "config explain"]
+)
+def test_all_verbs_of_this_machine_say_so(line: str, at_server: Any) -> None:
+    for argv in (line.split(), [*line.split(), "--json"]):
+        _, out, err = at_server(*argv)
+        assert err.count("works on this machine") == 1
+        assert "works on" not in out
+    assert "works on" not in at_server(*line.split(), "-q")[2]
 
 
 def test_help_names_the_variables(mulm: Any) -> None:
