@@ -44,7 +44,7 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 400.0
-STEPS = 240
+STEPS = 400
 """Some seconds of work: whoever is killed at the latest of these steps has not ended before."""
 LATEST_KILL = 80
 SEED = int(os.environ.get("MULM_TEST_SEED", "1"))

@@ -36,6 +36,9 @@ from mulm.train.sync.rounds import (
     Update,
 )
 
+_UNKNOWN_SIZE = 1 << 29
+"""Weights of a fragment at most, before an island has told how many there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
@@ -192,8 +195,12 @@ class Aggregator:
 
     @property
     def most_bytes(self) -> int:
-        """What one call can bring: an anchor of a fragment."""
-        return 4 * max((part.size for part in self._parts), default=0)
+        """What one call can bring: an anchor of a fragment.
+
+        Before anybody has joined it is not known. What islands send of an earlier life must be
+        heard all the same: else they are never told that they are to join.
+        """
+        return 4 * max((part.size for part in self._parts), default=_UNKNOWN_SIZE)
 
     @property
     def n_done(self) -> int:

@@ -18,7 +18,7 @@ from mulm.train.sync.aggregator_server import AggregatorServer
 from mulm.train.sync.codecs import CODECS
 from mulm.train.sync.frames import prove_to_client, prove_to_server, receive_frame, send_frame
 from mulm.train.sync.outer_link import OuterLink
-from mulm.train.sync.rounds import Anchor, Standing
+from mulm.train.sync.rounds import Anchor, NotAMemberError, Offer, Standing
 from mulm.train.sync.transport_tcp import TcpRounds
 
 N, SECRET = 1 << 22, "the secret"
@@ -254,3 +254,15 @@ def test_a_pulled_cable_ends_a_call_in_time_and_put_back_it_works(server: Aggreg
     assert rounds.lease("a", 1, 1).n_rows == 1
     rounds.close()
     cable.close()
+
+
+def test_an_offer_of_an_earlier_life_is_told_that_nobody_knows_it() -> None:
+    """An aggregator that has died before it wrote anything knows no sizes, and is offered some."""
+    server = AggregatorServer(Aggregator(RoundPlan(n_rows=1000, granule=1)), "127.0.0.1", SECRET)
+    rounds = TcpRounds(OuterLink(*server.address, SECRET, "a"), 4 * N, silence_s=4.0)
+    try:
+        with pytest.raises(NotAMemberError):
+            rounds.offer(Offer("a", 0, 3, 10.0, bytes(N)))
+    finally:
+        rounds.close()
+        server.close()
