@@ -110,10 +110,11 @@ class VersionRows(AuditRows, DeploymentRows, FeedRows):
         with self._db.writing():
             version = self._numbered(kind, name, number)
             if version:
-                self._require_alias_at(kind, name, alias, only_from)
-                row = (kind, name, alias, number, self._clock())
-                self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?,?)", row[:4])
-                self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
+                now = self._require_alias_at(kind, name, alias, only_from)
+                if now != number:
+                    row = (kind, name, alias, number, self._clock())
+                    self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?,?)", row[:4])
+                    self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
         if not version:
             raise self._not_found(kind, Ref(name, version=number))
 
@@ -141,7 +142,8 @@ class VersionRows(AuditRows, DeploymentRows, FeedRows):
         )
         return version_of(row) if row else None
 
-    def _require_alias_at(self, kind: Kind, name: str, alias: str, only_from: int | None) -> None:
+    def _require_alias_at(self, kind: Kind, name: str, alias: str, only_from: int | None) -> int:
+        """Where it points now, 0 where it is not there. Raises ConflictError for elsewhere."""
         row = self._db.one(
             "SELECT number FROM aliases WHERE kind=? AND name=? AND alias=?", kind, name, alias
         )
@@ -149,6 +151,7 @@ class VersionRows(AuditRows, DeploymentRows, FeedRows):
         if only_from is not None and now != only_from:
             where = f"points to {name}@{now}" if now else "is not there"
             raise ConflictError(f"{name}@{alias} {where} by now", hint="look at it again")
+        return int(now)
 
     def _require_no_alias(self, version: Version) -> None:
         alias = self._db.one(

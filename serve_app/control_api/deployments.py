@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from mulm.config import Frozen, parse_config
 from mulm.errors import ConflictError, NotFoundError, TokenizerMismatchError
 from mulm.records import Claim, Deployment
+from mulm.refs import parse_ref
 from serve_app.canary import Canary
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.deployment_words import described, revision, revision_id
@@ -97,10 +98,16 @@ def put_deployment(
 def patch_deployment(
     name: Name, body: Settings, control: ControlDependency, if_match: IfMatch = None
 ) -> JSONResponse:
-    """Change some settings: `{"max_replicas": 4}` scales it, `{"model": "demo@5"}` renews it."""
+    """Change some settings: `{"max_replicas": 4}` scales it, `{"model": "demo@5"}` renews it.
+
+    What holds already changes nothing.
+    """
     spec, now = _spec(control, name, seen_before(if_match, None))
     given = spec.args.model_dump(mode="json") | body | {"served_name": name}
-    return _put(control, parse_config(AppArgs, given), now, spec.canary)
+    args = parse_config(AppArgs, given)
+    if _serves_it(control, name, args):
+        return _told(control, name, 202)
+    return _put(control, args, now, spec.canary)
 
 
 @router.delete("/{name}", status_code=204, responses=_MAY_CHANGE)
@@ -131,6 +138,7 @@ def put_canary(
     """Let another model answer a share of the requests; it ends by itself where it fails."""
     spec, now = _spec(control, name, seen_before(if_match, None))
     canary = body.model_copy(update={"model": pinned(control.facts, body.model)})
+    _require_another(control, spec, canary)
     changed = spec.model_copy(update={"canary": canary})
     assert changed.canary_args is not None
     _plan(control, changed.canary_args)
@@ -211,6 +219,17 @@ def _stands_for(history: Sequence[Deployment]) -> int:
     while (reason := reasons.get(revision, "")).startswith(_BACK):
         revision = int(reason.removeprefix(_BACK))
     return revision
+
+
+def _require_another(control: Control, spec: DeploymentSpec, canary: Canary) -> None:
+    """An alias may point to what is served for now: it moves."""
+    served = str(spec.args.ref)
+    if parse_ref(served).alias is not None and parse_ref(canary.model).alias is None:
+        served = control.facts.resolve("model", parse_ref(served)).ref
+    if canary.model == served:
+        raise ConflictError(
+            f"{spec.name} serves {served} already", hint="name another version as its canary"
+        )
 
 
 def _require_canary(spec: DeploymentSpec) -> Canary:

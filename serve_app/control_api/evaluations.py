@@ -12,7 +12,7 @@ from mulm.eval.config import EvaluateConfig
 from mulm.eval.gate import Verdict, judge, judge_beside
 from mulm.facts import Facts
 from mulm.records import Run
-from mulm.refs import Ref, check_alias, check_name
+from mulm.refs import Ref, check_alias, check_name, parse_ref
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
@@ -25,6 +25,9 @@ router = APIRouter(
 
 _KIND = "evaluate"
 _MAY_CHANGE: dict[int | str, dict[str, Any]] = {412: CHANGED}
+
+_LETS_WORSE_THROUGH = "`max_worse_percent` lets one through that is worse by so much"
+_UNASKED = "PUT sets the alias without asking evaluations"
 
 Measures = dict[str, dict[str, Any]]
 """The result of the newest evaluation of one version, by the id of the dataset it was judged on."""
@@ -51,8 +54,12 @@ def list_evaluations(
     limit: Limit = DEFAULT_LIMIT,
     after: After = None,
 ) -> dict[str, Any]:
-    """Evaluations that succeeded, of all models or of one version, newest first."""
-    found = [run for run in _succeeded(control.facts) if model in (None, _model_of(run))]
+    """Evaluations that succeeded, of all models or of one version, newest first.
+
+    A name without a version means the newest, an alias what it points to.
+    """
+    ref = model and control.facts.resolve("model", parse_ref(model)).ref
+    found = [run for run in _succeeded(control.facts) if ref in (None, _model_of(run))]
     return page(behind(found, after, lambda run: run.id), limit, _described)
 
 
@@ -84,7 +91,9 @@ def promote(
     now = facts.aliases("model", name).get(alias, 0)
     verdict = _verdict(facts, candidate.ref, f"{name}@{now}" if now else None, body)
     if not verdict.passes:
-        raise NotGoodEnoughError(f"{candidate.ref} does not pass: {verdict.reason}")
+        told = f"{candidate.ref} does not pass: {verdict.reason}"
+        is_beside = now not in (0, candidate.number)
+        raise NotGoodEnoughError(told, hint=_LETS_WORSE_THROUGH if is_beside else _UNASKED)
     try:
         facts.set_alias("model", name, alias, candidate.number, now)
     except ConflictError as error:

@@ -2,8 +2,8 @@
 
 Held by the control API. While a topic has subscribers, one task looks for its news a few times a
 second and hands them to all. Invariants: a subscriber gets every event behind the one that it names
-once and in order, whatever happens meanwhile; one that reads slowly reads from the ledger and keeps
-nobody waiting.
+once and in order, whatever happens meanwhile, and what happens from now on where it names one that
+is not there yet; one that reads slowly reads from the ledger and keeps nobody waiting.
 """
 
 from __future__ import annotations
@@ -176,6 +176,8 @@ class EventFeed:
         if watched.task is None:
             watched.task = asyncio.create_task(self._watch(name, watched))
         try:
+            if after > watched.last_seq:  # beyond the newest, as after a restore: from now on
+                after = min(after, await asyncio.to_thread(topic.newest))
             while True:
                 found = watched.behind(after)
                 if found is None:

@@ -33,7 +33,7 @@ async def list_happenings(
     """Runs that move, versions, aliases, deployments, files and keys that come, change and go.
 
     A page, or with `Accept: text/event-stream` as it happens: behind `Last-Event-ID` or `after`,
-    without them from now on. The stream does not end by itself.
+    without them, or with a number that is not there yet, from now on. It does not end by itself.
     """
     if not wants_stream(request):
         return JSONResponse(await asyncio.to_thread(_page, control, after or 0, limit))

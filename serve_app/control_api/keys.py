@@ -55,14 +55,16 @@ class NewKey(Frozen):
 
 
 class KeyChange(Frozen):
-    """What is to be otherwise; what is not given stays."""
+    """What is to be otherwise; what is not given stays, of `limits` too: null there lifts one."""
 
     name: Name | None = None
     models: Models | None = None
     expires_in_s: Life | None = None
     """From now on; null is for ever."""
-    limits: KeyLimits | None = None
-    """All of them anew."""
+    limits: Annotated[
+        KeyLimits | None,
+        Field(description="Those that change: what is not given stays, null lifts one."),
+    ] = None
 
 
 class Rotation(Frozen):
@@ -130,16 +132,22 @@ def get_key(key_id: str, control: ControlDependency) -> dict[str, Any]:
 def change_key(
     key_id: str, body: KeyChange, control: ControlDependency, ring: RingDependency
 ) -> dict[str, Any]:
-    """Change a key's name, models, end or limits; in force within five seconds."""
+    """Change a key's name, models, end or limits; in force within five seconds.
+
+    What is not given stays, also each of the limits; one that is null is lifted.
+    """
     key = control.facts.key(key_id)
     if body.name is not None and body.name != key.name:
         _require_free(body.name)
     given = body.model_fields_set
     changes: dict[str, Any] = {
         name: value
-        for name in ("name", "models", "limits")
+        for name in ("name", "models")
         if name in given and (value := getattr(body, name)) is not None
     }
+    if body.limits is not None:
+        otherwise = body.limits.model_dump(exclude_unset=True)
+        changes["limits"] = key.limits.model_copy(update=otherwise)
     if "expires_in_s" in given:
         changes["expires_s"] = _end(body.expires_in_s)
     control.facts.change_key(replace(key, **changes))

@@ -92,7 +92,8 @@ async def get_events(
     """What happened in a run, in order: a page, or with `Accept: text/event-stream` as it happens.
 
     A stream begins behind `Last-Event-ID`, which browsers send by themselves, or behind `after`;
-    there is no gap and nothing twice. It ends when the run has ended.
+    there is no gap and nothing twice; behind a number that is not there yet it begins with what
+    happens from now on. It ends when the run has ended.
     """
     if wants_stream(request):
         return await _stream(request, control, run_id, begin_behind(last_event_id, after))

@@ -12,7 +12,7 @@ const LIMITS = {
   max_concurrent: "At the same time", token_quota: "Tokens in all",
 };
 
-/** {elements, values(now)}; `key` is the one that is changed, none for a new one, `now` what it is by now. */
+/** {elements, values()}; `key` is the one that is changed, none for a new one. */
 export function keyFields(key = null) {
   const models = el("input", { placeholder: "all; or names, with commas", value: key?.models.join(", ") ?? "", spellcheck: "false" });
   const lives = key ? [[AS_IT_IS, AS_IT_IS], ...LIVES.map(([words, value]) => [value ? `${words} from now` : words, value])] : LIVES;
@@ -22,13 +22,13 @@ export function keyFields(key = null) {
   return {
     elements: [el("label", {}, "Models", models), el("label", {}, "Valid", lasts),
       limits.map(([name, input]) => el("label", {}, LIMITS[name], input))],
-    values(now) {
+    values() {
       const otherwise = limits.filter(([, input]) => isChanged(input))
         .map(([name, input]) => [name, input.value === "" ? null : input.valueAsNumber]);
       return {
         ...(isChanged(models) && { models: models.value.split(",").map((name) => name.trim()).filter(Boolean) }),
         ...(lasts.value !== AS_IT_IS && { expires_in_s: lasts.value ? Number(lasts.value) : null }),
-        ...(otherwise.length && { limits: { ...now?.limits, ...Object.fromEntries(otherwise) } }),
+        ...(otherwise.length && { limits: Object.fromEntries(otherwise) }),
       };
     },
   };

@@ -1,7 +1,7 @@
 // API keys: who may use the service. A view. Invariant: the text of a new key is shown once, kept
 // nowhere, and gone when the view is left.
 
-import { every, get, pages, part, request } from "./api.js";
+import { every, pages, part, request } from "./api.js";
 import { confirmed, el, foreign, isDone, problem, put, table } from "./dom.js";
 import { keyFields, limitWords } from "./key_fields.js";
 import { usageCard } from "./usage.js";
@@ -64,18 +64,17 @@ export function keysView(main, life) {
       event.preventDefault();
       const path = `api/v1/keys/${part(key.id)}`;
       const named = name.value.trim() === key.name ? {} : { name: name.value.trim() };
-      act("PATCH", path, async () => ({ ...named, ...fields.values(await get(path)) })).then((isMade) => isMade && leave());
+      act("PATCH", path, { ...named, ...fields.values() }).then((isMade) => isMade && leave());
     } }, el("h2", {}, "Change ", foreign(key.name, 64)), el("div", { class: "fields" },
       el("label", {}, "Whose it is", name), fields.elements, el("button", { type: "submit", class: "primary" }, "Change it"),
       el("button", { type: "button", onclick: leave }, "Leave it"))));
     name.focus();
   }
 
-  /** `body` may be what makes it. */
   function act(method, path, body) {
     put(said);
     return isDone(said, life, async () => {
-      const reply = await request(method, path, { body: typeof body === "function" ? await body() : body });
+      const reply = await request(method, path, { body });
       const told = reply.status === 204 ? {} : await reply.json();
       put(said, told.key && once(told, () => put(said)), told.hint && el("p", { class: "faint" }, foreign(told.hint)));
       await load();

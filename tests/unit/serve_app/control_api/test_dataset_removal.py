@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import pytest
@@ -83,12 +84,12 @@ def test_what_is_needed_keeps_its_name(api, made, ledger, store, need):
 
 
 def test_what_becomes_needed_in_between_keeps_all_names(api, made, ledger, monkeypatch):
-    """An alias on the tokenizer, set behind the look: the dataset does not go alone."""
-    before, looks = names(ledger), ledger.last_happening
+    """An alias on the tokenizer, set behind each look: the dataset does not go alone."""
+    before, looks, numbers = names(ledger), ledger.last_happening, count()
 
     def look():
         at = looks()
-        ledger.set_alias("tokenizer", "books", "good", 1)
+        ledger.set_alias("tokenizer", "books", f"good-{next(numbers)}", 1)
         return at
 
     monkeypatch.setattr(ledger, "last_happening", look)

@@ -124,6 +124,28 @@ def test_it_is_scaled_and_renewed_by_a_patch(api):
     api.refused("PATCH", f"{URL}/none", 404, json={"max_replicas": 1})
 
 
+def test_a_patch_of_what_holds_already_changes_nothing(api, ledger):
+    etag = put(api, {"model": "tiny@1", "max_replicas": 3}).headers["etag"]
+    for body in ({}, {"max_replicas": 3}, {"model": "tiny@1"}):
+        for headers in ({}, {"if-match": etag}):
+            reply = api.call("PATCH", f"{URL}/tiny", json=body, headers=headers)
+            assert (reply.status_code, reply.headers["etag"]) == (202, etag)
+    assert len(ledger.deployment_history("tiny")) == 1
+
+
+def test_what_is_served_is_no_canary_of_itself(api, ledger):
+    ledger.set_alias("model", "tiny", "live", 1)
+    ledger.set_alias("model", "tiny", "next", 1)
+    for model in ("tiny@1", "tiny@live"):
+        put(api, {"model": model})
+        told = api.refused("PUT", f"{URL}/tiny/canary", 409, json={"model": "tiny@1"})
+        assert told["detail"] == "tiny serves tiny@1 already"
+        assert told["hint"] == "name another version as its canary"
+    api.refused("PUT", f"{URL}/tiny/canary", 409, json={"model": "tiny@live"})
+    reply = api.call("PUT", f"{URL}/tiny/canary", json={"model": "tiny@next"})
+    assert reply.status_code == 202, "an alias moves"
+
+
 def test_only_what_was_seen_is_changed(api):
     etag = put(api, {"model": "tiny@1"}).headers["etag"]
     put(api, {"model": "tiny@2"}, **{"if-match": etag})

@@ -40,6 +40,16 @@ def test_evaluations_are_listed_by_model_and_started(api, jobs, measured):
     api.refused("POST", ROOT, 400, json={"model": "tiny@1", "suites": ["nonsense"]})
 
 
+def test_a_list_means_a_model_as_all_references_do(api, ledger, measured):
+    one, two = measured("tiny@1", 2.0), measured("tiny@2", 1.9)
+    ledger.set_alias("model", "tiny", "live", 1)
+    for model, run_id in (("tiny", two), ("tiny@live", one)):
+        assert [each["id"] for each in api.get(f"{ROOT}?model={model}")["data"]] == [run_id]
+    told = api.refused("GET", f"{ROOT}?model=tinny", 404)
+    assert (told["code"], told["hint"]) == ("not_found", "did you mean 'tiny'?")
+    api.refused("GET", f"{ROOT}?model=../x", 400)
+
+
 def test_a_first_alias_takes_what_is_better_than_xz(api, measured):
     told = api.refused("POST", f"{ALIAS}/promote", 409, json={"version": 1})
     assert (told["code"], "no bits per byte of tiny@1" in told["detail"]) == (
@@ -49,6 +59,7 @@ def test_a_first_alias_takes_what_is_better_than_xz(api, measured):
     measured("tiny@1", 3.5)
     told = api.refused("POST", f"{ALIAS}/promote", 409, json={"version": 1})
     assert "not fewer than 3.000 of xz" in told["detail"]
+    assert told["hint"] == "PUT sets the alias without asking evaluations"
     measured("tiny@2", 2.0)
     assert promote(api, 2).json()["ref"] == "tiny@2"
 
@@ -59,6 +70,7 @@ def test_a_worse_model_takes_no_place_unless_that_is_let_through(api, ledger, me
     measured("tiny@2", 2.03)
     told = api.refused("POST", f"{ALIAS}/promote", 409, json={"version": 2})
     assert "2.030 bits per byte beside 2.000 (+1.50 %)" in told["detail"]
+    assert "`max_worse_percent`" in told["hint"]
     assert ledger.aliases("model", "tiny") == {"live": 1}
     reply = promote(api, 2, max_worse_percent=2)
     assert (reply.status_code, reply.json()["version"]) == (200, 2)

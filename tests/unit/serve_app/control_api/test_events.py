@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 
 from mulm.errors import NotRunningError
 
@@ -97,6 +98,19 @@ def test_a_number_that_is_too_large_is_refused(api):
         api.refused("GET", f"{path}?after={2**63}", 400)
     headers = {"accept": "text/event-stream", "last-event-id": "9" * 20}
     api.refused("GET", ROOT, 400, headers=headers)
+
+
+def test_a_number_that_is_not_there_yet_is_from_now_on(api, ledger):
+    """As after a restore: the client remembers more than there is."""
+    ledger.create_run("run_1", "train", {})
+    beyond = str(ledger.last_happening() + 1000)
+
+    for phase, how in (
+        ("running", {"last_event_id": beyond}),
+        ("succeeded", {"query": f"after={beyond}".encode()}),
+    ):
+        [heard] = listen(api, 1, partial(ledger.set_phase, "run_1", phase), **how)
+        assert (heard["subject"], heard["data"]["phase"]) == ("run_1", phase)
 
 
 def test_an_error_in_a_stream_is_a_problem(api, ledger, feed, monkeypatch):

@@ -83,9 +83,11 @@ def test_a_key_has_what_it_was_made_with_and_is_changed_in_part(api):
     assert "key" not in one
     changed = api.call("PATCH", path, json={"limits": {"token_quota": 2000}}).json()
     assert changed["limits"] == {
-        "requests_per_minute": None, "tokens_per_minute": None, "max_concurrent": None,
+        "requests_per_minute": 5, "tokens_per_minute": None, "max_concurrent": None,
         "token_quota": 2000,
-    }  # fmt: skip
+    }, "a limit that is not given stays"  # fmt: skip
+    lifted = api.call("PATCH", path, json={"limits": {"requests_per_minute": None}}).json()
+    assert lifted["limits"] == changed["limits"] | {"requests_per_minute": None}
     assert (changed["name"], changed["expires_at"]) == ("a friend", one["expires_at"])
     changed = api.call("PATCH", path, json={"expires_in_s": None, "name": "b"}).json()
     assert (changed["expires_at"], changed["name"]) == (None, "b")

@@ -30,6 +30,10 @@ def test_an_alias_moves_and_remembers(api, ledger, versions):
     assert api.get("/api/v1/models/tiny@2")["aliases"] == ["live"]
     assert [a["id"] for a in api.get("/api/v1/models/tiny/aliases")["data"]] == ["tiny@live"]
     assert ledger.aliases("model", "tiny") == {"live": 2}
+    last = ledger.last_happening()
+    again = api.call("PUT", LIVE, json={"version": 2})
+    assert (again.status_code, again.json()) == (200, told), "it points there already"
+    assert ledger.last_happening() == last
 
 
 def test_two_people_cannot_overwrite_each_other(api, ledger, versions):
