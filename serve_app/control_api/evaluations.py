@@ -91,9 +91,9 @@ def promote(
     now = facts.aliases("model", name).get(alias, 0)
     verdict = _verdict(facts, candidate.ref, f"{name}@{now}" if now else None, body)
     if not verdict.passes:
-        told = f"{candidate.ref} does not pass: {verdict.reason}"
+        why = f"{candidate.ref} does not pass: {verdict.reason}"
         is_beside = now not in (0, candidate.number)
-        raise NotGoodEnoughError(told, hint=_LETS_WORSE_THROUGH if is_beside else _UNASKED)
+        raise NotGoodEnoughError(why, hint=_LETS_WORSE_THROUGH if is_beside else _UNASKED)
     try:
         facts.set_alias("model", name, alias, candidate.number, now)
     except ConflictError as error:
