@@ -66,8 +66,10 @@ def _live(
                 _publish(store, ledger, number)
                 versions += 1
             case 3 if versions:
-                aliases.append(draw.randint(1, versions))
-                ledger.set_alias("dataset", "books", "live", aliases[-1])
+                number = draw.randint(1, versions)
+                ledger.set_alias("dataset", "books", "live", number)
+                if aliases[-1:] != [number]:  # where it points already is no move
+                    aliases.append(number)
             case 4:
                 ledger.add_key(f"key_{number}", f"{number:064x}", "friend")
                 (revoked if draw.random() < 0.5 else kept).add(f"key_{number}")
