@@ -70,6 +70,8 @@ class IslandWorker:
 
     def __init__(self) -> None:
         self._leaving = threading.Event()
+        self._link: OuterLink | None = None
+        self._port: int | None = None
 
     def open_store(self) -> tuple[str, int]:
         """Where the workers of this island meet; called on its worker 0."""
@@ -79,6 +81,12 @@ class IslandWorker:
     def leave(self) -> None:
         """End after the step that is under way."""
         self._leaving.set()
+
+    def meet_at(self, port: int) -> None:
+        """The aggregator is at another port; also before `run` has begun."""
+        self._port = port
+        if self._link is not None:
+            self._link.port = port
 
     def measure_link(self, host: str, port: int, secret: str) -> Link:
         """How fast the link of this machine is now, beside what it carries.
@@ -94,6 +102,9 @@ class IslandWorker:
         Raises:
             MulmError: what only this island has met.
         """
+        self._link = link
+        if self._port is not None:
+            link.port = self._port
         begin_worker(place.n_beside)
         if place.n_workers > 1:
             _join_group(order, place)

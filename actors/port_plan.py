@@ -72,6 +72,20 @@ def server_port(host: str, settings: Settings) -> int:
     return secrets.choice(free)  # several may choose at once
 
 
+def server_ports(host: str, settings: Settings) -> tuple[int, ...]:
+    """For a server of ours that may have to begin again: it takes the first of them that is free.
+
+    That is the same one, unless somebody took it meanwhile.
+
+    Raises:
+        PortBusyError: all are taken.
+    """
+    first = server_port(host, settings)
+    if not settings.is_open:
+        return first, 0
+    return first, *(port for port in settings.port_range[-OUR_SHARE:] if port != first)
+
+
 def _free(host: str, ports: range) -> Iterator[int]:
     return (port for port in ports if is_free(host, port))
 

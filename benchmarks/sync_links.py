@@ -116,7 +116,7 @@ def be_an_island(options: argparse.Namespace) -> None:
     host = None
     if number == 0:
         plan = RoundPlan(n_rows=1 << 40, granule=1, wire=options.wire)
-        host = OuterHost(Path(options.folder), plan, address(0), SECRET, PORT)
+        host = OuterHost(Path(options.folder), plan, address(0), SECRET, (PORT,))
         print("serving", flush=True)
     fragments = cut_fragments(parameters, N_FRAGMENTS)
     rounds = TcpRounds(OuterLink(address(0), PORT, SECRET, options.island), options.parameters * 4)

@@ -101,6 +101,18 @@ class Fleet:
                 self.islands.remove(island)
                 self._ended(island)
 
+    def follow_outer(self) -> None:
+        """Tell all islands where the aggregator is, if it came back elsewhere.
+
+        Raises:
+            JobFailedError: it has died, and cannot begin again.
+        """
+        if not self.outer.look():
+            return
+        for island in self.islands:
+            island.workers[0].meet_at.remote(self.outer.port)
+        self.context.emit("log", text=f"the aggregator is at another port now: {self.outer.port}")
+
     def leave(self, node_ids: frozenset[str]) -> None:
         """Tell the islands on these machines to go."""
         for island in self.islands:

@@ -49,7 +49,8 @@ def train_on_islands(
 
     Raises:
         StoppedError: someone asked to stop; the aggregator's state and a checkpoint were written.
-        JobFailedError: on every machine islands were lost too often.
+        JobFailedError: on every machine islands were lost too often, or the aggregator died and
+            cannot begin again.
         MulmError: what the islands of every machine met.
     """
     boxes = find_boxes(ray.nodes(), order.device)
@@ -95,6 +96,7 @@ def _run(fleet: Fleet, watch: RoundWatch | None) -> WorkerOutcome:
             staying = [box for box in boxes if box.node_id not in draining]
             fleet.fill(roomy(staying, free_resources()))
         fleet.look()
+        fleet.follow_outer()
         _require_hope(fleet, boxes)
         time.sleep(POLL_S)
     _wait_for_others(fleet, LAST_S)

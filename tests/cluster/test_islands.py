@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from actors.processes import Pack
 from jobs.exit_codes import exit_code
-from mulm.errors import StoppedError
+from mulm.errors import JobFailedError, StoppedError
 from mulm.ledger import Ledger
 from tests.cluster.test_train import DEADLINE_S, STEPS, Training, result_of, training
 
@@ -20,6 +21,8 @@ __all__ = ["training"]
 
 pytestmark = pytest.mark.cluster
 
+NODE = "127.0.0.1"
+"""The address of a cluster that is not open to other machines."""
 ISLANDS: dict[str, Any] = {
     "sync": "diloco", "diloco": {"round_s": 0.5, "grace_s": 1.0}, "steps": 2 * STEPS,
     "log_every": 10, "validate_every": 400, "samples": None,
@@ -77,6 +80,64 @@ def test_two_islands_to_the_end_though_one_of_them_and_the_aggregator_are_killed
     # Steps are reported by the island that leads, and by no other.
     steps = [e.data["step"] for e in clean.events("run_islands") if e.kind == "metric"]
     assert len(set(steps)) > STEPS // 10
+
+
+def port_of(aggregator: psutil.Process) -> int:
+    """Where islands are connected to it."""
+    end_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end_s:
+        ends = [end for end in aggregator.net_connections("tcp") if end.laddr]
+        own = {end.laddr.port for end in ends if end.status == psutil.CONN_LISTEN}
+        met = [end.laddr.port for end in ends if end.status == psutil.CONN_ESTABLISHED]
+        # An island keeps a connection for each of its threads; Ray's own port has other callers.
+        if found := [port for port in met if port in own and met.count(port) >= 4]:
+            return found[0]
+        time.sleep(0.1)
+    pytest.fail("no island is connected to the aggregator")
+
+
+def test_an_aggregator_whose_port_was_taken_is_found_at_another(clean: Training) -> None:
+    with clean.started("run_moved", **ISLANDS) as driver:
+        clean.wait_for_checkpoint("run_moved", 20)
+        aggregator = newest_of(clean, "OuterSyncHost")
+        with socket.socket() as taken:
+            port = port_of(aggregator)
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            aggregator.suspend()  # it is not to come back before its port is taken
+            aggregator.kill()
+            aggregator.wait(DEADLINE_S)
+            taken.bind((NODE, port))
+            taken.listen()
+            _, errors = driver.communicate(timeout=DEADLINE_S)
+        assert driver.returncode == 0, errors
+    texts = told(clean, "run_moved")
+    assert any("the aggregator is at another port now" in text for text in texts), texts
+    assert not any("is lost" in text for text in texts), texts
+    with Ledger(clean.home.ledger) as ledger:
+        assert (ledger.run("run_moved").result or {})["steps"] == 2 * STEPS
+
+
+def test_an_aggregator_that_cannot_begin_again_ends_the_run_with_the_reason(
+    clean: Training,
+) -> None:
+    with clean.started("run_gone", **ISLANDS) as driver:
+        clean.wait_for_checkpoint("run_gone", 20)
+        rows = clean.home.run("run_gone") / "rounds" / "rows.json"
+        newest_of(clean, "OuterSyncHost").suspend()  # nor does it write the file anew
+        rows.unlink()
+        rows.mkdir()
+        newest_of(clean, "OuterSyncHost").kill()
+        began_s = time.monotonic()
+        _, errors = driver.communicate(timeout=DEADLINE_S)
+        assert driver.returncode == exit_code(JobFailedError("")), errors
+        assert time.monotonic() - began_s < 120.0  # islands alone would give up after ten minutes
+    with Ledger(clean.home.ledger) as ledger:
+        error = ledger.run("run_gone").error or {}
+    assert error["code"] == "job_failed"
+    assert "the aggregator of the islands has died and cannot begin again" in error["message"]
+    assert "IsADirectoryError" in error["message"]
+    rows.rmdir()
+    result_of(clean.finish("run_gone", **ISLANDS))
 
 
 def test_islands_that_were_stopped_go_on(clean: Training) -> None:

@@ -8,15 +8,16 @@ frame, is given up; connections are bounded, and each has a thread.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from mulm.errors import CorruptError, MulmError, NotRunningError
+from mulm.errors import CorruptError, MulmError, NotRunningError, PortBusyError
 from mulm.train.sync.aggregator import Aggregator
 from mulm.train.sync.frames import await_frame, prove_to_client, receive_frame, send_frame, tune
 from mulm.train.sync.rounds import Anchor, Offer, Standing
@@ -30,13 +31,19 @@ _MOST_CONNECTIONS = 256
 
 
 class AggregatorServer:
-    """Listens from its making on, until `close`."""
+    """Listens from its making on, until `close`, on the first of the ports that is free.
 
-    def __init__(self, aggregator: Aggregator, host: str, secret: str, port: int = 0) -> None:
+    Raises:
+        PortBusyError: all of them are taken.
+    """
+
+    def __init__(
+        self, aggregator: Aggregator, host: str, secret: str, ports: Sequence[int] = (0,)
+    ) -> None:
         self._aggregator, self._secret = aggregator, secret
         self._links: set[socket.socket] = set()
         self._lock, self._is_closing = threading.Lock(), threading.Event()
-        self._listening = socket.create_server((host, port), backlog=64)
+        self._listening = _listening(host, ports)
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
         self._thread = threading.Thread(target=self._accept, name="aggregator", daemon=True)
         self._thread.start()
@@ -107,6 +114,16 @@ class AggregatorServer:
             }, b""
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CorruptError(f"a frame with words that are not ours: {error!r}") from None
+
+
+def _listening(host: str, ports: Sequence[int]) -> socket.socket:
+    for port in ports:
+        try:
+            return socket.create_server((host, port), backlog=64)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise PortBusyError(f"others have all ports that an aggregator may have: {list(ports)}")
 
 
 def _on_join(to: Aggregator, words: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:

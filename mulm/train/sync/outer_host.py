@@ -1,7 +1,7 @@
 """A run's aggregator with all it needs to live: its server, and a copy of its state on the disk.
 
 Made on the head by whoever runs islands. Invariants: what is on the disk is whole and checked; a
-later host of the same folder and port goes on from it, and takes what is newer from the islands;
+later host of the same folder goes on from it, and takes what is newer from the islands;
 rows are written down before they are given, so that none is given as new after a death; writing
 anchors never stops a round for longer than a copy of a fragment in memory takes.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class OuterHost:
     Args:
         folder: Of the aggregator's own checkpoints.
         host: The address of this machine that islands reach.
-        port: That of an earlier host, or 0 for a free one.
+        ports: Are tried one after the other: first that of an earlier host; 0 is a free one.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class OuterHost:
         plan: RoundPlan,
         host: str,
         secret: str,
-        port: int = 0,
+        ports: Sequence[int] = (0,),
         save_every_s: float = SAVE_EVERY_S,
     ) -> None:
         self._folder, self._save_every_s = folder, save_every_s
@@ -54,7 +55,7 @@ class OuterHost:
         # The secret is that of a driver's life: islands of an earlier one are gone.
         self._life = sha256(secret.encode()).hexdigest()[:16]
         self._n_saved = self._restore()
-        self._server = AggregatorServer(self.aggregator, host, secret, port)
+        self._server = AggregatorServer(self.aggregator, host, secret, ports)
         self.address = self._server.address
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="outer-host", daemon=True)

@@ -1,7 +1,8 @@
 """Rounds over TCP: the client, of an aggregator that `aggregator_server` serves elsewhere.
 
 Each island has one. Invariants: a call ends within its deadline, also where a cable was pulled; a
-call that was cut off, or whose answer was damaged, may be made again, since all of `Rounds` may.
+call that was cut off, or whose answer was damaged, may be made again, since all of `Rounds` may;
+once the aggregator has proved itself, a stranger at its place is as good as nobody.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class TcpRounds:
         self._to, self._most_bytes, self._silence_s = link, most_bytes, silence_s
         self._own = threading.local()
         self._lock, self._is_closed = threading.Lock(), False
+        self._has_met = False
         self._all: set[socket.socket] = set()
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -148,9 +150,15 @@ class TcpRounds:
             tune(link, min(_GREETING_S, self._silence_s))
             prove_to_server(link, self._to.secret)
             link.settimeout(self._silence_s)
-        except (NotRunningError, AuthError):
+        except NotRunningError:
             self._drop(link)
             raise
+        except AuthError:
+            self._drop(link)
+            if self._has_met:  # it has died, and another program got its port
+                raise NotRunningError("a stranger is where the aggregator was") from None
+            raise
+        self._has_met = True
         self._own.link = link
         return link
 

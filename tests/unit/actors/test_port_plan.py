@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from actors.port_plan import OUR_SHARE, plan_ports, server_port
+from actors.port_plan import OUR_SHARE, plan_ports, server_port, server_ports
 from actors.start_hook import trim
 from mulm.errors import ConfigError, PortBusyError
 from mulm.settings import Settings
@@ -81,6 +81,16 @@ def test_servers_have_the_end_of_the_range(ports: range, taken: ExitStack) -> No
     with pytest.raises(PortBusyError):
         server_port(HOST, settings)
     assert server_port(HOST, Settings(cluster_ports=text)) not in ports[-OUR_SHARE:]
+
+
+def test_a_server_that_begins_again_has_others_to_try(ports: range, taken: ExitStack) -> None:
+    text = f"{ports[0]}-{ports[-1]}"
+    first, *others = server_ports(HOST, Settings(cluster_host="10.0.0.1", cluster_ports=text))
+    assert sorted([first, *others]) == list(ports[-OUR_SHARE:])
+    # Where no firewall bounds them, the system names one that is free then.
+    first, *others = server_ports(HOST, Settings(cluster_ports=text))
+    take(taken, first)
+    assert others == [0]
 
 
 @pytest.mark.parametrize("text", ["6380", "6380-6400", "80-200", "7000-6000", "1-x", "60000-70000"])

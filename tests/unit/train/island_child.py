@@ -47,7 +47,7 @@ def host(folder: Path, port: int) -> None:
     values["optimizer"] |= {"matrix_lr": 0.02, "embedding_lr": 0.002, "weight_decay": 0.0}
     values["schedule"] |= {"warmup": 0.0}
     plan = round_plan(SettledConfig(**values), N_ISLANDS)
-    outer = OuterHost(folder / "rounds", plan, "127.0.0.1", SECRET, port, save_every_s=0.3)
+    outer = OuterHost(folder / "rounds", plan, "127.0.0.1", SECRET, (port,), save_every_s=0.3)
     print(outer.address[1], flush=True)
     while True:
         time.sleep(1)

@@ -107,7 +107,7 @@ def serve() -> Iterator[Callable[..., AggregatorServer]]:
 
     def start(config: TrainConfig, port: int = 0) -> AggregatorServer:
         plan = replace(round_plan(SettledConfig(**settled(config)), 2), silence_s=3.0)
-        servers.append(AggregatorServer(Aggregator(plan), "127.0.0.1", SECRET, port))
+        servers.append(AggregatorServer(Aggregator(plan), "127.0.0.1", SECRET, (port,)))
         return servers[-1]
 
     yield start

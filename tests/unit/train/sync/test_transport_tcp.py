@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from mulm.errors import AuthError, CorruptError, NotRunningError
+from mulm.errors import AuthError, CorruptError, NotRunningError, PortBusyError
 from mulm.train.sync import aggregator_server
 from mulm.train.sync.aggregator import Aggregator, RoundPlan
 from mulm.train.sync.aggregator_server import AggregatorServer
@@ -266,3 +266,32 @@ def test_an_offer_of_an_earlier_life_is_told_that_nobody_knows_it() -> None:
     finally:
         rounds.close()
         server.close()
+
+
+def test_an_aggregator_whose_port_was_taken_is_found_at_another() -> None:
+    """Who listens at the old one is no aggregator with another secret: it is not there, as yet."""
+    aggregator = Aggregator(RoundPlan(n_rows=1000, granule=1))
+    first = AggregatorServer(aggregator, "127.0.0.1", SECRET)
+    link = OuterLink(*first.address, SECRET, "a")
+    rounds = TcpRounds(link, 4 * N, silence_s=4.0)
+    rounds.join("a", Standing((N,)))
+    first.close()
+    with pytest.raises(NotRunningError):
+        rounds.lease("a", 1, 0)
+    stranger = AggregatorServer(aggregator, "127.0.0.1", "a guess", (link.port,))
+    with pytest.raises(NotRunningError, match="stranger"):
+        rounds.lease("a", 1, 0)
+    again = AggregatorServer(aggregator, "127.0.0.1", SECRET, (link.port, 0))
+    assert again.address[1] != link.port
+    link.port = again.address[1]
+    assert rounds.lease("a", 1, 0).n_rows == 1
+    rounds.close()
+    for server in (stranger, again):
+        server.close()
+
+
+def test_where_others_have_all_ports_it_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortBusyError, match=str(port)):
+            AggregatorServer(Aggregator(RoundPlan(1, 1)), "127.0.0.1", SECRET, (port,))
