@@ -3,7 +3,8 @@
 One per run, kept by `outer_host` (`transport_tcp` serves it to islands elsewhere); a plain object
 that many threads call. Invariants: a round of a fragment is closed when all members gave, when a
 quorum gave and the grace is over, or at the latest `silence_s` after its first offer, so no island
-waits for ever; what is told to it is checked before it changes anything. It may die at any moment:
+waits for ever; what is told to it is checked before it changes anything; what takes the time of
+many questions (closing, encoding, checksums) is done without the lock. It may die at any moment:
 started again, it takes anchors that are newer than what it kept from the islands. Shape letters: N
 numbers of a fragment.
 """
@@ -88,8 +89,13 @@ class Aggregator:
 
     def join(self, island: str, standing: Standing) -> Joined:
         """See `Rounds.join`."""
+        if standing.sums:
+            self._sum_up()
         with self._changed:
             self._require_sizes(standing)
+            # What an island gave to a round that is being closed can not be withdrawn: it is told
+            # of the anchor after it.
+            self._changed.wait_for(lambda: all(part.sealed is None for part in self._parts))
             self._members.join(island, [part.number for part in self._parts], self._now_s())
             if standing.rounds and self._later_rows is not None:
                 self._leases.restore(self._later_rows)
@@ -126,8 +132,8 @@ class Aggregator:
             self._hear(island)
             if part.public_N is None:
                 raise NotAMemberError("the first island has not sent its weights yet")
-            number, copy_N = part.number, part.public_N.clone()
-        return Anchor(fragment, number, CODECS["fp32"].encode(copy_N))
+            number, public_N = part.number, part.public_N
+        return Anchor(fragment, number, CODECS["fp32"].encode(public_N))
 
     def lease(self, island: str, n_rows: int, n_done: int) -> Lease:
         """See `Rounds.lease`."""
@@ -153,30 +159,28 @@ class Aggregator:
             if offer.number < part.number and offer.number not in part.updates:
                 raise NotAMemberError("the island is too far behind: it has to fetch the anchor")
             number = part.counts_in(offer)
-            if number == part.number:
+            if number == part.open_number:
                 part.take(offer, self._now_s())
-                self._close_if_due(part)
-            return number
+        self._close_if_due(part)
+        return number
 
     def take(self, island: str, fragment: int, number: int, timeout_s: float) -> Update | None:
         """See `Rounds.take`."""
         deadline_s = self._now_s() + timeout_s
         part = self._part(fragment)
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 self._hear(island)
-                self._close_if_due(part)
+            self._close_if_due(part)
+            with self._changed:
+                self._hear(island)
                 now_s = self._now_s()
                 if part.number > number:
-                    break
+                    return _update(part, number)
                 if now_s >= deadline_s:
                     return None
                 closes_s = part.closes_s(self.plan.grace_s, self.plan.silence_s)
                 self._changed.wait(max(0.001, min(deadline_s, closes_s) - now_s))
-            try:
-                return part.updates[number]
-            except KeyError:
-                raise NotAMemberError(f"the update of round {number} is gone") from None
 
     def leave(self, island: str, n_done: int) -> None:
         """See `Rounds.leave`."""
@@ -189,9 +193,10 @@ class Aggregator:
                 self._absent_leader = ""
             leader = self._leader() if len(self._members) else ""
             self._keep({**self._leases.state(), "leader": leader})
-            for part in self._parts:
-                self._close_if_due(part)
             self._changed.notify_all()  # who waits in its name is to hear it
+            parts = list(self._parts)
+        for part in parts:
+            self._close_if_due(part)
 
     @property
     def most_bytes(self) -> int:
@@ -209,23 +214,20 @@ class Aggregator:
             return self._leases.n_done
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a later self needs: tensors, and facts that JSON can hold.
+        """All that a later self needs, of one moment: tensors, and facts that JSON can hold.
 
-        Fragments are copied one by one, so that nobody waits for long; each is whole.
+        The tensors are not to be changed.
         """
-        tensors: dict[str, Tensor] = {}
         with self._changed:
-            parts, rows = list(self._parts), self._leases.state()
-        numbers = []
-        for part in parts:
-            with self._changed:
-                numbers.append(part.number)
-                for name in ("public", "true", "momentum"):
-                    value: Tensor | None = getattr(part, f"{name}_N")
-                    if value is not None:
-                        tensors[f"{part.place}.{name}"] = value.clone()
-        sizes = [part.size for part in parts]
-        return tensors, {"rounds": numbers, "sizes": sizes, "rows": rows}
+            tensors = {
+                f"{part.place}.{name}": value
+                for part in self._parts
+                for name in ("public", "true", "momentum")
+                if (value := getattr(part, f"{name}_N")) is not None
+            }
+            numbers = [part.number for part in self._parts]
+            sizes = [part.size for part in self._parts]
+            return tensors, {"rounds": numbers, "sizes": sizes, "rows": self._leases.state()}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Go on from a `state`, before anybody has joined.
@@ -288,15 +290,47 @@ class Aggregator:
         for part in self._parts:
             part.forget(island)
 
+    def _sum_up(self) -> None:
+        with self._changed:
+            parts = [part for part in self._parts if part.public_N is not None]
+        for part in parts:
+            _ = part.checksum  # kept, for who asks under the lock
+
     def _close_if_due(self, part: AnchorPart) -> None:
+        """Close rounds of a fragment for as long as one is due; called without the lock."""
+        while True:
+            with self._changed:
+                if not self._is_due(part):
+                    return
+                sealed = part.seal()
+            try:
+                closed = sealed.close(self._codec, self.plan.outer)
+            except BaseException:
+                with self._changed:
+                    part.unseal(sealed, self._now_s())
+                    self._changed.notify_all()
+                raise
+            with self._changed:
+                if part.move(sealed, closed):
+                    self._part_closed(part.place, closed.update)
+                self._changed.notify_all()
+
+    def _is_due(self, part: AnchorPart) -> bool:
         awaited, now_s = self._members.awaited(part.place, part.number), self._now_s()
         is_due = part.is_due(awaited, now_s, self.plan.quorum, self.plan.grace_s)
-        if not is_due and not part.is_overdue(now_s, self.plan.silence_s):
-            return
-        update = part.close(self._codec, self.plan.outer)
-        for name in self._members.closed(part.place, update.number, set(update.islands), now_s):
+        return is_due or part.is_overdue(now_s, self.plan.silence_s)
+
+    def _part_closed(self, place: int, update: Update) -> None:
+        given, now_s = set(update.islands), self._now_s()
+        for name in self._members.closed(place, update.number, given, now_s):
             self._drop(name)
-        self._changed.notify_all()
+
+
+def _update(part: AnchorPart, number: int) -> Update:
+    try:
+        return part.updates[number]
+    except KeyError:
+        raise NotAMemberError(f"the update of round {number} is gone") from None
 
 
 def _require_finite(x_N: Tensor) -> None:
