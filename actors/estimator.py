@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from actors.nodes import can_train
 from actors.remote_answer import answer
 from mulm.errors import DeadlineError
 
@@ -54,8 +55,14 @@ def _estimate(values: dict[str, Any]) -> dict[str, Any]:
     from mulm.train.config import TrainConfig
     from mulm.train.estimate import estimate
     from mulm.train.preview import preview, work_of
+    from mulm.train.sync.outlook import outlook
 
     config = load_config(TrainConfig, values)
     plan = preview(config, cluster_store(Home.from_env()), connect_facts())
-    told = asdict(estimate(work_of(plan), is_measured=False))
-    return asdict(plan) | {"object": "estimate", "estimate": told}
+    work = work_of(plan)
+    machines = [str(node["NodeManagerAddress"]) for node in can_train(ray.nodes(), plan.device)]
+    return asdict(plan) | {
+        "object": "estimate",
+        "estimate": asdict(estimate(work, is_measured=False)),
+        "sync": asdict(outlook(work.config, work.shape, machines)),
+    }

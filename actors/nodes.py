@@ -1,7 +1,7 @@
 """The machines of the cluster, as Ray knows them, in our words: what each has and gives.
 
-Called by the control API. Invariants: a machine that is gone is told as gone, not left out; what a
-machine did not tell is None.
+Called by the control API, and by whoever places training. Invariants: a machine that is gone is
+told as gone, not left out; what a machine did not tell is None.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ def cluster_nodes() -> list[dict[str, Any]]:
     }
     living = ray._private.state.actors(actor_state_name="ALIVE").values()
     return described(ray.nodes(), started_ms, living)
+
+
+def can_train(nodes: Sequence[Mapping[str, Any]], device: str) -> list[Mapping[str, Any]]:
+    """Those that live and have something to train on, as Ray tells them, the head first."""
+    name = "GPU" if device == "cuda" else "CPU"
+    alive = [node for node in nodes if node.get("Alive") and node["Resources"].get(name, 0) >= 1]
+    return sorted(alive, key=lambda node: (_HEAD not in node["Resources"], node["NodeID"]))
 
 
 def described(

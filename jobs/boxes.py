@@ -12,6 +12,8 @@ from typing import Any
 
 import ray
 
+from actors.nodes import can_train
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -34,9 +36,7 @@ def find_boxes(nodes: Sequence[Mapping[str, Any]], device: str) -> list[Box]:
     The head comes first: its island leads, and has the store beside it.
     """
     name = "GPU" if device == "cuda" else "CPU"
-    alive = [node for node in nodes if node.get("Alive") and node["Resources"].get(name, 0) >= 1]
-    alive.sort(key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeID"]))
-    return [_box(node, name) for node in alive]
+    return [_box(node, name) for node in can_train(nodes, device)]
 
 
 def roomy(boxes: Sequence[Box], free: Mapping[str, Mapping[str, float]]) -> list[Box]:

@@ -81,14 +81,18 @@ def _print_preview(
     from mulm.store import Store
     from mulm.train.estimate import describe_estimate, estimate
     from mulm.train.preview import describe, preview, work_of
+    from mulm.train.sync.outlook import outlook
 
     home, config = Home.from_env().create(), load_config(TrainConfig, config_path, overrides)
     with Ledger(home.ledger) as facts:
         plan = preview(config, Store(home.store), facts)
-    told = estimate(
-        work_of(plan), is_measured=is_measured, watts=watts, price_per_kwh=price_per_kwh
-    )
+    work = work_of(plan)
+    told = estimate(work, is_measured=is_measured, watts=watts, price_per_kwh=price_per_kwh)
+    sync = outlook(work.config, work.shape, machines=None)
     if as_json:
-        click.echo(json.dumps(asdict(plan) | {"estimate": asdict(told)}))
+        whole = asdict(plan) | {"estimate": asdict(told), "sync": asdict(sync)}
+        click.echo(json.dumps(whole))
         return
-    click.echo("\n".join([*describe(plan), *describe_estimate(told)]))
+    click.echo(
+        "\n".join([*describe(plan), f"workers agree by {sync.text}", *describe_estimate(told)])
+    )

@@ -31,6 +31,7 @@ def test_from_a_text_to_a_model_that_is_rolled_back(api):
         config = pupil_config(dataset, seed)
         told = api("POST", "/api/v1/runs/estimate", {"config": config})
         assert (told["steps"], told["parameters"] > 0) == (4, True)
+        assert told["sync"]["strategy"] == "single"
         trained = api.run("/api/v1/runs", {"kind": "train", "config": config})
         models.append(trained["result"]["model"])
         numbers = api("GET", f"/api/v1/runs/{trained['id']}/metrics")

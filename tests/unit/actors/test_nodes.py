@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.nodes import described
+from actors.nodes import can_train, described
 
 HEAD = {
     "NodeID": "aa", "NodeManagerAddress": "10.0.0.1", "Alive": True,
@@ -40,3 +40,11 @@ def test_a_machine_is_told_with_what_it_gives() -> None:
     assert (laptop["rtt_ms"], laptop["up_mbit"], laptop["down_mbit"]) == (0.4, 94.0, None)
     assert laptop["work"] == [{"kind": "engine", "name": "demo"}, {"kind": "island", "name": ""}]
     assert "ray.io/node-id" not in laptop["labels"]
+
+
+def test_who_lives_and_has_something_to_train_on_can_train() -> None:
+    gone = {**LAPTOP, "NodeID": "a0", "Alive": False}
+    idle = {"NodeID": "cc", "NodeManagerAddress": "10.0.0.3", "Alive": True, "Resources": {}}
+    nodes = [LAPTOP, gone, idle, HEAD]
+    assert [node["NodeID"] for node in can_train(nodes, "cpu")] == ["aa", "bb"]
+    assert [node["NodeID"] for node in can_train(nodes, "cuda")] == ["bb"]

@@ -181,10 +181,14 @@ def test_a_dry_run_tells_the_plan_and_trains_nothing(
     monkeypatch.setenv("MULM_HOME", str(home.root))
     config = tmp_path / "config.json"
     config.write_text(CONFIG.model_dump_json())
-    main(["train", str(config), "--dry-run", "--set", "device=cpu"])
-    assert "parameters" in capsys.readouterr().out
-    main(["train", str(config), "--dry-run", "--set", "steps=7", "--json"])
-    assert json.loads(capsys.readouterr().out)["tokens"] == 7 * 128
+    main(["train", str(config), "--dry-run", "--set", "device=cpu", "--set", "workers=2"])
+    printed = capsys.readouterr().out
+    assert "parameters" in printed
+    assert "workers agree by measured when the run begins: which machines there are" in printed
+    main(["train", str(config), "--dry-run", "--set", "steps=7", "--set", "sync=diloco", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["tokens"] == 7 * 128
+    assert told["sync"]["strategy"] == "diloco"
     with Ledger(home.ledger) as facts:
         assert facts.versions("model") == []
         assert not list((home.root / "runs").glob("*"))
