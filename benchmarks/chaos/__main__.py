@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from benchmarks.chaos import backups, clocks, creates, damage, disk, kills, soak, training
+from benchmarks.chaos import backups, clocks, creates, damage, disk, joined, kills, soak, training
 from benchmarks.chaos.case import Case, Outcome, draw_of
 from benchmarks.chaos.world import World, running_world
 
@@ -26,6 +26,7 @@ CASES: list[Case] = [
     *training.CASES,
     *disk.CASES,
     *backups.CASES,
+    *joined.CASES,
 ]
 
 

@@ -34,13 +34,15 @@ class Outcome:
 class Case:
     """One fault.
 
-    `run` gets the running application, or None where `needs_application` is not set.
+    `run` gets the running application, or None where `needs_application` is not set. One that
+    `needs_machines` makes them, each with a home of its own.
     """
 
     name: str
     what: str
     run: Callable[[World, Random, Outcome], None]
     needs_application: bool = True
+    needs_machines: bool = False
 
 
 def draw_of(seed: int, name: str) -> Random:

@@ -11,22 +11,40 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 
 from benchmarks.chaos.case import Case, Outcome
 from benchmarks.chaos.world import World
-from mulm.errors import MulmError
+from jobs.entry import JobContext, execute
+from mulm.atomic import write_atomic
+from mulm.config import canonical_json, load_config
+from mulm.errors import MulmError, StoppedError
+from mulm.home import Home
 from mulm.ledger import Ledger
 from mulm.manifest import Manifest
 from mulm.model.checkpoint import load_checkpoint, save_checkpoint
+from mulm.runs.identity import identity_of
 from mulm.store import Store
+from mulm.testing import TINY_SHAPE
+from mulm.train.config import TrainConfig
+from mulm.train.sync.aggregator import Aggregator, RoundPlan
+from mulm.train.sync.codecs import CODECS
+from mulm.train.sync.kept_rows import NAME as ROWS
+from mulm.train.sync.kept_rows import KeptRows
+from mulm.train.sync.rounds import Anchor, Standing
 
 N_TRIALS = 200
+_ROUNDS = RoundPlan(n_rows=1000, granule=1)
+_TRAINING = {
+    "name": "a", "dataset": "b@1", "model": TINY_SHAPE, "steps": 400, "batch_tokens": 128,
+    "seq_len": 16,
+}  # fmt: skip
 Read = Callable[[], object]
 Damage = Callable[[bytes, Random], bytes]
 
@@ -144,6 +162,53 @@ def _checkpoint(name: str, folder: Path) -> tuple[Path, Read]:
     return at / name, read
 
 
+def _run_config(folder: Path) -> tuple[Path, Read]:
+    """The config that a run's job reads, and what the job would work by; the ledger has it too."""
+    home = Home(folder / "home").create()
+    config = TrainConfig.model_validate(_TRAINING)
+    path = home.run("run_a") / "config.json"
+    write_atomic(path, canonical_json(config.model_dump(mode="json")))
+    with Ledger(home.ledger) as ledger:
+        ledger.create_run("run_a", "train", config.model_dump(mode="json"))
+
+    def read() -> object:
+        worked_by: list[object] = []
+
+        def work(_context: JobContext, found: TrainConfig) -> dict[str, Any]:
+            worked_by.append(identity_of(found))
+            raise StoppedError("it is not to succeed: then it would not begin again")
+
+        found = load_config(TrainConfig, path)
+        with Ledger(home.ledger) as ledger, suppress(StoppedError):
+            execute("train", found, work, JobContext("run_a", home, Store(home.store), ledger))
+        return worked_by
+
+    return path, read
+
+
+def _run_rows(folder: Path) -> tuple[Path, Read]:
+    """Which rows the islands of a run were given."""
+    KeptRows(folder, "life").write({"line": 640, "open": [(128, 192), (512, 640)], "leader": "a"})
+    return folder / ROWS, lambda: KeptRows(folder, "life").read()
+
+
+def _run_rounds(name: str, folder: Path) -> tuple[Path, Read]:
+    """The anchors that they agree on, as an aggregator goes on from them."""
+    aggregator = Aggregator(_ROUNDS)
+    aggregator.join("a", Standing((500,)))
+    aggregator.send("a", Anchor(0, 3, CODECS["fp32"].encode(torch.arange(500.0))))
+    at = save_checkpoint(folder, 1, *aggregator.state())
+
+    def read() -> object:
+        later = Aggregator(_ROUNDS)
+        saved = load_checkpoint(at)
+        later.restore(saved.tensors, saved.state)
+        tensors, facts = later.state()
+        return {key: value.tolist() for key, value in tensors.items()}, facts
+
+    return at / name, read
+
+
 def _ledger(folder: Path) -> tuple[Path, Read]:
     path = folder / "ledger.sqlite"
     with Ledger(path) as ledger:
@@ -175,6 +240,13 @@ CASES = [
     *(
         _case(f"checkpoint-{name.partition('.')[0]}", f"the same of a checkpoint's {name}",
               partial(_checkpoint, name))
+        for name in ("tensors.safetensors", "state.json", "manifest.json")
+    ),
+    _case("run-config", "the same of the config that a run's job reads", _run_config),
+    _case("run-rows", "the same of which rows the islands of a run were given", _run_rows),
+    *(
+        _case(f"run-rounds-{name.partition('.')[0]}", f"the same of the aggregator's {name}",
+              partial(_run_rounds, name))
         for name in ("tensors.safetensors", "state.json", "manifest.json")
     ),
     _case("ledger", "the same of the ledger's database", _ledger, has_checksums=False),

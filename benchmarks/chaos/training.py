@@ -18,10 +18,12 @@ import psutil
 
 from benchmarks.chaos.callers import Callers
 from benchmarks.chaos.case import Case, Outcome
+from benchmarks.chaos.damage import DAMAGES
 from benchmarks.chaos.kills import ANSWERS_WITHIN_S, kill_one
 from benchmarks.chaos.leaks import Belongings, left_behind
 from benchmarks.chaos.victims import victims
-from benchmarks.chaos.world import DATASET, World, wait_for
+from benchmarks.chaos.world import DATASET, World, is_gone, wait_for
+from mulm.checkpoint_files import checkpoints, step_of
 from mulm.ledger import Ledger
 from mulm.records import Run
 from mulm.testing import TINY_SHAPE
@@ -119,6 +121,28 @@ def _take_memory(world: World, _run_id: str, draw: Random, _outcome: Outcome) ->
     worker.rlimit(psutil.RLIMIT_AS, (limit, limit))
 
 
+def _damage_files(world: World, run_id: str, draw: Random, outcome: Outcome) -> None:
+    """Its driver dies, and of what lies in its folder one file of each kind is not what it was.
+
+    Of two checkpoints the older one stays, as after a power cut.
+    """
+    drivers = victims(world.pack, "job driver")
+    kill_one(world, "job driver", draw)
+    wait_for(lambda: all(map(is_gone, drivers)), _DEADLINE_S, "the end of the driver")
+    wait_for(lambda: not victims(world.pack, "train worker"), _DEADLINE_S, "that of its workers")
+    folder = world.home.run(run_id)
+    newest = max(checkpoints(folder / "checkpoints"), key=step_of)
+    chosen = [
+        folder / "config.json", folder / "lock", draw.choice(sorted(newest.iterdir())),
+        *sorted((folder / "tensorboard").iterdir())[:1],
+    ]  # fmt: skip
+    for path in chosen:
+        hurt = draw.choice(DAMAGES)
+        content = path.read_bytes() if path.exists() else b""
+        path.write_bytes(hurt(content, draw) if content else draw.randbytes(9))
+    outcome.seen["damaged"] = [path.name for path in chosen]
+
+
 def run_of(world: World, run_id: str) -> Run:
     """As the ledger has it."""
     with Ledger(world.home.ledger) as ledger:
@@ -188,5 +212,7 @@ CASES = [
     _case("kill-supervisor", "SIGKILL of Ray's job supervisor", partial(_kill, "job supervisor")),
     _case("kill-ledger", "SIGKILL of the ledger while a run tells it", partial(_kill, "ledger")),
     _case("kill-gcs", "SIGKILL of the GCS under a run", partial(_kill_under_all, "gcs")),
+    _case("damaged-files", "its driver is killed, and files in its folder are damaged",
+          _damage_files),
     _case("out-of-memory", "a train worker gets no more memory", _take_memory),
-]
+]  # fmt: skip

@@ -13,7 +13,7 @@ from benchmarks.chaos.callers import Answer, _again_s, _judged
 from benchmarks.chaos.case import Case, Outcome, draw_of
 from benchmarks.chaos.soak import Sample, _compare
 
-ALONE = [case for case in CASES if not case.needs_application]
+ALONE = [case for case in CASES if not (case.needs_application or case.needs_machines)]
 
 
 @pytest.mark.parametrize("case", ALONE, ids=lambda case: case.name)

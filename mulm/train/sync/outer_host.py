@@ -8,7 +8,6 @@ anchors never stops a round for longer than a copy of a fragment in memory takes
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Sequence
@@ -16,19 +15,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mulm.atomic import make_folder, write_atomic
 from mulm.checkpoint_files import checkpoints, step_of
-from mulm.config import canonical_json
 from mulm.errors import CorruptError, MulmError
 from mulm.model.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
 from mulm.train.sync.aggregator import Aggregator, RoundPlan
 from mulm.train.sync.aggregator_server import AggregatorServer
+from mulm.train.sync.kept_rows import KeptRows
 
 _log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 60.0
 _KEPT = 2
-_ROWS = "rows.json"
 
 
 class OuterHost:
@@ -50,10 +47,9 @@ class OuterHost:
         save_every_s: float = SAVE_EVERY_S,
     ) -> None:
         self._folder, self._save_every_s = folder, save_every_s
-        self.aggregator = Aggregator(plan, keep=self._keep_rows)
-        self._kept_rows: dict[str, Any] = {}
         # The secret is that of a driver's life: islands of an earlier one are gone.
-        self._life = sha256(secret.encode()).hexdigest()[:16]
+        self._rows = KeptRows(folder, sha256(secret.encode()).hexdigest()[:16])
+        self.aggregator = Aggregator(plan, keep=self._keep_rows)
         self._n_saved = self._restore()
         self._server = AggregatorServer(self.aggregator, host, secret, ports)
         self.address = self._server.address
@@ -92,35 +88,22 @@ class OuterHost:
             saved = None
         if saved is not None:
             self.aggregator.restore(saved.tensors, saved.state)
-        if (rows := self._read_rows()) is not None:
-            is_same_life = rows["life"] == self._life
-            self.aggregator.restore_rows(rows, rows["leader"] if is_same_life else "")
+        try:
+            rows = self._rows.read()
+        except CorruptError as error:
+            _log.warning("the rows that were given are not known reason=%s", error.message)
+            return number
+        if rows is not None:
+            self.aggregator.restore_rows(rows, rows["leader"])
         return number
 
     def _keep_rows(self, rows: dict[str, Any]) -> None:
         """Called before each answer to an island that asks for rows."""
-        if rows == self._kept_rows:
-            return
         try:
-            make_folder(self._folder)
-            write_atomic(self._folder / _ROWS, canonical_json({**rows, "life": self._life}))
+            self._rows.write(rows)
         except (MulmError, OSError) as error:
             # Training goes on; after a death now, some rows would be trained on again.
             _log.warning("given rows were not written reason=%s", error)
-        self._kept_rows = rows
-
-    def _read_rows(self) -> dict[str, Any] | None:
-        path = self._folder / _ROWS
-        if not path.exists():
-            return None
-        try:
-            rows: dict[str, Any] = json.loads(path.read_bytes())
-            opened = [(int(a), int(b)) for a, b in rows["open"]]
-            who = {name: str(rows[name]) for name in ("leader", "life")}
-            return {"line": int(rows["line"]), "open": opened, **who}
-        except (ValueError, KeyError, TypeError) as error:
-            _log.warning("the rows that were given are not known path=%s reason=%r", path, error)
-            return None
 
     def _work(self) -> None:
         while not self._ending.wait(self._save_every_s):
