@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from random import Random
 
 from actors.processes import Pack
@@ -46,7 +47,8 @@ class Joined:
 
     def __init__(self, head: Machine, other: Machine) -> None:
         self.head, self.other = head, other
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        """By what they print to."""
         self.run_id = ""
 
     def begin(self) -> None:
@@ -70,7 +72,7 @@ class Joined:
         """Whatever has become of it."""
         for machine, word in ((self.other, "leave"), (self.head, "down")):
             run(machine, [*_MULM, word], _PATIENCE_S)
-        for process in self._processes:
+        for process in self._processes.values():
             process.kill()
             process.wait()
 
@@ -113,9 +115,13 @@ class Joined:
         return sum(node["is_alive"] for node in nodes)
 
     def wait(self, is_so: Callable[[], bool], what: str) -> float:
-        """Until it is so; how long that took."""
+        """Until it is so; how long that took.
+
+        Raises:
+            RuntimeError: what is to go on meanwhile has ended.
+        """
         begun_s = time.monotonic()
-        wait_for(is_so, _PATIENCE_S, what)
+        wait_for(lambda: self._require_living() or is_so(), _PATIENCE_S, what)
         return time.monotonic() - begun_s
 
     def longest_pause_s(self, is_over: Callable[[], bool]) -> float:
@@ -135,12 +141,17 @@ class Joined:
 
     def _begin(self, machine: Machine, *words: str) -> None:
         """A command that goes on."""
-        nowhere = subprocess.DEVNULL
-        self._processes.append(
-            subprocess.Popen(  # noqa: S603 - our own command line
-                machine.command(*_MULM, *words), env=machine.env(), stdout=nowhere, stderr=nowhere
+        path = self.head.home.parent / f"{words[0]}.log"
+        with path.open("wb") as log:
+            self._processes[path] = subprocess.Popen(  # noqa: S603 - our own command line
+                machine.command(*_MULM, *words), env=machine.env(), stdout=log, stderr=log
             )
-        )
+
+    def _require_living(self) -> None:
+        for path, process in self._processes.items():
+            if process.poll() is not None:
+                told = path.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{path.stem} ended with {process.returncode}: {told}")
 
 
 @contextmanager
