@@ -42,10 +42,6 @@ class OuterSyncHost:
         """Where it listens, in this life."""
         return self._host.address[1]
 
-    def n_done(self) -> int:
-        """Rows of the run that are done."""
-        return self._host.aggregator.n_done
-
     def set_round(self, round_s: float) -> None:
         """Islands hear with their next rows how long rounds are to be."""
         self._host.aggregator.round_s = round_s
@@ -88,11 +84,6 @@ class OuterSync:
         except RayActorError as error:
             raise _gone(error) from None
         return self.port != before
-
-    def n_done(self) -> int:
-        """Rows of the run that are done."""
-        done: int = answer(self.handle.n_done.remote(), "aggregator", "n_done", _TIMEOUT_S)
-        return done
 
     def set_round(self, round_s: float) -> None:
         """Tell it how long rounds are to be, without waiting for it."""
