@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.config import Frozen, canonical_json
 from mulm.errors import ConfigError
+from mulm.field_words import Label, Told
 from mulm.records import Answered, Thumb
 from mulm.refs import new_id
 from mulm.tool_turns import check_turns
@@ -45,18 +46,25 @@ _GIVEN: dict[int | str, dict[str, Any]] = {
     },
 }
 
-ModelName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _OF_A_MODEL = "mdl_[0-9a-z]{1,24}"
-ModelId = Annotated[str, Field(pattern=rf"^{_OF_A_MODEL}(\+{_OF_A_MODEL})?$")]
+ModelId = Annotated[
+    str,
+    Field(pattern=rf"^{_OF_A_MODEL}(\+{_OF_A_MODEL})?$"),
+    Told("be the `system_fingerprint` of an answer, such as mdl_0123456789ab"),
+]
 """With that of an adapter behind it, where one stood beside."""
-AnswerId = Annotated[str, Field(min_length=1, max_length=64, pattern="^[!-~]+$")]
+AnswerId = Annotated[
+    str,
+    Field(min_length=1, max_length=64, pattern="^[!-~]+$"),
+    Told("be the `id` of an answer: 1 to 64 visible ASCII characters without spaces"),
+]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
 
 
 class NewFeedback(Frozen):
     """An answer, what it answered, and whether it is good."""
 
-    model: ModelName
+    model: Label
     """What clients call the model that has answered."""
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_TURNS)]
     """What was sent to it, as it was sent."""

@@ -12,6 +12,7 @@ from mulm.accounts import HOUR_S, Key, KeyLimits, Scope
 from mulm.config import Frozen
 from mulm.errors import ConflictError, nearest
 from mulm.facts import Facts
+from mulm.field_words import Label
 from mulm.records import Claim
 from serve_app.auth import KeyRing
 from serve_app.caller import CallerDependency
@@ -36,7 +37,6 @@ def _ring(request: Request) -> KeyRing:
 
 
 RingDependency = Annotated[KeyRing, Depends(_ring)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Models = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=256)
 ]
@@ -46,7 +46,7 @@ Life = Annotated[int, Field(ge=1, le=_MAX_LIFE_S)]
 class NewKey(Frozen):
     """Whose it will be, what for, and how much it may use."""
 
-    name: Name
+    name: Label
     scope: Scope = "inference"
     models: Models = ()
     """What clients call the models that it may ask; all of them where none is named."""
@@ -57,7 +57,7 @@ class NewKey(Frozen):
 class KeyChange(Frozen):
     """What is to be otherwise; what is not given stays, of `limits` too: null there lifts one."""
 
-    name: Name | None = None
+    name: Label | None = None
     models: Models | None = None
     expires_in_s: Life | None = None
     """From now on; null is for ever."""
