@@ -21,7 +21,7 @@ from mulm.refs import new_id
 from mulm.tool_turns import check_turns
 from serve_app.auth import ForbiddenError
 from serve_app.caller import Caller, CallerDependency
-from serve_app.control_api.answerers import require_answerer
+from serve_app.control_api.answerers import require_answerer, require_name
 from serve_app.control_api.control import PROBLEM, PROBLEMS, Control, ControlDependency, require_all
 from serve_app.control_api.feedback_words import described, in_a_line
 from serve_app.control_api.idempotency import OnceDependency
@@ -113,6 +113,7 @@ def give_feedback(
 
     def give(*_claim: object) -> JSONResponse:
         """Also where another process did it before: twice is once."""
+        require_name(service, control.facts, body.model, caller.key)
         if body.model_id is not None:
             require_answerer(service, control.facts, body.model, body.model_id)
         return _given(body, control, caller)
