@@ -19,6 +19,7 @@ from mulm.errors import NotFoundError, TokenizerMismatchError
 from mulm.eval.compression import bits_per_byte, xz_bits_per_byte
 from mulm.eval.config import EvaluateConfig
 from mulm.eval.gate import judge
+from mulm.eval.held_out import ROLE, require_dataset
 from mulm.eval.scoring import Student, score_suite
 from mulm.eval.suites.registry import ALL, BITS_PER_BYTE, SUITES
 from mulm.manifest import Manifest
@@ -156,13 +157,9 @@ def _dataset_or_reason(
 
 
 def _dataset(context: JobContext, config: EvaluateConfig, model: Manifest) -> Manifest:
+    require_dataset(config, model)
     if config.dataset is None:
-        if "dataset" not in model.parents:
-            raise NotFoundError(
-                f"{config.model} does not say which dataset it was trained on",
-                hint=f"name one: mulm eval {config.model} --dataset NAME",
-            )
-        return context.store.load(model.parents["dataset"])
+        return context.store.load(model.parents[ROLE])
     version = context.facts.resolve("dataset", parse_ref(config.dataset))
     dataset = context.store.load(version.manifest_id)
     if dataset.tokenizer_fingerprint != model.tokenizer_fingerprint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, get_args
 
@@ -80,6 +80,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
+def keys_at(schema: Any, loc: Sequence[int | str]) -> list[str]:
+    """The keys that a schema, or a type that holds some, knows where `loc` ends."""
+    return sorted({key for model in _models_at(_models_in(schema), loc) for key in _keys(model)})
+
+
 def canonical_json(values: object) -> bytes:
     """The one JSON text of a value, for hashing: sorted keys, no spaces, UTF-8, no NaN."""
     text = json.dumps(
@@ -130,7 +135,7 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> ConfigError | U
     first = _first(errors)
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _fields_at(schema, first["loc"][:-1])
+        known = keys_at(schema, first["loc"][:-1])
         hint = nearest(str(first["loc"][-1]), known)
         return UnknownNameError(f"unknown key {where!r}", hint=hint)
     if first["type"] == "missing":
@@ -187,25 +192,24 @@ def _field_at(schema: type[BaseModel], loc: Sequence[int | str]) -> FieldInfo | 
     """The field that `loc` names; one with a default, where a union has several."""
     names = [part for part in loc if isinstance(part, str)]
     for last in range(len(names) - 1, -1, -1):
-        fields = [m.model_fields.get(names[last]) for m in _models_at(schema, names[:last])]
+        fields = [m.model_fields.get(names[last]) for m in _models_at([schema], names[:last])]
         found = [field for field in fields if field and not field.is_required()]
         if found:
             return found[0]
     return None
 
 
-def _fields_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
-    """Names of the fields where `loc` ends."""
-    return sorted({name for model in _models_at(schema, loc) for name in model.model_fields})
-
-
-def _models_at(schema: type[BaseModel], loc: Sequence[int | str]) -> list[type[BaseModel]]:
+def _models_at(models: list[type[BaseModel]], loc: Sequence[int | str]) -> list[type[BaseModel]]:
     """The schemas where `loc` ends, walking through lists, unions and optionals."""
-    models = [schema]
     for part in loc:
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         models = [m for f in fields for m in _models_in(f.annotation)] or models
     return models
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield field.alias or name
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

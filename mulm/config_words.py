@@ -23,7 +23,6 @@ _WORDS = {
     "string_unicode": "must be text without half characters",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must look like {pattern}",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
     "dict_type": "must be a section with keys",

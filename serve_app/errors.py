@@ -19,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from mulm.config import Frozen
+from mulm.config import Frozen, keys_at
 from mulm.config_words import what_is_wrong
-from mulm.errors import MulmError
+from mulm.errors import MulmError, nearest
 from mulm.redaction import redacted
+from serve_app.routes import routes_of
 
 STATUS_BY_CODE: dict[str, int] = {
     "internal": 500,
@@ -82,6 +83,9 @@ _TYPES = {"rate_limit_exceeded": "rate_limit_error", "insufficient_quota": "insu
 
 _UNION_TAG = re.compile(r"str|.*[\[\]()-].*")
 """Parts of a pydantic location that name a member of a union, not a field."""
+
+_UNKNOWN = "extra_forbidden"
+"""What pydantic calls a key that a schema does not have; one that is missing may be mistyped so."""
 
 REFUSALS = frozenset({"unsupported_parameter", "unknown_parameter"})
 """Codes of the schemas' own refusals; their messages continue after the parameter's name."""
@@ -143,16 +147,23 @@ def half_a_character_response(scope: Scope) -> JSONResponse:
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """For FastAPI: no such route, wrong method."""
+    """For FastAPI: no such route, wrong method; both tell a way out."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 400:  # all that the framework finds wrong by itself is a body
-        return no_json_response(request.scope)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, HTTP_ERROR)
-    if is_control(request.scope):
-        headers = dict(error.headers or {})
-        return problem(str(error.detail), error.status_code, code, request.scope, headers=headers)
-    body = _body(str(error.detail), error.status_code, code, None)
-    return JSONResponse(body, error.status_code, error.headers)
+    scope, status, detail = request.scope, error.status_code, str(error.detail)
+    path, routes = scope["path"], routes_of(request)
+    if status == 400:  # all that the framework finds wrong by itself is a body
+        return no_json_response(scope)
+    if status == 404:
+        return _refusal("there is no such route", "not_found", None, scope, routes.way_out(path))
+    if status == 405:
+        # The framework's own header names the methods of the first route that has the path.
+        allowed = ", ".join(routes.methods(path)) or (error.headers or {})["Allow"]
+        hint, headers = f"it has {allowed}", {"allow": allowed}
+        told = f"this route has no {scope['method']}"
+        return _refusal(told, "method_not_allowed", None, scope, hint, headers)
+    if is_control(scope):
+        return problem(detail, status, HTTP_ERROR, scope, headers=error.headers)
+    return JSONResponse(_body(detail, status, HTTP_ERROR, None), status, error.headers)
 
 
 async def on_mulm_error(request: Request, error: Exception) -> Response:
@@ -181,9 +192,12 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
         return _refusal(f"{param!r} {first['msg']}", str(first["type"]), param, scope)
     if not param:
         hint = "send a JSON object, with Content-Type: application/json"
-        return _refusal(f"the body is not a JSON object ({hint})", "invalid_json", None, scope)
-    if first["type"] == "extra_forbidden":
-        return _refusal(f"{param!r} is not known here", "unknown_parameter", param, scope)
+        return _refusal("the body is not a JSON object", "invalid_json", None, scope, hint)
+    if first["type"] == _UNKNOWN:
+        hint = nearest(
+            path[-1], keys_at(scope["route"].body_field.field_info.annotation, path[:-1])
+        )
+        return _refusal(f"{param!r} is unknown here", "unknown_parameter", param, scope, hint)
     return _refusal(f"{param}: {what_is_wrong(first)}", "invalid_value", param, scope)
 
 
@@ -242,14 +256,22 @@ def refusal_body(message: str, status: int) -> dict[str, Any]:
 
 def _how_telling(failure: Mapping[str, Any]) -> tuple[bool, int, bool]:
     kind = failure["type"]
-    return kind in REFUSALS, len(failure["loc"]), not kind.endswith("_type")
+    return kind in REFUSALS or kind == _UNKNOWN, len(failure["loc"]), not kind.endswith("_type")
 
 
-def _refusal(message: str, code: str, param: str | None, scope: Scope) -> JSONResponse:
-    status = STATUS_BY_REQUEST_CODE[code]
+def _refusal(
+    message: str,
+    code: str,
+    param: str | None,
+    scope: Scope,
+    hint: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    status = (STATUS_BY_REQUEST_CODE | STATUS_BY_CODE)[code]
     if is_control(scope):
-        return problem(message, status, code, scope, param=param)
-    return JSONResponse(_body(message, status, code, param), status)
+        return problem(message, status, code, scope, hint, param, headers)
+    text = f"{message} ({hint})" if hint else message
+    return JSONResponse(_body(text, status, code, param), status, headers)
 
 
 def _body(message: str, status: int, code: str, param: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -59,6 +59,7 @@ from serve_app.openai_api import (
     tokens,
 )
 from serve_app.openapi import describe
+from serve_app.routes import Routes, require_known_query
 from serve_app.service import Service
 from serve_app.settings import MAX_BODY_BYTES
 from serve_app.tracing import TraceMiddleware, Tracing
@@ -93,6 +94,7 @@ def make_app(
         redoc_url=None,
         redirect_slashes=False,  # a route has one name, and others are told so by the error object
         openapi_url="/openapi.json",  # behind the key, like every route but `OPEN_PATHS`
+        dependencies=[Depends(require_known_query)],
         middleware=[
             Middleware(RequestIdMiddleware, new_id=lambda: new_id("req")),
             Middleware(AccessLogMiddleware),
@@ -119,8 +121,10 @@ def make_app(
     data_rooms = (datasets, tokenizers, versions)
     account_rooms = (keys_api, usage, audit_api)
     control_rooms = (*work_rooms, *account_rooms, *data_rooms)
-    for room in (health, metrics, page, *openai_rooms, *openai_jobs, *control_rooms):
+    rooms = (health, metrics, page, *openai_rooms, *openai_jobs, *control_rooms)
+    for room in rooms:
         app.include_router(room.router)
+    app.state.routes = Routes(room.router for room in rooms)
     describe(app)
     return app
 

@@ -41,13 +41,28 @@ class _Rate:
     used_s: float
     asked: float = 0.0
     wanted_per_minute: float = 0.0
+    limit_asked_for: int = 0
+    """What the limit was when its owner was asked last: what is granted is a part of that."""
 
     def ask(self, passed_s: float) -> Ask:
         """What the owner of the limit is asked for."""
         now_wanted = self.asked * PERIOD_S / passed_s
         self.wanted_per_minute = max(now_wanted, _FADING * self.wanted_per_minute)
         self.asked = 0.0
+        self.limit_asked_for = self.limit
         return Ask(self.limit, self.wanted_per_minute, holds=self.gcra.per_minute)
+
+    def have(self, amount: float, now_s: float) -> None:
+        """Go on with another part of the limit."""
+        self.gcra.change(now_s, amount)
+
+    def follow(self, limit: int, now_s: float) -> None:
+        """Go on under another limit: what was used stays used, and that alone is no debt."""
+        left, before = self.gcra.left(now_s), self.gcra.per_minute
+        self.gcra.change(now_s, before * limit / self.limit)
+        wanted = max(left + self.gcra.per_minute - before, min(left, 0.0))
+        self.gcra.give_back(wanted - self.gcra.left(now_s))
+        self.limit = limit
 
 
 @dataclass(slots=True)
@@ -59,14 +74,26 @@ class _Room:
     places: Places
     used_s: float
     n_refused: int = 0
+    limit_asked_for: int = 0
+    """As `_Rate.limit_asked_for`."""
 
     def ask(self, _passed_s: float) -> Ask:
         """What the owner of the limit is asked for."""
         taken, refused = self.places.n_taken, self.n_refused
         self.n_refused = 0
+        self.limit_asked_for = self.limit
         return Ask(
             self.limit, taken + refused, in_use=taken, holds=self.places.n_places, is_whole=True
         )
+
+    def have(self, amount: float, _now_s: float) -> None:
+        """Go on with another part of the limit."""
+        self.places.n_places = int(amount)
+
+    def follow(self, limit: int, _now_s: float) -> None:
+        """Go on under another limit."""
+        self.places.n_places = math.ceil(self.places.n_places * limit / self.limit)
+        self.limit = limit
 
 
 class Limiter:
@@ -98,9 +125,14 @@ class Limiter:
     def admit(self, key: Key) -> Ticket:
         """Let a request in.
 
+        Args:
+            key: As it is by now. A request that is under way has the key as it was, so its limits
+                are followed here and nowhere else.
+
         Raises:
             RateLimitedError: there were too many within a minute.
         """
+        self._follow(key)
         ticket = Ticket(self, key)
         self.take(self.rates_of(key, "requests"), 1)
         return ticket
@@ -131,8 +163,10 @@ class Limiter:
             if (needed_s := rate.gcra.wait_s(now_s, units)) > wait_s:
                 late, wait_s = rate, needed_s
         if late is not None:
+            left = max(0, math.floor(late.gcra.left(now_s)))
             raise RateLimitedError(
-                f"{_whose(late.owner)} limit of {late.limit} {late.what} a minute is reached",
+                f"{_whose(late.owner)} limit of {late.limit} {late.what} a minute leaves {left}"
+                f" now: too few for {units}",
                 hint=f"try again in {max(1, math.ceil(wait_s))} s",
                 retry_after_s=wait_s,
             )
@@ -202,10 +236,21 @@ class Limiter:
         now_s = self._clock()
         self._n_holders = max(grants.n_holders, self._n_planned)
         for name, amount in grants.amounts.items():
-            if (rate := self._rates.get(name)) is not None:
-                rate.gcra.change(now_s, amount)
-            elif (room := self._rooms.get(name)) is not None:
-                room.places.n_places = int(amount)
+            limit = self._rates.get(name) or self._rooms.get(name)
+            # Of what was changed meanwhile a part is granted with the next question.
+            if limit is not None and limit.limit == limit.limit_asked_for:
+                limit.have(amount, now_s)
+
+    def _follow(self, key: Key) -> None:
+        """Take over what has changed of a key's limits; those of the server never do."""
+        limits, now_s = key.limits, self._clock()
+        for known, limit in (
+            (self._rates.get(f"{key.id}/requests"), limits.requests_per_minute),
+            (self._rates.get(f"{key.id}/tokens"), limits.tokens_per_minute),
+            (self._rooms.get(f"{key.id}/places"), limits.max_concurrent),
+        ):
+            if known is not None and limit is not None and known.limit != limit:
+                known.follow(limit, now_s)
 
     def _rate(self, owner: str, what: str, limit: int) -> _Rate:
         now_s, name = self._clock(), f"{owner}/{what}"
@@ -213,9 +258,6 @@ class Limiter:
         if found is None:  # until it is granted something: its part among equals
             gcra = Gcra(limit / self._n_holders)
             found = self._rates[name] = _Rate(owner, what, limit, gcra, now_s)
-        elif found.limit != limit:
-            found.gcra.change(now_s, found.gcra.per_minute * limit / found.limit)
-            found.limit = limit
         found.used_s = now_s
         return found
 
@@ -225,9 +267,6 @@ class Limiter:
         if found is None:
             places = Places(max(1, limit // self._n_holders))
             found = self._rooms[name] = _Room(owner, limit, places, now_s)
-        elif found.limit != limit:
-            found.places.n_places = math.ceil(found.places.n_places * limit / found.limit)
-            found.limit = limit
         found.used_s = now_s
         return found
 

@@ -45,6 +45,11 @@ class Served:
         return self.model_id if self.adapter_id is None else f"{self.model_id}+{self.adapter_id}"
 
     @property
+    def callable_as(self) -> frozenset[str]:
+        """Whatever clients may call it: its name, its references, the id of what has that name."""
+        return frozenset((self.name, self.ref, self.asked_ref, self.adapter_id or self.model_id))
+
+    @property
     def adapter_names(self) -> frozenset[str]:
         """What clients call its adapters."""
         return frozenset(each.name for each in self.adapters)

@@ -19,6 +19,10 @@ from mulm.errors import MulmError
 from mulm.manifest import Kind
 from mulm.refs import check_name, parse_ref
 
+N_SPECIAL = 32
+"""Special tokens of a tokenizer that is trained here; `mulm.data.tokenizer` names them."""
+MIN_VOCAB_SIZE = N_SPECIAL + 256
+"""The specials and one token for each byte: the smallest tokenizer that reads any text."""
 VOCAB_SIZE = 4096
 MAX_VOCAB_SIZE = 1 << 20
 
@@ -35,7 +39,7 @@ class SplitRule(Frozen):
 class TokenizerSpec(Frozen):
     """Train one of `vocab_size` ids, or use the one that `ref` names."""
 
-    vocab_size: int = Field(default=VOCAB_SIZE, ge=1, le=MAX_VOCAB_SIZE)
+    vocab_size: int = Field(default=VOCAB_SIZE, ge=MIN_VOCAB_SIZE, le=MAX_VOCAB_SIZE)
     ref: str | None = None
     fingerprint: str | None = None
     """Refuse any other tokenizer than this one."""

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mulm.config import Frozen
 from mulm.errors import MulmError
+from mulm.field_words import Sha256
 from mulm.refs import check_name
 
 
@@ -16,7 +17,7 @@ class FileContent(Frozen):
     """What an uploaded file is to a build: its label, which says the format, and its bytes."""
 
     name: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Sha256
     size_bytes: int = Field(ge=0)
 
 
@@ -45,7 +46,7 @@ class SourceSpec(Frozen):
     """Its share of a training batch relative to other sources; all or none have one."""
     columns: Mapping[str, str] = {}
     """Which columns hold what, where the names are not the usual ones: `{text: content}`."""
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    sha256: Sha256 | None = None
     """The checksum that a fetched file must have; required for http(s)."""
     sections: bool | None = None
     """Whether long documents are cut into sections; by default as the source's type has it."""

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 from mulm.chat_format import ChatFormat, nearest_format
 from mulm.config import canonical_json
+from mulm.data.recipe import MIN_VOCAB_SIZE, N_SPECIAL
 from mulm.errors import (
     ConfigError,
     CorruptError,
@@ -44,12 +45,9 @@ _NAMED = (
     "<|fim_middle|>",
     "<|fim_suffix|>",
 )
-N_SPECIAL = 32
 SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(
     f"<|reserved_{k}|>" for k in range(N_SPECIAL - len(_NAMED))
 )
-MIN_VOCAB_SIZE = N_SPECIAL + 256
-"""The specials and one token for each byte: the smallest tokenizer that reads any text."""
 
 # The pattern of GPT-4 and Llama 3: words take the space before them, at most three digits
 # stand together, line ends stand alone. Inference engines elsewhere know it by name.

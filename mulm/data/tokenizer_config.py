@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from mulm.config import Frozen
-from mulm.data.recipe import MAX_VOCAB_SIZE, VOCAB_SIZE
+from mulm.data.recipe import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, VOCAB_SIZE
 from mulm.errors import MulmError
 from mulm.manifest import Kind
 from mulm.refs import check_name, parse_ref
@@ -22,7 +22,7 @@ class TokenizerConfig(Frozen):
     name: str
     dataset: str
     """A reference: whose documents it learns from."""
-    vocab_size: int = Field(default=VOCAB_SIZE, ge=1, le=MAX_VOCAB_SIZE)
+    vocab_size: int = Field(default=VOCAB_SIZE, ge=MIN_VOCAB_SIZE, le=MAX_VOCAB_SIZE)
     chat_fraction: float = Field(default=0.0, ge=0, le=1)
     """Of the documents this part is read as turns of a user and an assistant, as in a recipe."""
 

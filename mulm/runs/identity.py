@@ -22,7 +22,9 @@ from mulm.data.sources.listing import checksum, identities
 from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.errors import ConfigError
 from mulm.eval.config import EvaluateConfig
+from mulm.eval.held_out import require_dataset
 from mulm.eval.suite_data import SuiteData, find_suites
+from mulm.eval.suites.registry import ALL
 from mulm.facts import Facts
 from mulm.manifest import Kind
 from mulm.model.compress_config import COMPRESS_VERSION, CompressConfig
@@ -170,9 +172,16 @@ def train_identity(config: TrainConfig, facts: Facts, _store: Store) -> dict[str
 
 
 def evaluate_identity(config: EvaluateConfig, facts: Facts, store: Store) -> dict[str, Any]:
-    """The model version, the dataset version if one is named, and what the suites' files hold."""
+    """The model version, the dataset version if one is named, and what the suites' files hold.
+
+    Raises:
+        NotFoundError: nothing says which text bits per byte shall be measured on; where all is
+            asked for, they are passed over.
+    """
     manifest_id = facts.resolve("model", parse_ref(config.model)).manifest_id
     identity: dict[str, Any] = {"model": manifest_id}
+    if config.has_bits_per_byte and ALL not in config.suites:
+        require_dataset(config, store.load(manifest_id))
     if config.dataset is not None:
         identity["dataset"] = facts.resolve("dataset", parse_ref(config.dataset)).manifest_id
     if config.suite_names:

@@ -17,6 +17,7 @@ from mulm.data.rules import CleanRules
 from mulm.data.source_spec import FileContent, SourceSpec
 from mulm.errors import ConflictError, MulmError
 from mulm.facts import Facts
+from mulm.field_words import Told
 from mulm.lineage import with_ancestors
 from mulm.manifest import Kind, Manifest
 from mulm.records import Version
@@ -28,8 +29,20 @@ from mulm.train.settled import SettledConfig
 from mulm.train.stages_config import LoraConfig
 
 LONGEST_SEQ_LEN = 2048
-MOST_ROWS = 1024
+_MOST_EPOCHS, _MOST_ROWS, _MOST_TIMES = 100, 1024, 100
 Auto = Literal["auto"]
+Epochs = Annotated[
+    Auto | Annotated[int, Field(strict=True, ge=1, le=_MOST_EPOCHS)],
+    Told(f"be 'auto' or a whole number from 1 to {_MOST_EPOCHS}"),
+]
+BatchRows = Annotated[
+    Auto | Annotated[int, Field(strict=True, ge=1, le=_MOST_ROWS)],
+    Told(f"be 'auto' or a whole number from 1 to {_MOST_ROWS}"),
+]
+RateMultiplier = Annotated[
+    Auto | Annotated[float, Field(gt=0, le=_MOST_TIMES)],
+    Told(f"be 'auto' or a number above 0, {_MOST_TIMES} at most"),
+]
 _SPLIT = SplitRule(validation_fraction=0.05)
 
 
@@ -52,10 +65,10 @@ class FineTuneConfig(Frozen):
     training: FileContent | None = None
     """What `training_file` means; filled in when the run begins, as is the next one."""
     validation: FileContent | None = None
-    n_epochs: Auto | Annotated[int, Field(strict=True, ge=1, le=100)] = "auto"
-    batch_size: Auto | Annotated[int, Field(strict=True, ge=1, le=MOST_ROWS)] = "auto"
+    n_epochs: Epochs = "auto"
+    batch_size: BatchRows = "auto"
     """Rows of a step; a row is filled with whole conversations."""
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    learning_rate_multiplier: RateMultiplier = "auto"
     """Of the rates that training chooses by itself."""
     lora: bool = False
     """Learn adapters beside the frozen weights."""

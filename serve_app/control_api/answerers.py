@@ -1,16 +1,36 @@
-"""Which weights have answered under a name: what is served now, or was by the ledger's word.
+"""Who has answered under a name: what is served now, or was by the ledger's word.
 
-Asked where somebody says which ones have. Invariant: weights that nothing has served under the name
-are refused, so that what is said of a model is not filed under another one.
+Asked where somebody says so. Invariant: a name that nothing has, and weights that nothing has
+served under it, are refused, so that what is said of a model is not filed under another one.
 """
 
 from __future__ import annotations
 
-from mulm.errors import ConfigError
+from mulm.accounts import Key
+from mulm.errors import ConfigError, NotFoundError, nearest
 from mulm.facts import Facts
 from mulm.refs import parse_ref
 from serve_app.deployment_spec import DeploymentSpec, spec_of, unread
-from serve_app.service import Service
+from serve_app.service import ModelNotFoundError, Service
+
+
+def require_name(service: Service, facts: Facts, name: str, key: Key) -> None:
+    """Let a name pass by which clients can ask a model, or could. Raises ModelNotFoundError.
+
+    Args:
+        service: What this ingress serves.
+        facts: Every revision of every deployment, and all versions: what is served no more was
+            called by its reference too.
+        name: What a client says that it has asked.
+        key: Whose client that is; the hint names what it may ask.
+    """
+    if any(name in each.callable_as for each in service.usable()):
+        return
+    if _references(facts, name) or _is_stored(facts, name):
+        return
+    usable = [each.name for each in service.usable_by(key)]
+    hint = nearest(name, usable) if usable else "it is the `model` that was asked"
+    raise ModelNotFoundError(f"no model {name!r} is or was served", hint=hint, param="model")
 
 
 def require_answerer(service: Service, facts: Facts, name: str, model_id: str) -> None:
@@ -33,8 +53,7 @@ def require_answerer(service: Service, facts: Facts, name: str, model_id: str) -
 
 def _answers(service: Service, name: str, model_id: str) -> bool:
     return any(
-        each.fingerprint == model_id and name in (each.name, each.ref, each.asked_ref)
-        for each in service.usable()
+        each.fingerprint == model_id and name in each.callable_as for each in service.usable()
     )
 
 
@@ -64,6 +83,14 @@ def _pairs(spec: DeploymentSpec, name: str) -> list[tuple[str, str]]:
     if name != spec.name:
         return []
     return [(itself, ""), *([(spec.canary.model, "")] if spec.canary else [])]
+
+
+def _is_stored(facts: Facts, name: str) -> bool:
+    try:
+        facts.resolve("model", parse_ref(name))
+    except (ConfigError, NotFoundError):
+        return False
+    return True
 
 
 def _has_been(facts: Facts, text: str, manifest_id: str) -> bool:

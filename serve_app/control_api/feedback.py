@@ -15,12 +15,13 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.config import Frozen, canonical_json
 from mulm.errors import ConfigError
+from mulm.field_words import Label, Told
 from mulm.records import Answered, Thumb
 from mulm.refs import new_id
 from mulm.tool_turns import check_turns
 from serve_app.auth import ForbiddenError
 from serve_app.caller import Caller, CallerDependency
-from serve_app.control_api.answerers import require_answerer
+from serve_app.control_api.answerers import require_answerer, require_name
 from serve_app.control_api.control import PROBLEM, PROBLEMS, Control, ControlDependency, require_all
 from serve_app.control_api.feedback_words import described, in_a_line
 from serve_app.control_api.idempotency import OnceDependency
@@ -45,18 +46,25 @@ _GIVEN: dict[int | str, dict[str, Any]] = {
     },
 }
 
-ModelName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _OF_A_MODEL = "mdl_[0-9a-z]{1,24}"
-ModelId = Annotated[str, Field(pattern=rf"^{_OF_A_MODEL}(\+{_OF_A_MODEL})?$")]
+ModelId = Annotated[
+    str,
+    Field(pattern=rf"^{_OF_A_MODEL}(\+{_OF_A_MODEL})?$"),
+    Told("be the `system_fingerprint` of an answer, such as mdl_0123456789ab"),
+]
 """With that of an adapter behind it, where one stood beside."""
-AnswerId = Annotated[str, Field(min_length=1, max_length=64, pattern="^[!-~]+$")]
+AnswerId = Annotated[
+    str,
+    Field(min_length=1, max_length=64, pattern="^[!-~]+$"),
+    Told("be the `id` of an answer: 1 to 64 visible ASCII characters without spaces"),
+]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
 
 
 class NewFeedback(Frozen):
     """An answer, what it answered, and whether it is good."""
 
-    model: ModelName
+    model: Label
     """What clients call the model that has answered."""
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_TURNS)]
     """What was sent to it, as it was sent."""
@@ -105,6 +113,7 @@ def give_feedback(
 
     def give(*_claim: object) -> JSONResponse:
         """Also where another process did it before: twice is once."""
+        require_name(service, control.facts, body.model, caller.key)
         if body.model_id is not None:
             require_answerer(service, control.facts, body.model, body.model_id)
         return _given(body, control, caller)

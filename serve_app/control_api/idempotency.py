@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
+from pydantic import Field
 from starlette.responses import Response
 
 from mulm.errors import ConflictError, NotFoundError
 from mulm.facts import Facts
+from mulm.field_words import Told
 from mulm.records import Claim, KeptAnswer
 from serve_app.caller import CallerDependency
 from serve_app.control_api.control import ControlDependency
@@ -30,10 +32,12 @@ LEASE_S = 120.0
 
 _KEPT_HEADERS = ("location", "content-type", "cache-control")
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$"),
+_Visible = Annotated[
+    str,
+    Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$"),
+    Told("be 1 to 255 visible ASCII characters without spaces"),
 ]
+IdempotencyKey = Annotated[_Visible | None, Header()]
 
 
 class KeyReusedError(ConflictError):

@@ -12,6 +12,7 @@ from mulm.accounts import HOUR_S, Key, KeyLimits, Scope
 from mulm.config import Frozen
 from mulm.errors import ConflictError, nearest
 from mulm.facts import Facts
+from mulm.field_words import Label
 from mulm.records import Claim
 from serve_app.auth import KeyRing
 from serve_app.caller import CallerDependency
@@ -36,7 +37,6 @@ def _ring(request: Request) -> KeyRing:
 
 
 RingDependency = Annotated[KeyRing, Depends(_ring)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Models = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=256)
 ]
@@ -46,7 +46,7 @@ Life = Annotated[int, Field(ge=1, le=_MAX_LIFE_S)]
 class NewKey(Frozen):
     """Whose it will be, what for, and how much it may use."""
 
-    name: Name
+    name: Label
     scope: Scope = "inference"
     models: Models = ()
     """What clients call the models that it may ask; all of them where none is named."""
@@ -57,7 +57,7 @@ class NewKey(Frozen):
 class KeyChange(Frozen):
     """What is to be otherwise; what is not given stays, of `limits` too: null there lifts one."""
 
-    name: Name | None = None
+    name: Label | None = None
     models: Models | None = None
     expires_in_s: Life | None = None
     """From now on; null is for ever."""
@@ -102,8 +102,8 @@ def create_key(
 def issue(
     facts: Facts, secret: bytes, order: NewKey, claim: Claim | None = None
 ) -> tuple[Key, MadeKey]:
-    """Make a key as ordered. Raises ConflictError for the name of the first key."""
-    _require_free(order.name)
+    """Make a key as ordered. Raises ConflictError where another key has the name."""
+    require_free(facts, order.name)
     made = make_key(secret)
     key = facts.add_key(
         made.id, made.digest, order.name, order.scope, order.models, _end(order.expires_in_s),
@@ -138,7 +138,7 @@ def change_key(
     """
     key = control.facts.key(key_id)
     if body.name is not None and body.name != key.name:
-        _require_free(body.name)
+        require_free(control.facts, body.name)
     given = body.model_fields_set
     changes: dict[str, Any] = {
         name: value
@@ -240,11 +240,25 @@ def _shown_once(
     return JSONResponse(told, status, headers)
 
 
-def _require_free(name: str) -> None:
+def require_free(facts: Facts, name: str) -> None:
+    """Let a name pass that no key has, so that a name says which key is meant.
+
+    Raises:
+        ConflictError: one has it, or `mulm up` makes one of that name.
+    """
     if name == FIRST_KEY_NAME:
         raise ConflictError(
-            f"{name!r} is the name of the key that `mulm up` makes", hint="choose another name"
+            f"{name!r} is the name of the key that `mulm up` makes",
+            hint="choose another name",
+            param="name",
         )
+    for key in facts.valid_keys():
+        if key.name == name:
+            raise ConflictError(
+                f"there is a key {name!r} already",
+                hint=f"choose another name, or rotate or revoke {key.id}",
+                param="name",
+            )
 
 
 def _end(expires_in_s: int | None) -> float | None:

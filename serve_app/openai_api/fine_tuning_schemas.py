@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mulm.train.fine_tune import MOST_ROWS
+from mulm.field_words import Told
+from mulm.train.fine_tune import BatchRows, Epochs, RateMultiplier
 from serve_app.openai_api.schemas import Body, Metadata, NeutralList
 
-Auto = Literal["auto"]
+Suffix = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$"),
+    Told("be 1 to 40 small letters, digits, `.`, `_` and `-`, a letter or a digit first"),
+]
 
 
 class Hyperparameters(Body):
     """What is not given is chosen by the sizes of model and files."""
 
-    n_epochs: Auto | Annotated[int, Field(strict=True, ge=1, le=100)] = "auto"
-    batch_size: Auto | Annotated[int, Field(strict=True, ge=1, le=MOST_ROWS)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    n_epochs: Epochs = "auto"
+    batch_size: BatchRows = "auto"
+    learning_rate_multiplier: RateMultiplier = "auto"
 
 
 class Supervised(Body):
@@ -48,7 +53,7 @@ class FineTuneBody(Body):
     model: Annotated[str, Field(max_length=128)]
     training_file: Annotated[str, Field(max_length=128)]
     validation_file: Annotated[str, Field(max_length=128)] | None = None
-    suffix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")] | None = None
+    suffix: Suffix | None = None
     """Stands behind the model's name."""
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None

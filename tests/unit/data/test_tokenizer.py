@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mulm.data.recipe import MIN_VOCAB_SIZE, N_SPECIAL
 from mulm.data.tokenizer import (
-    MIN_VOCAB_SIZE,
-    N_SPECIAL,
     SPECIAL_TOKENS,
     IncrementalDecoder,
     Tokenizer,

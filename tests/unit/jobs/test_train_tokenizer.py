@@ -9,7 +9,7 @@ from jobs.prepare import prepare
 from jobs.train_tokenizer import learn
 from mulm.config import load_config
 from mulm.data.executor import InProcess
-from mulm.data.recipe import Recipe
+from mulm.data.recipe import MIN_VOCAB_SIZE, Recipe
 from mulm.data.tokenizer_config import TokenizerConfig
 from mulm.errors import ConfigError, DataError, NotFoundError
 from mulm.home import Home
@@ -66,6 +66,7 @@ def test_what_cannot_be_learned_is_refused(context: JobContext, books) -> None:
         {"name": "../x"},
         {"dataset": "a b"},
         {"vocab_size": 0},
+        {"vocab_size": MIN_VOCAB_SIZE - 1},
         {"vocab_size": 1 << 30},
         {"chat_fraction": 2},
     ],

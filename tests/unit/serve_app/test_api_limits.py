@@ -154,11 +154,13 @@ def test_a_client_that_leaves_pays_for_what_was_done(setup, scripted, raw, group
         async with raw(made.app) as client:
             body = COMPLETION | {"stream": True}
             work = asyncio.create_task(client.post("/v1/completions", json=body))
+            while not scripted.requests:  # a deadline is that of the whole
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
-    asyncio.run(leave())
+    asyncio.run(asyncio.wait_for(leave(), 30.0))
     assert made.used() == [("key_1", "tiny", 1, 5, n_output)]
     after = call(made.app, raw, "GET", "/v1/models").headers
     assert after["x-ratelimit-remaining-tokens"] == str(100 - 5 - n_output)

@@ -133,20 +133,83 @@ def test_nobody_is_let_through_while_nobody_knows_what_was_used(clock):
         limiter_of(clock).admit(key_of(token_quota=100)).reserve("tiny", 1)
 
 
+def left(limiter: Limiter, key: Key, what: str = "requests") -> tuple[int, int, float]:
+    """The limit that is told, what remains of it, and in how many seconds it is whole again."""
+    told = dict(limiter.headers(key))
+    limit, remaining, reset = (
+        told[f"x-ratelimit-{word}-{what}"] for word in ("limit", "remaining", "reset")
+    )
+    return int(limit), int(remaining), float(reset.removesuffix("s"))
+
+
 def test_a_limit_that_is_changed_is_in_force_at_once_and_gives_nothing_away(clock):
-    limiter = limiter_of(clock)
+    limiter, wider = limiter_of(clock), key_of(requests_per_minute=100)
     for _ in range(10):
         limiter.admit(key_of(requests_per_minute=10))
-    with pytest.raises(RateLimitedError):
-        limiter.admit(key_of(requests_per_minute=100))
+    limiter.admit(wider)
+    assert left(limiter, wider) == (100, 89, pytest.approx(6.6))
+    for _ in range(89):
+        limiter.admit(wider)
+    with pytest.raises(RateLimitedError, match="limit of 100 requests a minute leaves 0") as found:
+        limiter.admit(wider)
+    assert found.value.details["retry_after_s"] == pytest.approx(0.6)
     clock.now_s += 0.6
-    limiter.admit(key_of(requests_per_minute=100))
-    with pytest.raises(RateLimitedError):
+    limiter.admit(wider)
+    clock.now_s += 30
+    for limit in (5, 100):  # lowered and raised again: 5 at most are used by then
+        key = key_of(requests_per_minute=limit)
+        with suppress(RateLimitedError):
+            limiter.admit(key)
+    assert left(limiter, key)[1] == 94
+    clock.now_s += 1
+    with pytest.raises(RateLimitedError, match="limit of 5 requests a minute leaves 0"):
         limiter.admit(key_of(requests_per_minute=5))
     ticket = limiter.admit(key_of("key_2"))
     ticket.reserve("tiny", 10)
     ticket.close()
     limiter.admit(key_of("key_2", tokens_per_minute=5)).reserve("tiny", 5)
+
+
+def test_a_debt_stays_one_under_another_limit_and_none_comes_of_it(clock):
+    limiter = limiter_of(clock)
+    limiter.admit(key_of(tokens_per_minute=100)).reserve("tiny", 300)  # more than it holds: a debt
+    for limit, remaining_s in ((100, 180), (200, 90), (50, 180)):
+        key = key_of(tokens_per_minute=limit)
+        limiter.admit(key)
+        assert left(limiter, key, "tokens") == (limit, 0, pytest.approx(remaining_s))
+    calm = key_of("key_2", tokens_per_minute=100)
+    limiter.admit(calm).reserve("tiny", 90)
+    lower = key_of("key_2", tokens_per_minute=20)
+    with pytest.raises(RateLimitedError, match="20 tokens a minute leaves 0 now: too few for 5"):
+        limiter.admit(lower).reserve("tiny", 5)
+    assert left(limiter, lower, "tokens") == (20, 0, pytest.approx(60))
+
+
+def test_a_request_that_is_under_way_leaves_a_changed_limit_as_it_is(clock):
+    limiter = limiter_of(clock)
+    before = key_of(requests_per_minute=10, tokens_per_minute=100, max_concurrent=1)
+    now = key_of(requests_per_minute=100, tokens_per_minute=1000, max_concurrent=5)
+    long = limiter.admit(before)
+    limiter.admit(now)
+    long.reserve("tiny", 10)
+    assert left(limiter, before)[:2] == left(limiter, now)[:2] == (100, 98)
+    limiter.admit(now)
+    assert left(limiter, now, "tokens")[:2] == (1000, 990)
+    assert [room.places.n_places for room in limiter.rooms_of(before)] == [5]
+
+
+def test_what_was_granted_of_another_limit_is_not_taken(clock):
+    limiter, owner = limiter_of(clock), LimiterHost(clock)
+    limiter.admit(key_of(requests_per_minute=10, max_concurrent=1)).reserve("tiny", 1)
+    clock.now_s += 60
+    granted = owner.renew("a", limiter.asks())
+    wider = key_of(requests_per_minute=600, max_concurrent=9)
+    limiter.admit(wider)
+    limiter.apply(granted)
+    assert left(limiter, wider)[:2] == (600, 599)
+    assert [room.places.n_places for room in limiter.rooms_of(wider)] == [9]
+    limiter.apply(owner.renew("a", limiter.asks()))
+    assert left(limiter, wider)[:2] == (600, 599)
 
 
 def test_what_nobody_uses_is_not_kept(clock):

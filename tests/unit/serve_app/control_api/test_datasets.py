@@ -85,6 +85,9 @@ def test_a_tokenizer_is_learned_of_a_dataset_alone(api, recipe, work, ledger, ho
     jobs.stop(run_id)
     again = api.call("POST", "/api/v1/tokenizers", json=order)
     assert (again.status_code, again.json()["result"]["tokenizer"]) == (200, "alone@1")
+    small = {"name": "alone", "dataset": "made", "vocab_size": 3}
+    told = api.refused("POST", "/api/v1/tokenizers", 400, json=small)
+    assert told["detail"] == "vocab_size: must be at least 288 (given: 3)"
     bad = {"name": "alone", "dataset": "made", "vocab_siz": 400}
     told = api.refused("POST", "/api/v1/tokenizers", 400, json=bad)
     assert told["hint"] == "did you mean 'vocab_size'?"

@@ -40,6 +40,21 @@ def test_evaluations_are_listed_by_model_and_started(api, jobs, measured):
     api.refused("POST", ROOT, 400, json={"model": "tiny@1", "suites": ["nonsense"]})
 
 
+def test_an_evaluation_that_has_no_text_is_refused_before_it_is_a_run(api, ledger, jobs, versions):
+    """The models of these tests do not say what they were trained on."""
+    before = ledger.last_happening()
+    for path, body in (
+        (ROOT, {"model": "tiny@1"}),
+        ("/api/v1/runs", {"kind": "evaluate", "config": {"model": "tiny", "limit": 1}}),
+    ):
+        told = api.refused("POST", path, 404, json=body)
+        assert (told["code"], told["param"]) == ("not_found", "dataset")
+        assert "does not say which dataset" in told["detail"]
+    assert (jobs.submitted, ledger.last_happening()) == ([], before)
+    named = api.call("POST", ROOT, json={"model": "tiny@1", "dataset": "text"})
+    assert named.status_code == 202, named.text
+
+
 def test_a_list_means_a_model_as_all_references_do(api, ledger, measured):
     one, two = measured("tiny@1", 2.0), measured("tiny@2", 1.9)
     ledger.set_alias("model", "tiny", "live", 1)

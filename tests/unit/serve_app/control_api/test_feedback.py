@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from serve_app.control_api.feedback import MAX_CHARS, MAX_COMMENT_CHARS
@@ -120,7 +122,7 @@ def test_the_list_is_read_in_pages_by_model_and_verdict(api):
     api.refused("GET", f"{ROOT}?verdict=sideways", 400)
 
 
-NAMES = ("m0", "tiny")
+NAMES = ("base", "tiny")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,6 @@ NAMES = ("m0", "tiny")
         ("other", "mdl_last", False),
         ("other", "mdl_base", True),
         ("other", "mdl_adapter", False),
-        ("nobody", "mdl_first", False),
         ("other", "mdl_none", False),
     ],
 )
@@ -156,7 +157,7 @@ def test_weights_are_judged_under_names_under_which_they_have_answered(
 def test_what_is_served_now_is_known_without_the_ledger(api, served):
     api.app.state.service.deployments = {"tiny": Fixed(served)}
     assert give(api, model_id=served.fingerprint).status_code == 201
-    api.refused("POST", ROOT, 400, json=BODY | {"model": "x", "model_id": served.fingerprint})
+    api.refused("POST", ROOT, 404, json=BODY | {"model": "x", "model_id": served.fingerprint})
 
 
 def test_what_was_said_is_removed(api, ledger):
@@ -256,3 +257,22 @@ def test_sent_twice_it_is_given_once_and_it_is_noted_who_gave_it(api, ledger):
     assert [each["verdict"] for each in api.get(ROOT)["data"]] == ["up"]
     row = ledger.audit()[-1]
     assert (row.who, row.route, row.subject) == ("key_1", ROOT, f"{ROOT}/{first.json()['id']}")
+
+
+@pytest.mark.parametrize("name", ["tniy", "tiny@7", "text", "Tiny", "no such thing", "mdl_nothing"])
+def test_a_model_that_nobody_knows_is_not_judged(api, name):
+    problem = api.refused("POST", ROOT, 404, json=BODY | {"model": name, "model_id": None})
+    assert (problem["code"], problem["param"]) == ("model_not_found", "model")
+    assert lines(api) == []
+
+
+def test_whatever_a_model_can_be_called_is_judged(api, served, ledger):
+    """What is served now, by each of its names; what was served; what lies in the store."""
+    api.app.state.service.deployments = {"now": Fixed(replace(served, name="now", ref="n@4"))}
+    for name in ("now", "n@4", "mdl_1", "tiny", "base", "other", "first@1", "m@live", "m"):
+        assert give(api, model=name, model_id=None).status_code == 201, name
+    problem = api.refused("POST", ROOT, 404, json=BODY | {"model": "nwo", "model_id": None})
+    assert problem["hint"] == "did you mean 'now'?"
+    key = api.call("POST", "/api/v1/keys", json={"name": "x", "models": ["nwo"]}).json()["key"]
+    problem = api.refused("POST", ROOT, 404, key=key, json=BODY | {"model": "nwo"})
+    assert problem["hint"] == "it is the `model` that was asked", "no name that the key may not ask"

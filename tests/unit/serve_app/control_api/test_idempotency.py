@@ -83,11 +83,11 @@ def test_a_file_is_made_once(api, ledger):
 
 
 def test_a_secret_is_shown_once_and_kept_nowhere(api, ledger, home):
-    first = send(api, KEYS, json={"name": "friend"})
+    first = send(api, KEYS, json={"name": "a friend"})
     made = first.json()
     before = len(ledger.valid_keys())
     problem = api.refused(
-        "POST", KEYS, 409, json={"name": "friend"}, headers={"idempotency-key": "k-1"}
+        "POST", KEYS, 409, json={"name": "a friend"}, headers={"idempotency-key": "k-1"}
     )
     assert problem["code"] == "secret_not_kept"
     assert made["id"] in problem["detail"]
@@ -158,8 +158,8 @@ def creates(api, versions) -> dict[str, tuple[str, dict[str, Any]]]:
         "run": (RUNS, {"json": TRAIN}),
         "dataset": (DATASETS, {"json": {"name": "made", "sources": [{"file": file_id}]}}),
         "tokenizer": ("/api/v1/tokenizers", {"json": {"name": "n", "dataset": "text"}}),
-        "evaluation": ("/api/v1/evaluations", {"json": {"model": "tiny@1"}}),
-        "key": (KEYS, {"json": {"name": "friend"}}),
+        "evaluation": ("/api/v1/evaluations", {"json": {"model": "tiny@1", "dataset": "text"}}),
+        "key": (KEYS, {"json": {"name": "a friend"}}),
         "file": (FILES, {"data": {"purpose": "batch"}, "files": {"file": ("b.jsonl", LINES)}}),
         "batch": ("/v1/batches", {"json": BATCH | {"input_file_id": batch_id}}),
         "deployment": ("/api/v1/deployments", {"json": {"model": "tiny@1"}}),
@@ -248,13 +248,13 @@ def test_a_key_that_was_revoked_since_does_not_come_back(api, ledger, monkeypatc
     before = {key.id for key in ledger.valid_keys()}
     with monkeypatch.context() as dying:
         end(dying, ledger, "keep_answer")
-        send(api, KEYS, json={"name": "friend"})
+        send(api, KEYS, json={"name": "a friend"})
     [made] = {key.id for key in ledger.valid_keys()} - before
     ledger.remove_key(made)
     assert (
         made
         in api.refused(
-            "POST", KEYS, 409, json={"name": "friend"}, headers={"idempotency-key": "k-1"}
+            "POST", KEYS, 409, json={"name": "a friend"}, headers={"idempotency-key": "k-1"}
         )["detail"]
     )
     assert {key.id for key in ledger.valid_keys()} == before
@@ -268,14 +268,14 @@ def test_whoever_was_too_slow_shows_no_secret_that_is_not_valid(api, ledger, mon
         if not second:
             second.append(None)
             monkeypatch.setattr(idempotency, "LEASE_S", 120.0)
-            second[0] = send(api, KEYS, json={"name": "friend"}).json()
+            second[0] = send(api, KEYS, json={"name": "a friend"}).json()
         return issue(*arguments, **options)
 
     before = {key.id for key in ledger.valid_keys()}
     monkeypatch.setattr(ledger, "add_key", stand_still)
     monkeypatch.setattr(idempotency, "LEASE_S", 0.0)
     headers = {"idempotency-key": "k-1"}
-    problem = api.refused("POST", KEYS, 504, json={"name": "friend"}, headers=headers)
+    problem = api.refused("POST", KEYS, 504, json={"name": "a friend"}, headers=headers)
     assert "taken over" in problem["detail"]
     assert {key.id for key in ledger.valid_keys()} - before == {second[0]["id"]}
     assert api.call("GET", "/v1/models", key=second[0]["key"]).status_code == 200

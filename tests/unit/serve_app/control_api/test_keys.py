@@ -124,10 +124,10 @@ def test_of_two_names_of_one_model_a_reference_means_the_one_that_the_key_is_for
     names = {name: Fixed(replace(served, name=name)) for name in ("aunt", "tiny")}
     api.app.state.service.deployments = names
     for name in names:
-        key = api.call("POST", ROOT, json={"name": "x", "models": [name]}).json()["key"]
+        key = api.call("POST", ROOT, json={"name": f"of {name}", "models": [name]}).json()["key"]
         body = {"model": "tiny@1", "prompt": "hi"}
         assert api.call("POST", "/v1/completions", key=key, json=body).is_success
-    nobodys = api.call("POST", ROOT, json={"name": "x", "models": ["other"]}).json()["key"]
+    nobodys = api.call("POST", ROOT, json={"name": "nobody", "models": ["other"]}).json()["key"]
     reply = api.call("POST", "/v1/completions", key=nobodys, json=body)
     assert reply.json()["error"]["code"] == "forbidden"
 
@@ -141,14 +141,14 @@ def test_a_key_for_what_nobody_serves_is_made_with_a_hint(api):
     assert api.call("PATCH", path, json={"models": ["helper"]}).json()["hint"] is None
     assert api.call("POST", f"{path}/rotate", json={}).json()["hint"] is None
     api.app.state.control.facts.set_deployment("helper", None, "removed")
-    made = api.call("POST", ROOT, json={"name": "x", "models": ["helper"]}).json()
+    made = api.call("POST", ROOT, json={"name": "y", "models": ["helper"]}).json()
     assert made["hint"] == "nothing is served as 'helper' now: `mulm serve` does it"
 
 
 def test_a_key_for_some_models_asks_no_other_and_sees_no_other(api, scripted, served):
     api.app.state.service.deployments = {"tiny": Fixed(served)}
     other = api.call("POST", ROOT, json={"name": "x", "models": ["other"]}).json()["key"]
-    mine = api.call("POST", ROOT, json={"name": "x", "models": ["tiny"]}).json()["key"]
+    mine = api.call("POST", ROOT, json={"name": "y", "models": ["tiny"]}).json()["key"]
     bodies = {
         "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
         "/v1/completions": {"prompt": "hi"},
@@ -169,3 +169,20 @@ def test_a_key_for_some_models_asks_no_other_and_sees_no_other(api, scripted, se
         "POST", "/v1/completions", key=mine, json={"model": "tiny", "prompt": "hi"}
     ).is_success
     assert [m["id"] for m in api.call("GET", "/v1/models", key=mine).json()["data"]] == ["tiny"]
+
+
+def test_two_keys_never_have_one_name(api, ledger):
+    """Else a name on the command line would mean neither."""
+    old = api.call("POST", ROOT, json={"name": "a friend", "expires_in_s": 1}).json()
+    for method, path, body in (
+        ("POST", ROOT, {"name": "a friend"}),
+        ("PATCH", f"{ROOT}/key_2", {"name": "a friend"}),
+        ("POST", ROOT, {"name": "first"}),
+    ):
+        told = api.refused(method, path, 409, json=body)
+        assert (told["code"], told["param"]) == ("conflict", "name")
+    assert old["id"] in api.refused("POST", ROOT, 409, json={"name": "a friend"})["hint"]
+    assert len(ledger.valid_keys()) == 3
+    assert api.call("PATCH", f"{ROOT}/{old['id']}", json={"name": "a friend"}).is_success, "its own"
+    assert api.call("DELETE", f"{ROOT}/{old['id']}").status_code == 204
+    assert api.call("POST", ROOT, json={"name": "a friend"}).status_code == 201
