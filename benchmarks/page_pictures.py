@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,14 @@ from mulm.home import Home
 from serve_app.keys import read_first_key
 
 WIDTH = 1180
+PHONE = (390, 760)
 PROMPT = "Once upon a time"
+SEEDS = (10, 9)
+"""With which the demo model has a line or more to say."""
 ANSWER_MS = 60_000
 """How long two answers may take."""
+_WORD = re.compile(r"\w{3}")
+"""Of a token that is more than a sign or the end of a line."""
 
 
 def main() -> None:
@@ -40,19 +46,22 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        run = _page(browser, url, key, f"#/runs/{options.run}", "light", 760)
+        run = _page(browser, url, key, f"#/runs/{options.run}", "light", (WIDTH, 760))
         run.get_by_role("heading", name="Samples").wait_for()
         run.screenshot(path=options.to / "page-run.png")
-        chat = _page(browser, url, key, "#/chat", "dark", 560)
+        chat = _page(browser, url, key, "#/chat", "dark", (WIDTH, 560))
         _converse(chat, options.model)
         chat.screenshot(path=options.to / "page-chat.png")
+        phone = _page(browser, url, key, f"#/runs/{options.run}", "light", PHONE)
+        phone.get_by_role("heading", name="Samples").wait_for()
+        phone.screenshot(path=options.to / "page-phone.png")
         browser.close()
 
 
-def _page(browser: Any, url: str, key: str, place: str, colours: str, height: int) -> Any:
+def _page(browser: Any, url: str, key: str, place: str, colours: str, size: tuple[int, int]) -> Any:
     """A tab that is signed in."""
-    size = {"width": WIDTH, "height": height}
-    page = browser.new_page(viewport=size, color_scheme=colours, reduced_motion="reduce")
+    viewport = dict(zip(("width", "height"), size, strict=True))
+    page = browser.new_page(viewport=viewport, color_scheme=colours, reduced_motion="reduce")
     session = json.dumps({"key": key, "scope": "all"})
     page.add_init_script(f"sessionStorage.setItem('mulm', {json.dumps(session)})")
     page.goto(f"{url}/{place}")
@@ -65,11 +74,16 @@ def _converse(page: Any, model: str) -> None:
     page.get_by_label("Two side by side").check()
     for choice in page.locator("select[aria-label^='Model']").all():
         choice.select_option(model)
+    for seed, settings in zip(SEEDS, page.locator(".pane details").all(), strict=True):
+        settings.locator("summary").click()
+        settings.get_by_label("Most tokens").fill("60")
+        settings.get_by_label("Seed").fill(str(seed))
+        settings.locator("summary").click()
     message = page.get_by_label("Message")
     message.fill(PROMPT)
     message.press("Enter")
     page.get_by_text("tokens/s").nth(1).wait_for(timeout=ANSWER_MS)
-    page.locator(".token").nth(8).hover()
+    page.locator(".token").filter(has_text=_WORD).nth(4).hover()
     page.get_by_role("status").filter(has_text="%").wait_for()
 
 

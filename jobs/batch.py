@@ -8,6 +8,11 @@ request that fails stops none of the others.
 
 from __future__ import annotations
 
+from jobs.starting import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what is imported from here on takes seconds
+
 import json
 import sys
 import time

@@ -6,6 +6,11 @@ names, each with its standard error and 95 % interval.
 
 from __future__ import annotations
 
+from jobs.starting import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what is imported from here on takes seconds
+
 import sys
 import time
 from collections.abc import Callable, Sequence

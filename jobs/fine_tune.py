@@ -7,6 +7,11 @@ checkpoint.
 
 from __future__ import annotations
 
+from jobs.starting import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what is imported from here on takes seconds
+
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence

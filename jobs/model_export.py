@@ -6,6 +6,11 @@ written stands in the store under the run's own file; the run's folder keeps not
 
 from __future__ import annotations
 
+from jobs.starting import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what is imported from here on takes seconds
+
 import shutil
 import sys
 import tarfile

@@ -6,6 +6,11 @@ judged as `mulm model import` judges it, and the same files are the same version
 
 from __future__ import annotations
 
+from jobs.starting import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what is imported from here on takes seconds
+
 import os
 import shutil
 import sys

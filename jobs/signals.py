@@ -1,7 +1,8 @@
 """SIGINT and SIGTERM during a job: the work is stopped once, the note of its end never.
 
-Used by `jobs.entry`. Invariant: afterwards the handlers are those from before. Outside the main
-thread, where Python delivers no signals, nothing is done.
+Used by `jobs.entry`. Invariant: afterwards the handlers are those from before, or none where those
+were of a process that only starts. Outside the main thread, where Python delivers no signals,
+nothing is done.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from jobs.starting import leave
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,4 +56,5 @@ def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            # Work that has ended is not stopped any more, however long the process takes to leave.
+            signal.signal(number, signal.SIG_IGN if earlier is leave else earlier)

@@ -6,6 +6,11 @@ build of those documents with these settings would make, bit for bit.
 
 from __future__ import annotations
 
+from jobs.starting import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what is imported from here on takes seconds
+
 import sys
 from collections.abc import Sequence
 from typing import Any

@@ -77,7 +77,8 @@ def test_an_engine_that_breaks_says_so(site, enter):
     expect(answers(page)).to_have_text(["Hello there"])
 
 
-def test_a_small_window_gives_what_fits(site, enter):
+def ask_pet(site, enter):
+    """A chat with a model whose window is 64 tokens, fewer than the page asks for."""
     site.versions()
     spec = {"args": {"model": "tiny@1", "served_name": "pet"}}
     site.ledger.set_deployment("pet", spec, "serve tiny@1")
@@ -85,6 +86,23 @@ def test_a_small_window_gives_what_fits(site, enter):
     expect(page.locator(".head .badge")).to_have_text("running")
     page = enter("#/chat", expected=("status of 400",))
     page.get_by_label("Model A").select_option("pet")
+    return page
+
+
+def test_a_message_that_is_too_long_is_asked_once_and_the_server_says_so(site, enter):
+    page = ask_pet(site, enter)
+    asked = []
+    page.on("request", lambda each: asked.append(each) if "completions" in each.url else None)
+    say(page, "Hello " * 60)
+    alert = page.get_by_role("alert").filter(has_text="the model's window is 64 tokens")
+    expect(alert).to_contain_text("shorten the prompt")
+    expect(page.get_by_label("Message")).to_be_focused()
+    assert len(asked) == 1
+    assert site.engine.requests == []
+
+
+def test_a_small_window_gives_what_fits(site, enter):
+    page = ask_pet(site, enter)
     say(page, "Hello")
     expect(answers(page)).to_have_text(["Hello there"])
     [request] = site.engine.requests

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 from playwright.sync_api import expect
 
@@ -30,6 +33,19 @@ def test_the_key_is_asked_for_once_and_lives_as_long_as_the_tab(site, tab):
     other = page.context.new_page()
     other.goto(site.url)
     expect(other.get_by_label("API key")).to_be_visible()
+
+
+def test_it_says_how_to_get_a_key_wherever_the_home_is(site, tab, tmp_path):
+    page = tab()
+    page.goto(site.url)
+    told = page.locator("#key-help code").first.inner_text()
+    (tmp_path / ".mulm").mkdir()
+    (tmp_path / ".mulm/api_key").write_text("at home")
+    (tmp_path / "api_key").write_text("elsewhere")
+    for variables, key in (({}, "at home"), ({"MULM_HOME": str(tmp_path)}, "elsewhere")):
+        env = {"HOME": str(tmp_path), "PATH": os.defpath} | variables
+        done = subprocess.run(["sh", "-c", told], env=env, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == (key, "")
 
 
 def test_it_is_remembered_on_demand_and_forgotten_at_the_sign_out(site, tab):

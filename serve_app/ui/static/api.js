@@ -7,9 +7,9 @@ import { session } from "./session.js";
 
 /** What the server says is wrong; `status` 0 where it did not answer. */
 export class ApiError extends Error {
-  constructor(status, message, { code = "", hint = "", requestId = "" } = {}) {
+  constructor(status, message, { code = "", param = "", hint = "", requestId = "" } = {}) {
     super(message);
-    Object.assign(this, { status, code, hint, requestId });
+    Object.assign(this, { status, code, param, hint, requestId });
   }
 }
 
@@ -66,7 +66,7 @@ async function problemOf(reply) {
   const told = await reply.json().catch(() => ({}));
   const inner = told.error ?? {};
   return new ApiError(reply.status, told.detail ?? inner.message ?? `HTTP ${reply.status}`, {
-    code: told.code ?? inner.code ?? "", hint: told.hint ?? "",
+    code: told.code ?? inner.code ?? "", param: inner.param ?? "", hint: told.hint ?? "",
     requestId: reply.headers.get("x-request-id") ?? "",
   });
 }

@@ -8,7 +8,7 @@ import { compareView } from "./compare.js";
 import { connection } from "./connection.js";
 import { datasetCards } from "./datasets.js";
 import { deploymentsView } from "./deployments.js";
-import { el, put, titled } from "./dom.js";
+import { el, foreign, put, titled } from "./dom.js";
 import { modelCards } from "./evaluations.js";
 import { feedbackView } from "./feedback.js";
 import { keysView } from "./keys.js";
@@ -48,7 +48,12 @@ const main = document.getElementById("main");
 let life = new AbortController();
 
 function mayOpen(name) {
-  return Boolean(VIEWS[name]?.isForAll || (VIEWS[name] && session.current?.scope === "all"));
+  return VIEWS[name].isForAll || session.current?.scope === "all";
+}
+
+/** Whether the address is one of ours. */
+function isThere(name, argument) {
+  return Object.hasOwn(VIEWS, name) && (!argument || Boolean(VIEWS[name].one));
 }
 
 /** The address as [view, argument]. */
@@ -67,20 +72,38 @@ function open() {
   put(main);
   if (!session.current) return frame(""), signIn(main);
   const [name, argument] = place();
-  if (!mayOpen(name)) return location.replace(mayOpen("runs") ? "#/runs" : "#/chat");
-  const view = VIEWS[name];
-  frame(name);
-  titled(argument ?? view.title);
-  (argument ? view.one ?? view.open : view.open)(main, life.signal, argument);
+  if (name && !isThere(name, argument)) nowhere();
+  else if (!name || !mayOpen(name)) return location.replace(mayOpen("runs") ? "#/runs" : "#/chat");
+  else show(name, argument);
   window.scrollTo(0, 0);
   main.querySelector("h1")?.focus();
 }
 
-/** The navigation, as far as the key reaches. */
+function show(name, argument) {
+  const view = VIEWS[name];
+  frame(name);
+  titled(argument || view.title);
+  (argument ? view.one : view.open)(main, life.signal, argument);
+}
+
+/** For an address that leads nowhere: mistyped, or of another version of the page. */
+function nowhere() {
+  frame("");
+  titled("No such page");
+  main.append(el("section", { class: "card grid" }, el("h1", { tabindex: "-1" }, "No such page"),
+    el("p", {}, "Nothing is at ", foreign(location.hash, 80, "code"), ". There are:"),
+    el("ul", { class: "places", "aria-label": "Pages" }, links().map((link) => el("li", {}, link)))));
+}
+
+/** To every view that the key reaches. */
+function links(current) {
+  return Object.keys(VIEWS).filter((name) => mayOpen(name) && !VIEWS[name].isHidden).map((name) =>
+    el("a", { href: `#/${name}`, "aria-current": name === current && "page", "data-key": name }, VIEWS[name].title));
+}
+
+/** The navigation. */
 function frame(current) {
-  const names = Object.keys(VIEWS).filter((name) => session.current && mayOpen(name) && !VIEWS[name].isHidden);
-  put(document.getElementById("nav"), names.map((name) =>
-    el("a", { href: `#/${name}`, "aria-current": name === current && "page", "data-key": name }, VIEWS[name].title)));
+  put(document.getElementById("nav"), session.current ? links(current) : []);
   document.getElementById("signout").hidden = !session.current;
 }
 

@@ -99,12 +99,12 @@ export class ChatPane {
       n > 1 && first && `${number((n - 1) / seconds, 3)} tokens/s`, reason === "length" && "cut at the most tokens"].filter(Boolean).join(", "));
   }
 
-  /** Where the most tokens do not fit into the window, as many as fit. */
+  /** Where the conversation fits into the window and the most tokens beside it do not, as many as fit. */
   async #ask(body, signal) {
     try {
       return await request("POST", "v1/chat/completions", { signal, body });
     } catch (error) {
-      if (error.code !== "context_length_exceeded" || !body.max_tokens) throw error;
+      if (error.code !== "context_length_exceeded" || error.param !== "max_tokens") throw error;
       return this.#ask({ ...body, max_tokens: undefined }, signal);
     }
   }

@@ -4,6 +4,8 @@ import { ApiError, request } from "./api.js";
 import { el, put } from "./dom.js";
 import { session } from "./session.js";
 
+const FIRST_KEY = 'cat "${MULM_HOME:-$HOME/.mulm}/api_key"';
+
 /** Show it; `reason` says why the last session ended. */
 export function signIn(main, reason = "") {
   const key = el("input", {
@@ -19,8 +21,8 @@ export function signIn(main, reason = "") {
   } },
     el("h1", { tabindex: "-1" }, "Sign in"),
     el("label", { for: "key" }, "API key"), key,
-    el("p", { id: "key-help", class: "faint" }, "The first one is in ", el("code", {}, "~/.mulm/api_key"),
-      " on the machine that runs µLM."),
+    el("p", { id: "key-help", class: "faint" }, "The first one is printed by ",
+      el("code", {}, FIRST_KEY), " on the machine that runs µLM; ", el("code", {}, "mulm key make NAME"), " makes another."),
     el("label", { class: "check" }, remember, "Remember it on this device"),
     said, button);
   put(main, form);

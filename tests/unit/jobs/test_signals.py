@@ -2,11 +2,29 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+import jobs
 from jobs.signals import signals_wait, stopping_on_signals
+
+FOLDER = Path(jobs.__file__).parent
+JOBS = [path.stem for path in sorted(FOLDER.glob("*.py")) if "return run_job(" in path.read_text()]
+"""What runs as `python -m jobs.KIND`."""
+SIGNAL_ITSELF = "import os, signal, time; os.kill(os.getpid(), signal.{}); time.sleep(60)"
+END_AND_SIGNAL = """
+from jobs.signals import stopping_on_signals
+from jobs.starting import leave_on_signals
+leave_on_signals()
+with stopping_on_signals():
+    pass
+os.kill(os.getpid(), signal.SIGINT)
+print("its end")
+"""
 
 
 def test_the_first_signal_stops_and_the_rest_are_ignored() -> None:
@@ -50,3 +68,29 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert ran == [1]
+
+
+def run_python(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """With `tmp_path` before everything that is installed."""
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{FOLDER.parent}", "PATH": os.defpath}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("train", "SIGTERM"), *((kind, "SIGINT") for kind in JOBS)]
+)
+def test_a_job_that_is_stopped_while_it_is_imported_says_so_in_a_line(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    (tmp_path / "pydantic.py").write_text(SIGNAL_ITSELF.format(name))  # every job imports it
+    done = run_python(tmp_path, "-m", f"jobs.{kind}", "--config", "none.yaml")
+    assert done.stderr == "error [stopped]: cancelled before it began\n"
+    assert (done.stdout, done.returncode) == ("", 130)
+
+
+def test_a_job_that_has_ended_is_not_stopped(tmp_path: Path) -> None:
+    done = run_python(tmp_path, "-c", f"import os, signal\n{END_AND_SIGNAL}")
+    assert (done.stdout, done.stderr, done.returncode) == ("its end\n", "", 0)
