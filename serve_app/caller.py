@@ -22,7 +22,7 @@ class Caller:
     ticket: Ticket
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     return Caller(request.state.key, request.state.request_id, request.state.ticket)
 
 

@@ -51,7 +51,7 @@ class Routes:
     def methods(self, path: str) -> list[str]:
         """Those that a path has."""
         fitting = (each for each in self._routes if each.path_regex.match(path))
-        return sorted({method for each in fitting for method in each.methods})
+        return sorted({method for each in fitting for method in each.methods or ()})
 
     def way_out(self, path: str) -> str:
         """A hint for a path that is not there: the nearest one, or where all are told."""

@@ -143,7 +143,7 @@ class Service:
         raise ModelNotFoundError(f"no model {shown!r} is served", hint=hint, param="model")
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

@@ -135,7 +135,7 @@ def _finished(again: Again, before: KeptAnswer, claim: Claim) -> Response:
         ) from None
 
 
-def _upload_once(
+async def _upload_once(
     request: Request,
     control: ControlDependency,
     caller: CallerDependency,

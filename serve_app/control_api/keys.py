@@ -31,7 +31,7 @@ MAX_OVERLAP_S = 30 * 86400
 _MAX_LIFE_S = 100 * 366 * 86400
 
 
-def _ring(request: Request) -> KeyRing:
+async def _ring(request: Request) -> KeyRing:
     ring: KeyRing = request.app.state.keys
     return ring
 

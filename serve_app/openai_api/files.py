@@ -51,7 +51,7 @@ _FORM: dict[str, Any] = {
 }
 
 
-def _max_upload_bytes(request: Request) -> int:
+async def _max_upload_bytes(request: Request) -> int:
     limit: int = request.app.state.max_upload_bytes
     return limit
 
