@@ -29,7 +29,8 @@ from mulm.store import Store
 from mulm.testing import TINY_SHAPE, tiny_dataset
 
 _MULM = [sys.executable, "-c", "from jobs.cli import main; main()"]
-_PATIENCE_S = 300.0
+_PATIENCE_S = 600.0
+"""On a machine that others keep busy a start of Ray takes minutes, and may be tried twice."""
 _MOST_PAUSE_S = 30.0
 """Between two steps that are told: far less than the silence after which an island is given up."""
 _HURT_S = 20.0
@@ -120,8 +121,13 @@ class Joined:
         Raises:
             RuntimeError: what is to go on meanwhile has ended.
         """
+
+        def is_it() -> bool:
+            self._require_living()
+            return is_so()
+
         begun_s = time.monotonic()
-        wait_for(lambda: self._require_living() or is_so(), _PATIENCE_S, what)
+        wait_for(is_it, _PATIENCE_S, what)
         return time.monotonic() - begun_s
 
     def longest_pause_s(self, is_over: Callable[[], bool]) -> float:

@@ -8,6 +8,7 @@ end is told with an error of ours, and going on is one call.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -124,7 +125,7 @@ def _take_memory(world: World, _run_id: str, draw: Random, _outcome: Outcome) ->
 def _damage_files(world: World, run_id: str, draw: Random, outcome: Outcome) -> None:
     """Its driver dies, and of what lies in its folder one file of each kind is not what it was.
 
-    Of two checkpoints the older one stays, as after a power cut.
+    Asked to go on, it says that its newest checkpoint is damaged; that is removed, as it says.
     """
     drivers = victims(world.pack, "job driver")
     kill_one(world, "job driver", draw)
@@ -137,10 +138,20 @@ def _damage_files(world: World, run_id: str, draw: Random, outcome: Outcome) -> 
         *sorted((folder / "tensorboard").iterdir())[:1],
     ]  # fmt: skip
     for path in chosen:
-        hurt = draw.choice(DAMAGES)
-        content = path.read_bytes() if path.exists() else b""
-        path.write_bytes(hurt(content, draw) if content else draw.randbytes(9))
+        path.write_bytes(_damaged(path.read_bytes(), draw))
     outcome.seen["damaged"] = [path.name for path in chosen]
+    _standing_end(world, run_id)
+    world.call("POST", f"/api/v1/runs/{run_id}/resume")
+    error = _standing_end(world, run_id).get("error") or {}
+    outcome.require(error.get("code") == "corrupt", f"a damaged checkpoint was told as {error}")
+    outcome.require(str(newest) in str(error.get("hint")), f"the hint is {error.get('hint')}")
+    shutil.rmtree(newest)
+
+
+def _damaged(content: bytes, draw: Random) -> bytes:
+    while (other := draw.choice(DAMAGES)(content, draw)) == content:
+        pass
+    return other
 
 
 def run_of(world: World, run_id: str) -> Run:
