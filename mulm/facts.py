@@ -183,7 +183,8 @@ class Facts(FeedbackFacts, Protocol):
     ) -> Key:
         """Note an API key by the digest of its secret.
 
-        Raises ConflictError, and DeadlineError where the claim has passed to another one.
+        Raises ConflictError, also where another key has the name, and DeadlineError where the claim
+        has passed to another one.
         """
 
     def replace_key(self, key_id: str, digest: str, name: str) -> None:
@@ -193,7 +194,10 @@ class Facts(FeedbackFacts, Protocol):
         """
 
     def change_key(self, key: Key) -> None:
-        """Note a key's name, scope, models, end and limits. Raises NotFoundError."""
+        """Note a key's name, scope, models, end and limits.
+
+        Raises NotFoundError, and ConflictError where another key has the name.
+        """
 
     def rotate_key(
         self, key_id: str, digest: str, overlap_s: float, claim: Claim | None = None

@@ -45,6 +45,7 @@ class KeyRows:
                 note_made(self._db, claim, key_id)
                 if not self._is_there(key_id, digest):
                     self._require_new(digest)
+                    self._require_free(key)
                     self._insert(key, digest)
         except sqlite3.IntegrityError:
             raise ConflictError(f"the key {key_id!r} exists already") from None
@@ -61,6 +62,8 @@ class KeyRows:
     def change_key(self, key: Key) -> None:
         values = (key.name, key.scope, _dumped(key.models), key.expires_s, _limits_text(key))
         with self._db.writing():
+            if not self._db.one("SELECT 1 FROM keys WHERE id=? AND name=?", key.id, key.name):
+                self._require_free(key)
             self._require_changed(
                 self._db.execute(
                     "UPDATE keys SET name=?, scope=?, models=?, expires_s=?, limits=? WHERE id=?",
@@ -144,6 +147,16 @@ class KeyRows:
     def _require_new(self, digest: str) -> None:
         if self._db.one("SELECT 1 FROM retired_secrets WHERE digest=?", digest):
             raise ConflictError("this secret was revoked", hint="make a new key")
+
+    def _require_free(self, key: Key) -> None:
+        """Names tell which key is meant."""
+        other = self._db.one("SELECT id FROM keys WHERE name=? AND id<>?", key.name, key.id)
+        if other:
+            raise ConflictError(
+                f"there is a key {key.name!r} already",
+                hint=f"choose another name, or rotate or revoke {other['id']}",
+                param="name",
+            )
 
     def _require_changed(self, cursor: sqlite3.Cursor, key_id: str) -> None:
         if not cursor.rowcount:

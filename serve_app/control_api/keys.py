@@ -103,7 +103,7 @@ def issue(
     facts: Facts, secret: bytes, order: NewKey, claim: Claim | None = None
 ) -> tuple[Key, MadeKey]:
     """Make a key as ordered. Raises ConflictError where another key has the name."""
-    require_free(facts, order.name)
+    _require_free(order.name)
     made = make_key(secret)
     key = facts.add_key(
         made.id, made.digest, order.name, order.scope, order.models, _end(order.expires_in_s),
@@ -138,7 +138,7 @@ def change_key(
     """
     key = control.facts.key(key_id)
     if body.name is not None and body.name != key.name:
-        require_free(control.facts, body.name)
+        _require_free(body.name)
     given = body.model_fields_set
     changes: dict[str, Any] = {
         name: value
@@ -240,25 +240,13 @@ def _shown_once(
     return JSONResponse(told, status, headers)
 
 
-def require_free(facts: Facts, name: str) -> None:
-    """Let a name pass that no key has, so that a name says which key is meant.
-
-    Raises:
-        ConflictError: one has it, or `mulm up` makes one of that name.
-    """
+def _require_free(name: str) -> None:
     if name == FIRST_KEY_NAME:
         raise ConflictError(
             f"{name!r} is the name of the key that `mulm up` makes",
             hint="choose another name",
             param="name",
         )
-    for key in facts.valid_keys():
-        if key.name == name:
-            raise ConflictError(
-                f"there is a key {name!r} already",
-                hint=f"choose another name, or rotate or revoke {key.id}",
-                param="name",
-            )
 
 
 def _end(expires_in_s: int | None) -> float | None:

@@ -39,7 +39,30 @@ def test_a_key_is_kept_with_all_that_it_may(ledger):
     ledger.change_key(changed)
     assert ledger.valid_keys() == [changed]
     with pytest.raises(NotFoundError):
-        ledger.change_key(replace(made, id="key_2"))
+        ledger.change_key(replace(made, id="key_2", name="nobody"))
+
+
+def test_a_name_is_of_one_key(ledger):
+    first, second = (ledger.add_key(f"key_{n}", f"d{n}", name) for n, name in enumerate("ab"))
+    for act in (
+        lambda: ledger.add_key("key_9", "d9", "a"),
+        lambda: ledger.change_key(replace(second, name="a")),
+    ):
+        with pytest.raises(ConflictError, match="there is a key 'a' already") as caught:
+            act()
+        assert first.id in caught.value.hint
+    assert ledger.valid_keys() == [first, second]
+    ledger.remove_key(first.id)
+    ledger.change_key(replace(second, name="a"))
+
+
+def test_keys_of_one_name_from_before_can_be_changed(ledger):
+    first, second = (ledger.add_key(f"key_{n}", f"d{n}", name) for n, name in enumerate("ab"))
+    with ledger._db.writing():
+        ledger._db.execute("UPDATE keys SET name='a'")
+    ledger.change_key(replace(second, name="a", expires_s=900.0))
+    assert [key.expires_s for key in ledger.valid_keys()] == [None, 900.0]
+    ledger.change_key(replace(first, name="c"))
 
 
 def test_a_rotated_secret_ends_with_its_overlap_and_never_comes_back(ledger, clock):
