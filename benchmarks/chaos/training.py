@@ -123,7 +123,7 @@ def _take_memory(world: World, _run_id: str, draw: Random, _outcome: Outcome) ->
 
 
 def _damage_files(world: World, run_id: str, draw: Random, outcome: Outcome) -> None:
-    """Its driver dies, and of what lies in its folder one file of each kind is not what it was.
+    """Its driver dies, and of the files that it has one of each kind is not what it was.
 
     Asked to go on, it says that its newest checkpoint is damaged; that is removed, as it says.
     """
@@ -134,7 +134,7 @@ def _damage_files(world: World, run_id: str, draw: Random, outcome: Outcome) -> 
     folder = world.home.run(run_id)
     newest = max(checkpoints(folder / "checkpoints"), key=step_of)
     chosen = [
-        folder / "config.json", folder / "lock", draw.choice(sorted(newest.iterdir())),
+        world.home.root / f"{run_id}.json", folder / "lock", draw.choice(sorted(newest.iterdir())),
         *sorted((folder / "tensorboard").iterdir())[:1],
     ]  # fmt: skip
     for path in chosen:
