@@ -146,6 +146,9 @@ def _damage_files(world: World, run_id: str, draw: Random, outcome: Outcome) -> 
     outcome.require(error.get("code") == "corrupt", f"a damaged checkpoint was told as {error}")
     outcome.require(str(newest) in str(error.get("hint")), f"the hint is {error.get('hint')}")
     shutil.rmtree(newest)
+    # It is told a moment before its job has ended, and until then may not go on.
+    wait_for(lambda: not victims(world.pack, "job driver"), _DEADLINE_S, "its driver's end")
+    wait_for(lambda: not victims(world.pack, "job supervisor"), _DEADLINE_S, "its job's end")
 
 
 def _damaged(content: bytes, draw: Random) -> bytes:
