@@ -71,7 +71,7 @@ def _live(
                 if aliases[-1:] != [number]:  # where it points already is no move
                     aliases.append(number)
             case 4:
-                ledger.add_key(f"key_{number}", f"{number:064x}", "friend")
+                ledger.add_key(f"key_{number}", f"{number:064x}", f"friend {number}")
                 (revoked if draw.random() < 0.5 else kept).add(f"key_{number}")
                 if f"key_{number}" in revoked:
                     ledger.remove_key(f"key_{number}")

@@ -376,7 +376,7 @@ def test_it_is_closed_behind_the_query_under_way(tmp_path: Path) -> None:
     for number in range(20):
         ledger = Ledger(tmp_path / f"{number}.sqlite")
         for each in range(200):
-            ledger.add_key(f"key_{each}", f"d{each}", "some")
+            ledger.add_key(f"key_{each}", f"d{each}", f"some {each}")
         has_begun = threading.Event()
 
         def read(ledger: Ledger = ledger, has_begun: threading.Event = has_begun) -> None:
