@@ -81,7 +81,7 @@ class Routes:
                 raise UnknownParameterError(f"{shown!r} is unknown here", hint=hint, param=shown)
 
     def _query(self, route: APIRoute) -> frozenset[str]:
-        """The names that it declares; read once, also of a route that came later than the others."""
+        """The names that it declares, read once; also of a route that came after the others."""
         known = self._queries.get(route.unique_id)
         if known is None:
             known = self._queries[route.unique_id] = frozenset(_query_of(route))
