@@ -34,7 +34,7 @@ python:
 demo: setup ## from text to a model that answers over HTTP (about 2 minutes on 2 cores)
 	@exec $(BIN)/mulm demo $(ARGS)
 
-test: dev ## all tests, with real clusters (a quarter of an hour); with ARGS those that it names
+test: dev ## all tests, with real clusters (an hour on two cores); with ARGS those that it names
 ifeq ($(ARGS),)
 	@$(SIDE_BY_SIDE)
 	@$(BIN)/python -m pytest tests/unit tests/ui -m slow
@@ -43,7 +43,7 @@ else
 	@exec $(BIN)/python -m pytest $(ARGS)
 endif
 
-unit: dev ## the unit tests but the slow ones, on all cores (about a minute on two)
+unit: dev ## the unit tests but the slow ones, on all cores (8 minutes on two)
 	@$(SIDE_BY_SIDE) $(ARGS)
 
 check: dev ## formatting, lint, types and the package chain
