@@ -52,9 +52,11 @@ def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, handler) for number in _NUMBERS}
+    # Work that has ended is not stopped any more, however long its process takes to leave. Ray has
+    # its own handler of one of the signals by then.
+    is_job = leave in before.values()
     try:
         yield
     finally:
         for number, earlier in before.items():
-            # Work that has ended is not stopped any more, however long the process takes to leave.
-            signal.signal(number, signal.SIG_IGN if earlier is leave else earlier)
+            signal.signal(number, signal.SIG_IGN if is_job else earlier)

@@ -23,5 +23,7 @@ def leave_on_signals() -> None:
 
 def leave(*_: object) -> None:
     """The handler."""
-    os.write(sys.stderr.fileno(), b"error [stopped]: cancelled before it began\n")
-    os._exit(128 + signal.SIGINT)  # as after Ctrl-C, see `jobs.exit_codes`
+    try:
+        os.write(sys.stderr.fileno(), b"error [stopped]: cancelled before it began\n")
+    finally:
+        os._exit(128 + signal.SIGINT)  # as after Ctrl-C, see `jobs.exit_codes`

@@ -96,7 +96,8 @@ def _run(fleet: Fleet, watch: RoundWatch | None) -> WorkerOutcome:
             staying = [box for box in boxes if box.node_id not in draining]
             fleet.fill(roomy(staying, free_resources()))
         fleet.look()
-        fleet.follow_outer()
+        if fleet.model is None:  # else nothing is asked of it any more
+            fleet.follow_outer()
         _require_hope(fleet, boxes)
         time.sleep(POLL_S)
     _wait_for_others(fleet, LAST_S)
@@ -123,4 +124,9 @@ def _wait_for_others(fleet: Fleet, patience_s: float) -> None:
     until_s = time.monotonic() + patience_s
     while fleet.islands and time.monotonic() < until_s:
         fleet.look()
+        try:
+            fleet.follow_outer()
+        except JobFailedError as error:  # what they wait for does not come any more
+            _log.warning("the islands that are left are not waited for reason=%s", error.message)
+            return
         time.sleep(POLL_S)

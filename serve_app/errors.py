@@ -87,6 +87,9 @@ _UNION_TAG = re.compile(r"str|.*[\[\]()-].*")
 _UNKNOWN = "extra_forbidden"
 """What pydantic calls a key that a schema does not have; one that is missing may be mistyped so."""
 
+_SHOWN_CHARS = 64
+"""Of a name that a client made up: the nearest one is looked for, and it is told again."""
+
 REFUSALS = frozenset({"unsupported_parameter", "unknown_parameter"})
 """Codes of the schemas' own refusals; their messages continue after the parameter's name."""
 
@@ -183,7 +186,7 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     # a member that the value was meant for.
     first = max(error.errors(), key=_how_telling)
     context = first.get("ctx") or {}
-    path = [str(part) for part in (*first["loc"][1:], *context.get("param", ()))]
+    path = [str(part)[:_SHOWN_CHARS] for part in (*first["loc"][1:], *context.get("param", ()))]
     is_field = first["loc"][0] == "body"  # else a header or a word of the address, by its own name
     param = ".".join(part for part in path if not (is_field and _UNION_TAG.fullmatch(part)))
     if first["type"] == "json_invalid":

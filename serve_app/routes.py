@@ -2,7 +2,7 @@
 
 Made by `serve_app.ingress` of what its routers declare; asked before each route for the names of
 its query, and by `serve_app.errors` for ways out. Invariant: nobody without a key hears of a route,
-since whatever asks here stands behind `AuthMiddleware`.
+but those of open paths, since whatever asks here stands behind `AuthMiddleware`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ async def require_known_query(request: Request) -> None:
     """For the application: stands before every route. Raises UnknownParameterError."""
     if request.scope["query_string"]:
         route = request.scope["route"]
-        routes_of(request).require_known_query(route, request.url.path, request.query_params)
+        routes_of(request).require_known_query(route, request.scope["path"], request.query_params)
 
 
 def _query_of(route: APIRoute) -> Iterator[str]:
@@ -122,9 +122,16 @@ def _alike(known: str, asked: str) -> tuple[float, str]:
     """How alike two paths are, and ours with the names that the other has in the same places."""
     ours, theirs = known.split("/"), asked.split("/")
     if len(ours) != len(theirs):
-        return SequenceMatcher(None, known, asked).ratio(), known
+        return _likeness(known, asked), known
     parts = list(zip(ours, theirs, strict=True))
     words = [pair for pair in parts if not pair[0].startswith("{")]
     fixed, given = ("/".join(side) for side in zip(*words, strict=True))
     filled = "/".join((b or a) if a.startswith("{") else a for a, b in parts)
-    return SequenceMatcher(None, fixed, given).ratio(), filled
+    return _likeness(fixed, given), filled
+
+
+def _likeness(known: str, asked: str) -> float:
+    """From 0 to 1; exact where it may matter, since most paths are nothing alike."""
+    matcher = SequenceMatcher(None, known, asked)
+    bound = matcher.quick_ratio()
+    return matcher.ratio() if bound >= _ALIKE else bound

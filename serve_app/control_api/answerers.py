@@ -20,13 +20,15 @@ def require_name(service: Service, facts: Facts, name: str, key: Key) -> None:
     Args:
         service: What this ingress serves.
         facts: Every revision of every deployment, and all versions: what is served no more was
-            called by its reference too.
+            called by its reference and its id too.
         name: What a client says that it has asked.
-        key: Whose client that is; the hint names what it may ask.
+        key: Whose client that is: one for inference hears nothing of what is only stored.
     """
     if any(name in each.callable_as for each in service.usable()):
         return
-    if _references(facts, name) or _is_stored(facts, name):
+    if _references(facts, name) or facts.published_as(name):
+        return
+    if key.scope == "all" and _is_stored(facts, name):
         return
     usable = [each.name for each in service.usable_by(key)]
     hint = nearest(name, usable) if usable else "it is the `model` that was asked"

@@ -14,7 +14,7 @@ from fastapi import Depends, Request
 from actors.run_desk import RunDesk
 from actors.run_starter import RunStarter
 from mulm.accounts import Key
-from mulm.errors import NotRunningError
+from mulm.errors import AuthError, NotFoundError, NotRunningError
 from mulm.facts import Facts
 from mulm.runs.curves import Curves
 from mulm.store import Store
@@ -51,13 +51,32 @@ async def _control(request: Request) -> Control:
     return control
 
 
+ControlDependency = Annotated[Control, Depends(_control)]
+
+
 async def require_all(request: Request) -> None:
-    """Let a request through whose key may do everything: as `AuthMiddleware` has just found it.
+    """Let a request through whose key may do everything, as far as `AuthMiddleware` knows it.
 
     Raises:
         ForbiddenError: the key is for inference only.
     """
-    key: Key = request.state.key
+    _require_scope(request.state.key)
+
+
+def require_all_now(request: Request, control: ControlDependency) -> None:
+    """As `require_all`, of the ledger's own word: for what outlives the key that asks for it.
+
+    Raises:
+        ForbiddenError: the key is for inference only.
+        AuthError: it was revoked.
+    """
+    try:
+        _require_scope(control.facts.key(request.state.key.id))
+    except NotFoundError:
+        raise AuthError("the API key is not valid any more") from None
+
+
+def _require_scope(key: Key) -> None:
     if key.scope != "all":
         raise ForbiddenError(
             f"the key {key.name!r} is for inference only", hint="use a key of the scope all"
@@ -84,6 +103,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 """For routers: what every one of their routes may answer."""
 
-ControlDependency = Annotated[Control, Depends(_control)]
 ALL_SCOPE = [Depends(require_all)]
 """For routers: what stands between a key and every one of their routes."""
+ALL_SCOPE_NOW = [Depends(require_all_now)]
+"""For routes that make or change keys."""

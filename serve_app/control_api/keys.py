@@ -16,7 +16,13 @@ from mulm.field_words import Label
 from mulm.records import Claim
 from serve_app.auth import KeyRing
 from serve_app.caller import CallerDependency
-from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
+from serve_app.control_api.control import (
+    ALL_SCOPE,
+    ALL_SCOPE_NOW,
+    PROBLEMS,
+    Control,
+    ControlDependency,
+)
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 from serve_app.deployment_spec import spec_of, unread
@@ -83,7 +89,7 @@ def list_keys(
     return page(found, limit, described)
 
 
-@router.post("", status_code=201, response_model=None)
+@router.post("", status_code=201, response_model=None, dependencies=ALL_SCOPE_NOW)
 def create_key(
     body: NewKey, control: ControlDependency, ring: RingDependency, once: OnceDependency
 ) -> Response:
@@ -128,7 +134,7 @@ def get_key(key_id: str, control: ControlDependency) -> dict[str, Any]:
     return described(key) | {"usage": _used(control, key)}
 
 
-@router.patch("/{key_id}")
+@router.patch("/{key_id}", dependencies=ALL_SCOPE_NOW)
 def change_key(
     key_id: str, body: KeyChange, control: ControlDependency, ring: RingDependency
 ) -> dict[str, Any]:
@@ -156,7 +162,7 @@ def change_key(
     return described(found) | {"hint": unserved_hint(control.facts, found)}
 
 
-@router.post("/{key_id}/rotate", response_model=None)
+@router.post("/{key_id}/rotate", response_model=None, dependencies=ALL_SCOPE_NOW)
 def rotate_key(
     key_id: str,
     body: Rotation,
@@ -177,7 +183,7 @@ def rotate_key(
     return once.answer(rotate, lambda _, claim: rotate(claim), is_secret=True)
 
 
-@router.delete("/{key_id}", status_code=204)
+@router.delete("/{key_id}", status_code=204, dependencies=ALL_SCOPE_NOW)
 def delete_key(
     key_id: str, control: ControlDependency, ring: RingDependency, caller: CallerDependency
 ) -> Response:

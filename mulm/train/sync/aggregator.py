@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, isfinite
 
-from mulm.errors import ConflictError, CorruptError
+from mulm.errors import ConflictError, CorruptError, NotRunningError
 from mulm.train.sync.anchor_part import AnchorPart
 from mulm.train.sync.codec import Wire
 from mulm.train.sync.codecs import CODECS
@@ -37,6 +37,8 @@ from mulm.train.sync.rounds import (
     Update,
 )
 
+_CLOSING_S = 5.0
+"""Well under the time for which an island waits for an answer."""
 _UNKNOWN_SIZE = 1 << 29
 """Weights of a fragment at most, before an island has told how many there are."""
 
@@ -89,13 +91,13 @@ class Aggregator:
 
     def join(self, island: str, standing: Standing) -> Joined:
         """See `Rounds.join`."""
+        with self._changed:
+            self._wait_for_closings()
         if standing.sums:
             self._sum_up()
         with self._changed:
+            self._wait_for_closings()
             self._require_sizes(standing)
-            # What an island gave to a round that is being closed can not be withdrawn: it is told
-            # of the anchor after it.
-            self._changed.wait_for(lambda: all(part.sealed is None for part in self._parts))
             self._members.join(island, [part.number for part in self._parts], self._now_s())
             if standing.rounds and self._later_rows is not None:
                 self._leases.restore(self._later_rows)
@@ -117,7 +119,7 @@ class Aggregator:
     def send(self, island: str, anchor: Anchor) -> None:
         """See `Rounds.send`."""
         part = self._part(anchor.fragment)
-        anchor_N = CODECS["fp32"].decode(anchor.payload, part.size)
+        anchor_N = CODECS["fp32"].decode(anchor.payload, part.size).clone()
         _require_finite(anchor_N)
         with self._changed:
             self._hear(island)
@@ -289,6 +291,18 @@ class Aggregator:
         self._leases.free(island)
         for part in self._parts:
             part.forget(island)
+
+    def _wait_for_closings(self) -> None:
+        """For who joins: what an island gave to a round that is being closed is not withdrawn.
+
+        Raises:
+            NotRunningError: that takes too long; the island asks again.
+        """
+        if not self._changed.wait_for(self._is_nothing_sealed, _CLOSING_S):
+            raise NotRunningError("the aggregator is closing rounds", hint="ask again")
+
+    def _is_nothing_sealed(self) -> bool:
+        return all(part.sealed is None for part in self._parts)
 
     def _sum_up(self) -> None:
         with self._changed:

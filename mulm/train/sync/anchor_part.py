@@ -47,8 +47,8 @@ class AnchorPart:
     _quorum_s: float = math.inf
 
     def begin(self, anchor_N: Tensor, number: int, outer: OuterStep) -> None:
-        """Take an anchor as it is; what was offered against an older one is dropped."""
-        self.public_N, self.true_N = anchor_N.clone(), anchor_N.clone()
+        """Take an anchor as it is, for good; what was offered against an older one is dropped."""
+        self.public_N = self.true_N = anchor_N
         if outer.has_momentum and self.momentum_N is None:
             self.momentum_N = torch.zeros_like(anchor_N)
         self.number, self.sealed = number, None

@@ -34,14 +34,14 @@ class KeptRows:
         """Keep them, where they are others than the last.
 
         Raises:
-            NoSpaceError, OSError: they are not on the disk; the next call does not try them again.
+            NoSpaceError, OSError: they are not on the disk; the next call tries again.
         """
         if rows == self._last:
             return
-        self._last = rows
         make_folder(self._folder)
         kept = {**rows, "life": self._life}
         write_atomic(self._folder / NAME, canonical_json({**kept, "sha256": _sum(kept)}))
+        self._last = rows
 
     def read(self) -> dict[str, Any] | None:
         """Rows, and the `leader` of this life, if there is one; None where nothing was kept.

@@ -3,7 +3,7 @@
 Made on the head by whoever runs islands. Invariants: what is on the disk is whole and checked; a
 later host of the same folder goes on from it, and takes what is newer from the islands;
 rows are written down before they are given, so that none is given as new after a death; writing
-anchors never stops a round for longer than a copy of a fragment in memory takes.
+anchors stops no round.
 """
 
 from __future__ import annotations

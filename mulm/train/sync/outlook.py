@@ -43,10 +43,10 @@ def outlook(config: SettledConfig, shape: MicroLMConfig, machines: Sequence[str]
         return Outlook("single", "one worker has nobody to agree with")
     if config.sync != "auto":
         return Outlook(config.sync, "the config asks for it")
-    if machines is not None and len(machines) <= 1:
+    if machines is not None and len(machines) == 1:
         of_one = f"all {config.workers} workers are on one machine, so nothing is measured"
         return Outlook("ddp", f"{of_one}: they sum gradients every step")
-    return Outlook(None, f"{_who(machines)}; {_ways(config, shape)}")
+    return Outlook(None, f"{_who(machines or None)}; {_ways(config, shape)}")
 
 
 def _who(machines: Sequence[str] | None) -> str:

@@ -66,7 +66,7 @@ async function problemOf(reply) {
   const told = await reply.json().catch(() => ({}));
   const inner = told.error ?? {};
   return new ApiError(reply.status, told.detail ?? inner.message ?? `HTTP ${reply.status}`, {
-    code: told.code ?? inner.code ?? "", param: inner.param ?? "", hint: told.hint ?? "",
+    code: told.code ?? inner.code ?? "", param: told.param ?? inner.param ?? "", hint: told.hint ?? "",
     requestId: reply.headers.get("x-request-id") ?? "",
   });
 }

@@ -17,12 +17,14 @@ JOBS = [path.stem for path in sorted(FOLDER.glob("*.py")) if "return run_job(" i
 """What runs as `python -m jobs.KIND`."""
 SIGNAL_ITSELF = "import os, signal, time; os.kill(os.getpid(), signal.{}); time.sleep(60)"
 END_AND_SIGNAL = """
+import os, signal, sys
 from jobs.signals import stopping_on_signals
 from jobs.starting import leave_on_signals
 leave_on_signals()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))  # as Ray does
 with stopping_on_signals():
     pass
-os.kill(os.getpid(), signal.SIGINT)
+os.kill(os.getpid(), signal.{})
 print("its end")
 """
 
@@ -91,6 +93,7 @@ def test_a_job_that_is_stopped_while_it_is_imported_says_so_in_a_line(
     assert (done.stdout, done.returncode) == ("", 130)
 
 
-def test_a_job_that_has_ended_is_not_stopped(tmp_path: Path) -> None:
-    done = run_python(tmp_path, "-c", f"import os, signal\n{END_AND_SIGNAL}")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_job_that_has_ended_is_not_stopped(tmp_path: Path, name: str) -> None:
+    done = run_python(tmp_path, "-c", END_AND_SIGNAL.format(name))
     assert (done.stdout, done.stderr, done.returncode) == ("its end\n", "", 0)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 CHILD = Path(__file__).with_name("island_child.py")
 DEADLINE_S = 150.0
+N_FRAGMENTS = 4
 
 
 class Fleet:
@@ -79,6 +80,11 @@ def longest_pause_s(fleet: Fleet, name: str, after_s: float, before_s: float) ->
     return max(late - early for early, late in pairwise(times))
 
 
+def counted(fleet: Fleet, name: str) -> set[int]:
+    """The fragments of which an update holds what the island gave."""
+    return {taken["fragment"] for taken in fleet.told(name, "taken") if taken["counts"]}
+
+
 def test_nobody_waits_for_the_dead_and_the_run_ends_as_one(fleet: Fleet) -> None:
     port = fleet.host()
     for name in "abc":
@@ -87,11 +93,9 @@ def test_nobody_waits_for_the_dead_and_the_run_ends_as_one(fleet: Fleet) -> None
 
     killed_s = fleet.kill("b")
     fleet.start("d", port)
-    fleet.wait_for(lambda: [t for t in fleet.told("d", "taken") if t["counts"]])
+    fleet.wait_for(lambda: len(counted(fleet, "d")) == N_FRAGMENTS)
     joined_s = fleet.told("d", "taken")[0]["at_s"]
-    for (
-        name
-    ) in "ac":  # rounds wait for the dead, training goes on, with no pause as long as the grace
+    for name in "ac":  # rounds wait for the dead, training goes on, never paused for the grace
         assert longest_pause_s(fleet, name, killed_s, joined_s) < GRACE_S
     fleet.kill("host")
     time.sleep(2 * ROUND_S)
@@ -105,7 +109,7 @@ def test_nobody_waits_for_the_dead_and_the_run_ends_as_one(fleet: Fleet) -> None
     assert results["a"]["validation"] < 3.6
     losses = [m["loss"] for m in fleet.told("a", "metric") if "loss" in m]
     assert losses[-1] < losses[0]
-    for fragment in range(4):  # a joiner counts within two rounds
+    for fragment in range(N_FRAGMENTS):  # a joiner counts within two rounds
         rounds = [t["counts"] for t in fleet.told("d", "taken") if t["fragment"] == fragment]
         assert any(rounds[:2])
     anchors: dict[tuple[int, int], set[str]] = {}

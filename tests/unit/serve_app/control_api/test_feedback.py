@@ -271,8 +271,19 @@ def test_whatever_a_model_can_be_called_is_judged(api, served, ledger):
     api.app.state.service.deployments = {"now": Fixed(replace(served, name="now", ref="n@4"))}
     for name in ("now", "n@4", "mdl_1", "tiny", "base", "other", "first@1", "m@live", "m"):
         assert give(api, model=name, model_id=None).status_code == 201, name
+    swapped = ledger.versions("model")[0].manifest_id
+    assert give(api, model=swapped, model_id=None).status_code == 201, "asked by its id"
     problem = api.refused("POST", ROOT, 404, json=BODY | {"model": "nwo", "model_id": None})
     assert problem["hint"] == "did you mean 'now'?"
     key = api.call("POST", "/api/v1/keys", json={"name": "x", "models": ["nwo"]}).json()["key"]
     problem = api.refused("POST", ROOT, 404, key=key, json=BODY | {"model": "nwo"})
     assert problem["hint"] == "it is the `model` that was asked", "no name that the key may not ask"
+
+
+def test_a_key_for_inference_hears_nothing_of_what_is_only_stored(api, ledger):
+    ledger.publish("model", "private", "mdl_private")
+    assert give(api, model="private", model_id=None).status_code == 201
+    problem = api.refused(
+        "POST", ROOT, 404, key=WEAK_KEY, json=BODY | {"model": "private", "model_id": None}
+    )
+    assert problem["code"] == "model_not_found"

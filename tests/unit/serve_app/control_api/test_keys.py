@@ -33,6 +33,21 @@ def test_a_revoked_key_is_none_any_more(api, ledger):
     assert api.refused("DELETE", f"{ROOT}/key_1", 409)["code"] == "conflict", "not itself"
 
 
+def test_a_key_that_was_revoked_a_moment_ago_makes_and_changes_none(api, ledger):
+    """Elsewhere: this ingress may let it in for some seconds, and what it made would stay."""
+    made = api.call("POST", ROOT, json={"name": "second", "scope": "all"}).json()
+    assert api.call("GET", ROOT, key=made["key"]).status_code == 200
+    ledger.remove_key(made["id"])
+    before = ledger.valid_keys()
+    for method, path in (
+        ("POST", ROOT), ("POST", f"{ROOT}/key_2/rotate"), ("PATCH", f"{ROOT}/key_2"),
+        ("DELETE", f"{ROOT}/key_2"),
+    ):  # fmt: skip
+        problem = api.refused(method, path, 401, key=made["key"], json={"name": "third"})
+        assert problem["code"] == "unauthorized"
+    assert ledger.valid_keys() == before
+
+
 FOR_INFERENCE = {("post", "/api/v1/feedback")}
 """What a key that may have a model answer may do beside that: say what it thinks of the answer."""
 

@@ -178,3 +178,9 @@ def test_nobody_without_a_key_learns_which_routes_there_are(api):
         assert reply.status_code == 401
         assert "did you mean" not in reply.text
         assert "allow" not in reply.headers
+
+
+def test_a_name_that_is_long_is_neither_compared_nor_told_whole(api):
+    told = api.refused("POST", "/api/v1/feedback", 400, json={"x" * 100_000: 1})
+    assert (told["code"], told["param"]) == ("unknown_parameter", "x" * 64)
+    assert len(told["detail"]) < 200

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mulm.errors import CorruptError
+from mulm.errors import CorruptError, MulmError
 from mulm.train.sync.aggregator import RoundPlan
 from mulm.train.sync.kept_rows import NAME, KeptRows
 from mulm.train.sync.outer_host import OuterHost
@@ -30,6 +30,16 @@ def test_the_same_rows_are_written_once(tmp_path: Path) -> None:
     assert kept.read() is None
     kept.write({**ROWS, "line": 48})
     assert (kept.read() or {})["line"] == 48
+
+
+def test_rows_that_could_not_be_written_are_written_with_the_next_question(tmp_path: Path) -> None:
+    kept = KeptRows(tmp_path / "full", "one")
+    (tmp_path / "full").write_bytes(b"a file where the folder should be")
+    with pytest.raises((MulmError, OSError)):
+        kept.write(ROWS)
+    (tmp_path / "full").unlink()
+    kept.write(ROWS)
+    assert kept.read() == ROWS
 
 
 @pytest.mark.parametrize("hurt", [(b"40", b"41"), (b"}", b""), (b"{", b"[{"), (b"sha256", b"sha")])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mulm.errors import TrainingDivergedError
+from mulm.errors import NotRunningError, TrainingDivergedError
 from mulm.train.sync.aggregator import Aggregator, RoundPlan
 from mulm.train.sync.codecs import CODECS, Fp32Codec
 from mulm.train.sync.rounds import Anchor, Offer, Standing, Update
@@ -178,6 +178,22 @@ def test_who_joins_again_while_its_offer_is_counted_has_the_anchor_with_it(
     again.join(PATIENCE_S)
     assert joined[0].fetch == (0,)
     assert anchor(aggregator)[0] == 1
+
+
+def test_who_joins_while_a_round_is_closed_for_long_asks_again(
+    aggregator: Aggregator, closing: Halt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mulm.train.sync.aggregator._CLOSING_S", 0.01)
+    aggregator.offer(offer("a", 1.0))
+    with (
+        elsewhere(lambda: aggregator.offer(offer("b", 3.0)), closing),
+        pytest.raises(NotRunningError),
+    ):
+        aggregator.join("b", Standing((N, N), (0, 0)))
+    update = aggregator.take("a", 0, 0, 0.0)
+    assert update is not None
+    assert update.islands == {"a", "b"}
+    assert aggregator.join("b", Standing((N, N), (0, 0))).fetch == (0,)
 
 
 def test_an_anchor_that_is_newer_than_a_round_being_closed_stays(
