@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mulm.errors import MulmError, NotRunningError
 from mulm.redaction import redacted
-from serve_app.errors import CONTROL_ROOT, error_response
+from serve_app.errors import error_response
+from serve_app.routes import CONTROL_ROOT
 
 _log = logging.getLogger(__name__)
 

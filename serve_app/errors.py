@@ -23,7 +23,7 @@ from mulm.config import Frozen, keys_at
 from mulm.config_words import what_is_wrong
 from mulm.errors import MulmError, nearest
 from mulm.redaction import redacted
-from serve_app.routes import routes_of
+from serve_app.routes import CONTROL_ROOT, routes_of
 
 STATUS_BY_CODE: dict[str, int] = {
     "internal": 500,
@@ -68,8 +68,6 @@ STATUS_BY_REQUEST_CODE: dict[str, int] = {
     "request_too_large": 413,
 }
 """Codes that only HTTP has: of requests that are wrong before they reach us."""
-
-CONTROL_ROOT = "/api/"
 
 HTTP_ERROR = "http_error"
 """The code of a status that has none of its own."""

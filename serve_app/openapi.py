@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from serve_app.auth import OPEN_PATHS
-from serve_app.errors import CONTROL_ROOT
 from serve_app.openapi_examples import EXAMPLES
+from serve_app.routes import CONTROL_ROOT
 
 Document = dict[str, Any]
 

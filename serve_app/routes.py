@@ -18,8 +18,8 @@ from fastapi.routing import APIRoute
 
 from mulm.errors import ConfigError, nearest
 
-STRICT_ROOT = "/api/"
-"""Under which a query holds nothing but what its route declares."""
+CONTROL_ROOT = "/api/"
+"""Of our own API; there a query holds nothing but what its route declares."""
 
 OF_CLIENTS = frozenset({"api-version"})
 """What some of OpenAI's clients send with every request, whatever it asks for."""
@@ -44,7 +44,6 @@ class Routes:
     def __init__(self, routers: Iterable[APIRouter]) -> None:
         found = [each for router in routers for each in router.routes]
         self._routes = [each for each in found if isinstance(each, APIRoute)]
-        self._queries: dict[str, frozenset[str]] = {}
         shown = (each for each in self._routes if each.include_in_schema)
         self._paths = sorted({path for each in shown for path in _paths_of(each)})
 
@@ -70,22 +69,15 @@ class Routes:
         Raises:
             UnknownParameterError: it names the nearest parameter that there is.
         """
-        known = self._query(route)
-        if not (known or path.startswith(STRICT_ROOT)):
+        known = frozenset(_query_of(route))
+        if not (known or path.startswith(CONTROL_ROOT)):
             return
-        passed = known if path.startswith(STRICT_ROOT) else known | OF_CLIENTS
+        passed = known if path.startswith(CONTROL_ROOT) else known | OF_CLIENTS
         for name in query:
             if name not in passed:
                 shown = name[:_SHOWN_CHARS]
                 hint = nearest(shown, known) if known else "this route takes no query"
                 raise UnknownParameterError(f"{shown!r} is unknown here", hint=hint, param=shown)
-
-    def _query(self, route: APIRoute) -> frozenset[str]:
-        """The names that it declares, read once; also of a route that came after the others."""
-        known = self._queries.get(route.unique_id)
-        if known is None:
-            known = self._queries[route.unique_id] = frozenset(_query_of(route))
-        return known
 
 
 def routes_of(request: Request) -> Routes:

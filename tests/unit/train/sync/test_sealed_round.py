@@ -16,28 +16,20 @@ from mulm.train.sync.aggregator import Aggregator, RoundPlan
 from mulm.train.sync.codecs import CODECS, Fp32Codec
 from mulm.train.sync.rounds import Anchor, Offer, Standing, Update
 from mulm.train.sync.sealed_round import ClosedRound, SealedRound
+from tests.unit.train.sync.test_aggregator import FakeClock
 
 N, PATIENCE_S = 300, 30.0
 HERE = Standing(sizes=(N, N))
 FP32, INT8 = CODECS["fp32"], CODECS["int8"]
 
 
-class Clock:
-    """It stands, but for what a test moves it."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def aggregator(clock: Clock) -> Aggregator:
+def aggregator(clock: FakeClock) -> Aggregator:
     """With the islands a and b, and an anchor of each of two fragments."""
     made = Aggregator(RoundPlan(n_rows=1000, granule=1, grace_s=2.0), clock)
     made.join("a", HERE)
@@ -144,12 +136,12 @@ def test_an_offer_is_heard_while_another_island_fetches(
 
 
 def test_an_offer_that_is_said_again_while_its_round_is_closed_counts_once(
-    aggregator: Aggregator, closing: Halt, clock: Clock
+    aggregator: Aggregator, closing: Halt, clock: FakeClock
 ) -> None:
     aggregator.join("c", HERE)
     for island, value in (("a", 1.0), ("b", 3.0)):
         aggregator.offer(offer(island, value))
-    clock.now_s += 2.0  # the grace is over
+    clock.advance(2.0)  # the grace is over
     with elsewhere(lambda: aggregator.take("a", 0, 0, 0.0), closing):
         assert in_time(lambda: aggregator.offer(offer("b", 3.0))) == 0
         assert in_time(lambda: aggregator.offer(offer("c", 9.0))) == 1, "that one came late"
