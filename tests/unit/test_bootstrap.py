@@ -288,7 +288,7 @@ def test_second_run_does_nothing_at_once(checkout: Path) -> None:
     started_s = time.monotonic()
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - started_s < 3
+    assert time.monotonic() - started_s < 10
 
 
 def test_stamp_covers_less_but_not_more(checkout: Path) -> None:

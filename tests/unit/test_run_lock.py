@@ -72,4 +72,4 @@ def test_it_ends_with_its_process(home: Home) -> None:
     holder.stdout.close()
     started_s = time.monotonic()
     with run_lock(home, "run_1"):
-        assert time.monotonic() - started_s < 0.5
+        assert time.monotonic() - started_s < 5

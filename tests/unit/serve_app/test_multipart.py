@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import httpx2
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.multipart import MAX_HEAD_BYTES, MAX_PARTS, FormError, FormReader, Part, boundary_of
+from tests.unit.quick import shortest_s
 
 TYPE = "multipart/form-data; boundary=edge"
 HEAD = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
@@ -107,8 +107,10 @@ def test_what_names_no_boundary_is_refused(content_type: str) -> None:
 
 def test_a_hostile_head_costs_little_time() -> None:
     heads = [b';a="\\"' * 10_000, b";" + b" " * 60_000, b";a=" * 20_000, b'"' * 60_000]
-    begun_s = time.perf_counter()
-    for head in heads:
-        with pytest.raises(FormError):
-            read(b"--edge\r\nContent-Disposition: form-data" + head + b"\r\n\r\n" + END)
-    assert time.perf_counter() - begun_s < 1.0
+
+    def refuse() -> None:
+        for head in heads:
+            with pytest.raises(FormError):
+                read(b"--edge\r\nContent-Disposition: form-data" + head + b"\r\n\r\n" + END)
+
+    assert shortest_s(refuse, 1.0) < 1.0

@@ -129,7 +129,7 @@ def test_a_ledger_that_hangs_holds_up_no_request():
         begun_s = time.monotonic()
         for _ in range(1000):
             writer.note("key_1", "a", 1, 1)
-        assert time.monotonic() - begun_s < 1
+        assert time.monotonic() - begun_s < 10  # the ledger hangs for 20
         may_go.set()
         await writer.stop()
         assert writer.spent("key_1") == 0, "this ledger has told so"

@@ -124,11 +124,14 @@ def test_a_shaped_link_is_as_fast_as_it_was_made() -> None:
             assert serving.stdout is not None
             port = serving.stdout.readline().strip()
             command = [*inside, spaces[1], sys.executable, "-c", MEASURE, port]
-            told = subprocess.check_output(command, text=True, timeout=60)
+            found = [
+                [float(word) for word in subprocess.check_output(command, timeout=60).split()]
+                for _ in range(2)
+            ]
         finally:
             serving.communicate("\n", timeout=20)
-    up, down, round_trip_s = map(float, told.split())
-    # Headers take some 5 %; a busy machine may make it a little slower.
-    for rate in (up, down):
-        assert 0.75 * 5e6 < rate < 1.05 * 5e6
-    assert round_trip_s < 0.5
+    ups, downs, round_trips_s = zip(*found, strict=True)
+    # Headers take some 5 %; a busy machine makes it slower, and never faster than it is.
+    for rates in (ups, downs):
+        assert 0.75 * 5e6 < max(rates) < 1.05 * 5e6
+    assert min(round_trips_s) < 0.5

@@ -249,7 +249,7 @@ def test_a_pulled_cable_ends_a_call_in_time_and_put_back_it_works(server: Aggreg
         began_s = time.monotonic()
         with pytest.raises(NotRunningError):
             rounds.lease("a", 1, 0)
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < 5
     cable.is_pulled.clear()
     assert rounds.lease("a", 1, 1).n_rows == 1
     rounds.close()
