@@ -193,10 +193,11 @@ class Facts(FeedbackFacts, Protocol):
         Raises ConflictError for a secret that was revoked.
         """
 
-    def change_key(self, key: Key) -> None:
+    def change_key(self, key: Key, before: Key | None = None) -> None:
         """Note a key's name, scope, models, end and limits.
 
-        Raises NotFoundError, and ConflictError where another key has the name.
+        Raises NotFoundError, and ConflictError where another key has the name, or where the key is
+        not as it was `before` any more.
         """
 
     def rotate_key(

@@ -59,9 +59,11 @@ class KeyRows:
                 self._db.execute("DELETE FROM keys WHERE id=?", (row["id"],))
             self._insert(Key(key_id, name, self._clock(), "all"), digest)
 
-    def change_key(self, key: Key) -> None:
+    def change_key(self, key: Key, before: Key | None = None) -> None:
         values = (key.name, key.scope, _dumped(key.models), key.expires_s, _limits_text(key))
         with self._db.writing():
+            if before is not None:
+                self._require_unchanged(before, key)
             if not self._db.one("SELECT 1 FROM keys WHERE id=? AND name=?", key.id, key.name):
                 self._require_free(key)
             self._require_changed(
@@ -156,6 +158,15 @@ class KeyRows:
                 f"there is a key {key.name!r} already",
                 hint=f"choose another name, or rotate or revoke {other['id']}",
                 param="name",
+            )
+
+    def _require_unchanged(self, before: Key, wanted: Key) -> None:
+        """A call that was cut off behind its end is made again, and finds what it wanted."""
+        row = self._db.one(f"SELECT {_COLUMNS} FROM keys WHERE id=?", before.id)  # noqa: S608
+        if row and _key_of(row) not in (before, wanted):
+            raise ConflictError(
+                f"the key {before.id!r} was changed meanwhile",
+                hint="look at it, then change it",
             )
 
     def _require_changed(self, cursor: sqlite3.Cursor, key_id: str) -> None:

@@ -7,9 +7,11 @@ but those of open paths, since whatever asks here stands behind `AuthMiddleware`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import product
+from typing import get_origin
 
 from fastapi import APIRouter, Request
 from fastapi.dependencies.utils import get_flat_params
@@ -60,16 +62,18 @@ class Routes:
                 return f"did you mean {nearest_one!r}?"
         return "GET /openapi.json tells all routes"
 
-    def require_known_query(self, route: APIRoute, path: str, query: Iterable[str]) -> None:
-        """Refuse a query that its route does not declare.
+    def require_known_query(self, route: APIRoute, path: str, query: Sequence[str]) -> None:
+        """Refuse a query, given by its names, that its route does not declare.
 
         Under `/v1` a route that takes none ignores one: it may be of a gateway or a client, and
         there is nothing that it could be a mistake for.
 
         Raises:
             UnknownParameterError: it names the nearest parameter that there is.
+            ConfigError: one that has a single value is given twice.
         """
-        known = frozenset(_query_of(route))
+        takes_many = dict(_query_of(route))
+        known = takes_many.keys()
         if not (known or path.startswith(CONTROL_ROOT)):
             return
         passed = known if path.startswith(CONTROL_ROOT) else known | OF_CLIENTS
@@ -78,6 +82,11 @@ class Routes:
                 shown = name[:_SHOWN_CHARS]
                 hint = nearest(shown, known) if known else "this route takes no query"
                 raise UnknownParameterError(f"{shown!r} is unknown here", hint=hint, param=shown)
+        for name, times in Counter(query).items():
+            if times > 1 and not takes_many.get(name, True):
+                raise ConfigError(
+                    f"{name!r} is given {times} times", hint="it has one value", param=name
+                )
 
 
 def routes_of(request: Request) -> Routes:
@@ -87,16 +96,22 @@ def routes_of(request: Request) -> Routes:
 
 
 async def require_known_query(request: Request) -> None:
-    """For the application: stands before every route. Raises UnknownParameterError."""
+    """For the application: stands before every route.
+
+    Raises:
+        UnknownParameterError, ConfigError: the query does not fit its route.
+    """
     if request.scope["query_string"]:
         route = request.scope["route"]
-        routes_of(request).require_known_query(route, request.scope["path"], request.query_params)
+        query = [name for name, _ in request.query_params.multi_items()]
+        routes_of(request).require_known_query(route, request.scope["path"], query)
 
 
-def _query_of(route: APIRoute) -> Iterator[str]:
+def _query_of(route: APIRoute) -> Iterator[tuple[str, bool]]:
+    """Each parameter, and whether it may be given more than once."""
     for each in get_flat_params(route.dependant):
         if isinstance(each.field_info, Query):
-            yield each.alias
+            yield each.alias, get_origin(each.field_info.annotation) is list
 
 
 def _paths_of(route: APIRoute) -> Iterator[str]:

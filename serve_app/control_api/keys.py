@@ -140,7 +140,8 @@ def change_key(
 ) -> dict[str, Any]:
     """Change a key's name, models, end or limits; in force within five seconds.
 
-    What is not given stays, also each of the limits; one that is null is lifted.
+    What is not given stays, also each of the limits; one that is null is lifted. Of two changes at
+    the same moment one is told 409 `conflict`.
     """
     key = control.facts.key(key_id)
     if body.name is not None and body.name != key.name:
@@ -156,7 +157,7 @@ def change_key(
         changes["limits"] = key.limits.model_copy(update=otherwise)
     if "expires_in_s" in given:
         changes["expires_s"] = _end(body.expires_in_s)
-    control.facts.change_key(replace(key, **changes))
+    control.facts.change_key(replace(key, **changes), key)
     ring.look_again()
     found = control.facts.key(key_id)
     return described(found) | {"hint": unserved_hint(control.facts, found)}

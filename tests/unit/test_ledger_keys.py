@@ -56,6 +56,19 @@ def test_a_name_is_of_one_key(ledger):
     ledger.change_key(replace(second, name="a"))
 
 
+def test_of_two_changes_at_once_the_second_is_told(ledger):
+    made = ledger.add_key("key_1", "d1", "friend")
+    limited = replace(made, limits=KeyLimits(requests_per_minute=5))
+    for _ in range(2):
+        ledger.change_key(limited, made)  # made again where its answer was lost
+    with pytest.raises(ConflictError, match="changed meanwhile"):
+        ledger.change_key(replace(made, name="other"), made)
+    assert ledger.valid_keys() == [limited]
+    ledger.remove_key(made.id)
+    with pytest.raises(NotFoundError):
+        ledger.change_key(replace(limited, name="other"), limited)
+
+
 def test_keys_of_one_name_from_before_can_be_changed(ledger):
     first, second = (ledger.add_key(f"key_{n}", f"d{n}", name) for n, name in enumerate("ab"))
     with ledger._db.writing():

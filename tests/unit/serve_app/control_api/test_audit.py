@@ -122,10 +122,10 @@ def test_a_client_that_leaves_is_noted_too(api, ledger, monkeypatch):
     begun, may_end = threading.Event(), threading.Event()
     change = ledger.change_key
 
-    def slowly(key):
+    def slowly(*keys):
         begun.set()
         may_end.wait(10)
-        change(key)
+        change(*keys)
 
     monkeypatch.setattr(ledger, "change_key", slowly)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from mulm.accounts import KeyLimits
 from mulm.errors import NotFoundError
 from serve_app.key_text import FOR_KEY, digest_of
 from serve_app.service import Fixed
@@ -184,6 +185,26 @@ def test_a_key_for_some_models_asks_no_other_and_sees_no_other(api, scripted, se
         "POST", "/v1/completions", key=mine, json={"model": "tiny", "prompt": "hi"}
     ).is_success
     assert [m["id"] for m in api.call("GET", "/v1/models", key=mine).json()["data"]] == ["tiny"]
+
+
+def test_a_change_that_another_one_passed_is_refused(api, ledger, monkeypatch):
+    look = ledger.key
+
+    def meanwhile(key_id):
+        found = look(key_id)
+        if key_id != "key_2":  # who asks
+            return found
+        monkeypatch.setattr(ledger, "key", look)
+        ledger.change_key(replace(found, limits=KeyLimits(requests_per_minute=5)))
+        return found
+
+    monkeypatch.setattr(ledger, "key", meanwhile)
+    told = api.refused("PATCH", f"{ROOT}/key_2", 409, json={"name": "other"})
+    assert told["code"] == "conflict"
+    assert "changed meanwhile" in told["detail"]
+    kept = look("key_2")
+    assert (kept.name, kept.limits.requests_per_minute) == ("friend", 5)
+    assert api.call("PATCH", f"{ROOT}/key_2", json={"name": "other"}).is_success
 
 
 def test_two_keys_never_have_one_name(api, ledger):

@@ -35,6 +35,20 @@ def test_an_unknown_parameter_of_a_query_is_refused_with_the_nearest_one(api, pa
         assert (told["detail"], told["hint"]) == (f"{param!r} is unknown here", hint)
 
 
+@pytest.mark.parametrize("path", [f"{V1}/runs?limit=5&limit=6", "/v1/files?limit=5&limit=6"])
+def test_a_parameter_given_twice_is_refused(api, path):
+    told = api.call("GET", path).json()
+    told = told.get("error", told)
+    assert (told["code"], told["param"]) == ("config_invalid", "limit")
+    assert "given 2 times" in (told.get("detail") or told["message"])
+
+
+def test_what_takes_several_may_be_given_several_times(api):
+    told = api.refused("GET", f"{V1}/runs/run_1/compare?with=run_2&with=run_3", 404)
+    assert told["code"] == "not_found"
+    assert api.call("GET", "/v1/files?api-version=1&api-version=2").status_code == 200
+
+
 def test_what_changes_something_takes_no_unknown_query_either(api, ledger):
     path = f"{V1}/keys/key_2"
     assert api.refused("DELETE", f"{path}?dry_run=1", 400)["param"] == "dry_run"
