@@ -19,6 +19,8 @@ MAX_REFS = 128
 MAX_MULTIPLE = 10_000
 MAX_FIELDS = 1000
 MAX_JOINED_PATTERNS = 8
+MAX_NUMBER = 2**53
+"""Beyond it the library rounds numbers, and ends its process on two bounds below -2^63."""
 _PATTERNS = ("pattern", "format")
 _OTHERS = frozenset({"$ref", "anyOf", "oneOf"})
 _OWN = (
@@ -39,7 +41,9 @@ def check_schema(schema: Any) -> dict[str, Any] | bool:
     """
     if not isinstance(schema, (dict, bool)):
         raise _refuse("a schema is a JSON object")
-    parts = list(_parts(schema))
+    values = list(_values(schema))
+    _check_numbers(values)
+    parts = [value for value in values if isinstance(value, dict)]
     refs = {part["$ref"] for part in parts if isinstance(part.get("$ref"), str)}
     outside = sorted(ref for ref in refs if not ref.startswith("#"))
     if outside:
@@ -59,11 +63,11 @@ def is_dangling(pattern: str) -> bool:
     return (len(pattern) - len(pattern.rstrip("\\"))) % 2 == 1
 
 
-def _parts(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every object inside, be it a schema or not; without recursion."""
+def _values(schema: Any) -> Iterator[Any]:
+    """The schema and every value inside, be it a schema or not; without recursion."""
     level = [schema]
     for _ in range(MAX_DEPTH):
-        yield from (value for value in level if isinstance(value, dict))
+        yield from level
         level = [inner for value in level for inner in _inside(value)]
         if not level:
             return
@@ -74,6 +78,12 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, list) else []
+
+
+def _check_numbers(values: list[Any]) -> None:
+    for value in values:
+        if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
+            raise _refuse(f"{str(value)[:40]} is a number beyond 2^53, which cannot be held")
 
 
 def _check_sizes(parts: list[dict[str, Any]]) -> None:
