@@ -35,7 +35,8 @@ _CHANGE_TIMEOUT_S = 60.0
 """How long a request looks for a replica that holds its model while models change."""
 
 _MAX_LOSSES = 2
-"""How many engines may end under a request that has had no token, before it is given up."""
+"""How many engines may end under a request that has had no token, before it is given up. With a
+grammar none: reading those is the work of a library that may end its process."""
 
 _POLL_S = 0.1
 
@@ -67,6 +68,7 @@ class ServeEngineClient:
     ) -> AsyncGenerator[TokenChunk, None]:
         """As `EngineClient.generate`; replicas that hold another model are passed over."""
         begun_s, has_begun, n_losses = self._clock(), False, 0
+        most_losses = _MAX_LOSSES if request.sampling.grammar is None else 0
         while True:
             spent_s = self._clock() - begun_s
             rest = replace(request, deadline_s=request.deadline_s - spent_s)
@@ -81,7 +83,7 @@ class ServeEngineClient:
                     raise
             except EngineLostError:
                 n_losses += 1
-                if has_begun or n_losses > _MAX_LOSSES or spent_s > request.deadline_s:
+                if has_begun or n_losses > most_losses or spent_s > request.deadline_s:
                     raise
                 _log.warning("request is asked for again request=%s", request.request_id)
             else:

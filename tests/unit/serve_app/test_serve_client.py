@@ -14,7 +14,7 @@ from ray.exceptions import (
 )
 
 from mulm.errors import MulmError, NotRunningError, OverloadedError
-from mulm.messages import GenerateRequest, TokenChunk
+from mulm.messages import GenerateRequest, Grammar, SamplingParams, TokenChunk
 from serve_app.engine_client import EngineLostError, ModelChangingError
 
 with warnings.catch_warnings():  # Serve's own, at import
@@ -149,9 +149,10 @@ class Line:
             yield item
 
 
-async def over(line, handle, found=None):
+async def over(line, handle, found=None, grammar=None):
     found = [] if found is None else found
-    async for chunk in ServeEngineClient(handle, line).generate("m", GenerateRequest("a", (1,))):
+    request = GenerateRequest("a", (1,), SamplingParams(grammar=grammar))
+    async for chunk in ServeEngineClient(handle, line).generate("m", request):
         found.append(chunk)
     return found
 
@@ -188,6 +189,13 @@ def test_a_request_that_ends_engines_does_not_end_them_all():
     line = Line([LOST], [LOST], [LOST], [END])
     with pytest.raises(EngineLostError):
         asyncio.run(over(line, Handle()))
+    assert line.is_there
+
+
+def test_a_request_with_a_grammar_ends_one_engine_at_most():
+    line = Line([LOST], [END])
+    with pytest.raises(EngineLostError):
+        asyncio.run(over(line, Handle(), grammar=Grammar("regex", "a")))
     assert line.is_there
 
 
