@@ -32,6 +32,8 @@ from serve_app.settings import FLUSH_INTERVAL_S
 _log = logging.getLogger(__name__)
 
 STUCK_AFTER_S = 60.0
+IDLE_CHECK_S = 1.0
+"""Of quiet, before the engine's books are looked through: milliseconds, which nobody awaits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class EngineThread:
         engine: Handed over; the caller does not touch it any more.
         flush_interval_s: Seconds between two chunks of a running stream.
         clock: Seconds.
+        idle_check_s: Seconds without anything to do after which it is looked whether pages and
+            slots add up. An engine where they do not has broken.
     """
 
     def __init__(
@@ -66,11 +70,13 @@ class EngineThread:
         engine: Engine,
         flush_interval_s: float = FLUSH_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
+        idle_check_s: float = IDLE_CHECK_S,
     ) -> None:
         self.id = new_id("eng")
         self._engine = engine
         self._flush_interval_s = flush_interval_s
         self._clock = clock
+        self._idle_check_s = idle_check_s
         self._inbox: SimpleQueue[_Command] = SimpleQueue()
         self._streams: dict[str, Stream] = {}
         self._flushed_s = self._progressed_s = clock()
@@ -212,14 +218,23 @@ class EngineThread:
 
     def _receive(self) -> None:
         """Take all commands; with nothing to generate, wait for one."""
-        is_waiting = not self._streams and self._stop is None
+        if not self._streams and self._stop is None:
+            self._obey(self._wait())
         while True:
             try:
-                command = self._inbox.get(block=is_waiting)
+                command = self._inbox.get_nowait()
             except Empty:
                 return
-            is_waiting = False
             self._obey(command)
+
+    def _wait(self) -> _Command:
+        """The next command; where none comes for a while, the books are looked through once."""
+        try:
+            return self._inbox.get(timeout=self._idle_check_s)
+        except Empty:
+            assert not self._engine.n_unfinished, "the engine generates for nobody"
+            self._engine.check_integrity()
+            return self._inbox.get()
 
     def _obey(self, command: _Command) -> None:
         match command:

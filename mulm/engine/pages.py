@@ -8,7 +8,7 @@ kept page is found by exactly the tokens that it was computed from (`check_integ
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -114,15 +114,20 @@ class PagePool:
 
     def check_integrity(self, held: Sequence[int]) -> None:
         """Assert that holders add up; `held` names a page once for each of them."""
-        counts = [0] * self.n_pages
-        for number in held:
-            counts[number] += 1
-        assert counts == [page.n_holders for page in self._pages], "holders do not add up"
-        kept = {n for n, page in enumerate(self._pages) if page.key is not None}
-        assert kept == set(self._by_key.values()), "kept pages cannot be found"
-        idle = {n for n, count in enumerate(counts) if not count}
-        assert set(self._unused) == kept & idle, "unused pages do not add up"
-        assert sorted(self._free) == sorted(idle - kept), "pages leaked"
+        pages, counts = self._pages, Counter(held)
+        n_holders = sum(page.n_holders for page in pages)
+        assert n_holders == len(held), "holders do not add up"
+        assert all(pages[n].n_holders == count for n, count in counts.items()), "others hold them"
+        n_kept = sum(page.key is not None for page in pages)
+        assert n_kept == len(self._by_key), "kept pages cannot be found"
+        assert all(pages[n].key == key for key, n in self._by_key.items()), "others are found"
+        unused, free = [[pages[n] for n in each] for each in (self._unused, self._free)]
+        assert not any(page.n_holders for page in (*unused, *free)), "a held page is free"
+        assert all(page.key is not None for page in unused), "what is unused was not kept"
+        assert all(page.key is None for page in free), "a free page can be found"
+        assert len(set(self._free)) == len(free), "a page is free twice"
+        # None is in two places by now, so they are all there if the numbers are right.
+        assert len(counts) + len(unused) + len(free) == self.n_pages, "pages leaked"
 
     def _take(self) -> int:
         if self._free:

@@ -88,3 +88,81 @@ def test_a_page_released_twice_is_a_bug():
     pool.release(pages)
     with pytest.raises(AssertionError, match="twice"):
         pool.release(pages)
+
+
+def lost_while_free(pool: PagePool) -> None:
+    pool._free.pop()
+
+
+def free_twice(pool: PagePool) -> None:
+    pool._free[0] = pool._free[1]
+
+
+def lost_while_kept(pool: PagePool) -> None:
+    pool._unused.popitem()
+
+
+def free_while_held(pool: PagePool) -> None:
+    held = next(n for n, page in enumerate(pool._pages) if page.n_holders)
+    pool._free[0] = held
+
+
+def held_once_more(pool: PagePool) -> None:
+    pool._pages[pool._free[0]].n_holders += 1
+
+
+def held_by_another(pool: PagePool) -> None:
+    held = next(page for page in pool._pages if page.n_holders)
+    held.n_holders, pool._pages[pool._free[0]].n_holders = 0, held.n_holders
+
+
+def kept_under_nothing(pool: PagePool) -> None:
+    del pool._by_key[next(iter(pool._by_key))]
+
+
+def kept_under_anothers_name(pool: PagePool) -> None:
+    one, other = pool._by_key
+    pool._by_key[one], pool._by_key[other] = pool._by_key[other], pool._by_key[one]
+
+
+def kept_while_free(pool: PagePool) -> None:
+    number, _ = pool._unused.popitem()
+    pool._free.append(number)
+
+
+def unused_without_a_name(pool: PagePool) -> None:
+    pool._unused[pool._free.pop()] = None
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lost_while_free, "leaked"),
+        (free_twice, "free twice"),
+        (lost_while_kept, "leaked"),
+        (free_while_held, "held page is free"),
+        (held_once_more, "holders"),
+        (held_by_another, "others hold"),
+        (kept_under_nothing, "cannot be found"),
+        (kept_under_anothers_name, "others are found"),
+        (kept_while_free, "free page can be found"),
+        (unused_without_a_name, "was not kept"),
+    ],
+)
+def test_damaged_books_are_noticed(damage, told):
+    pool = PagePool(6)
+    pages = kept(pool, FIRST, SECOND)
+    pool.release(pages[1:])
+    pool.check_integrity(pages[:1])
+    damage(pool)
+    with pytest.raises(AssertionError, match=told):
+        pool.check_integrity(pages[:1])
+
+
+def test_a_holder_that_was_forgotten_is_noticed():
+    pool = PagePool(2)
+    pages = kept(pool, FIRST)
+    pool.hold(pages)
+    pool.check_integrity(pages * 2)
+    with pytest.raises(AssertionError, match="holders"):
+        pool.check_integrity(pages)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
@@ -261,3 +262,86 @@ def test_a_bug_in_what_is_done_breaks_the_engine_and_whoever_waits_is_told():
 
 def _raise(error):
     raise error
+
+
+@pytest.mark.parametrize("n_others", [0, 1])
+def test_who_leaves_during_a_step_costs_no_other_and_its_pages_are_free_after_it(
+    thread, model, n_others
+):
+    def pages_of_the_others(engine):
+        engine.check_integrity()
+        assert engine.n_running == n_others
+        held = {page for s in engine._scheduler for page in s.pages}
+        assert engine.stats().n_free_pages == engine.n_pages - len(held)
+
+    async def check():
+        others = [asyncio.create_task(collect(thread, request("stays"))) for _ in range(n_others)]
+        chunks = thread.generate(request("leaves", 9000, prompt=(7,) * 40))
+        await anext(chunks)
+        model.gate.clear()
+        model.is_inside.clear()
+        await asyncio.to_thread(model.is_inside.wait, 10)
+        n_steps = len(model.batches)  # the step that runs now is the next
+        await chunks.aclose()
+        model.gate.set()
+        await thread.act(pages_of_the_others)
+        for other in others:
+            await other
+        assert len(model.batches[n_steps]) == 1 + n_others
+        assert all(len(batch) <= n_others for batch in model.batches[n_steps + 1 :])
+        assert n_others or len(model.batches) == n_steps + 1
+
+    asyncio.run(check())
+
+
+def lose_a_page(engine):
+    engine._scheduler.pages._free.pop()
+
+
+def lose_a_slot(engine):
+    engine._scheduler._free_slots.pop()
+
+
+def generate_for_nobody(engine):
+    engine.add(request("nobody's", prompt=(1,) * 1000))  # several steps to its first token
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lose_a_page, "pages leaked"),
+        (lose_a_slot, "slots leaked"),
+        (generate_for_nobody, "for nobody"),
+    ],
+)
+def test_books_that_do_not_add_up_break_an_idle_engine(model, damage, told, caplog):
+    thread = EngineThread(Engine(model, n_slots=2), idle_check_s=0.0)
+    asyncio.run(collect(thread, request()))
+    thread.check_health()
+    with contextlib.suppress(NotRunningError):  # it is told before or while it looks
+        asyncio.run(thread.act(damage))
+    thread._thread.join(10)
+    with pytest.raises(NotRunningError, match=told):
+        thread.check_health()
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("ERROR", "engine broke requests=0")
+    ]
+
+
+def test_books_are_looked_through_once_in_a_time_without_work(model):
+    engine, seen = Engine(model, n_slots=2), []
+    look = engine.check_integrity
+    engine.check_integrity = lambda: (look(), seen.append(len(model.batches)))
+    thread = EngineThread(engine, idle_check_s=0.0)
+
+    async def check():
+        for name in "ab":
+            await collect(thread, request(name, 3))
+            async with asyncio.timeout(10):
+                while thread.n_unfinished or not seen or seen[-1] < len(model.batches):
+                    await asyncio.sleep(0.01)
+        assert len(seen) <= 3, "before the first, and after each"
+
+    asyncio.run(check())
+    thread.stop()
+    thread.check_health()
