@@ -460,3 +460,27 @@ def test_an_id_that_is_used_again_has_a_deadline_of_its_own():
 def test_a_step_that_may_read_nothing_is_refused():
     with pytest.raises(ConfigError):
         engine(n_slots=1, prefill_tokens=0)
+
+
+def test_thousands_are_answered_in_order_while_few_wait():
+    """The source is read only as far as the line has room: what waits is bounded, not their sum."""
+    n_requests, n_taken, most_unfinished = 3000, 0, 0
+    under_test = engine(n_slots=4, max_waiting=10)
+
+    def source():
+        nonlocal n_taken, most_unfinished
+        for number in range(n_requests):
+            n_taken += 1
+            most_unfinished = max(most_unfinished, under_test.n_unfinished)
+            yield request(str(number), (number % 50, number // 50 % 50), number % 3 + 1)
+
+    answers = under_test.generate(source())
+    assert list(answers) == [str(number) for number in range(n_requests)]
+    assert n_taken == n_requests
+    assert most_unfinished <= 4 + 10
+    for number in (0, 1, 1499, 2999):
+        one = request(str(number), (number % 50, number // 50 % 50), number % 3 + 1)
+        assert answers[str(number)] == alone(one)
+    assert {len(answer.token_ids) for answer in answers.values()} == {1, 2, 3}
+    under_test.check_integrity()
+    assert under_test.stats().n_free_pages == under_test.n_pages

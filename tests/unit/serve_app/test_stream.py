@@ -2,11 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import pytest
 
+from mulm.engine.engine import Engine
+from mulm.engine.fake import FakeConfig, FakeModel
 from mulm.errors import DeadlineError
+from mulm.messages import GenerateRequest, SamplingParams
+from serve_app.engine_thread import EngineThread
+from serve_app.http_server import HttpServer
 from serve_app.openai_api.stream import DONE, HEARTBEAT, EventStream, event
 
 
@@ -23,6 +29,11 @@ async def silent_for(seconds, *, error=None):
     if error:
         raise error
     yield {"n": 2}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
 
 
 async def receive():
@@ -93,3 +104,54 @@ def test_no_text_ends_a_line():
     assert lines[0] == "event: said"
     assert json.loads(lines[1].removeprefix("data: ")) == {"text": text}
     assert lines[2:] == [""]
+
+
+LONG = GenerateRequest("a", (1, 2), SamplingParams(max_tokens=90_000, temperature=0))
+
+
+def streaming(thread: EngineThread, write_timeout_s: float):
+    """An application that streams an answer in events so large that no kernel buffers many."""
+
+    async def app(scope, receive, send):
+        source = thread.generate(LONG)
+
+        async def objects():
+            async for chunk in source:
+                yield {"ids": chunk.token_ids, "filling": "x" * (1 << 16)}
+
+        stream = EventStream(objects(), source, write_timeout_s=write_timeout_s)
+        await stream(scope, receive, send)
+
+    return app
+
+
+def test_a_socket_that_is_not_read_any_more_ends_its_stream_and_frees_its_pages(caplog):
+    thread = EngineThread(Engine(FakeModel(FakeConfig(max_seq_len=100_000)), 1), 0.0)
+    freed = []
+
+    def look(engine):
+        engine.check_integrity()
+        freed.append(engine.stats().n_free_pages == engine.n_pages)
+
+    async def check():
+        server = HttpServer(streaming(thread, 0.3), "127.0.0.1", port := free_port(), 0.0)
+        await server.start()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            while b"data:" not in await loop.sock_recv(client, 1000):
+                pass
+            assert thread.n_unfinished
+            async with asyncio.timeout(30):
+                while thread.n_unfinished:
+                    await asyncio.sleep(0.01)
+            await thread.act(look)
+        await server.stop()
+
+    asyncio.run(check())
+    thread.stop()
+    assert freed == [True]
+    assert "a client read nothing for 0.3 s" in caplog.text
