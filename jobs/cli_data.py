@@ -16,6 +16,7 @@ import click
 
 from jobs.cli_complete import names_of
 from jobs.cli_data_look import LOOKS, open_looks, open_shelf
+from jobs.cli_push import push_verb
 from jobs.cli_remote import (
     chosen_server,
     open_remote,
@@ -52,6 +53,7 @@ def data() -> None:
 
 for look in LOOKS:
     data.add_command(look)
+data.add_command(push_verb("data", "dataset"))
 
 
 @data.command("build")

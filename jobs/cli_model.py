@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.cli_complete import names_of
+from jobs.cli_push import push_verb
 from jobs.cli_remote import open_remote, show_elsewhere, versions_of, with_server
 from jobs.cli_verbs import (
     Verbs,
@@ -35,6 +36,9 @@ def model() -> None:
     \b
     Example:  mulm model show demo
     """
+
+
+model.add_command(push_verb("model", "model"))
 
 
 @model.command("ls")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.cli_complete import names_of
+from jobs.cli_push import push_verb
 from jobs.cli_remote import done_elsewhere, open_remote, versions_of, with_server
 from jobs.cli_verbs import (
     Verbs,
@@ -35,6 +36,9 @@ def tokenizer() -> None:
     \b
     Example:  mulm tokenizer encode demo "Once upon a time"
     """
+
+
+tokenizer.add_command(push_verb("tokenizer", "tokenizer"))
 
 
 @tokenizer.command("ls")

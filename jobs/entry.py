@@ -22,6 +22,7 @@ import mulm
 from actors.job_client import own_submission_id
 from jobs.exit_codes import exit_code
 from jobs.progress import Progress
+from jobs.push import push_made
 from jobs.run_end import GOES_ON, as_ours, note_end
 from jobs.signals import signals_wait, stopping_on_signals
 from jobs.stop_requests import stopped_on_request
@@ -114,6 +115,7 @@ def execute(
 ) -> dict[str, Any]:
     """Do the work as a run: its phases, its result or its error go to the ledger.
 
+    What it has made is copied to a store elsewhere when it has succeeded (`jobs.push`).
     A run that has succeeded and whose result is still in the store is not repeated. Fields in
     the config's `NOT_IDENTITY` may differ from those that the run began with.
 
@@ -130,7 +132,10 @@ def execute(
             return dict(run.result or {})
         if run.config != values:
             context.facts.set_config(run.id, values)
-        return _work(config, work, context, run.phase)
+        result = _work(config, work, context, run.phase)
+    if kind != "evaluate":  # that names what it has read
+        push_made(context.home, result, lambda text: context.emit("log", text=text))
+    return result
 
 
 def is_finished(run: Run, facts: Facts, store: Store) -> bool:

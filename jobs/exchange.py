@@ -16,6 +16,7 @@ from typing import Any
 from actors.write_fact import write_fact
 from jobs.out_path import require_folder
 from jobs.progress import Progress
+from jobs.push import push_made
 from mulm.atomic import require_absent
 from mulm.errors import ConfigError
 from mulm.home import Home
@@ -103,6 +104,7 @@ class Exchange:
             ref = self._refs_of(made.model.id, name)[-1]
             n_parameters = made.described.config.n_parameters
             say(f"{ref}: {n_parameters / 1e6:.1f} M parameters")
+        push_made(self._home, {"model_id": made.model.id}, self._progress.note)
         return {
             "model": ref,
             "model_id": made.model.id,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mulm.data.loader import TokenLoader
-from mulm.errors import ConfigError, CorruptError, NotFoundError
+from mulm.errors import ConfigError, CorruptError, NotFoundError, UnreachableError
 from mulm.home import Home
 from mulm.manifest import Manifest
 from mulm.origin import CHUNK_BYTES, FsOrigin
@@ -51,7 +51,7 @@ def files(folder: Path) -> list[Path]:
 
 def test_two_machines_read_the_same_batches(store: Store, url: str, tmp_path: Path) -> None:
     manifest = dataset(store, CHUNK_BYTES)  # two pieces
-    push(store, url, manifest.id)
+    push(store, url, [manifest.id])
     far = Store(tmp_path / "far", FsOrigin(url))
     here, there = (TokenLoader(s, s.load(manifest.id), seq_len=16, seed=1) for s in (store, far))
     for step in range(5):
@@ -65,11 +65,11 @@ def test_two_machines_read_the_same_batches(store: Store, url: str, tmp_path: Pa
 def test_an_upload_skips_what_is_there(store: Store, url: str) -> None:
     manifest = dataset(store)
     told: list[tuple[int, int]] = []
-    assert push(store, url, manifest.id, lambda *done: told.append(done)) == Uploaded(2, 3, 1404)
+    assert push(store, url, [manifest.id], lambda *done: told.append(done)) == Uploaded(2, 3, 1404)
     assert told == [(4, 1404), (1004, 1404), (1404, 1404)]
-    assert push(store, url, manifest.id) == Uploaded(0, 0, 0)
+    assert push(store, url, [manifest.id]) == Uploaded(0, 0, 0)
     more = manifest.model_copy(update={"code_version": "1"})
-    assert push(store, url, store.save(more)) == Uploaded(1, 0, 0)
+    assert push(store, url, [store.save(more)]) == Uploaded(1, 0, 0)
 
 
 def test_an_upload_that_is_killed_names_nothing(
@@ -87,21 +87,21 @@ def test_an_upload_that_is_killed_names_nothing(
     monkeypatch.setattr(FsOrigin, "put_blob", killed)
     url = f"file://{tmp_path}/origin"
     with pytest.raises(KeyboardInterrupt):
-        push(store, url, manifest.id)
+        push(store, url, [manifest.id])
     assert not FsOrigin(url).has_manifest(manifest.id)
-    assert push(store, url, manifest.id) == Uploaded(1, 1, 400)
+    assert push(store, url, [manifest.id]) == Uploaded(1, 1, 400)
     assert not [path for path in files(tmp_path / "origin") if path.suffix == ".tmp"]
 
 
 def test_an_upload_mends_what_is_missing_or_cut_short(store: Store, tmp_path: Path) -> None:
     manifest, url = dataset(store), f"file://{tmp_path}/origin"
-    push(store, url, manifest.id)
+    push(store, url, [manifest.id])
     first, second = (
         tmp_path / "origin" / "blobs" / b.sha256[:2] / b.sha256 for b in manifest.blobs
     )
     first.write_bytes(b"cut")
     second.unlink()
-    assert push(store, url, manifest.id) == Uploaded(0, 2, 1400)
+    assert push(store, url, [manifest.id]) == Uploaded(0, 2, 1400)
     assert Store(tmp_path / "far", FsOrigin(url)).paths(manifest.blobs)
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_file_is_not_uploaded(store: Store, url: str) -> None:
     path.chmod(0o644)
     path.write_bytes(b"x" * 1000)
     with pytest.raises(CorruptError):
-        push(store, url, manifest.id)
+        push(store, url, [manifest.id])
     assert not FsOrigin(url).has_manifest(manifest.id)
 
 
@@ -120,7 +120,7 @@ def test_damaged_bytes_of_the_origin_are_refused(
     store: Store, tmp_path: Path, content: bytes
 ) -> None:
     manifest = dataset(store)
-    push(store, f"file://{tmp_path}/origin", manifest.id)
+    push(store, f"file://{tmp_path}/origin", [manifest.id])
     entry = manifest.blobs[0]
     far = Store(tmp_path / "far", FsOrigin(f"file://{tmp_path}/origin"))
     held = tmp_path / "origin" / "blobs" / entry.sha256[:2] / entry.sha256
@@ -136,7 +136,7 @@ def test_damaged_bytes_of_the_origin_are_refused(
 
 def test_a_damaged_manifest_of_the_origin_is_refused(store: Store, tmp_path: Path) -> None:
     manifest = dataset(store)
-    push(store, f"file://{tmp_path}/origin", manifest.id)
+    push(store, f"file://{tmp_path}/origin", [manifest.id])
     (tmp_path / "origin" / "manifests" / f"{manifest.id}.json").write_bytes(b"{}")
     far = Store(tmp_path / "far", FsOrigin(f"file://{tmp_path}/origin"))
     with pytest.raises(CorruptError, match=manifest.id):
@@ -146,7 +146,7 @@ def test_a_damaged_manifest_of_the_origin_is_refused(store: Store, tmp_path: Pat
 
 def test_what_is_damaged_here_is_mended(store: Store, tmp_path: Path) -> None:
     manifest = dataset(store)
-    push(store, f"file://{tmp_path}/origin", manifest.id)
+    push(store, f"file://{tmp_path}/origin", [manifest.id])
     far = Store(tmp_path / "far", FsOrigin(f"file://{tmp_path}/origin"))
     far.load(manifest.id)
     far.paths(manifest.blobs)
@@ -213,7 +213,7 @@ def test_a_broken_connection_is_tried_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = dataset(store)
-    push(store, f"file://{tmp_path}/origin", manifest.id)
+    push(store, f"file://{tmp_path}/origin", [manifest.id])
     origin, pauses_s = FsOrigin(f"file://{tmp_path}/origin"), []
     monkeypatch.setattr("time.sleep", pauses_s.append)
 
@@ -226,12 +226,12 @@ def test_a_broken_connection_is_tried_again(
                 raise ConnectionResetError("reset")
             return honest.open_input_stream(path)
 
-    honest = origin._files
-    origin._files = Flaky()
+    honest, root = origin._place
+    origin.__dict__["_place"] = (Flaky(), root)
     assert origin.manifest(manifest.id) == manifest.to_bytes()
     assert len(pauses_s) == 2
     Flaky.n_failures = 9
-    origin._files = Flaky()
+    origin.__dict__["_place"] = (Flaky(), root)
     with pytest.raises(NotFoundError, match="cannot be read: reset"):
         origin.manifest(manifest.id)
 
@@ -243,15 +243,53 @@ def test_urls_that_cannot_be_opened(url: str) -> None:
     assert "s3://" in caught.value.hint
 
 
+def test_object_storage_that_is_away_does_not_keep_what_lies_here(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = dataset(store)
+    home = Home(tmp_path)
+
+    def away(url: str) -> None:
+        raise UnreachableError("no route")
+
+    monkeypatch.setattr("mulm.origin._open", away)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    here = open_store(home, {"MULM_STORE_URL": "s3://bucket/folder"})
+    assert here.paths(here.load(manifest.id).blobs)
+    with pytest.raises(NotFoundError, match="cannot be read: no route"):
+        here.load("ds_" + "0" * 24)
+    with pytest.raises(UnreachableError):
+        push(store, "s3://bucket/folder", [manifest.id])
+
+
+def test_keys_in_an_address_are_shown_to_nobody(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        FsOrigin("nope://KEY:SECRET@host/folder")
+    assert "SECRET" not in caught.value.message
+    assert FsOrigin("s3://KEY:SECRET@bucket/folder").url == "s3://bucket/folder"
+
+
+def test_what_the_other_side_does_not_keep_whole_has_no_version(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, url = dataset(store), f"file://{tmp_path}/origin"
+    monkeypatch.setattr(FsOrigin, "put_blob", lambda self, sha256, source: None)
+    with pytest.raises(CorruptError, match="did not keep"):
+        push(store, url, [manifest.id])
+    assert not FsOrigin(url).has_manifest(manifest.parents["documents"])
+
+
 def test_an_origin_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigError, match="cannot be written"):
-        push(store, f"file://{tmp_path}/file/origin", dataset(store).id)
+        push(store, f"file://{tmp_path}/file/origin", [dataset(store).id])
 
 
 def test_an_installation_with_an_origin(store: Store, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/origin"
     manifest = dataset(store)
-    push(store, url, manifest.id)
+    push(store, url, [manifest.id])
     far = open_store(Home(tmp_path / "home"), {"MULM_STORE_URL": url})
     assert far.read(far.load(manifest.id).blobs[1]) == store.read(manifest.blobs[1])

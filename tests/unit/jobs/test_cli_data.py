@@ -19,6 +19,7 @@ from mulm.testing import tiny_dataset
 
 VERBS = {
     "build", "ls", "show", "preview", "stats", "rejects", "diff", "lineage", "rm", "verify", "gc",
+    "push",
 }  # fmt: skip
 
 
