@@ -33,6 +33,7 @@ from jobs.cli_serve import serve
 from jobs.cli_talk import chat, generate
 from jobs.cli_tokenizer import tokenizer
 from jobs.cli_train import train
+from jobs.cli_up import down, up
 from jobs.cli_verbs import print_result, shown_progress, with_json
 from jobs.exit_codes import exit_code
 from mulm.errors import ConfigError, MulmError, StoppedError
@@ -60,66 +61,11 @@ def cli() -> None:
 
 
 for verb in (
-    backup, chat, cluster, completion, compress, config, data, doctor, evaluate, feedback, generate,
-    join, key, leave, model, ps, restore, runs, serve, tokenizer, train, usage,
+    backup, chat, cluster, completion, compress, config, data, doctor, down, evaluate, feedback,
+    generate, join, key, leave, model, ps, restore, runs, serve, tokenizer, train, up, usage,
 ):  # fmt: skip
     cli.add_command(verb)
 cli.add_command(data_gc, "gc")
-
-
-@cli.command()
-@click.option(
-    "--lan",
-    metavar="[ADDRESS]",
-    is_flag=False,
-    flag_value="auto",
-    help="Let other machines join, at this address of this machine; found if not given.",
-)
-@with_json
-def up(as_json: bool, lan: str | None) -> None:
-    """Start the application on this machine, for this machine alone or for others to join.
-
-    With --lan it prints the line that another machine joins with. Whoever has that line can run
-    anything on all of them.
-
-    \b
-    Example:  mulm up
-              mulm up --lan
-              MULM_HTTP_PORT=8001 mulm up
-    """
-    from jobs.up import join_line, lan_settings, start
-    from mulm.settings import Settings
-
-    settings = Settings.from_env()
-    info = start(Home.from_env(), lan_settings(settings, lan) if lan else settings)
-    facts = {
-        "dashboard": info.dashboard_url,
-        "api": info.api_url,
-        "home": str(Home.from_env().root),
-    }
-    text = "up: dashboard {dashboard}, API {api}"
-    if info.is_open:
-        facts["join"] = join_line(Home.from_env(), info)
-        facts["ports"] = f"{info.gcs_address.rpartition(':')[2]} and {settings.cluster_ports}"
-        text += "\non another machine:  {join}"
-        text += "\nits firewall, and the one there, must let each other in: TCP {ports}"
-    print_result(facts, as_json, text)
-
-
-@cli.command()
-@with_json
-def down(as_json: bool) -> None:
-    """Stop the application and everything it started; harmless when it is down.
-
-    Runs under way have some seconds to write a checkpoint; `mulm runs resume` goes on with them.
-
-    \b
-    Example:  mulm down
-    """
-    from jobs.up import stop
-
-    was_up = stop(Home.from_env())
-    print_result({"was_up": was_up}, as_json, "down" if was_up else "it was not up")
 
 
 @cli.command()

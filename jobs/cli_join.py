@@ -69,9 +69,10 @@ def join(
 
 
 def _install(home: Home, head: str, name: str, trust: str, as_json: bool) -> None:
-    from jobs.join_unit import NAME, install, unit_text
+    from jobs.join_unit import NAME, join_unit
+    from jobs.user_unit import install
 
-    path = install(unit_text(home, head, name, trust, os.environ))
+    path = install(NAME, join_unit(home, head, name, trust, os.environ))
     facts = {"unit": str(path), "head": head}
     text = f"{NAME} joins {{head}} now and at every login; `journalctl --user -u {NAME}` shows it"
     text += "\nwithout a login after a reboot:  sudo loginctl enable-linger $USER"
@@ -92,12 +93,13 @@ def leave(is_uninstalled: bool, as_json: bool) -> None:
               mulm leave --uninstall
     """
     from jobs.join import leave as leave_now
-    from jobs.join_unit import uninstall
+    from jobs.join_unit import NAME
+    from jobs.user_unit import uninstall
 
     home = Home.from_env()
     facts = {"had_joined": home.joined.exists()}
     if is_uninstalled:
-        facts["was_installed"] = uninstall()
+        facts["was_installed"] = uninstall(NAME)
     facts["had_joined"] = leave_now(home) or facts["had_joined"]
     text = "left" if facts["had_joined"] else "it had not joined"
     if facts.get("was_installed"):
