@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mulm.accounts import UsageRow
 from mulm.damage import verify
 from mulm.errors import ConfigError
 from mulm.ledger import Ledger
@@ -75,6 +76,11 @@ def add_one_of_each(facts: Ledger) -> None:
     answered = Answered("other", ({"role": "user", "content": "Hi"},), "Hello")
     assert facts.give_feedback("fb_new", "key_new", answered, "up").verdict == "up"
     assert facts.claim_answer(Claim("key_new", "k", "mine"), "d", 10.0) is None
+    used = UsageRow("key_new", "other", 0, 1, 2, 3)
+    assert facts.add_usage("engine_new", 1, [used])["key_new"] == 5
+    assert used in facts.usage("key_new")
+    facts.add_audit("key_new", "req_new", "POST", "/api/v1/keys", "key_other", "201")
+    assert facts.audit("key_new")[0].subject == "key_other"
     before = facts.last_happening()
     facts.set_phase("run_cut", "failed", error={"code": "job_failed"})
     assert [h.subject for h in facts.happenings(before)] == ["run_cut"]
