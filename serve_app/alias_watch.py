@@ -37,10 +37,16 @@ class AliasWatch:
     Args:
         resolve: Looks; may block.
         period_s: Seconds between two looks.
+        sleep: Lets as many seconds pass.
     """
 
-    def __init__(self, resolve: Resolve, period_s: float = FOLLOW_PERIOD_S) -> None:
-        self._resolve, self._period_s = resolve, period_s
+    def __init__(
+        self,
+        resolve: Resolve,
+        period_s: float = FOLLOW_PERIOD_S,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._resolve, self._period_s, self._sleep = resolve, period_s, sleep
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, args: AppArgs, served: Meaning, take_over: TakeOver) -> None:
@@ -62,7 +68,7 @@ class AliasWatch:
         refused: Meaning = ()
         pause_s = self._period_s
         while True:
-            await asyncio.sleep(pause_s)
+            await self._sleep(pause_s)
             found: Meaning = ()
             try:
                 found = await asyncio.to_thread(self._resolve, args)

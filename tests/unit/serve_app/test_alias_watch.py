@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from mulm.engine.fake import FakeModel
 from mulm.errors import CorruptError, NotRunningError
 from mulm.model.adapter import Adapter
-from serve_app.alias_watch import AliasWatch
+from serve_app.alias_watch import FOLLOW_PERIOD_S, MAX_PAUSE_S, AliasWatch
 from serve_app.engine_host import EngineHost
 from serve_app.opened_model import OpenedModel
 from serve_app.settings import AppArgs
@@ -72,6 +74,57 @@ def test_it_tells_of_each_move_and_survives_silence_and_failures(caplog):
         assert told[7:] == [], "a version stays"
 
     asyncio.run(check())
+
+
+class Time:
+    """Passes when somebody sleeps, and takes no time."""
+
+    def __init__(self):
+        self.now_s = 0.0
+
+    async def sleep(self, duration_s):
+        self.now_s += duration_s
+        await asyncio.sleep(0)
+
+
+def seconds_until_taken_over(moved_s, silent_s=(0.0, 0.0)):
+    """From the moment when the alias moved to that when its new model is begun to be loaded."""
+    time, found_s = Time(), []
+
+    def resolve(_args):
+        if silent_s[0] <= time.now_s < silent_s[1]:
+            raise NotRunningError("no answer")
+        return ("two",) if time.now_s >= moved_s else ("one",)
+
+    async def check():
+        is_found = asyncio.Event()
+
+        async def take_over(_args):
+            found_s.append(time.now_s)
+            is_found.set()
+            return ("two",)
+
+        watch = AliasWatch(resolve, sleep=time.sleep)
+        watch.follow(LIVE, ("one",), take_over)
+        await asyncio.wait_for(is_found.wait(), 30)
+        watch.stop()
+
+    asyncio.run(check())
+    return found_s[0] - moved_s
+
+
+@pytest.mark.parametrize("moved_s", [0.001, 0.5, 1.0, 7.001, 7.999, 100.25])
+def test_a_model_is_begun_to_be_loaded_within_a_second_of_the_move(moved_s):
+    assert 0 <= seconds_until_taken_over(moved_s) <= FOLLOW_PERIOD_S == 1.0
+
+
+@pytest.mark.parametrize("outage_s", [1.5, 10.0, 300.0])
+def test_after_the_ledger_was_silent_it_takes_as_long_again_at_most(outage_s):
+    back_s = 10.0 + outage_s
+    most_s = min(outage_s + 2 * FOLLOW_PERIOD_S, MAX_PAUSE_S)
+    assert seconds_until_taken_over(back_s, (10.0, back_s)) <= most_s
+    after_s = back_s + most_s + 5.5
+    assert seconds_until_taken_over(after_s, (10.0, back_s)) <= FOLLOW_PERIOD_S
 
 
 def test_an_alias_that_moves_while_the_model_is_loaded_is_followed():
