@@ -14,7 +14,9 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 from mulm.config import parse_config
@@ -35,7 +37,7 @@ from serve_app.alias_watch import (
 from serve_app.engine_client import ModelChangingError
 from serve_app.engine_links import IngressAddress
 from serve_app.engine_of_model import PLACES_PER_SLOT, make_engine, pressure, speed_up
-from serve_app.engine_report import REPORT_PERIOD_S, Offer
+from serve_app.engine_report import REPORT_PERIOD_S, EngineReport, Offer
 from serve_app.engine_thread import EngineThread
 from serve_app.held_adapters import HeldAdapters
 from serve_app.ingress_links import IngressLinks, Put
@@ -223,9 +225,9 @@ class EngineHost:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve's hook: what `serve_app.scaling` decides by."""
         thread = self._threads.get(self._model_id)
-        n_slots = self._args.n_slots if self._args else 1
-        waiting = self._links.n_waiting / n_slots
-        return {PRESSURE: waiting + (pressure(thread.stats(), n_slots) if thread else 0.0)}
+        if thread is None or self._args is None:
+            return {PRESSURE: 0.0}
+        return {PRESSURE: pressure(thread.stats(), self._args.n_slots, *self._links.waiting)}
 
     def check_health(self) -> None:
         """Serve's hook: raising has the replica replaced."""
@@ -282,11 +284,15 @@ class EngineHost:
         """Tell the ingresses how it stands, from now on."""
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
-            assert self._args is not None
-            self._links.report(
-                self._reporter.report(self._args.name, model_id, thread)
-                for model_id, thread in self._threads.items()
-            )
+            self._links.report(starmap(self._report_of, self._threads.items()))
+
+    def _report_of(self, model_id: str, thread: EngineThread) -> EngineReport:
+        assert self._args is not None
+        report = self._reporter.report(self._args.name, model_id, thread)
+        if model_id != self._model_id:  # ends soon: what waits is the other's
+            return report
+        n_requests, n_tokens = self._links.waiting
+        return replace(report, n_at_ingresses=n_requests, tokens_at_ingresses=n_tokens)
 
 
 def _not_loaded() -> NotRunningError:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mulm.errors import MulmError
 from mulm.messages import GenerateRequest, TokenChunk
 from serve_app.chunk_codec import decode_chunk
 from serve_app.engine_client import EngineLostError
 from serve_app.engine_report import EngineReport, Offer, decode_reports
+from serve_app.kept_pages import KeptPages
 from serve_app.line_connection import MAX_LINE_BYTES, LineConnection
+from serve_app.prefix_key import PIECE_TOKENS
 from serve_app.request_codec import decode_error, encode_request
 
 GREETING_TIMEOUT_S = 5.0
@@ -57,7 +59,9 @@ class EngineLink:
         """It ends what it has and takes nothing new."""
         self._is_known, self._is_full = False, False
         self._mailboxes: dict[str, Mailbox] = {}
-        self._n_elsewhere = self._n_new_tokens = self._n_told_waiting = 0
+        self._kept = KeptPages()
+        self._n_elsewhere = self._n_new_tokens = 0
+        self._told_waiting = (0, 0)
         self._heard_s = clock()
         greeting = asyncio.get_running_loop().call_later
         self._greeting = greeting(GREETING_TIMEOUT_S, self.connection.close)
@@ -107,6 +111,14 @@ class EngineLink:
         n_pages = max((report.stats.n_pages for report in self.reports), default=0)
         return n_pages * self.offer.page_tokens
 
+    def n_kept(self, marks: Sequence[int]) -> int:
+        """How many pieces of a prompt's beginning it has read lately, as far as is known here."""
+        return self._kept.n_found(marks)
+
+    def note_kept(self, marks: Sequence[int]) -> None:
+        """It reads these; it keeps no more than its pages hold."""
+        self._kept.note(marks, self.n_tokens // PIECE_TOKENS or None)
+
     def open(self, model_id: str, request: GenerateRequest) -> Mailbox:
         """Send a request; its chunks, or an error, come into the mailbox until it is closed."""
         assert request.request_id not in self._mailboxes, "two requests have one id"
@@ -126,11 +138,11 @@ class EngineLink:
         """It has refused a request, as other ingresses fill it too."""
         self._is_full = True
 
-    def tell_waiting(self, n_waiting: int) -> None:
-        """Say how many requests wait at this ingress for its share of them to count there."""
-        if n_waiting != self._n_told_waiting:
-            self._n_told_waiting = n_waiting
-            self.connection.send(WAITING + str(n_waiting).encode() + b"\n")
+    def tell_waiting(self, n_requests: int, n_tokens: int) -> None:
+        """Say how much waits at this ingress for its share to count there: requests, and tokens."""
+        if (n_requests, n_tokens) != self._told_waiting:
+            self._told_waiting = (n_requests, n_tokens)
+            self.connection.send(WAITING + f"{n_requests} {n_tokens}\n".encode())
 
     @property
     def _n_requests(self) -> int:

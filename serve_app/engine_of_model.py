@@ -75,14 +75,17 @@ def drafted(draft: LanguageModel, args: AppArgs) -> Speculation:
     return Speculation(proposer, args.n_guesses) if args.n_guesses else Speculation(proposer)
 
 
-def pressure(stats: EngineStats, n_slots: int) -> float:
+def pressure(
+    stats: EngineStats, n_slots: int, n_outside: int = 0, tokens_outside: int = 0
+) -> float:
     """How many engines like this one its work would fill: by slots, or by pages if they run out.
 
-    Waiting tokens count with the pages that they will need.
+    What waits outside for a place counts as what waits here. Waiting tokens count with the pages
+    that they will need.
     """
-    slots = (stats.n_running + stats.n_waiting) / n_slots
-    n_used = stats.n_pages - stats.n_free_pages + stats.waiting_tokens / PAGE_TOKENS
-    return max(slots, n_used / stats.n_pages)
+    slots = (stats.n_running + stats.n_waiting + n_outside) / n_slots
+    n_needed = (stats.waiting_tokens + tokens_outside) / PAGE_TOKENS
+    return max(slots, (stats.n_pages - stats.n_free_pages + n_needed) / stats.n_pages)
 
 
 def n_pages(args: AppArgs, per_window: int, page_bytes: int, n_spare: int = 0) -> int:

@@ -41,6 +41,20 @@ class EngineReport:
     tokens_per_s: float = 0.0
     """Generated since the report before it."""
     place: Place = Place()
+    n_at_ingresses: int = 0
+    """Requests that wait at ingresses for a place in any engine, this one's share of them."""
+    tokens_at_ingresses: int = 0
+    """Of their prompts."""
+
+    @property
+    def n_waiting(self) -> int:
+        """All that wait, here and at ingresses."""
+        return self.stats.n_waiting + self.n_at_ingresses
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of all prompts that wait."""
+        return self.stats.waiting_tokens + self.tokens_at_ingresses
 
     @property
     def kv_use(self) -> float:

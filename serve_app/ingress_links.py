@@ -54,9 +54,10 @@ class IngressLinks:
         return sum(len(link.cancels) for link in self._links.values())
 
     @property
-    def n_waiting(self) -> int:
-        """Those that wait at ingresses for a place in this engine."""
-        return sum(link.n_waiting for link in self._links.values())
+    def waiting(self) -> tuple[int, int]:
+        """What waits at ingresses, this engine's share: requests, and tokens of their prompts."""
+        links = self._links.values()
+        return sum(each.n_waiting for each in links), sum(each.waiting_tokens for each in links)
 
     async def connect(self, address: IngressAddress, offer: Offer) -> None:
         """Be asked from there, unless it is so already. Raises NotRunningError."""
@@ -115,7 +116,7 @@ class _IngressLink:
         self.connection = LineConnection(self._hear, self._lost)
         self.cancels: dict[str, Callable[[], object]] = {}
         """Of the requests that are under way, by id."""
-        self.n_waiting = 0
+        self.n_waiting = self.waiting_tokens = 0
 
     def _hear(self, line: bytes) -> None:
         match line[:1]:
@@ -125,7 +126,7 @@ class _IngressLink:
                 if (cancel := self.cancels.pop(line[1:].decode(), None)) is not None:
                     cancel()
             case b"=":
-                self.n_waiting = int(line[1:])
+                self.n_waiting, self.waiting_tokens = map(int, line[1:].split())
             case _:
                 raise ValueError("an ingress says what nobody understands")
 

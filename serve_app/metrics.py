@@ -1,8 +1,9 @@
 """What Prometheus is told, under the names that vLLM's dashboards know, with our prefix.
 
 `GET /metrics`, with a key. Latencies are measured in the ingress, around the engine's client, so
-they hold what a client waits for; engines report their own numbers. Invariant: names and labels are
-frozen in a test, since people's dashboards ask for them.
+they hold what a client waits for; engines report their own numbers, and what waits for them at any
+ingress, so each ingress tells the same of both. Invariant: names and labels are frozen in a test,
+since people's dashboards ask for them.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _GAUGES: dict[str, tuple[str, Callable[[EngineReport], float]]] = {
     "num_requests_running": ("Sequences that are generated.", lambda r: r.stats.n_running),
-    "num_requests_waiting": ("Sequences that wait for a slot.", lambda r: r.stats.n_waiting),
-    "num_tokens_waiting": ("Tokens of prompts that wait.", lambda r: r.stats.waiting_tokens),
+    "num_requests_waiting": (
+        "What waits for a slot, in engines and at all ingresses.",
+        lambda r: r.n_waiting,
+    ),
+    "num_tokens_waiting": ("Tokens of prompts that wait there.", lambda r: r.waiting_tokens),
     "kv_cache_usage_perc": ("Share of pages in use, mean of engines.", lambda r: r.kv_use),
 }
 _COUNTERS: dict[str, tuple[str, Callable[[EngineReport], float]]] = {

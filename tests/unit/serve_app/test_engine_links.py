@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -24,7 +25,11 @@ from serve_app.engine_host import EngineHost
 from serve_app.engine_line import choose
 from serve_app.engine_links import EngineLinks
 from serve_app.opened_model import OpenedModel
-from serve_app.prefix_key import home_of, key_of
+from serve_app.prefix_key import home_of, marks_of
+
+with warnings.catch_warnings():  # Serve's own, at import, when a host asks who it is
+    warnings.simplefilter("ignore")
+    import ray.serve  # noqa: F401
 
 PLAIN = TokenChunk("a", (1, 2, 3))
 FULL = TokenChunk(
@@ -336,17 +341,18 @@ def test_a_prompt_goes_where_its_beginning_is_and_the_rest_to_the_less_busy():
         for _ in range(2):
             await made.host(n_slots=2)
         prompt = (1, 2, 3) * 20
-        home = home_of(key_of(prompt), [link.name for link in made.line.links])
+        marks = marks_of("m@1", None, prompt)
+        home = home_of(marks[1], [link.name for link in made.line.links])
         asked = [replace(request(f"r{n}", ENDLESS), prompt_ids=prompt) for n in range(2)]
         running = [await made.begin(one) for one in asked]
         by_name = {link.name: link for link in made.line.links}
         assert len(by_name[home]._mailboxes) == 2
-        other = choose(made.line.links, key_of(prompt))
+        other = choose(made.line.links, marks)
         assert other is not by_name[home], "a home without a free slot is worth less than time"
-        assert choose(made.line.links, "") is other
+        assert choose(made.line.links, ()) is other
         for chunks in running:
             await chunks.aclose()
-        assert choose(made.line.links, key_of(prompt)) is by_name[home]
+        assert choose(made.line.links, marks) is by_name[home]
 
     run(check)
 
@@ -361,6 +367,49 @@ def test_what_waits_at_an_ingress_counts_among_an_engines_work():
         await holder.aclose()
         await asyncio.gather(*waiting)
         await until(lambda: host.record_autoscaling_stats()["pressure"] == 0.0)
+
+    run(check)
+
+
+def test_tokens_that_wait_at_an_ingress_count_with_the_pages_that_they_need(monkeypatch):
+    monkeypatch.setattr("serve_app.engine_host.REPORT_PERIOD_S", 60.0)
+
+    async def check(made):
+        host = await made.host(n_slots=4)
+        n_tokens = 16 * host._threads["m@1"].stats().n_pages
+        next(iter(made.line.links)).tell_waiting(2, 3 * n_tokens)
+        await until(lambda: host.record_autoscaling_stats()["pressure"] == pytest.approx(3.0))
+
+    run(check)
+
+
+def test_each_ingress_is_told_what_waits_at_all_of_them(monkeypatch):
+    monkeypatch.setattr("serve_app.engine_host.REPORT_PERIOD_S", 0.02)
+
+    def waiting(made):
+        return [(each.n_waiting, each.waiting_tokens) for each in made.links.reports()]
+
+    async def check(made):
+        host = await made.host(n_slots=1, max_queued=9)
+        async with ground() as other:
+            await other.greet(host)
+            await until(lambda: bool(other.line.links))
+            holder = await made.begin(request("a", ENDLESS))
+            tasks = [asyncio.create_task(made.ask(request("b", ENDLESS)))]
+            await until(lambda: host._links.n_requests == 2)
+            for name, where in [("c", made), ("d", made), ("e", other)]:
+                tasks.append(asyncio.create_task(where.ask(request(name))))
+            # One waits in the engine and three at ingresses, with two tokens each.
+            for ingress in (made, other):
+                await until(lambda: waiting(ingress) == [(4, 8)])  # noqa: B023
+            for task in tasks[:-1]:
+                task.cancel()
+            for ingress in (made, other):
+                await until(lambda: waiting(ingress) == [(1, 2)])  # noqa: B023
+            await holder.aclose()
+            await tasks[-1]
+            for ingress in (made, other):
+                await until(lambda: waiting(ingress) == [(0, 0)])  # noqa: B023
 
     run(check)
 

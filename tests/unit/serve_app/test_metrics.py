@@ -55,6 +55,13 @@ def test_names_and_numbers(scripted):
     assert 'mulm:request_success_total{finished_reason="stop",model_name="tiny"} 1.0' in text
 
 
+def test_what_waits_at_ingresses_is_in_the_queue():
+    report = replace(REPORT, n_at_ingresses=5, tokens_at_ingresses=700)
+    found = values(ServiceMetrics(lambda: [report, REPORT]).text().decode())
+    assert found["mulm:num_requests_waiting"] == (1 + 5) + 1
+    assert found["mulm:num_tokens_waiting"] == (30 + 700) + 30
+
+
 def test_a_request_counts_whole_though_nobody_asks_for_more_than_its_last_chunk(scripted):
     scripted.groups = [[1], [2, 3]]
     seconds = iter([0.0, 0.5, 2.5])
