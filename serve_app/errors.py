@@ -23,6 +23,7 @@ from mulm.config import Frozen, keys_at
 from mulm.config_words import what_is_wrong
 from mulm.errors import MulmError, nearest
 from mulm.redaction import redacted
+from serve_app.json_size import MAX_GROUPS, MAX_TEXTS, MAX_VALUES
 from serve_app.routes import CONTROL_ROOT, routes_of
 
 STATUS_BY_CODE: dict[str, int] = {
@@ -128,6 +129,13 @@ def too_large_response(max_bytes: int, scope: Scope) -> JSONResponse:
     """The answer to a body that exceeds the limit."""
     message = f"the request's body is larger than {max_bytes} bytes"
     return _refusal(message, "request_too_large", None, scope)
+
+
+def too_many_values_response(scope: Scope) -> JSONResponse:
+    """The answer to a body that would take too long to parse."""
+    message = "the request's body holds too many values"
+    hint = f"at most {MAX_VALUES}, of which {MAX_TEXTS} texts and {MAX_GROUPS} lists and objects"
+    return _refusal(message, "request_too_large", None, scope, hint)
 
 
 def late_body_response(timeout_s: float, scope: Scope) -> JSONResponse:

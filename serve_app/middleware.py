@@ -25,7 +25,9 @@ from serve_app.errors import (
     late_body_response,
     no_json_response,
     too_large_response,
+    too_many_values_response,
 )
+from serve_app.json_size import holds_too_much
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +121,8 @@ class ErrorMiddleware:
 class BodyMiddleware:
     """Takes in the whole body, or refuses it with 413 as soon as it exceeds `max_bytes`.
 
-    One that does not come in time is refused with 408.
+    One that does not come in time is refused with 408, one of too many values with 413 too, before
+    it is parsed.
 
     Whatever the client says after it is that it leaves: then the work for it is cancelled.
 
@@ -157,6 +160,9 @@ class BodyMiddleware:
             return
         if b"\0" in body:  # UTF-16 or 32, which the framework would read, and nobody has looked at
             await no_json_response(scope)(scope, receive, send)
+            return
+        if holds_too_much(body):
+            await too_many_values_response(scope)(scope, receive, send)
             return
         if holds_half_a_character(body):
             await half_a_character_response(scope)(scope, receive, send)

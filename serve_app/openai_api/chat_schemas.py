@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mulm.config import Frozen
 from mulm.messages import Grammar
 from serve_app.openai_api.schemas import (
     MAX_LOGPROBS,
     MAX_TURNS,
     Body,
     Generation,
+    ListOf,
+    Metadata,
     NeutralFalse,
     NeutralList,
     Unsupported,
@@ -27,7 +28,7 @@ from serve_app.openai_api.schemas import (
 _MAX_NAME = 64
 
 
-class TextPart(Frozen):
+class TextPart(Body):
     """A part of a message; only text is read."""
 
     type: Annotated[str, only("text")]
@@ -49,7 +50,7 @@ class CalledTool(Body):
     function: CalledFunction
 
 
-class JsonSchema(Frozen):
+class JsonSchema(Body):
     """The schema that an answer must match."""
 
     name: Annotated[str, Field(min_length=1, max_length=_MAX_NAME)]
@@ -84,7 +85,7 @@ class ChatMessage(Body):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | ListOf[TextPart] | None = None
     name: Annotated[str, Field(max_length=_MAX_NAME)] | None = None
     """Noted by nobody: the chat format has no place for it."""
     tool_call_id: str | None = None
@@ -92,7 +93,7 @@ class ChatMessage(Body):
     annotations: NeutralList = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    tool_calls: list[CalledTool] | None = None
+    tool_calls: ListOf[CalledTool] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> ChatMessage:
@@ -115,13 +116,13 @@ class ChatMessage(Body):
 class ChatBody(Generation):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_TURNS)]
+    messages: Annotated[ListOf[ChatMessage], Field(min_length=1, max_length=MAX_TURNS)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     audio: Unsupported = None
     function_call: Annotated[Any, only(None, "none")] = None
     functions: NeutralList = None
     logprobs: Annotated[bool, Field(strict=True)] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
     """Belongs to stored completions; nothing is stored here."""
     modalities: Annotated[Any, only(None, ["text"])] = None
     moderation: Unsupported = None

@@ -22,7 +22,7 @@ from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
 from serve_app.caller import CallerDependency
 from serve_app.openai_api.asked import named_by_client, require_room, size_of
 from serve_app.openai_api.choices import late
-from serve_app.openai_api.schemas import Body, TokenIdLists, TokenIds
+from serve_app.openai_api.schemas import Body, ListOf, TokenIdLists, TokenIds
 from serve_app.served import Served
 from serve_app.service import ServiceDependency
 
@@ -39,7 +39,7 @@ class EmbeddingBody(Body):
     """`POST /v1/embeddings`."""
 
     model: str
-    input: Text | TokenIds | Annotated[list[Text], Field(min_length=1)] | TokenIdLists
+    input: Text | TokenIds | Annotated[ListOf[Text], Field(min_length=1)] | TokenIdLists
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """The first so many numbers, scaled to length 1 again."""

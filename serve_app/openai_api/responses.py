@@ -19,6 +19,7 @@ from serve_app.openai_api.asked import (
     Asked,
     cut,
     named_by_client,
+    require_room,
     require_room_for_turns,
     size_of,
     texts_of,
@@ -49,11 +50,12 @@ async def create_response(
     before = body.previous_response_id
     turns = [*service.responses.get(caller.key.id, before, _PARAM).messages] if before else []
     turns += body.messages
-    if body.truncation != "auto" and body.truncate_prompt_tokens is None:
-        require_room_for_turns(turns, served, "input")
+    if body.truncate_prompt_tokens is None:
+        require_room([body.instructions or ""], served, "instructions")
+        require_room_for_turns(turns[-1:] if body.truncation == "auto" else turns, served, "input")
     with named_by_client(messages="input"):
         prompt = await service.background.run(
-            size_of(texts_of(turns)),
+            size_of([body.instructions or "", *texts_of(turns)]),
             _encode, turns, body, use, served.tokenizer, served.max_seq_len,
         )  # fmt: skip
     asked = Asked(

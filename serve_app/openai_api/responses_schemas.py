@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from mulm.chat import Message, ToolCall
@@ -18,6 +18,8 @@ from serve_app.openai_api.schemas import (
     MAX_TURNS,
     Body,
     Generation,
+    ListOf,
+    Metadata,
     NeutralFalse,
     NeutralList,
     Unsupported,
@@ -42,7 +44,7 @@ class MessageItem(Body):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[ResponseText]
+    content: str | ListOf[ResponseText]
     id: str | None = None
     status: str | None = None
     phase: str | None = None
@@ -69,7 +71,7 @@ class ResultItem(Body):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[ResponseText]
+    output: str | ListOf[ResponseText]
     id: str | None = None
     status: str | None = None
 
@@ -79,7 +81,19 @@ class ResultItem(Body):
         return self.output if isinstance(self.output, str) else _joined(self.output)
 
 
-Item = MessageItem | CallItem | ResultItem
+def _kind(item: object) -> str:
+    """The member of `Item` that an item is meant for; what is of no kind is no message either."""
+    kind = item.get("type") if isinstance(item, dict) else None
+    return f"({kind})" if kind in ("function_call", "function_call_output") else "(message)"
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("(message)")]
+    | Annotated[CallItem, Tag("(function_call)")]
+    | Annotated[ResultItem, Tag("(function_call_output)")],
+    Discriminator(_kind),
+]
+"""Looked up by its type: to try each costs more, and says less of what is wrong."""
 
 
 class TextFormat(Body):
@@ -124,7 +138,7 @@ class ResponseStreamOptions(Body):
 class ResponsesBody(Generation):
     """`POST /v1/responses`; sampling parameters beyond OpenAI's are those of the chat route."""
 
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_TURNS)]
+    input: str | Annotated[ListOf[Item], Field(min_length=1, max_length=MAX_TURNS)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     previous_response_id: str | None = None
@@ -135,10 +149,10 @@ class ResponsesBody(Generation):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    include: list[Annotated[str, only(_LOGPROBS)]] | None = None
+    include: ListOf[Annotated[str, only(_LOGPROBS)]] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     """With `auto` the oldest turns are left out where a conversation does not fit."""
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Metadata = None
     stream_options: ResponseStreamOptions | None = None  # type: ignore[assignment]
     access_programs: Unsupported = None
     background: NeutralFalse = None
@@ -195,25 +209,24 @@ class ResponsesBody(Generation):
         """The input as turns of a conversation."""
         if isinstance(self.input, str):
             return [Message(role="user", content=self.input)]
-        turns: list[Message] = []
+        turns: list[tuple[Message, list[ToolCall]]] = []
         for item in self.input:
             match item:
                 case MessageItem():
                     role = "system" if item.role == "developer" else item.role
-                    turns.append(Message(role=role, content=item.text))
+                    turns.append((Message(role=role, content=item.text), []))
                 case ResultItem():
-                    turns.append(Message(role="tool", content=item.text, tool_call_id=item.call_id))
-                case CallItem():
-                    _add_call(turns, item)
-        return turns
-
-
-def _add_call(turns: list[Message], item: CallItem) -> None:
-    """A call belongs to what the assistant has just said."""
-    call = ToolCall(name=item.name, arguments=item.arguments, id=item.call_id)
-    if not turns or turns[-1].role != "assistant":
-        turns.append(Message(role="assistant", content=""))
-    turns[-1] = turns[-1].model_copy(update={"tool_calls": (*turns[-1].tool_calls, call)})
+                    result = Message(role="tool", content=item.text, tool_call_id=item.call_id)
+                    turns.append((result, []))
+                case CallItem():  # belongs to what the assistant has just said
+                    if not turns or turns[-1][0].role != "assistant":
+                        turns.append((Message(role="assistant", content=""), []))
+                    call = ToolCall(name=item.name, arguments=item.arguments, id=item.call_id)
+                    turns[-1][1].append(call)
+        return [
+            turn.model_copy(update={"tool_calls": tuple(calls)}) if calls else turn
+            for turn, calls in turns
+        ]
 
 
 def _joined(parts: list[ResponseText]) -> str:

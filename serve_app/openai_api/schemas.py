@@ -8,10 +8,11 @@ defaults work. The additions to OpenAI's are those that vLLM's clients know.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from functools import cache
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from mulm.config import Frozen
 from mulm.errors import nearest
@@ -23,6 +24,7 @@ MAX_SEQUENCES = 64
 
 MAX_LOGPROBS = 20
 MAX_BIASES = 1024
+MAX_NOTES = 16
 MAX_STOP_IDS = 64
 
 MAX_STOPS = 4
@@ -30,6 +32,11 @@ MAX_TURNS = 4096
 """Of a conversation; more fit no window, and each takes its time to be read."""
 
 _SHOWN_CHARS = 64
+
+_T = TypeVar("_T")
+ListOf = Annotated[list[_T], Field(fail_fast=True)]
+"""What is wrong with the first wrong item is all that a client is told, so no other is looked at.
+"""
 
 
 def only(*neutral: object) -> AfterValidator:
@@ -43,6 +50,18 @@ def only(*neutral: object) -> AfterValidator:
     return AfterValidator(check)
 
 
+def few(most: int) -> BeforeValidator:
+    """Refuse an object of more members before any is looked at."""
+
+    def check(value: object) -> object:
+        if isinstance(value, dict) and len(value) > most:
+            facts = {"field_type": "Dictionary", "max_length": most, "actual_length": len(value)}
+            raise PydanticKnownError("too_long", facts)
+        return value
+
+    return BeforeValidator(check)
+
+
 Unsupported = Annotated[Any, only(None)]
 NeutralFalse = Annotated[Any, only(None, False)]
 NeutralList = Annotated[Any, only(None, [])]
@@ -51,15 +70,15 @@ TokenId = Annotated[int, Field(strict=True, ge=0)]
 TokenKey = Annotated[int, Field(ge=0)]
 """A token id as a key of an object, which JSON makes a text."""
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-Texts = Annotated[list[str], Field(min_length=1)]
+TokenIds = Annotated[ListOf[TokenId], Field(min_length=1)]
+Texts = Annotated[ListOf[str], Field(min_length=1)]
 Metadata = (
     Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-              Field(max_length=16)] | None
+              Field(max_length=MAX_NOTES), few(MAX_NOTES)] | None
 )  # fmt: skip
 """A client's notes of something that is kept."""
 
-TokenIdLists = Annotated[list[TokenIds], Field(min_length=1)]
+TokenIdLists = Annotated[ListOf[TokenIds], Field(min_length=1)]
 
 
 class Body(Frozen):
@@ -68,13 +87,17 @@ class Body(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _knows_all(cls, values: Any) -> Any:
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        for key in values if isinstance(values, dict) else ():
-            if key not in known:
-                shown = key[:_SHOWN_CHARS]
-                facts = {"hint": nearest(shown, known), "param": (shown,)}
-                raise PydanticCustomError("unknown_parameter", "is unknown here: {hint}", facts)
+        known = _names_of(cls)
+        if isinstance(values, dict) and not values.keys() <= known:
+            shown = next(key for key in values if key not in known)[:_SHOWN_CHARS]
+            facts = {"hint": nearest(shown, sorted(known)), "param": (shown,)}
+            raise PydanticCustomError("unknown_parameter", "is unknown here: {hint}", facts)
         return values
+
+
+@cache
+def _names_of(schema: type[Body]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in schema.model_fields.items())
 
 
 class StreamOptions(Body):
@@ -89,34 +112,31 @@ class StructuredOutputs(Body):
 
     json_: Annotated[dict[str, Any] | bool | str | None, Field(alias="json")] = None
     regex: str | None = None
-    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    choice: Annotated[ListOf[str], Field(min_length=1)] | None = None
     grammar: str | None = None
     """In the EBNF of Lark."""
     json_object: bool | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> StructuredOutputs:
-        if len(self._given()) != 1:
+        given = (self.json_, self.regex, self.choice, self.grammar, self.json_object or None)
+        if sum(value is not None for value in given) != 1:
             raise PydanticCustomError(
                 "invalid_value", "give exactly one of json, regex, choice, grammar, json_object"
             )
         return self
 
-    def _given(self) -> list[Grammar]:
-        schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_)
-        found = [
-            None if self.json_ is None else Grammar("json_schema", schema),
-            None if self.regex is None else Grammar("regex", self.regex),
-            None if self.choice is None else Grammar("choice", json.dumps(self.choice)),
-            None if self.grammar is None else Grammar("ebnf", self.grammar),
-            Grammar("json_object") if self.json_object else None,
-        ]
-        return [grammar for grammar in found if grammar is not None]
-
     @property
     def held(self) -> Grammar:
         """What the engine holds the answer to."""
-        return self._given()[0]
+        if self.json_ is not None:
+            schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_)
+            return Grammar("json_schema", schema)
+        if self.regex is not None:
+            return Grammar("regex", self.regex)
+        if self.choice is not None:
+            return Grammar("choice", json.dumps(self.choice))
+        return Grammar("json_object") if self.grammar is None else Grammar("ebnf", self.grammar)
 
 
 class Generation(Body):
@@ -134,11 +154,11 @@ class Generation(Body):
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
     logit_bias: (
         Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]],
-                  Field(max_length=MAX_BIASES)] | None
+                  Field(max_length=MAX_BIASES), few(MAX_BIASES)] | None
     ) = None  # fmt: skip
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS)] | None = None
+    stop: StopText | Annotated[ListOf[StopText], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[ListOf[TokenId], Field(max_length=MAX_STOP_IDS)] | None = None
     ignore_eos: bool | None = None
     """Go on after the token that ends a text or a turn, to `max_tokens`."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -20,13 +20,11 @@ from serve_app.openai_api.asked import size_of, texts_of
 from serve_app.openai_api.chat import encode_chat, to_message
 from serve_app.openai_api.chat_schemas import ChatMessage
 from serve_app.openai_api.logprobs import TokenNames
-from serve_app.openai_api.schemas import MAX_TURNS, Body, TokenId
+from serve_app.openai_api.schemas import MAX_TURNS, Body, ListOf, TokenId
 from serve_app.served import Served
 from serve_app.service import ServiceDependency
 
 router = APIRouter()
-
-MAX_IDS = 1 << 20
 
 
 class TokenizeBody(Body):
@@ -34,7 +32,9 @@ class TokenizeBody(Body):
 
     model: str
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_TURNS)] | None = None
+    messages: Annotated[ListOf[ChatMessage], Field(min_length=1, max_length=MAX_TURNS)] | None = (
+        None
+    )
     tools: Any = None
     add_special_tokens: bool | None = None
     """Whether the token that begins a document stands before a text, as in a completion; yes."""
@@ -53,7 +53,7 @@ class DetokenizeBody(Body):
     """Token ids."""
 
     model: str
-    tokens: Annotated[list[TokenId], Field(max_length=MAX_IDS)]
+    tokens: ListOf[TokenId]
 
 
 @router.post("/v1/tokenize", response_model=None)

@@ -9,16 +9,19 @@ from collections.abc import Awaitable, Callable
 N_TIMES = 3
 
 
-def shortest_s(work: Callable[[], object], enough_s: float) -> float:
+def shortest_s(
+    work: Callable[[], object], enough_s: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """The shortest time of `work`, in seconds, which runs three times unless `enough_s` sufficed.
 
-    Something else may hold the core each time, but nothing makes work shorter than it is.
+    Something else may hold the core each time, but nothing makes work shorter than it is. By the
+    clock `time.thread_time` what others do counts less still.
     """
     found_s: list[float] = []
     while len(found_s) < N_TIMES and (not found_s or min(found_s) >= enough_s):
-        begun_s = time.perf_counter()
+        begun_s = clock()
         work()
-        found_s.append(time.perf_counter() - begun_s)
+        found_s.append(clock() - begun_s)
     return min(found_s)
 
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import httpx2
@@ -18,6 +19,7 @@ from mulm.errors import MulmError
 from mulm.messages import FinishReason, GenerateRequest, TokenChunk
 from serve_app.auth import KeyRing
 from serve_app.engine_thread import EngineThread
+from serve_app.http_server import HttpServer
 from serve_app.ingress import make_app
 from serve_app.key_text import digest_of
 from serve_app.served import Served
@@ -195,6 +197,19 @@ def http(app) -> httpx2.AsyncClient:
         base_url="http://test",
         headers={"authorization": f"Bearer {KEY}"},
     )
+
+
+@asynccontextmanager
+async def listening(app) -> AsyncGenerator[str, None]:
+    """The application on a port of its own; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = HttpServer(app, "127.0.0.1", port, 1.0)
+    await server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop()
 
 
 @pytest.fixture
