@@ -4,9 +4,13 @@ import asyncio
 
 import pytest
 from openai.types import completion_create_params as completions
+from openai.types import embedding_create_params as embeddings
 from openai.types.chat import completion_create_params as chat
+from openai.types.responses import response_create_params as responses
 
 from serve_app.openai_api.chat_schemas import ChatBody
+from serve_app.openai_api.embeddings import EmbeddingBody
+from serve_app.openai_api.responses_schemas import ResponsesBody
 from serve_app.openai_api.schemas import CompletionBody
 
 URLS = {"chat": "/v1/chat/completions", "text": "/v1/completions"}
@@ -24,11 +28,28 @@ def post(app, raw, kind, **fields):
     return asyncio.run(once())
 
 
-def test_every_documented_parameter_has_a_rule():
-    documented = chat.CompletionCreateParamsBase.__annotations__
-    assert set(documented) <= set(ChatBody.model_fields)
-    documented = completions.CompletionCreateParamsBase.__annotations__
-    assert set(documented) <= set(CompletionBody.model_fields)
+@pytest.mark.parametrize(("documented", "body"), [
+    (chat.CompletionCreateParamsBase, ChatBody),
+    (completions.CompletionCreateParamsBase, CompletionBody),
+    (responses.ResponseCreateParamsBase, ResponsesBody),
+    (embeddings.EmbeddingCreateParams, EmbeddingBody),
+])  # fmt: skip
+def test_every_documented_parameter_has_a_rule(documented, body):
+    names = set(documented.__annotations__)
+    assert names
+    assert names <= set(body.model_fields)
+
+
+def test_what_is_said_of_a_schema_changes_nothing(app, raw):
+    def ask(**said):
+        schema = {"type": "object", "properties": {"a": {"enum": [1, 2, 3]}}, "required": ["a"]}
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema} | said}
+        reply = post(app, raw, "chat", response_format=form, seed=1, max_tokens=20)
+        return reply.json()["choices"]
+
+    plain = ask()
+    for said in ({"name": "b"}, {"description": "c"}, {"strict": True}, {"strict": False}):
+        assert ask(**said) == plain
 
 
 NEUTRAL = {
