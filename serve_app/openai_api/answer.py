@@ -84,7 +84,7 @@ async def generate(served: Served, asked: Asked, caller: Caller) -> BegunDeltas:
     Raises:
         MulmError: whatever goes wrong before it, in the client's words for parameters.
     """
-    requests = asked.requests(served, caller.request_id)
+    requests = asked.requests(served, caller.request_id, caller.timeout_s)
     n_prompt = sum(map(len, asked.prompts))
     n_new = sum(max(each.n, each.best_of) * each.sampling.max_tokens for each in requests)
     caller.ticket.reserve(served.name, n_prompt + n_new)

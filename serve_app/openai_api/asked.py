@@ -108,25 +108,29 @@ class Asked:
     wants_prompt_logprobs: bool = False
     default_max_tokens: int | None = None
 
-    def requests(self, served: Served, request_id: str) -> list[GenerateRequest]:
+    def requests(self, served: Served, request_id: str, timeout_s: float) -> list[GenerateRequest]:
         """One for each prompt; its choices follow each other.
+
+        Each has `timeout_s` or the application's own time, whichever is shorter.
 
         Raises:
             ContextLengthError: a prompt does not fit.
         """
         return [
-            self._request(served, ids, f"{request_id}-{number}")
+            self._request(served, ids, f"{request_id}-{number}", timeout_s)
             for number, ids in enumerate(self.prompts)
         ]
 
-    def _request(self, served: Served, ids: Sequence[int], request_id: str) -> GenerateRequest:
+    def _request(
+        self, served: Served, ids: Sequence[int], request_id: str, timeout_s: float
+    ) -> GenerateRequest:
         body = self.body
         max_tokens = self._max_tokens(len(ids), served.max_seq_len)
         return GenerateRequest(
             request_id,
             tuple(ids),
             self._sampling(max_tokens),
-            served.request_timeout_s,
+            min(served.request_timeout_s, timeout_s),
             n=body.n_choices,
             best_of=body.n_best_of,
             adapter=served.adapter_id,

@@ -13,7 +13,7 @@ from mulm.messages import Grammar
 from mulm.tool_turns import check_turns
 from mulm.toolcall_parser import ContentDelta, ToolCallDelta, ToolCallParser
 from mulm.toolcalls import ToolUse, read_tools
-from serve_app.caller import CallerDependency
+from serve_app.caller import WaitingDependency
 from serve_app.openai_api.answer import answer
 from serve_app.openai_api.asked import Asked, cut, require_room_for_turns, size_of, texts_of
 from serve_app.openai_api.chat_schemas import ChatBody, ChatMessage
@@ -79,7 +79,7 @@ class ChatFormat:
 
 @router.post("/v1/chat/completions", response_model=None, responses=STREAMED)
 async def create_chat_completion(
-    body: ChatBody, service: ServiceDependency, caller: CallerDependency
+    body: ChatBody, service: ServiceDependency, caller: WaitingDependency
 ) -> Response:
     """Answer as the assistant."""
     served = service.model(body.model, caller.key)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from mulm.data.tokenizer import Tokenizer
 from mulm.messages import TokenLogprob
-from serve_app.caller import CallerDependency
+from serve_app.caller import WaitingDependency
 from serve_app.openai_api.answer import answer
 from serve_app.openai_api.asked import Asked, cut, require_few, require_room, size_of
 from serve_app.openai_api.choices import Delta
@@ -90,7 +90,7 @@ class CompletionFormat:
 
 @router.post("/v1/completions", response_model=None, responses=STREAMED)
 async def create_completion(
-    body: CompletionBody, service: ServiceDependency, caller: CallerDependency
+    body: CompletionBody, service: ServiceDependency, caller: WaitingDependency
 ) -> Response:
     """Complete one or more prompts."""
     served = service.model(body.model, caller.key)

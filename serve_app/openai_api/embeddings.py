@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from mulm.errors import ConfigError, ContextLengthError, NotRunningError
 from mulm.messages import GenerateRequest, SamplingParams, TokenChunk
-from serve_app.caller import CallerDependency
+from serve_app.caller import WaitingDependency
 from serve_app.openai_api.asked import named_by_client, require_room, size_of
 from serve_app.openai_api.choices import late
 from serve_app.openai_api.schemas import Body, ListOf, TokenIdLists, TokenIds
@@ -49,14 +49,15 @@ class EmbeddingBody(Body):
 
 @router.post("/v1/embeddings", response_model=None)
 async def create_embeddings(
-    body: EmbeddingBody, service: ServiceDependency, caller: CallerDependency
+    body: EmbeddingBody, service: ServiceDependency, caller: WaitingDependency
 ) -> Response:
     """Embed one or more texts; each is a vector of length 1."""
     served = service.model(body.model, caller.key)
     texts = [body.input] if isinstance(body.input, str) else body.input
     size_bytes = size_of(text for text in texts if isinstance(text, str))
     inputs = await service.background.run(size_bytes, encode_inputs, body, served)
-    end_s = asyncio.get_running_loop().time() + served.request_timeout_s
+    timeout_s = min(served.request_timeout_s, caller.timeout_s)
+    end_s = asyncio.get_running_loop().time() + timeout_s
     requests = [_request(served, ids, f"{caller.request_id}-{n}") for n, ids in enumerate(inputs)]
     n_tokens = sum(map(len, inputs))
     caller.ticket.reserve(served.name, n_tokens)

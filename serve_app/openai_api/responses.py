@@ -12,7 +12,7 @@ from mulm.chat import Message
 from mulm.data.tokenizer import Tokenizer
 from mulm.errors import MulmError
 from mulm.toolcalls import ToolUse, read_tools
-from serve_app.caller import CallerDependency
+from serve_app.caller import CallerDependency, WaitingDependency
 from serve_app.errors import error_body
 from serve_app.openai_api.answer import generate
 from serve_app.openai_api.asked import (
@@ -41,7 +41,7 @@ _PARAM = "previous_response_id"
 async def create_response(
     body: ResponsesBody,
     service: ServiceDependency,
-    caller: CallerDependency,
+    caller: WaitingDependency,
 ) -> Response:
     """Answer an input."""
     served = service.model(body.model, caller.key)
