@@ -259,3 +259,25 @@ def test_half_a_character_that_the_model_spells_in_a_call_is_passed_on_as_it_is_
     reply = run(create(scripted_app, client, tools=[tool]))
     [call] = reply.output
     assert call.arguments == '{"to": "\\ud800"}'
+
+
+@pytest.mark.parametrize(("item", "param"), [
+    ({"role": "robot", "content": "x"}, "input.0.role"),
+    ({"type": "message", "role": "user"}, "input.0.content"),
+    ({"type": "function_call", "name": "go"}, "input.0.call_id"),
+    ({"type": "function_call_output", "call_id": "a", "output": 3}, "input.0.output"),
+    ({"type": "reasoning", "role": "user", "content": "x"}, "input.0.type"),
+    ({"type": "function_call", "call_id": "a", "name": "go", "nam": "x"}, "input.0.nam"),
+])  # fmt: skip
+def test_a_wrong_item_is_named_by_its_place(scripted_app, client, item, param):
+    with pytest.raises(openai.BadRequestError) as refused:
+        run(create(scripted_app, client, input=[item]))
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("truncation", ["auto", "disabled"])
+def test_instructions_that_fit_no_window_are_refused(scripted_app, client, truncation):
+    asked = {"instructions": "walk " * 9000, "truncation": truncation}
+    with pytest.raises(openai.BadRequestError) as refused:
+        run(create(scripted_app, client, **asked))
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "instructions")
