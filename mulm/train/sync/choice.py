@@ -21,6 +21,7 @@ from mulm.train.sync.ddp_lowrank import DdpLowRankSync
 from mulm.train.sync.diloco import DilocoSync
 from mulm.train.sync.round_plan import island_plan
 from mulm.train.sync.single import SingleSync
+from mulm.train.sync.transport_tcp import TcpRounds
 
 
 def choose_sync(config: SettledConfig, context: TrainContext) -> tuple[Sync, Placement]:
@@ -29,7 +30,7 @@ def choose_sync(config: SettledConfig, context: TrainContext) -> tuple[Sync, Pla
     if context.outer is None:
         return inside, placement
     plan, count = island_plan(config), config.diloco.fragments
-    return DilocoSync(inside, context, plan, count), placement
+    return DilocoSync(inside, context, plan, count, TcpRounds), placement
 
 
 def _inside(config: SettledConfig, context: TrainContext) -> tuple[Sync, Placement]:

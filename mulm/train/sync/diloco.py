@@ -19,7 +19,7 @@ from mulm.train.context import TrainContext
 from mulm.train.sync.base import Sync
 from mulm.train.sync.fragment import Fragment, cut_fragments
 from mulm.train.sync.island import Change, Island, IslandPlan
-from mulm.train.sync.transport_tcp import TcpRounds
+from mulm.train.sync.rounds import Reach, RoundsClient
 
 HAND_IN_S = 10.0
 """How long an island that leaves waits for its progress to be taken."""
@@ -31,15 +31,21 @@ class DilocoSync:
     Args:
         inside: How the workers of this island agree at every step.
         context: Its `outer` says where the aggregator is.
+        reach: How worker 0 gets there.
     """
 
     def __init__(
-        self, inside: Sync, context: TrainContext, plan: IslandPlan, n_fragments: int
+        self,
+        inside: Sync,
+        context: TrainContext,
+        plan: IslandPlan,
+        n_fragments: int,
+        reach: Reach,
     ) -> None:
-        self._inside, self._context = inside, context
+        self._inside, self._context, self._reach = inside, context, reach
         self._plan, self._n_fragments = plan, n_fragments
         self._fragments: list[Fragment] = []
-        self._rounds: TcpRounds | None = None
+        self._rounds: RoundsClient | None = None
         self.island: Island | None = None
         """On worker 0, once parameters are attached."""
         self._own_count = 0.0
@@ -67,7 +73,7 @@ class DilocoSync:
             link = self._context.outer
             assert link is not None, "no aggregator was given"
             largest = max(fragment.size for fragment in self._fragments)
-            self._rounds = TcpRounds(link, 4 * largest)
+            self._rounds = self._reach(link, 4 * largest)
             self.island = Island(
                 self._rounds, link.island, self._fragments, self._plan, self._context.now_s
             )

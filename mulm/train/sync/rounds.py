@@ -11,12 +11,14 @@ with a later one; all calls end within their deadline. Shape letters: N numbers 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from mulm.errors import ConflictError
+from mulm.train.sync.outer_link import OuterLink
 
 
 class NotAMemberError(ConflictError):
@@ -150,3 +152,14 @@ class Rounds(Protocol):
 
     def leave(self, island: str, n_done: int) -> None:
         """Go; rows that were not done are given to others. Harmless where it is no member."""
+
+
+class RoundsClient(Rounds, Protocol):
+    """An aggregator as an island reaches it; several threads call at once."""
+
+    def close(self) -> None:
+        """End what it holds open; calls under way fail, as do later ones."""
+
+
+Reach = Callable[[OuterLink, int], RoundsClient]
+"""Where the aggregator is, and the bytes of a payload at most; what is said goes from there on."""

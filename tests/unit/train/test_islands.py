@@ -32,12 +32,13 @@ SECRET = "the secret"
 STEPS, ROWS = 40, 8
 
 
-def make_config(**diloco: Any) -> TrainConfig:
+def make_config(optimizer: dict[str, Any] | None = None, **diloco: Any) -> TrainConfig:
     return TrainConfig.model_validate(
         {
             "name": "tiny", "dataset": "tiny", "model": TINY_SHAPE, "steps": STEPS,
             "batch_tokens": 16 * ROWS, "seq_len": 16, "log_every": 1, "validate_every": 10,
             "checkpoint_every": 10, "precision": "fp32", "compile": False, "samples": None,
+            "optimizer": optimizer or {},
             "sync": "diloco", "diloco": {"round_s": 0.05, "grace_s": 1.0} | diloco,
         }
     )  # fmt: skip
@@ -146,17 +147,20 @@ def losses(island: Island) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "diloco",
+    ("optimizer", "diloco"),
     [
-        {},
-        {"overlap": False, "fragments": 1, "wire": "fp32"},
-        # Momentum of 0.9 wants hundreds of rounds: here are few.
-        {"outer": "nesterov", "outer_momentum": 0.3, "wire": "int4"},
+        ({"kind": "muon"}, {}),
+        ({"kind": "adamw", "embedding_lr": 0.01}, {}),
+        ({"kind": "muon"}, {"overlap": False, "fragments": 1, "wire": "fp32"}),
+        # Momentum of 0.9 loses much in few rounds.
+        ({"kind": "muon"}, {"outer": "nesterov", "outer_momentum": 0.3, "wire": "int4"}),
     ],
-    ids=["streamed", "blocking", "nesterov"],
+    ids=["streamed with muon", "streamed with adamw", "blocking", "nesterov"],
 )
-def test_two_islands_learn_one_model(make: Make, serve: Serve, diloco: dict[str, Any]) -> None:
-    config = make_config(**diloco)
+def test_two_islands_learn_one_model(
+    make: Make, serve: Serve, optimizer: dict[str, Any], diloco: dict[str, Any]
+) -> None:
+    config = make_config(optimizer, **diloco)
     server = serve(config)
     a, b = (make(server, config, name, slow_s=0.005) for name in "ab")
     finish(a, b)
@@ -168,7 +172,7 @@ def test_two_islands_learn_one_model(make: Make, serve: Serve, diloco: dict[str,
     # One leads, judges and stores.
     assert a.result.model_id
     assert not b.result.model_id
-    assert a.result.validation < 2.5  # of some six bits at the start
+    assert a.result.validation < 3.0  # of some six bits at the start
     assert losses(a)[-1] < losses(a)[0]
     # The tokens are those of all, and this machine did a part of them.
     assert not any("mfu" in data for kind, data in a.events if kind == "metric")

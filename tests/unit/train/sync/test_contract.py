@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -20,10 +21,14 @@ from mulm.train.context import LocalContext
 from mulm.train.gradients import divide
 from mulm.train.loop import train
 from mulm.train.placement import EVERYTHING_HERE
+from mulm.train.sync.aggregator import Aggregator, RoundPlan
 from mulm.train.sync.base import Sync
 from mulm.train.sync.choice import choose_sync
 from mulm.train.sync.ddp import DdpSync
 from mulm.train.sync.ddp_lowrank import DdpLowRankSync
+from mulm.train.sync.diloco import DilocoSync
+from mulm.train.sync.island import IslandPlan
+from mulm.train.sync.outer_link import OuterLink
 from mulm.train.sync.single import SingleSync
 from tests.unit.train.workers import N_WORKERS, Workers
 
@@ -69,13 +74,43 @@ class EverySecond:
                 parameter.div_(N_WORKERS)
 
 
-STRATEGIES: dict[str, Callable[[], Sync]] = {
-    "single": SingleSync,
-    "ddp": lambda: DdpSync(CPU, bucket_bytes=64),
-    "ddp, late": lambda: DdpSync(CPU, bucket_bytes=64, overlaps=False),
-    "ddp_lowrank": lambda: DdpLowRankSync(CPU, 1),
-    "every second": EverySecond,
+class NearRounds(Aggregator):
+    """A stranger's transport: the aggregator in the island's own process."""
+
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def island(
+    inside: Sync, rank: int = 0, n_workers: int = 1, *, aggregator: NearRounds, name: str = "a"
+) -> DilocoSync:
+    """One whose rounds are due after every step, and waited for."""
+    context = LocalContext(
+        Store(Path("unused")), None, Path("unused"), CPU, lambda *_: None, lambda: False,
+        rank=rank, world_size=n_workers, outer=OuterLink("", 0, "", name),
+    )  # fmt: skip
+    plan = IslandPlan(round_s=0.0, wire="fp32", is_blocking=True, give_up_s=10.0)
+    return DilocoSync(inside, context, plan, 2, lambda _link, _bytes: aggregator)
+
+
+def near_rounds() -> NearRounds:
+    return NearRounds(RoundPlan(n_rows=8, granule=4, wire="fp32", grace_s=20.0))
+
+
+STRATEGIES: dict[str, Callable[[int], Sync]] = {
+    "single": lambda _: SingleSync(),
+    "island of one": lambda rank: island(SingleSync(), rank, aggregator=near_rounds()),
+    "ddp": lambda _: DdpSync(CPU, bucket_bytes=64),
+    "ddp, late": lambda _: DdpSync(CPU, bucket_bytes=64, overlaps=False),
+    "ddp_lowrank": lambda _: DdpLowRankSync(CPU, 1),
+    "island of two": lambda rank: island(
+        DdpSync(CPU, bucket_bytes=64), rank, N_WORKERS, aggregator=near_rounds()
+    ),
+    "every second": lambda _: EverySecond(),
 }
+OF_ONE = ("single", "island of one")
 
 
 def layers() -> nn.Sequential:
@@ -104,7 +139,7 @@ def fail_at_the_end(model: nn.Module, sync: Sync, rows: Tensor) -> None:
 
 
 def keep_the_contract(rank: int, name: str, n_workers: int) -> None:
-    sync, model = STRATEGIES[name](), layers()
+    sync, model = STRATEGIES[name](rank), layers()
     parameters = list(model.parameters())
     sync.attach(parameters)
     assert sync.manner
@@ -126,14 +161,42 @@ def keep_the_contract(rank: int, name: str, n_workers: int) -> None:
     for parameter, gradient in zip(parameters, found, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
     sync.after_step()
+    if isinstance(sync, DilocoSync):
+        sync.close(0)
 
 
-def test_one_worker_keeps_the_contract() -> None:
-    keep_the_contract(0, "single", 1)
+@pytest.mark.parametrize("name", OF_ONE)
+def test_one_worker_keeps_the_contract(name: str) -> None:
+    keep_the_contract(0, name, 1)
+
+
+def test_islands_talk_over_whatever_transport_they_are_given() -> None:
+    aggregator, models = near_rounds(), [layers(), layers()]
+    islands = [island(SingleSync(), aggregator=aggregator, name=name) for name in "ab"]
+    for sync, model in zip(islands, models, strict=True):
+        sync.attach(list(model.parameters()))
+    before = [parameter.detach().clone() for parameter in models[0].parameters()]
+    for moved, (sync, model) in enumerate(zip(islands, models, strict=True), start=1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(moved)
+        sync.mean_gradients(4.0, 4.0)  # tells it how many tokens that took
+    threads = [threading.Thread(target=sync.after_step) for sync in islands]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    for model in models:
+        for parameter, first in zip(model.parameters(), before, strict=True):
+            torch.testing.assert_close(parameter.detach(), first + 1.5)
+    for sync in islands:
+        sync.close(0)
+    assert aggregator.is_closed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "single"])
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in OF_ONE])
 def test_two_workers_keep_the_contract(workers: Workers, name: str) -> None:
     workers.run(keep_the_contract, name, N_WORKERS)
 
