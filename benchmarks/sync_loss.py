@@ -9,8 +9,9 @@ optimizer, codec and aggregator; islands take their inner steps in turn in this 
 batch and takes as many inner steps: equal tokens. `alone` is one worker with that part of the
 batches, the same time without the others' tokens, and `alone-long-batch` one with whole ones and
 half as many steps. With `slower` the second island takes a step only where the first has taken so
-many. `lowrank` is `ddp` whose two workers' gradients are summed by `columns` of each matrix. Every
-variant is a line of FILE, and is run once.
+many. `lowrank` is `ddp` whose two workers' gradients are summed by `columns` of each matrix.
+`outer-average` and `outer-nesterov` have so many `rounds`, of a smaller model. Every variant is a
+line of FILE, and is run once.
 """
 
 from __future__ import annotations
@@ -50,12 +51,21 @@ from mulm.train.sync.outer_step import Outer, OuterStep
 from mulm.train.sync.rounds import Anchor, Offer, Standing
 from mulm.train.sync.single import SingleSync
 
+OUTERS: tuple[Outer, ...] = ("average", "nesterov")
+OUTER = ((5, 10), (5, 40), (5, 200), (20, 40))
+"""H and rounds with which the outer steps are compared."""
+SMALL = {
+    "d_model": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_head": 32, "d_ff": 192,
+    "max_seq_len": 64,
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
     """One way to train: `every` is H, and updates come `late` + 1 inner steps later, if `late`.
 
-    The first island is `slower` times as fast as the others.
+    The first island is `slower` times as fast as the others. With `rounds` it has as many steps as
+    these need, of the model `SMALL`.
     """
 
     name: str
@@ -71,6 +81,7 @@ class Variant:
     seed: int = 0
     slower: int = 1
     columns: int = 0
+    rounds: int = 0
 
 
 def variants() -> Iterator[Variant]:
@@ -85,7 +96,8 @@ def variants() -> Iterator[Variant]:
         yield Variant("alone-long-batch", islands=-1, seed=seed)
     for slower in (2, 4, 8):
         yield Variant("streaming", 2, 20, fragments=4, late=2, slower=slower)
-    yield Variant("streaming", 2, 8, fragments=4, late=2)
+    for every in (8, 40):
+        yield Variant("streaming", 2, every, fragments=4, late=2)
     for columns in (4, 8, 16, 32):
         yield Variant("lowrank", columns=columns)
     yield Variant("average", 2, 20, wire="int4")
@@ -95,6 +107,15 @@ def variants() -> Iterator[Variant]:
     yield Variant("average", 2, 20, wire="fp32")
     yield Variant("average-lower-rate", 2, 20, lr=0.7)
     yield Variant("average-higher-rate", 2, 20, lr=1.4)
+    yield from outer_variants()
+
+
+def outer_variants() -> Iterator[Variant]:
+    """The two outer steps, by the number of rounds."""
+    for every, rounds in OUTER:
+        for seed in (0, 1):
+            for outer in OUTERS:
+                yield Variant(f"outer-{outer}", 2, every, outer=outer, seed=seed, rounds=rounds)
 
 
 def main() -> None:
@@ -112,10 +133,11 @@ def main() -> None:
         store = Store(Path(folder) / "store")
         dataset = make_dataset(store, options.file.read_text(encoding="ascii"))
         for variant in variants():
-            said = asdict(variant) | {"steps": options.steps}
+            steps = variant.rounds * variant.every or options.steps
+            said = asdict(variant) | {"steps": steps}
             is_wanted = not options.only or variant.name in options.only
             if is_wanted and json.dumps(said) not in known:
-                nats = learn(variant, store, dataset, options.steps)
+                nats = learn(variant, store, dataset, steps)
                 with options.out.open("a") as file:
                     file.write(json.dumps({"variant": said, "nats": nats}) + "\n")
 
@@ -125,7 +147,8 @@ def learn(variant: Variant, store: Store, dataset: Manifest, steps: int) -> floa
     # A worker alone: with a part of each batch, or with whole ones for as many tokens.
     part = abs(variant.islands) if variant.islands != -1 else 1
     steps = steps // 2 if variant.islands == -1 else steps
-    config = load_config(TrainConfig, CONFIG, [f"seed={variant.seed}", f"steps={steps}"])
+    asked = CONFIG | ({"model": SMALL} if variant.rounds else {})
+    config = load_config(TrainConfig, asked, [f"seed={variant.seed}", f"steps={steps}"])
     context = LocalContext(
         store, dataset, store.root / "run", torch.device("cpu"), lambda *_: None, lambda: False
     )

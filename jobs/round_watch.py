@@ -20,7 +20,8 @@ from jobs.fleet import Fleet, RunningIsland
 from jobs.way import LINK_S, Survey
 from mulm.train.sync.auto import Choice, choose_islands
 from mulm.train.sync.link import Link
-from mulm.train.sync.ways import Machine, shortest_round_s
+from mulm.train.sync.ways import Machine, shortest_round_s, steps_in
+from mulm.train.sync.worth import MOST_STEPS
 
 MEASURE_EVERY_S = 120.0
 CHANGED = 1.25
@@ -50,13 +51,18 @@ class RoundWatch:
         self._due_s = now_s() + MEASURE_EVERY_S
         self.round_s = choice.way.round_s
 
+    @property
+    def n_rounds(self) -> float:
+        """Of the whole run, as it was chosen."""
+        return self._choice.way.n_rounds
+
     def admitted(self, boxes: Sequence[Box], training: Iterable[Box]) -> list[Box]:
         """Those of the machines that are there which are to have an island."""
-        present = frozenset(box.address for box in boxes)
+        present, staying = (frozenset(box.address for box in some) for some in (boxes, training))
         if present != self._present:
             self._present = present
-            self._judge(boxes)
-        wanted = self._paying | {box.address for box in training}
+            self._judge(boxes, staying & present)
+        wanted = self._paying | staying
         # Rather a machine that does not pay than none.
         return [box for box in boxes if box.address in wanted] or list(boxes)
 
@@ -86,21 +92,24 @@ class RoundWatch:
             return
         links = "; ".join(f"{m.name}: {m.link}" for m in machines if m.link)
         text = f"rounds last {needed_s:.1f} s from now on, before {self.round_s:.1f} s ({links})"
+        steps = steps_in(needed_s, machines, task)
+        if steps > MOST_STEPS:  # who trains goes on all the same
+            text += f"; what islands learn with {steps:.0f} steps in a round is not measured"
         self.round_s = needed_s
-        self._choice = replace(self._choice, way=replace(way, round_s=needed_s))
+        self._choice = replace(self._choice, way=replace(way, round_s=needed_s, steps=steps))
         self._survey.context.emit("log", text=text)
         self._survey.context.emit("choice", **self._choice.facts)
 
-    def _judge(self, boxes: Sequence[Box]) -> None:
-        """Measure who is new, and decide again who pays."""
+    def _judge(self, boxes: Sequence[Box], staying: frozenset[str]) -> None:
+        """Measure who is new, and decide again who pays beside those that train."""
         new = [box for box in boxes if box.address not in self._measured]
         for machine in self._survey.machines(new) if new else ():
             self._measured[machine.name] = machine
         here = [self._measured[name] for name in self._present if name in self._measured]
-        choice = choose_islands(here, self._survey.task)
-        if choice is None:  # one alone, or none that could be measured
+        if not here:
             self._paying = set(self._present)
             return
+        choice = choose_islands(here, self._survey.task, staying)
         self._paying = {machine.name for machine in choice.way.machines}
         for warning in choice.warnings:
             self._survey.context.emit("log", text=warning)

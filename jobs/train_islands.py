@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
@@ -26,6 +27,8 @@ from mulm.checkpoint_files import checkpoints, step_of
 from mulm.errors import JobFailedError, MulmError, StoppedError
 from mulm.home import Home
 from mulm.train.settled import SettledConfig
+from mulm.train.sync.aggregator import RoundPlan
+from mulm.train.sync.outer_choice import choose_outer, remembered_outer
 from mulm.train.sync.round_plan import round_plan
 
 _log = logging.getLogger(__name__)
@@ -60,8 +63,9 @@ def train_on_islands(
     n_shared = order.config.workers if len(boxes) == 1 and order.device == "cpu" else 1
     n_planned = max(len(boxes) * n_shared, 1)
     folder = Home.from_env().run(order.run_id)
-    n_done = max((step_of(path) for path in checkpoints(folder / "checkpoints")), default=0)
-    outer = start_outer_sync(folder / ROUNDS, round_plan(config, n_planned, n_done))
+    n_rounds = watch.n_rounds if watch else None
+    plan = plan_rounds(config, folder, n_planned, n_rounds, context)
+    outer = start_outer_sync(folder / ROUNDS, plan)
     fleet = Fleet(order, outer, context, n_planned, n_shared)
     try:
         return _run(fleet, watch)
@@ -72,6 +76,29 @@ def train_on_islands(
     finally:
         fleet.end()
         _close(outer)
+
+
+def plan_rounds(
+    config: SettledConfig,
+    folder: Path,
+    n_planned: int,
+    n_rounds: float | None,
+    context: JobContext,
+) -> RoundPlan:
+    """The aggregator's plan; how the shared weights move is told, and stays so for the run's life.
+
+    Args:
+        config: The run's.
+        folder: The run's.
+        n_planned: Islands that a global batch is cut for.
+        n_rounds: Of a whole run, where its speed was measured.
+        context: Is told.
+    """
+    n_done = max((step_of(path) for path in checkpoints(folder / "checkpoints")), default=0)
+    ahead = None if n_rounds is None else n_rounds * (1 - n_done / config.steps)
+    step = remembered_outer(folder / ROUNDS, choose_outer(config.diloco, ahead))
+    context.emit("log", text=step.text)
+    return round_plan(config, n_planned, n_done, step.kind)
 
 
 def _close(outer: OuterSync) -> None:

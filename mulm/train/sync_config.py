@@ -35,9 +35,9 @@ class DilocoConfig(Frozen):
     """A round closes when this part of the islands gave, and `grace_s` is over."""
     grace_s: Annotated[float, Field(ge=0, le=600)] = 2.0
     """How long the others are waited for."""
-    outer: Literal["average", "nesterov"] = "average"
-    """How the shared weights follow the islands' mean."""
+    outer: Literal["auto", "average", "nesterov"] = "auto"
+    """How the shared weights follow the islands' mean; `auto` by the number of rounds ahead."""
     outer_lr: Annotated[float, Field(gt=0, le=2)] = 0.7
     """Of `nesterov`."""
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of `nesterov`; 0.9 remembers some ten rounds, and is for runs of hundreds."""
+    """Of `nesterov`; 0.9 remembers some ten rounds."""

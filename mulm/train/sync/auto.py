@@ -6,7 +6,8 @@ Called by the driver of a run with what was measured. A pure function. The rules
    not hide; a round of islands costs copying and adding weights, and the link must carry a round in
    `BUSY` of its time. A way that costs more than `MOST` of the time is no way.
 2. A way is worth the tokens a second that all machines train on together; those of islands count
-   for `WORTH`, since islands learn less from as many. So a much slower island does not pay.
+   for less (`worth`), the less the more steps are between two exchanges and the slower one of them
+   is. So a much slower island does not pay. Of more steps than were measured islands are no way.
 3. The best way is taken: one machine, sums every step over some, or islands on some. A machine
    that does not raise the worth by a factor of `PAYS` is left out, and it is told why.
 4. A run has `FEWEST_ROUNDS` rounds at least: what islands learn in fewer is not measured.
@@ -18,7 +19,7 @@ Where sums are too slow in fp32, bf16 is tried; where rounds in int8 would be lo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mulm.train.sync.link import Link
@@ -48,6 +49,7 @@ class Choice:
             "workers": way.n_workers,
             "wire": way.wire,
             "round_s": round(way.round_s, 1),
+            "inner_steps": round(way.steps, 1),
             "gain": round(self.gain, 3),
             "tokens_per_s": round(way.tokens_per_s),
             "share": round(way.share, 4),
@@ -63,7 +65,7 @@ def choose(machines: Sequence[Machine], task: Task) -> Choice:
     summed, apart = _best_sums(ordered, task), _best_islands(ordered, task)
     best = alone
     for way in (summed, apart):
-        if way is not None and way.share <= MOST and way.worth > PAYS * best.worth:
+        if way is not None and way.is_allowed and way.worth > PAYS * best.worth:
             best = way
     one = max(on_one(replace(m, n_workers=1), task).worth for m in ordered)
     gain = best.worth / one
@@ -71,12 +73,18 @@ def choose(machines: Sequence[Machine], task: Task) -> Choice:
                   tuple(_warnings(ordered, best, task)))  # fmt: skip
 
 
-def choose_islands(machines: Sequence[Machine], task: Task) -> Choice | None:
-    """Who takes part in a run that goes on in islands; None where there are no two that pay."""
+def choose_islands(machines: Sequence[Machine], task: Task, kept: Collection[str] = ()) -> Choice:
+    """Who takes part in a run that goes on in islands; one machine where no two pay.
+
+    Args:
+        machines: All that are there.
+        task: What is trained.
+        kept: Names of those that train and go on: the others are to pay beside them.
+    """
     ordered = sorted(machines, key=lambda m: (-m.rows_per_s, m.name))
-    best = _best_islands(ordered, task)
-    if best is None or best.share > MOST:
-        return None
+    best = _best_islands(ordered, task, kept)
+    if best is None or not best.is_allowed:
+        best = max((on_one(machine, task) for machine in ordered), key=lambda way: way.worth)
     one = max(on_one(replace(m, n_workers=1), task).worth for m in ordered)
     gain = best.worth / one
     return Choice(best, _reason(best, (), gain), gain, tuple(_warnings(ordered, best, task)))
@@ -92,22 +100,25 @@ def _best_sums(ordered: Sequence[Machine], task: Task) -> Way | None:
             way = sums(fastest, task, wire)
             if way is not None and _is_better(way, best):
                 best = way
-            if way is not None and way.share <= MOST:
+            if way is not None and way.is_allowed:
                 break
     return best
 
 
-def _best_islands(ordered: Sequence[Machine], task: Task) -> Way | None:
+def _best_islands(ordered: Sequence[Machine], task: Task, kept: Collection[str] = ()) -> Way | None:
     """On all machines but those that do not pay, left out one by one."""
     left = list(ordered)
     best = islands(within(left, task.workers), task)
     while len(left) > 2:
         found: Way | None = None
-        for out in left:
+        free = [machine for machine in left if machine.name not in kept]
+        for out in sorted(free, key=lambda m: _rate(m.link)):  # of equals the slowest link goes
             way = islands(within([m for m in left if m is not out], task.workers), task)
             if way is not None and (found is None or _rank(way) > _rank(found)):
                 found, worst = way, out
-        if found is None or (best is not None and _rank(found) * PAYS < _rank(best)):
+        if found is None:
+            break
+        if best is not None and best.is_allowed and _rank(found) * PAYS < _rank(best):
             break
         best = found
         left.remove(worst)
@@ -120,15 +131,15 @@ def _rate(link: Link | None) -> float:
 
 def _rank(way: Way) -> float:
     """What it is worth; below nothing, the further the more it costs, where that is too much."""
-    return way.worth if way.share <= MOST else -way.share
+    return way.worth if way.is_allowed else -way.excess
 
 
 def _is_better(way: Way, than: Way | None) -> bool:
     """Also among ways that cost too much: the nearest is told."""
     if than is None:
         return True
-    if (way.share <= MOST) != (than.share <= MOST):
-        return way.share <= MOST
+    if way.is_allowed != than.is_allowed:
+        return way.is_allowed
     return way.worth > PAYS * than.worth
 
 
@@ -145,6 +156,8 @@ def _reason(best: Way, ways: Sequence[Way | None], gain: float) -> str:
 def _against(way: Way, best: Way) -> str:
     if way.share > MOST:
         return f"talking would cost {min(way.share, 1.0):.0%}"
+    if way.refusal:
+        return way.refusal
     return f"worth {way.worth / best.worth:.2f} of it"
 
 
@@ -166,11 +179,13 @@ def _warnings(ordered: Sequence[Machine], best: Way, task: Task) -> Iterator[str
 
 
 def _why_not(found: Sequence[Way], best: Way) -> str:
-    allowed = [way.worth for way in found if way.share <= MOST]
+    allowed = [way.worth for way in found if way.is_allowed]
     if allowed:
         return f"the run would be worth {max(allowed) / best.worth:.2f} of what it is without it"
-    share = min(min(way.share for way in found), 1.0)
-    return f"talking to it would cost {share:.0%} of the time"
+    nearest = min(found, key=lambda way: way.excess)
+    if nearest.share <= MOST:
+        return nearest.refusal
+    return f"talking to it would cost {min(nearest.share, 1.0):.0%} of the time"
 
 
 def _names(way: Way) -> set[str]:

@@ -8,12 +8,13 @@ Source: Douillard et al., 2023, "DiLoCo", where progress with its sign turned is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Outer = Literal["average", "nesterov"]
+OUTERS: tuple[Outer, ...] = get_args(Outer)
 
 
 @dataclass(frozen=True, slots=True)

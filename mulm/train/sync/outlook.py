@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mulm.model.config import MicroLMConfig
 from mulm.train.settled import SettledConfig
+from mulm.train.sync.outer_choice import choose_outer
 from mulm.train.sync.survey import task_of
 from mulm.train.sync.ways import MOST
 
@@ -38,7 +39,8 @@ def outlook(config: SettledConfig, shape: MicroLMConfig, machines: Sequence[str]
         machines: The addresses of those that could train; None where nobody knows.
     """
     if config.sync == "diloco":
-        return Outlook("diloco", "the config asks for it: an island on each machine with room")
+        asked = "the config asks for it: an island on each machine with room"
+        return Outlook("diloco", f"{asked}; {choose_outer(config.diloco, None).text}")
     if config.workers == 1:
         return Outlook("single", "one worker has nobody to agree with")
     if config.sync != "auto":
@@ -65,7 +67,11 @@ def _ways(config: SettledConfig, shape: MicroLMConfig) -> str:
         " or ".join(f"{task.bytes_of(wire) / 1e6:,.1f} MB in {wire}" for wire in wires)
         for wires in (task.sum_wires, task.wires)
     )
+    outer = "averaging or momentum of the shared weights is chosen then, by the number of rounds"
+    if config.diloco.outer != "auto":
+        outer = choose_outer(config.diloco, None).text
     return (
         f"one machine alone, gradients summed every step ({sums}), or islands ({rounds} each way"
-        f" a round), whichever is worth most where talking costs at most {MOST:.0%} of the time"
+        f" a round), whichever is worth most where talking costs at most {MOST:.0%} of the time;"
+        f" {outer}"
     )

@@ -9,23 +9,28 @@ from __future__ import annotations
 from mulm.train.settled import SettledConfig
 from mulm.train.sync.aggregator import RoundPlan
 from mulm.train.sync.island import IslandPlan
-from mulm.train.sync.outer_step import OuterStep
+from mulm.train.sync.outer_choice import choose_outer
+from mulm.train.sync.outer_step import Outer, OuterStep
 
 DEFAULT_ROUND_S = 10.0
 """Where nobody has measured the links."""
 
 
-def round_plan(config: SettledConfig, n_islands: int, n_done: int = 0) -> RoundPlan:
+def round_plan(
+    config: SettledConfig, n_islands: int, n_done: int = 0, outer: Outer | None = None
+) -> RoundPlan:
     """The aggregator's: a run of `steps` global batches, cut for so many islands.
 
-    The first `n_done` steps were taken in another way.
+    The first `n_done` steps were taken in another way. Without an outer step it is that of a run
+    of which nobody knows how many rounds it has.
     """
     asked = config.diloco
+    outer = outer or choose_outer(asked, None).kind
     return RoundPlan(
         n_rows=config.steps * config.n_rows,
         granule=inner_rows(config.n_rows, n_islands),
         wire=asked.wire,
-        outer=OuterStep(asked.outer, asked.outer_lr, asked.outer_momentum),
+        outer=OuterStep(outer, asked.outer_lr, asked.outer_momentum),
         quorum=asked.quorum,
         grace_s=asked.grace_s,
         silence_s=max(30.0, 3 * asked.grace_s),

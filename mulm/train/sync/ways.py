@@ -15,13 +15,12 @@ from typing import Literal
 from mulm.train.sync.codec import Wire
 from mulm.train.sync.link import Link
 from mulm.train.sync.round_plan import inner_rows
+from mulm.train.sync.worth import MOST_STEPS, worth
 
 MOST = 0.05
 """The part of the time that talking may cost."""
 BUSY = 0.5
 """The part of a round in which its weights are on their way."""
-WORTH = 0.8
-"""What a token of islands is worth, beside one in step (docs/synchronisation.md has the runs)."""
 SHORTEST_ROUND_S = 1.0
 LONG_ROUND_S, LONGEST_ROUND_S = 60.0, 600.0
 FEWEST_ROUNDS = 40
@@ -100,6 +99,24 @@ class Way:
     """Of the time, what talking costs."""
     wire: Wire = "fp32"
     round_s: float = 0.0
+    steps: float = 0.0
+    """Of the fastest island, in a round."""
+    n_rounds: float = 0.0
+    """Of the run, of the same weights."""
+    refusal: str = ""
+    """Why its rounds are none that islands may have."""
+    too_long: float = 0.0
+    """How many times as long as they may be its rounds are; above 1 there is a refusal."""
+
+    @property
+    def excess(self) -> float:
+        """How many times more than a way may have it has, of what it has most of."""
+        return max(self.share / MOST, self.too_long)
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether it is a way at all."""
+        return self.excess <= 1
 
     @property
     def text(self) -> str:
@@ -110,7 +127,8 @@ class Way:
                 return f"one worker on {names}"
             case "ddp":
                 return f"gradients summed every step in {self.wire} on {names}"
-        return f"islands on {names} in rounds of {self.round_s:.1f} s in {self.wire}"
+        rounds = f"rounds of {self.round_s:.1f} s ({self.steps:.0f} steps)"
+        return f"islands on {names} in {rounds} in {self.wire}"
 
 
 def on_one(machine: Machine, task: Task) -> Way:
@@ -171,31 +189,45 @@ def islands(taken: Sequence[Machine], task: Task) -> Way | None:
         shortest_s = shortest_round_s(taken, task, wire)
         round_s = shortest_s if task.round_s is None else task.round_s
         way = _in_rounds(taken, task, wire, round_s, is_slow=round_s < shortest_s)
-        if round_s <= LONG_ROUND_S and way.share <= MOST:
+        if round_s <= LONG_ROUND_S and way.is_allowed:
             break
-    if way is None:
-        return None
-    longest_s = min(LONGEST_ROUND_S, _run_s(way, task) / FEWEST_ROUNDS)
-    return way if way.round_s <= longest_s else replace(way, share=way.round_s / longest_s)
+    return way
 
 
 def _in_rounds(
     taken: Sequence[Machine], task: Task, wire: Wire, round_s: float, *, is_slow: bool
 ) -> Way:
+    inner_s = [_inner_s(m, task, len(taken)) for m in taken]
     costs = [_cost_s(m, task, wire) / round_s for m in taken]
     rows = inner_rows(task.n_rows, len(taken)) * task.row_tokens
-    speeds = [
-        rows / _inner_s(m, task, len(taken)) * max(0.0, 1 - cost)
-        for m, cost in zip(taken, costs, strict=True)
-    ]
-    # Longer rounds cost less time and teach less: they are not worth more.
-    whole = [rows / _inner_s(m, task, len(taken)) * (1 - MOST) for m in taken]
-    worth = WORTH * sum(whole)
+    pairs = zip(costs, inner_s, strict=True)
+    speed = sum(rows / step_s * max(0.0, 1 - cost) for cost, step_s in pairs)
     share = max(costs)
     if is_slow:  # the rounds that were asked for are shorter than the link carries
         share = max(share, MOST * shortest_round_s(taken, task, wire) / round_s)
+    steps = steps_in(round_s, taken, task)
+    each = worth(steps, max(inner_s) / min(inner_s))
+    # Longer rounds cost less time and teach less: by their time they are not worth more.
+    whole = sum(rows / step_s * (1 - MOST) for step_s in inner_s)
     n_workers = sum(m.n_workers for m in taken)
-    return Way("diloco", tuple(taken), n_workers, sum(speeds), worth, share, wire, round_s)
+    n_rounds = task.steps * task.n_rows * task.row_tokens / (speed * round_s) if speed else 0.0
+    refusal, too_long = _length(round_s, steps, n_rounds)
+    return Way("diloco", tuple(taken), n_workers, speed, (each or 0.0) * whole, share, wire,
+               round_s, steps, n_rounds, refusal, too_long)  # fmt: skip
+
+
+def _length(round_s: float, steps: float, n_rounds: float) -> tuple[str, float]:
+    """Why rounds are too long, if they are, and by what factor."""
+    limits = (
+        (f"islands would take {steps:.0f} steps between two exchanges, and what they learn with"
+         f" more than {MOST_STEPS:.0f} is not measured", steps / MOST_STEPS),
+        (f"the run would have {n_rounds:.0f} rounds, and what islands learn in fewer than"
+         f" {FEWEST_ROUNDS} is not measured", FEWEST_ROUNDS / n_rounds if n_rounds else math.inf),
+        (f"rounds would last {round_s:.0f} s, {LONGEST_ROUND_S:.0f} s is the most",
+         round_s / LONGEST_ROUND_S),
+    )  # fmt: skip
+    words, too_long = max(limits, key=lambda limit: limit[1])
+    return (words if too_long > 1 else "", too_long)
 
 
 def shortest_round_s(machines: Sequence[Machine], task: Task, wire: Wire) -> float:
@@ -207,6 +239,11 @@ def shortest_round_s(machines: Sequence[Machine], task: Task, wire: Wire) -> flo
     if task.is_overlapped:
         needed.append(max(exchanges) / BUSY)
     return math.ceil(10 * max(needed)) / 10
+
+
+def steps_in(round_s: float, machines: Sequence[Machine], task: Task) -> float:
+    """What the fastest of these islands takes in a round."""
+    return round_s / min(_inner_s(machine, task, len(machines)) for machine in machines)
 
 
 def _cost_s(machine: Machine, task: Task, wire: Wire) -> float:
@@ -231,10 +268,6 @@ def _hub_s(links: Sequence[Link], task: Task, wire: Wire) -> float:
     size_bytes = len(links) * task.bytes_of(wire)
     up, down = max(x.up_bytes_per_s for x in links), max(x.down_bytes_per_s for x in links)
     return size_bytes / up + size_bytes / down
-
-
-def _run_s(way: Way, task: Task) -> float:
-    return task.steps * task.n_rows * task.row_tokens / way.tokens_per_s
 
 
 def _inner_s(machine: Machine, task: Task, n_islands: int) -> float:

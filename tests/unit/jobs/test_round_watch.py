@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ray.exceptions import RayError
 
 from actors.train_context import TrainOrder
+from jobs import round_watch
 from jobs.boxes import Box
-from jobs.round_watch import RoundWatch
+from jobs.fleet import Fleet
+from jobs.round_watch import MEASURE_EVERY_S, RoundWatch
 from jobs.way import Survey, with_choice
 from mulm.manifest import Manifest
 from mulm.store import Store
 from mulm.testing import tiny_dataset
 from mulm.train.config import TrainConfig
+from mulm.train.sync.aggregator import Aggregator, RoundPlan
 from mulm.train.sync.auto import Choice, choose
 from mulm.train.sync.link import Link
+from mulm.train.sync.rounds import Standing
 from mulm.train.sync.ways import Machine, Task
 
 BYTES: Any = {"fp32": 4.0, "bf16": 2.0, "int8": 1.016, "int4": 0.516}
@@ -44,6 +50,8 @@ class FakeSurvey:
     asked: list[str] = field(default_factory=list)
     told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
+    place = ("head", 1, "secret")
+
     @property
     def context(self) -> FakeSurvey:
         return self
@@ -56,11 +64,21 @@ class FakeSurvey:
         return [self.known[box.address] for box in boxes if box.address in self.known]
 
 
-def begun(*machines: Machine, more: Sequence[Machine] = ()) -> tuple[RoundWatch, FakeSurvey]:
+@dataclass
+class Clock:
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def begun(
+    *machines: Machine, more: Sequence[Machine] = (), clock: Clock | None = None
+) -> tuple[RoundWatch, FakeSurvey]:
     survey = FakeSurvey({m.name: m for m in (*machines, *more)})
     choice = choose(machines, TASK)
     assert choice.way.strategy == "diloco"
-    return RoundWatch(cast(Survey, survey), choice, machines), survey
+    return RoundWatch(cast(Survey, survey), choice, machines, clock or Clock()), survey
 
 
 def names(boxes: Sequence[Box]) -> list[str]:
@@ -68,7 +86,7 @@ def names(boxes: Sequence[Box]) -> list[str]:
 
 
 def test_a_machine_that_comes_is_measured_once_and_let_in_where_it_pays() -> None:
-    watch, survey = begun(machine("head", None), machine("a"), more=[machine("b")])
+    watch, survey = begun(machine("head", None), machine("a", 400), more=[machine("b", 400)])
     here = [box("head"), box("a")]
     assert names(watch.admitted(here, ())) == ["head", "a"]
     assert survey.asked == []
@@ -77,9 +95,20 @@ def test_a_machine_that_comes_is_measured_once_and_let_in_where_it_pays() -> Non
     assert survey.asked == ["b"]
 
 
+def test_who_would_keep_the_others_apart_for_too_long_is_refused_with_the_reason() -> None:
+    # As good as the one that trains already; but three islands on such links talk too seldom.
+    watch, survey = begun(machine("head", None), machine("a"), more=[machine("b")])
+    here = [box("head"), box("a")]
+    assert names(watch.admitted([*here, box("b")], here)) == ["head", "a"]
+    told = [data["text"] for kind, data in survey.told if kind == "log"]
+    (why,) = [text for text in told if text.startswith("b ")]
+    assert "b does not pay: islands would take" in why
+    assert "more than 40 is not measured" in why
+
+
 def test_a_machine_that_does_not_pay_gets_no_island_and_is_told_why() -> None:
-    old = machine("old", step_s=60.0)
-    watch, survey = begun(machine("head", None), machine("a"), more=[old])
+    old = machine("old", 1000, step_s=5.0)
+    watch, survey = begun(machine("head", None), machine("a", 1000), more=[old])
     here = [box("head"), box("a")]
     assert names(watch.admitted([*here, box("old")], here)) == ["head", "a"]
     (told,) = [data["text"] for kind, data in survey.told if kind == "log"]
@@ -111,6 +140,7 @@ def test_rounds_follow_the_links() -> None:
         f"rounds last {watch.round_s:.1f} s from now on, before {before_s:.1f} s" in log[1]["text"]
     )
     assert "20 Mbit/s up" in log[1]["text"]
+    assert "what islands learn with 150 steps in a round is not measured" in log[1]["text"]
     assert choice[0] == "choice"
     assert choice[1]["round_s"] == watch.round_s
 
@@ -121,6 +151,119 @@ def test_a_length_that_was_asked_for_stays() -> None:
     watch._measured["a"] = machine("a", 1.0)
     watch.adjust(["head", "a"])
     assert survey.told == []
+
+
+class FakeOuter:
+    """The aggregator's client, which tells it at once."""
+
+    def __init__(self) -> None:
+        self.aggregator = Aggregator(RoundPlan(n_rows=64, granule=4))
+        self.aggregator.join("island-000", Standing((1,)))
+
+    def set_round(self, round_s: float) -> None:
+        self.aggregator.round_s = round_s
+
+    def told_s(self) -> float:
+        """How long rounds are to be, as an island hears it with its rows."""
+        return self.aggregator.lease("island-000", 4, 0).round_s
+
+
+@dataclass
+class FakeIsland:
+    """An island that measures its link, or cannot."""
+
+    box: Box
+    link: Link | RayError
+    name: str = "island-000"
+    n_measured: int = 0
+
+    @property
+    def workers(self) -> list[Any]:
+        return [SimpleNamespace(measure_link=SimpleNamespace(remote=lambda *_: self))]
+
+    def get(self) -> Link:
+        self.n_measured += 1
+        if isinstance(self.link, RayError):
+            raise self.link
+        return self.link
+
+
+@dataclass
+class FakeFleet:
+    islands: list[FakeIsland]
+    outer: FakeOuter = field(default_factory=FakeOuter)
+
+    @property
+    def boxes(self) -> list[Box]:
+        return [island.box for island in self.islands]
+
+
+@pytest.fixture
+def fleet(monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
+    """The head's island and one elsewhere, whose link is as it was when the run began."""
+    here = SimpleNamespace(get_node_id=lambda: box("head").node_id)
+    monkeypatch.setattr(
+        round_watch, "ray",
+        SimpleNamespace(
+            get_runtime_context=lambda: here, get=lambda asked, timeout: asked.get()
+        ),
+    )  # fmt: skip
+    link = cast(Link, machine("a").link)
+    return FakeFleet([FakeIsland(box(name), link) for name in ("head", "a")])
+
+
+def look(watch: RoundWatch, fleet: FakeFleet) -> None:
+    watch.look(cast(Fleet, fleet))
+
+
+def test_links_are_measured_again_when_it_is_time_and_islands_told(fleet: FakeFleet) -> None:
+    clock = Clock()
+    watch, survey = begun(machine("head", None), machine("a"), clock=clock)
+    before_s, (head, other) = watch.round_s, fleet.islands
+    other.link = cast(Link, machine("a", 20.0).link)
+    clock.now_s += MEASURE_EVERY_S - 1
+    look(watch, fleet)
+    assert (other.n_measured, watch.round_s) == (0, before_s)
+    clock.now_s += 1
+    look(watch, fleet)
+    assert (head.n_measured, other.n_measured) == (0, 1)  # the head's own has no link
+    assert watch.round_s == pytest.approx(5 * before_s, rel=0.1)
+    assert fleet.outer.told_s() == watch.round_s
+    assert [kind for kind, _ in survey.told] == ["log", "choice"]
+    # The next time is counted from there, and what is better again makes rounds shorter.
+    other.link = cast(Link, machine("a").link)
+    clock.now_s += MEASURE_EVERY_S - 1
+    look(watch, fleet)
+    assert other.n_measured == 1
+    clock.now_s += 1
+    look(watch, fleet)
+    assert (other.n_measured, watch.round_s) == (2, before_s)
+    assert fleet.outer.told_s() == before_s
+
+
+def test_an_aggregator_that_came_back_hears_the_length_again(fleet: FakeFleet) -> None:
+    clock = Clock()
+    watch, survey = begun(machine("head", None), machine("a"), clock=clock)
+    clock.now_s += MEASURE_EVERY_S
+    look(watch, fleet)
+    assert survey.told == []
+    assert fleet.outer.told_s() == watch.round_s
+
+
+def test_a_link_that_cannot_be_measured_changes_nothing(fleet: FakeFleet) -> None:
+    clock = Clock()
+    watch, survey = begun(machine("head", None), machine("a"), clock=clock)
+    before_s = watch.round_s
+    fleet.islands[1].link = RayError("its worker\nis gone")
+    clock.now_s += MEASURE_EVERY_S
+    look(watch, fleet)
+    assert (fleet.islands[1].n_measured, watch.round_s) == (1, before_s)
+    ((kind, data),) = survey.told
+    assert kind == "log"
+    assert data["text"] == "island-000: its link was not measured: its worker is gone"
+    # It is not asked again before its time.
+    look(watch, fleet)
+    assert fleet.islands[1].n_measured == 1
 
 
 def choice_of(machines: Sequence[Machine], task: Task = TASK) -> Choice:

@@ -12,7 +12,7 @@ import pytest
 from mulm.train.sync.auto import Choice, choose
 from mulm.train.sync.codecs import CODECS
 from mulm.train.sync.link import Link
-from mulm.train.sync.ways import MOST, Machine, Task, shortest_round_s, sums
+from mulm.train.sync.ways import MOST, Machine, Task, islands, shortest_round_s, sums
 
 MBIT = 125_000.0
 BYTES = {name: codec.size_bytes(1 << 20) / (1 << 20) for name, codec in CODECS.items()}
@@ -48,9 +48,11 @@ CASES: list[tuple[str, Sequence[Machine], Task, str, str, int]] = [
     ("1 Gbit/s, steps of 12 s", pair(link(1000)), task(n_rows=24 * ROWS), "ddp", "bf16", 2),
     ("10 Gbit/s", pair(link(10_000, round_trip_s=1e-4)), task(), "ddp", "fp32", 2),
     ("100 Mbit/s", pair(link(100)), task(), "diloco", "int8", 2),
-    ("20 Mbit/s up, 100 down", pair(link(20, 100)), task(), "diloco", "int8", 2),
-    ("20 Mbit/s up, 130 M", pair(link(20, 100)), task(n_parameters=130_000_000), "diloco",
-     "int4", 2),
+    ("20 Mbit/s up, 100 down", pair(link(20, 100)), task(), "single", "fp32", 1),
+    ("20 Mbit/s up, long steps", pair(link(20, 100)), task(n_rows=8 * ROWS), "diloco", "int8", 2),
+    ("60 Mbit/s, few steps only in int4", pair(link(60)), task(), "diloco", "int4", 2),
+    ("20 Mbit/s up, 130 M", pair(link(20, 100)),
+     task(n_parameters=130_000_000, n_rows=32 * ROWS), "diloco", "int4", 2),
     ("a modem", pair(link(0.5)), task(), "single", "fp32", 1),
     ("2:1", pair(link(100), step_s=1.0), task(), "diloco", "int8", 2),
     ("4:1", pair(link(100), step_s=2.0), task(), "single", "fp32", 1),
@@ -101,12 +103,45 @@ def test_a_machine_behind_a_slow_link_is_left_out_and_told() -> None:
     choice = choose(machines, task())
     assert [m.name for m in choice.way.machines] == ["head", "other"]
     (warning,) = choice.warnings
-    assert warning.startswith("far does not pay: talking to it would cost")
+    assert warning.startswith("far does not pay: islands would take 10121 steps between two")
     assert "0 Mbit/s up" in warning
+    # Where the length is given it is the talk that costs too much.
+    (warning,) = choose(machines, task(round_s=9.0)).warnings
+    assert warning.startswith("far does not pay: talking to it would cost 100% of the time")
+
+
+def test_several_machines_behind_slow_links_do_not_keep_the_others_apart() -> None:
+    far = [machine(name, link(0.3)) for name in ("a_far", "b_far")]
+    choice = choose([*pair(link(100)), *far], task())
+    assert choice.way.strategy == "diloco"
+    assert [m.name for m in choice.way.machines] == ["head", "other"]
+    assert len(choice.warnings) == 2
+
+
+def test_islands_of_more_steps_than_were_measured_are_refused_with_the_reason() -> None:
+    machines = pair(link(20, 100))
+    choice = choose(machines, task())
+    assert choice.way.strategy == "single"
+    words = "steps between two exchanges, and what they learn with more than 40 is not measured"
+    assert words in choice.reason
+    assert words in choice.warnings[0]
+    # Neither are rounds of that length begun which the config asks for.
+    assert words in choose(pair(link(1000)), task(round_s=33.0)).reason
+
+
+def test_more_steps_in_a_round_are_worth_less() -> None:
+    worths = []
+    for round_s in (2.5, 5.0, 9.9):
+        way = islands(pair(link(1000)), task(round_s=round_s))
+        assert way is not None
+        assert way.is_allowed
+        worths.append(way.worth)
+    assert worths == sorted(worths, reverse=True)
+    assert worths[-1] < 0.9 * worths[0]
 
 
 def test_a_slow_machine_that_adds_next_to_nothing_is_left_out() -> None:
-    machines = [*pair(link(1000)), machine("old", link(1000), step_s=100.0)]
+    machines = [*pair(link(1000)), machine("old", link(1000), step_s=5.0)]
     choice = choose(machines, task())
     assert "old" not in {m.name for m in choice.way.machines}
     assert "old does not pay: the run would be worth" in choice.warnings[0]
@@ -151,8 +186,8 @@ def test_sums_hide_behind_the_way_back() -> None:
 
 
 def test_rounds_that_were_asked_for_stay() -> None:
-    choice = choose(pair(link(100)), task(round_s=33.0))
-    assert choice.way.round_s == 33.0
+    choice = choose(pair(link(100)), task(round_s=9.5))
+    assert choice.way.round_s == 9.5
     # Shorter ones than the link carries are not begun.
     refused = choose(pair(link(100)), task(round_s=1.0))
     assert refused.way.strategy == "single"

@@ -59,4 +59,18 @@ def test_what_is_measured_comes_with_the_ways_and_what_each_sends(tmp_path: Path
     assert "2 machines (10.0.0.1, 10.0.0.2)" in reason
     assert f"{4 * n_mb:,.1f} MB in fp32 or {2 * n_mb:,.1f} MB in bf16" in reason
     assert f"{1.015625 * n_mb:,.1f} MB in int8" in reason
+    assert "averaging or momentum of the shared weights is chosen then" in reason
     assert "which machines there are is known then" in outlook(config, large, None).reason
+
+
+def test_how_shared_weights_move_is_told(tmp_path: Path) -> None:
+    islands = outlook(*plan(tmp_path, sync="diloco"), TWO).reason
+    assert "the shared weights move by plain averaging: how many rounds" in islands
+    asked = {"sync": "diloco", "diloco": {"outer": "nesterov"}}
+    assert (
+        "by Nesterov's momentum: the config asks" in outlook(*plan(tmp_path, **asked), TWO).reason
+    )
+    asked |= {"sync": "auto", "workers": 2}
+    assert (
+        "by Nesterov's momentum: the config asks" in outlook(*plan(tmp_path, **asked), TWO).reason
+    )
