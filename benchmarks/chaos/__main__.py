@@ -14,7 +14,18 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from benchmarks.chaos import backups, clocks, creates, damage, disk, joined, kills, soak, training
+from benchmarks.chaos import (
+    backups,
+    clocks,
+    creates,
+    damage,
+    disk,
+    islands,
+    joined,
+    kills,
+    soak,
+    training,
+)
 from benchmarks.chaos.case import Case, Outcome, draw_of
 from benchmarks.chaos.world import World, running_world
 
@@ -24,6 +35,7 @@ CASES: list[Case] = [
     *kills.CASES,
     *creates.CASES,
     *training.CASES,
+    *islands.CASES,
     *disk.CASES,
     *backups.CASES,
     *joined.CASES,

@@ -1,9 +1,9 @@
-"""Cases with a machine that has joined: its cable is pulled, or slow, under a run on islands.
+"""Cases with a machine that has joined: its cable is pulled or slow, or its raylet is killed.
 
-Each machine is a namespace of the network, so these need root. Invariants after each: the island on
-the head has trained on meanwhile; who was cut off is told as lost, joins again by itself and gets
-an island again; who was only slow is not lost; the run does as it is told; of what was started on
-the machine that joined nothing is left when it has left.
+A run on islands goes on meanwhile. Each machine is a namespace of the network, so these need root.
+Invariants after each: the island on the head has trained on; who was cut off is told as lost, joins
+again by itself and gets an island again; who was only slow is not lost; the run does as it is told;
+of what was started on the machine that joined nothing is left when it has left.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from actors.processes import Pack
 from benchmarks.chaos.case import Case, Outcome
 from benchmarks.chaos.disk import own_disk
 from benchmarks.chaos.machines import Machine, run, two_machines
+from benchmarks.chaos.victims import victims
 from benchmarks.chaos.world import World, wait_for
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -188,6 +189,21 @@ def pull_the_cable(joined: Joined, draw: Random, outcome: Outcome) -> None:
     outcome.require(joined.n_islands(joined.head) == 1, "the head's island was another one")
 
 
+def kill_the_raylet(joined: Joined, draw: Random, outcome: Outcome) -> None:
+    """What Ray has on the machine that joined; `mulm join` there begins it again."""
+    time.sleep(draw.uniform(0.0, 3.0))
+    (raylet,) = victims(Pack(Home(joined.other.home)), "raylet")
+    begun_s = time.monotonic()
+    raylet.kill()
+    paused_s = joined.longest_pause_s(lambda: joined.n_lost() > 0)
+    outcome.seen["lost_after_s"] = round(time.monotonic() - begun_s, 1)
+    outcome.seen["longest_pause_s"] = round(paused_s, 1)
+    outcome.require(joined.n_lost() == 1, f"{joined.n_lost()} islands are told as lost")
+    took_s = joined.wait(lambda: joined.n_islands(joined.other) > 1, "an island there again")
+    outcome.seen["again_s"] = round(took_s, 1)
+    outcome.require(joined.n_islands(joined.head) == 1, "the head's island was another one")
+
+
 def slow_the_link(joined: Joined, draw: Random, outcome: Outcome) -> None:
     """1 Mbit/s each way, which is less than what the rounds carry; then as before."""
     time.sleep(draw.uniform(0.0, 3.0))
@@ -226,6 +242,7 @@ CASES = [
     Case(name, what, partial(_case_of, hurt), needs_application=False, needs_machines=True)
     for name, what, hurt in (
         ("joined-pulled-cable", "the cable of a machine with an island is out", pull_the_cable),
+        ("joined-kill-raylet", "SIGKILL of the raylet of that machine", kill_the_raylet),
         ("joined-slow-link", "its link has 1 Mbit/s for a while", slow_the_link),
     )
 ]

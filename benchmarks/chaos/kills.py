@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from random import Random
 
+import httpx
 import psutil
 
 from benchmarks.chaos.callers import Callers, Kind
@@ -19,7 +20,7 @@ from benchmarks.chaos.case import Case, Outcome
 from benchmarks.chaos.leaks import Belongings, left_behind
 from benchmarks.chaos.victims import victims
 from benchmarks.chaos.witness import Witness
-from benchmarks.chaos.world import World, is_gone, wait_for
+from benchmarks.chaos.world import SERVED, World, is_gone, wait_for
 
 ANSWERS_WITHIN_S = 30.0
 _PATIENCE_S = 120.0
@@ -75,6 +76,41 @@ def _wait(callers: Callers, killed_s: float, outcome: Outcome) -> None:
         outcome.wrong.append(str(error))
 
 
+def kill_the_limiter(world: World, draw: Random, outcome: Outcome) -> None:
+    """The owner of all limits, which there is where a key that asks has one."""
+    order = {
+        "name": f"limited {draw.randrange(16**8):08x}",
+        "limits": {"requests_per_minute": 9999},
+    }
+    secret = world.call("POST", "/api/v1/keys", order)["key"]
+    asked = {"model": SERVED, "prompt": "a", "max_tokens": 1}
+
+    def has_owner() -> bool:
+        httpx.post(
+            f"{world.url}/v1/completions", json=asked, timeout=_PATIENCE_S, trust_env=False,
+            headers={"Authorization": f"Bearer {secret}"},
+        ).raise_for_status()  # fmt: skip
+        return bool(victims(world.pack, "limiter"))
+
+    wait_for(has_owner, _PATIENCE_S, "an owner of limits")
+    kill_and_watch("limiter", (), world, draw, outcome)
+
+
+def kill_the_keeper(world: World, draw: Random, outcome: Outcome) -> None:
+    """Nobody notices; nothing brings it back but the next life of the application."""
+    with Callers(world) as callers, Witness(world, draw) as witness:
+        callers.wait_for_answers(time.monotonic(), _PATIENCE_S)
+        time.sleep(draw.uniform(0.0, _LATEST_KILL_S))
+        killed_s = kill_one(world, "keeper", draw)
+        time.sleep(_AFTERWARDS_S)
+        _wait(callers, killed_s, outcome)
+        outcome.seen["again_s"] = round(callers.answered_again_s(killed_s), 1)
+    judge(callers, witness, (), outcome)
+    world.down()
+    world.up()
+    outcome.require(len(victims(world.pack, "keeper")) == 1, "the next life has no keeper")
+
+
 def cut_the_power(world: World, draw: Random, outcome: Outcome) -> None:
     """Kill every process at once; then `mulm up`, as after a reboot."""
     with Callers(world) as callers, Witness(world, draw) as witness:
@@ -104,6 +140,8 @@ CASES = [
     _killing("serve controller"),
     _killing("ledger"),
     _killing("store"),
+    Case("kill-limiter", "SIGKILL of the limiter", kill_the_limiter),
+    Case("kill-keeper", "SIGKILL of the keeper", kill_the_keeper),
     _killing("dashboard", listener_dies=True),
     _killing("dashboard agent", listener_dies=True),
     _killing("runtime env agent", listener_dies=True),

@@ -20,6 +20,8 @@ KINDS: Mapping[str, Callable[[str], bool]] = {
     "limiter": lambda line: line.startswith("ray::Limit"),
     "train worker": lambda line: "RayTrainWorker" in line,
     "train controller": lambda line: "TrainController" in line,
+    "aggregator": lambda line: line.startswith("ray::OuterSyncHost"),
+    "island": lambda line: line.startswith("ray::IslandWorker"),
     "job driver": lambda line: "-m jobs.train" in line and "--run" in line,
     "build driver": lambda line: "-m jobs.prepare" in line and "--run" in line,
     "job supervisor": lambda line: "JobSupervisor" in line,
@@ -28,6 +30,7 @@ KINDS: Mapping[str, Callable[[str], bool]] = {
     "runtime env agent": lambda line: "RuntimeEnvAgent" in line,
     "gcs": lambda line: "/gcs/gcs_server" in line,
     "raylet": lambda line: "/raylet/raylet" in line,
+    "keeper": lambda line: "-m jobs.keeper" in line,
     "head": lambda line: "ray.scripts.scripts start --head" in line,
 }
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos import damage
+from benchmarks.chaos import damage, islands
 from benchmarks.chaos.__main__ import CASES
 from benchmarks.chaos.callers import Answer, _again_s, _judged
 from benchmarks.chaos.case import Case, Outcome, draw_of
 from benchmarks.chaos.soak import Sample, _compare
+from benchmarks.chaos.victims import KINDS
 
 ALONE = [case for case in CASES if not (case.needs_application or case.needs_machines)]
 
@@ -77,3 +78,40 @@ def test_what_grows_is_noticed() -> None:
     outcome = Outcome()
     _compare(samples, outcome)
     assert outcome.wrong == ["memory_mb grew from 110.0 to 170.0"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "steps", "wrong"),
+    [
+        (2.1, islands.STEPS, []),
+        (1.0, islands.STEPS, []),
+        (2.3, islands.STEPS, ["the loss is 15.0% more, 10% is the most"]),
+        (2.0, 17, ["the struck run has 17 steps, not 400"]),
+    ],
+)
+def test_islands_that_were_hit_must_have_learned_as_much(
+    loss: float, steps: int, wrong: list[str]
+) -> None:
+    outcome = Outcome()
+    whole = {"steps": islands.STEPS, "validation_bits_per_byte": 2.0}
+    islands.compare(whole, {"steps": steps, "validation_bits_per_byte": loss}, outcome)
+    assert outcome.wrong == wrong
+
+
+def test_a_run_that_did_not_end_is_no_pass() -> None:
+    outcome = Outcome()
+    islands.compare({"steps": islands.STEPS, "validation_bits_per_byte": 2.0}, {}, outcome)
+    assert outcome.wrong == ["the struck run has None steps, not 400"]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("ray::OuterSyncHost.port", "aggregator"),
+        ("ray::IslandWorker.run", "island"),
+        ("ray::LimiterHost", "limiter"),
+        ("/home/a/.venv/bin/python -m jobs.keeper []", "keeper"),
+    ],
+)
+def test_victims_are_told_apart_by_their_command_lines(line: str, kind: str) -> None:
+    assert [name for name, is_one in KINDS.items() if is_one(line)] == [kind]
