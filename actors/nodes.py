@@ -7,6 +7,7 @@ told as gone, not left out; what a machine did not tell is None.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from actors.head_link import DOWN_LABEL, RTT_LABEL, UP_LABEL
 _HEAD = "node:__internal_head__"
 _LABELS_OF_RAY = "ray.io/"
 _ASK_S = 5.0
+_ANSWER_S = 2.0
 _WORK = {
     re.compile("IslandWorker"): "island",
     re.compile("RayTrainWorker"): "training",
@@ -34,6 +36,23 @@ def cluster_nodes() -> list[dict[str, Any]]:
     }
     living = ray._private.state.actors(actor_state_name="ALIVE").values()
     return described(ray.nodes(), started_ms, living)
+
+
+def draining_nodes() -> frozenset[str]:
+    """The machines whose owners want them back."""
+    import ray
+
+    return frozenset(ray._private.state.state.get_draining_nodes() or {})
+
+
+def answers(node: Mapping[str, Any]) -> bool:
+    """Whether Ray on a machine takes a connection: one that has just gone is listed for seconds."""
+    place = str(node.get("NodeManagerAddress")), int(node["NodeManagerPort"])
+    try:
+        socket.create_connection(place, timeout=_ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def can_train(nodes: Sequence[Mapping[str, Any]], device: str) -> list[Mapping[str, Any]]:

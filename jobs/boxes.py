@@ -1,7 +1,7 @@
 """The machines that can train: each of the cluster that has room, and which of them are leaving.
 
-Asked by `jobs.train` and `jobs.train_islands`. Invariant: pure functions of what Ray tells, the
-head first.
+Asked by `jobs.train`, `jobs.train_islands` and `jobs.room`. Invariant: pure functions of what Ray
+tells, the head first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from typing import Any
 
 import ray
 
-from actors.nodes import can_train
+from actors.nodes import answers, can_train, draining_nodes
+
+__all__ = [
+    "Box", "draining_nodes", "find_boxes", "free_resources", "n_fitting", "resources_of_worker",
+    "roomy", "staying_nodes",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,23 @@ def roomy(boxes: Sequence[Box], free: Mapping[str, Mapping[str, float]]) -> list
     return [replace(box, n_workers=n) for box, n in counted if n > 0]
 
 
+def n_fitting(free: Mapping[str, Mapping[str, float]], device: str) -> int:
+    """How many workers have room, on whichever machines, in what is free on each."""
+    needed = resources_of_worker(device)
+    return sum(
+        min(int(there.get(name, 0.0) // each) for name, each in needed.items())
+        for there in free.values()
+    )
+
+
+def resources_of_worker(device: str) -> dict[str, float]:
+    """What Ray gives to each worker."""
+    return {"CPU": 1.0, "GPU": 1.0} if device == "cuda" else {"CPU": 1.0}
+
+
 def _box(node: Mapping[str, Any], name: str) -> Box:
     n_workers = int(node["Resources"]["GPU"]) if name == "GPU" else 1
-    resources = {"CPU": 1.0, "GPU": 1.0} if name == "GPU" else {"CPU": 1.0}
+    resources = resources_of_worker("cuda" if name == "GPU" else "cpu")
     return Box(str(node["NodeID"]), str(node.get("NodeManagerAddress")), n_workers, resources)
 
 
@@ -62,6 +81,8 @@ def free_resources() -> Mapping[str, Mapping[str, float]]:
     return found
 
 
-def draining_nodes() -> frozenset[str]:
-    """The machines whose owners want them back."""
-    return frozenset(ray._private.state.state.get_draining_nodes() or {})
+def staying_nodes() -> list[Mapping[str, Any]]:
+    """The machines that are there, answer, and are not wanted back by their owners."""
+    draining = draining_nodes()
+    living = [node for node in ray.nodes() if node.get("Alive")]
+    return [node for node in living if node["NodeID"] not in draining and answers(node)]

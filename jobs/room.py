@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ray
 
-from jobs.boxes import Box, free_resources, roomy
+from jobs.boxes import Box, free_resources, n_fitting, roomy, staying_nodes
 from jobs.entry import JobContext
 from mulm.errors import ConfigError, DeadlineError, DeviceError
 from mulm.records import Phase
@@ -22,8 +22,12 @@ ROOM_TIMEOUT_S = 24 * 3600.0
 _POLL_S = 1.0
 BOXES_S = 10.0
 """How long the room of a run that has just ended may take to be free on each machine."""
+BACK_S = 20.0
+"""How long a run waits for a machine that it has lost: Ray that starts again there is back by then,
+and a minute after the loss the others train."""
 _QUIET_WAIT_S = 5.0
 _BEFORE_WORK: tuple[Phase, ...] = ("queued", "running")
+_REST_HINT = "more are taken in when their machines are back"
 _HINT = "another run has the rest until it ends; Ctrl-C stops this one"
 
 
@@ -73,6 +77,56 @@ def wait_for_room(
         sleep(_POLL_S)
     if has_told:
         context.move("running", *_BEFORE_WORK)
+
+
+def wait_for_rest(
+    workers: int,
+    device: str,
+    context: JobContext,
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    is_awaited: bool = True,
+) -> int:
+    """With how many workers a run goes on that has lost some: all, if they have room soon, or less.
+
+    Args:
+        workers: How many there are to be.
+        device: Where they compute.
+        context: The run, which is told.
+        now_s: A clock.
+        sleep: Waits.
+        is_awaited: Whether machines that are away may be back soon; else only what the workers
+            before have had is waited for, until it is free again.
+
+    Raises:
+        DeadlineError, StoppedError: see `wait_for_room`; one worker at least is waited for.
+    """
+    end_s = now_s() + (BACK_S if is_awaited else BOXES_S)
+    while (n := rest(device)) < workers and now_s() < end_s:
+        if n and not is_awaited and n >= min(workers, capacity(device)):
+            break
+        sleep(_POLL_S)
+    while not n:
+        wait_for_room(1, device, context, now_s, sleep)
+        if not (n := rest(device)):  # what is free is on a machine that goes
+            sleep(_POLL_S)
+    if n < workers:
+        context.emit("log", text=f"going on with {n} of {workers} workers; {_REST_HINT}")
+    return min(n, workers)
+
+
+def rest(device: str) -> int:
+    """How many workers have room now on the machines that stay."""
+    free = free_resources()
+    return n_fitting(
+        {node["NodeID"]: free.get(node["NodeID"], {}) for node in staying_nodes()}, device
+    )
+
+
+def capacity(device: str) -> int:
+    """How many would have room on the machines that stay if nobody else had any."""
+    return n_fitting({node["NodeID"]: node["Resources"] for node in staying_nodes()}, device)
 
 
 def wait_for_boxes(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from typing import Any
 
-from jobs.boxes import Box, find_boxes, roomy
+import pytest
+import ray
+
+from jobs import boxes
+from jobs.boxes import Box, find_boxes, n_fitting, roomy, staying_nodes
 
 
 def node(
@@ -48,3 +53,28 @@ def test_as_many_workers_as_have_room() -> None:
     assert roomy([box], {"1": {"CPU": 2.0, "GPU": 4.0}}) == [replace(box, n_workers=2)]
     assert roomy([box], {"1": {"CPU": 9.0, "GPU": 8.0}}) == [box]
     assert roomy([box], {"1": {"GPU": 4.0}}) == [], "each needs a CPU too"
+
+
+def test_room_is_counted_machine_by_machine() -> None:
+    halves = {"1": {"CPU": 1.5}, "2": {"CPU": 0.5}, "3": {}}
+    assert n_fitting(halves, "cpu") == 1
+    assert n_fitting({"1": {"CPU": 8.0, "GPU": 2.0}, "2": {"CPU": 8.0}}, "cuda") == 2
+
+
+def test_who_goes_or_has_just_died_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose power was cut is listed as alive for some seconds more."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as here,
+        socket.create_server(("127.0.0.1", 0)) as gone,
+    ):
+        ports = [here.getsockname()[1]] * 3 + [gone.getsockname()[1]]
+        gone.close()
+        nodes = [
+            node(name, alive=name != "2", CPU=1) | {
+                "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port
+            }
+            for name, port in zip("1234", ports, strict=True)
+        ]  # fmt: skip
+        monkeypatch.setattr(ray, "nodes", lambda: nodes)
+        monkeypatch.setattr(boxes, "draining_nodes", lambda: frozenset("3"))
+        assert [staying["NodeID"] for staying in staying_nodes()] == ["1"]

@@ -10,7 +10,15 @@ import ray
 from jobs import room
 from jobs.boxes import Box
 from jobs.entry import JobContext
-from jobs.room import BOXES_S, ROOM_TIMEOUT_S, check_room, wait_for_boxes, wait_for_room
+from jobs.room import (
+    BACK_S,
+    BOXES_S,
+    ROOM_TIMEOUT_S,
+    check_room,
+    wait_for_boxes,
+    wait_for_rest,
+    wait_for_room,
+)
 from mulm.errors import ConfigError, DeadlineError, DeviceError, MulmError, StoppedError
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -124,3 +132,71 @@ def test_where_no_machine_has_room_one_is_waited_for(
     boxes = waiting.BOXES
     assert wait_for_boxes(boxes, "cpu", context, waiting.now_s, waiting.sleep) == boxes[1:]
     assert 60 <= waiting.time_s < 80
+
+
+class LostMachine(TwoMachines):
+    """Both PCs have a CPU, of which the second is there after a while."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free_after_s: float) -> None:
+        super().__init__(free_after_s)
+        monkeypatch.setattr(room, "free_resources", self.free)
+        monkeypatch.setattr(room, "staying_nodes", self.nodes)
+        monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": float(len(self.nodes()))})
+
+    def nodes(self) -> list[dict[str, object]]:
+        names = "12" if self.time_s >= self.free_after_s else "1"
+        return [{"NodeID": name, "Resources": {"CPU": 1.0}} for name in names]
+
+
+@pytest.mark.parametrize(("free_after_s", "n_found"), [(0, 2), (3, 2), (19, 2), (60, 1)])
+def test_after_a_loss_as_many_as_have_room_go_on(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch, free_after_s: float, n_found: int
+) -> None:
+    waiting = LostMachine(monkeypatch, free_after_s)
+    assert wait_for_rest(2, "cpu", context, waiting.now_s, waiting.sleep) == n_found
+    assert waiting.time_s <= min(free_after_s, BACK_S) + 1
+    texts = [event.data.get("text") for event in context.facts.events("run_t", kinds=("log",))]
+    told = "going on with 1 of 2 workers; more are taken in when their machines are back"
+    assert texts == [told] * (2 - n_found)
+
+
+def test_a_machine_that_left_is_not_waited_for(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = LostMachine(monkeypatch, 60)
+    found = wait_for_rest(2, "cpu", context, waiting.now_s, waiting.sleep, is_awaited=False)
+    assert (found, waiting.time_s) == (1, 0.0)
+
+
+def test_what_the_workers_before_had_is_waited_for(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray gives back what a group had some moments after its end."""
+    waiting = LostMachine(monkeypatch, 0)
+
+    def free() -> dict[str, dict[str, float]]:
+        return {"1": {"CPU": 1.0}} if waiting.time_s < 3 else waiting.free()
+
+    monkeypatch.setattr(room, "free_resources", free)
+    found = wait_for_rest(2, "cpu", context, waiting.now_s, waiting.sleep, is_awaited=False)
+    assert (found, waiting.time_s) == (2, 3.0)
+
+
+def test_one_worker_at_least_is_waited_for(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = LostMachine(monkeypatch, 0)
+    monkeypatch.setattr(waiting, "nodes", list)
+    monkeypatch.setattr(room, "staying_nodes", lambda: waiting.nodes())
+    monkeypatch.setattr(room, "free_resources", dict)
+
+    def sleep(seconds: float) -> None:
+        waiting.sleep(seconds)
+        if waiting.time_s == 100:
+            monkeypatch.setattr(waiting, "nodes", lambda: LostMachine.nodes(waiting)[:1])
+            monkeypatch.setattr(room, "free_resources", waiting.free)
+
+    assert wait_for_rest(2, "cpu", context, waiting.now_s, sleep) == 1
+    assert waiting.time_s == 100
+    phases = [e.data["phase"] for e in context.facts.events("run_t", kinds=("phase",))]
+    assert phases == ["queued", "running"]
