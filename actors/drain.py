@@ -1,7 +1,7 @@
 """Asks the cluster to use a machine no more: `python -m actors.drain ADDRESS MEMBER SECONDS`.
 
-Run by `mulm leave` on the machine that goes, in a process of its own. Runs on islands let its
-islands go after the step that is under way. Exit code 1: the cluster does not know the machine.
+Run by `mulm leave` on the machine that goes, in a process of its own. Runs let their workers
+there go after the step that is under way. Exit code 1: the cluster does not know the machine.
 """
 
 from __future__ import annotations

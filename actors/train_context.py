@@ -1,8 +1,9 @@
 """A training worker on a Ray Train cluster: its context, and the function that it runs.
 
 `jobs.train` starts `run_worker` on every worker. Worker 0 tells the ledger what happens and Ray's
-metrics the newest numbers, and learns from the ledger whether to stop. Invariant: the training loop
-never waits for the ledger; the thread that writes checkpoints does, for `FLUSH_TIMEOUT_S` at most.
+metrics the newest numbers, and learns from the ledger whether to stop; each learns whether its
+machine is to go. Invariant: the training loop never waits for the ledger; the thread that writes
+checkpoints does, for `FLUSH_TIMEOUT_S` at most.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from actors.delivery import FINISH_S, Delivery
 from actors.event_sender import EventSender
 from actors.ledger_host import connect_facts
 from actors.process_group import wait_for_all
+from actors.regroup import RegroupWatch, watch_regroup
 from actors.store_host import cluster_store
 from actors.train_gauges import TrainGauges
 from mulm.errors import (
@@ -84,6 +86,7 @@ class RayTrainContext:
     outer: OuterLink | None = None
     courier: Courier | None = None
     delivery: Delivery | None = None
+    regroup: RegroupWatch | None = None
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Pass an event on, in the memory of this process."""
@@ -114,7 +117,9 @@ class RayTrainContext:
         self.emit("log", {"text": text})
 
     def should_stop(self) -> bool:
-        """What worker 0 heard from the ledger; the loop tells the other workers."""
+        """What this worker heard: from the ledger, of its machine; the loop tells the others."""
+        if self.regroup and self.regroup.is_due:
+            return True
         return self.sender is not None and self.sender.is_stop_requested
 
     def now_s(self) -> float:
@@ -140,6 +145,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome:
         world_size=place.get_world_size(),
         sender=sender,
         gauges=TrainGauges(order.run_id, order.config.name) if rank == 0 else None,
+        regroup=watch_regroup(order.run_id),
     )
     if context.world_size > 1:
         wait_for_all(context.world_size)
@@ -158,6 +164,8 @@ def work(order: TrainOrder, context: RayTrainContext) -> WorkerOutcome:
         context.finish_delivery()
         return WorkerOutcome(error=error)
     finally:
+        if context.regroup:
+            context.regroup.close()
         if context.sender:
             context.sender.close()
 

@@ -1,7 +1,8 @@
 """Train a model: `python -m jobs.train --config FILE`, run as a Ray job.
 
 Resolves one config and one dataset version, starts a Ray Train group and publishes the model.
-Invariant: the same run id continues from its own newest checkpoint, on any number of workers.
+Invariants: the same run id continues from its own newest checkpoint, on any number of workers; once
+a machine was lost or has left, the run goes on with those that are there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,14 +25,17 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from actors.process_group import TIMEOUT_S, HomeTorchConfig
+from actors.regroup import ask_regroup, forget_regroup
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
-from jobs.boxes import Box, find_boxes
+from jobs.boxes import Box, find_boxes, resources_of_worker, staying_nodes
 from jobs.entry import JobContext, run_job
-from jobs.room import check_room, wait_for_boxes, wait_for_room
+from jobs.growth import Growth
+from jobs.losses import PLACE_S, After, fit_again_if_lost
+from jobs.room import check_room, rest, wait_for_boxes, wait_for_rest, wait_for_room
 from jobs.round_watch import RoundWatch
 from jobs.run_end import mulm_cause
 from jobs.train_islands import ROUNDS, train_on_islands
-from jobs.way import choose_way, start_survey, with_choice
+from jobs.way import choose_way, start_survey, with_choice, with_workers
 from mulm.errors import (
     ConflictError,
     JobFailedError,
@@ -49,10 +53,14 @@ from mulm.train.result import TrainResult
 from mulm.train.settled import SettledConfig
 from mulm.train.settling import run_shape
 
-MAX_RESTARTS = 3
 STOP_TIMEOUT_S = 45.0
-# Ray Train looks after its workers twice a second instead of every two seconds.
-_RAY_TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+_RAY_TRAIN_ENV = {
+    # Ray Train looks after its workers twice a second instead of every two seconds.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(PLACE_S),
+    # `actors.regroup` looks itself, every second: Ray's question is a barrier of all workers.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,26 +96,54 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
         wait_for_room(1, device, context)
         outcome = train_on_islands(order, settled.config, context)
     else:
-        outcome = fit_again_if_lost(lambda: _train(order, settled.config, context), context)
+        outcome = fit_again_if_lost(
+            lambda after: _train(order, settled.config, context, after), context
+        )
     if outcome.error:
         raise outcome.error
     assert outcome.result is not None
     return publish_model(config, TrainResult(**outcome.result), context.facts)
 
 
-def _train(order: TrainOrder, settled: SettledConfig, context: JobContext) -> WorkerOutcome:
-    """In the way that pays, where there are machines to choose from, else in step."""
-    config = order.config
+def _train(
+    order: TrainOrder, settled: SettledConfig, context: JobContext, after: After
+) -> WorkerOutcome:
+    """In the way that pays, where there are machines to choose from, else in step.
+
+    After a loss with as many workers as have room, the number that was asked for at most.
+    """
+    config, device = order.config, order.device
+    if after == "nothing":
+        growth, n_workers = None, config.workers
+    else:
+        is_awaited = after == "loss"
+        n_workers = wait_for_rest(config.workers, device, context, is_awaited=is_awaited)
+        growth = _growth(order, n_workers)
     if config.sync == "auto" and config.workers > 1:
-        boxes = find_boxes(ray.nodes(), order.device)
+        boxes = find_boxes(staying_nodes(), device)
         if len(boxes) > 1:
-            free = wait_for_boxes(boxes, order.device, context)
-            return _train_in_best_way(order, settled, context, free)
-    return _train_in_step(order, context)
+            free = wait_for_boxes(boxes, device, context)
+            return _train_in_best_way(order, settled, context, free, growth)
+    if after == "nothing":
+        wait_for_room(n_workers, device, context)
+    return _train_in_step(with_workers(order, n_workers), context, growth)
+
+
+def _growth(order: TrainOrder, n_workers: int) -> Growth | None:
+    """What a run that has lost some waits for while it goes on; None where it lacks nobody."""
+    device = order.device
+    if order.config.sync == "auto" and order.config.workers > 1:
+        n_boxes = len(find_boxes(staying_nodes(), device))
+        return Growth(lambda: len(find_boxes(staying_nodes(), device)), n_boxes)
+    return Growth(lambda: rest(device), 0) if n_workers < order.config.workers else None
 
 
 def _train_in_best_way(
-    order: TrainOrder, settled: SettledConfig, context: JobContext, boxes: Sequence[Box]
+    order: TrainOrder,
+    settled: SettledConfig,
+    context: JobContext,
+    boxes: Sequence[Box],
+    growth: Growth | None,
 ) -> WorkerOutcome:
     shape = run_shape(settled, context.store, order.dataset, order.models)
     survey = start_survey(order, settled, shape, context)
@@ -124,15 +160,15 @@ def _train_in_best_way(
     shutil.rmtree(context.home.run(order.run_id) / ROUNDS, ignore_errors=True)
     counts = {machine.name: machine.n_workers for machine in choice.way.machines}
     nodes = [box.node_id for box in boxes for _ in range(counts.get(box.address, 0))]
-    return _train_in_step(chosen, context, nodes)
+    return _train_in_step(chosen, context, growth, nodes)
 
 
 def _train_in_step(
-    order: TrainOrder, context: JobContext, nodes: Sequence[str] = ()
+    order: TrainOrder, context: JobContext, growth: Growth | None, nodes: Sequence[str] = ()
 ) -> WorkerOutcome:
     """Gradients are summed every step; each worker on its node, where they are named."""
-    wait_for_room(order.config.workers, order.device, context)
-    return _fit(_make_trainer(order, context.home, nodes), context)
+    forget_regroup(order.run_id)
+    return _fit(_make_trainer(order, context.home, nodes), context, growth)
 
 
 def _make_trainer(order: TrainOrder, home: Home, nodes: Sequence[str]) -> Any:
@@ -145,35 +181,25 @@ def _make_trainer(order: TrainOrder, home: Home, nodes: Sequence[str]) -> Any:
         scaling_config=ScalingConfig(
             num_workers=order.config.workers,
             use_gpu=on_gpu,
-            resources_per_worker={"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
+            resources_per_worker=resources_of_worker(order.device),
             label_selector=[{"ray.io/node-id": node} for node in nodes] or None,
         ),
         run_config=RunConfig(
             name="ray_train",
             storage_path=str(home.run(order.run_id)),
-            failure_config=FailureConfig(max_failures=0),  # see `fit_again_if_lost`
+            # Ray would wait for as many workers as there were: see `fit_again_if_lost`.
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+            ),
         ),
     )
 
 
-def fit_again_if_lost(fit: Callable[[], WorkerOutcome], context: JobContext) -> WorkerOutcome:
-    """Start the group again after lost workers, up to `MAX_RESTARTS` times.
+def _fit(trainer: Any, context: JobContext, growth: Growth | None = None) -> WorkerOutcome:
+    """Wait for the group in a thread, so that signals reach us and not Ray Train.
 
-    Ray Train would also do so after an error of ours, which the same run meets again: a full disk,
-    a damaged file. Those are final.
+    Where there is room for a larger one, it is asked to stop for that.
     """
-    for n_lost in range(1, MAX_RESTARTS + 1):
-        try:
-            return fit()
-        except JobFailedError as error:
-            context.emit(
-                "log", text=f"{error.message}; starting again ({n_lost} of {MAX_RESTARTS})"
-            )
-    return fit()
-
-
-def _fit(trainer: Any, context: JobContext) -> WorkerOutcome:
-    """Wait for the group in a thread, so that signals reach us and not Ray Train."""
     ended: list[WorkerOutcome | BaseException] = []
     is_over = threading.Event()
 
@@ -187,7 +213,7 @@ def _fit(trainer: Any, context: JobContext) -> WorkerOutcome:
 
     threading.Thread(target=work, name="ray-train", daemon=True).start()
     try:
-        _wait(is_over)
+        _wait(is_over, context, growth)
     except (StoppedError, KeyboardInterrupt):
         _stop(is_over, context)
         raise
@@ -197,14 +223,16 @@ def _fit(trainer: Any, context: JobContext) -> WorkerOutcome:
     return outcome
 
 
-def _wait(is_over: threading.Event) -> None:
+def _wait(is_over: threading.Event, context: JobContext, growth: Growth | None) -> None:
     """Wait in short pieces: Python delivers signals between them.
 
     Not by joining the thread: a signal in the middle of `join` makes Python 3.11 and 3.12 take a
     running thread for an ended one, and then nobody waits for the last checkpoint.
     """
     while not is_over.wait(0.2):
-        pass
+        if growth and growth.is_due():
+            context.emit("log", text="there is room for more: workers stop, to go on together")
+            ask_regroup(context.run_id)
 
 
 def _stop(is_over: threading.Event, context: JobContext) -> None:

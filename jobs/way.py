@@ -122,6 +122,11 @@ def with_choice(order: TrainOrder, choice: Choice) -> TrainOrder:
     return replace(order, config=config.model_copy(update=changes))
 
 
+def with_workers(order: TrainOrder, n_workers: int) -> TrainOrder:
+    """The order for another number of them; the run stays the same one."""
+    return replace(order, config=order.config.model_copy(update={"workers": n_workers}))
+
+
 def _told(machine: Machine) -> dict[str, Any]:
     link = machine.link
     return {

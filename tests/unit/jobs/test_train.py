@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -15,24 +16,22 @@ import pytest
 import ray
 import torch
 
-from actors.train_context import WorkerOutcome, worker_device
+from actors.train_context import TrainOrder, WorkerOutcome, worker_device
+from jobs import boxes, room
 from jobs import train as job
-from jobs.boxes import Box
 from jobs.cli import main
 from jobs.entry import JobContext
-from jobs.train import (
-    MAX_RESTARTS,
-    explain_failure,
-    fit_again_if_lost,
-    run_training,
-)
+from jobs.growth import Growth
+from jobs.losses import fit_again_if_lost
+from jobs.train import explain_failure, run_training
 from mulm.errors import (
     CorruptError,
     DataError,
+    DeadlineError,
     DeviceError,
     JobFailedError,
     MulmError,
-    NoSpaceError,
+    StoppedError,
 )
 from mulm.home import Home
 from mulm.ledger import Ledger
@@ -51,34 +50,6 @@ def context(home: Home) -> Iterator[JobContext]:
     ledger.close()
 
 
-def failing(errors: list[MulmError]) -> Any:
-    def fit() -> WorkerOutcome:
-        if errors:
-            raise errors.pop(0)
-        return WorkerOutcome(result={"steps": 1})
-
-    return fit
-
-
-def test_lost_workers_are_replaced_a_few_times(context: JobContext) -> None:
-    lost: list[MulmError] = [JobFailedError("lost") for _ in range(MAX_RESTARTS)]
-    assert fit_again_if_lost(failing(lost), context).result == {"steps": 1}
-    texts = [event.data["text"] for event in context.facts.events("run_t")]
-    assert len(texts) == MAX_RESTARTS
-    assert texts[-1] == "lost; starting again (3 of 3)"
-    lost = [JobFailedError("lost") for _ in range(MAX_RESTARTS + 1)]
-    with pytest.raises(JobFailedError):
-        fit_again_if_lost(failing(lost), context)
-
-
-@pytest.mark.parametrize("error", [NoSpaceError("full"), CorruptError("bad"), DataError("small")])
-def test_an_error_of_ours_is_final(context: JobContext, error: MulmError) -> None:
-    errors = [error, error]
-    with pytest.raises(type(error)):
-        fit_again_if_lost(failing(errors), context)
-    assert len(errors) == 1
-
-
 def test_the_error_of_the_rank_that_met_it_is_found() -> None:
     peers = {0: RuntimeError("connection closed"), 1: CorruptError("bad shard", hint="build again")}
     failure = ray.train.WorkerGroupError("two failed", peers)
@@ -87,19 +58,178 @@ def test_the_error_of_the_rank_that_met_it_is_found() -> None:
     assert isinstance(lost, JobFailedError)
 
 
-def test_a_run_that_chooses_its_way_trains_on_who_is_left(
+class HomeCluster:
+    """PCs of one CPU each, and what a run in step asks of them; time passes where it waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+        self.names, self.draining, self.time_s = set(names), frozenset[str](), 0.0
+        self.groups: list[int] = []
+        self.measured: list[list[str]] = []
+        monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": float(len(self.names))})
+        for module in (boxes, room):
+            monkeypatch.setattr(module, "free_resources", self.free)
+        for module in (job, room):
+            monkeypatch.setattr(module, "staying_nodes", self.nodes)
+        waits = {"now_s": lambda: self.time_s, "sleep": self.sleep}
+        for name in ("wait_for_rest", "wait_for_room", "wait_for_boxes"):
+            monkeypatch.setattr(job, name, partial(getattr(room, name), **waits))
+        monkeypatch.setattr(job, "forget_regroup", lambda _: None)
+        monkeypatch.setattr(job, "_make_trainer", lambda order, *_: order.config.workers)
+
+    def free(self) -> dict[str, dict[str, float]]:
+        return {name: {"CPU": 1.0} for name in self.names}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"NodeID": name, "Alive": True, "Resources": {"CPU": 1.0}, "NodeManagerAddress": name}
+            for name in sorted(self.names - self.draining)
+        ]
+
+    def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+
+    def fits(self, monkeypatch: pytest.MonkeyPatch, *ends: Any) -> None:
+        """What becomes of each group: an outcome, or what happens before one is raised."""
+        waiting = list(ends)
+
+        def fit(n_workers: int, *_: Any) -> WorkerOutcome:
+            self.groups.append(n_workers)
+            end = waiting.pop(0)
+            outcome = end() if callable(end) else end
+            if isinstance(outcome, BaseException):
+                raise outcome
+            assert isinstance(outcome, WorkerOutcome)
+            return outcome
+
+        monkeypatch.setattr(job, "_fit", fit)
+
+    def goes(self, name: str) -> Any:
+        """A machine is switched off in the midst of training."""
+
+        def end() -> MulmError:
+            self.names.discard(name)
+            return JobFailedError(f"training lost worker {name}")
+
+        return end
+
+    def is_wanted(self, name: str) -> Any:
+        """A machine's owner wants it back: workers stop with a checkpoint."""
+
+        def end() -> WorkerOutcome:
+            self.draining = frozenset(name)
+            return WorkerOutcome(error=StoppedError("training stopped at step 7 of 9"))
+
+        return end
+
+
+DONE = WorkerOutcome(result={"steps": 9})
+
+
+def train_all(context: JobContext, sync: str, workers: int) -> WorkerOutcome:
+    config = CONFIG.model_copy(update={"workers": workers, "sync": sync})
+    order = TrainOrder(config, "run_t", None, {}, "cpu")  # type: ignore[arg-type]
+    return fit_again_if_lost(
+        lambda after: job._train(order, None, context, after),  # type: ignore[arg-type]
+        context,
+    )
+
+
+def told(context: JobContext) -> list[str]:
+    return [str(e.data["text"]) for e in context.facts.events("run_t", kinds=("log",))]
+
+
+@pytest.mark.parametrize("sync", ["ddp", "ddp_lowrank"])
+def test_who_is_left_goes_on_when_a_machine_is_switched_off(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch, sync: str
+) -> None:
+    cluster = HomeCluster(monkeypatch, "12")
+    cluster.fits(monkeypatch, cluster.goes("2"), DONE)
+    assert train_all(context, sync, 2) is DONE
+    assert cluster.groups == [2, 1]
+    assert room.BACK_S <= cluster.time_s <= room.BACK_S + 5
+    lost, going_on = told(context)
+    assert lost == "training lost worker 2; starting again (1 of 3)"
+    assert "going on with 1 of 2 workers; more are taken in" in going_on
+
+
+def test_who_is_left_goes_on_where_the_way_was_chosen(
     context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the number of workers asked for is waited for, but those that have room are taken."""
-    chosen: list[Any] = []
-    boxes = [Box(name, f"10.0.0.{name}", 1, {"CPU": 1.0}) for name in "12"]
-    monkeypatch.setattr(ray, "nodes", list)
-    monkeypatch.setattr(job, "find_boxes", lambda *_: boxes)
-    monkeypatch.setattr(job, "wait_for_boxes", lambda found, *_: found[:1])
-    monkeypatch.setattr(job, "_train_in_best_way", lambda *given: chosen.append(given[-1]))
-    order: Any = SimpleNamespace(config=CONFIG.model_copy(update={"workers": 2}), device="cpu")
-    job._train(order, None, context)  # type: ignore[arg-type]
-    assert chosen == [boxes[:1]]
+    """Of three, two are measured again; the last trains alone."""
+    cluster = HomeCluster(monkeypatch, "123")
+    ways = [cluster.goes("3"), cluster.goes("2")]
+
+    def in_best_way(*given: Any) -> WorkerOutcome:
+        cluster.measured.append([box.node_id for box in given[3]])
+        raise ways.pop(0)()
+
+    monkeypatch.setattr(job, "_train_in_best_way", in_best_way)
+    cluster.fits(monkeypatch, DONE)
+    assert train_all(context, "auto", 3) is DONE
+    assert cluster.measured == [["1", "2", "3"], ["1", "2"]]
+    assert cluster.groups == [1]
+
+
+def test_a_machine_that_starts_again_is_waited_for(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = HomeCluster(monkeypatch, "12")
+
+    def sleep(seconds: float) -> None:
+        cluster.time_s += seconds
+        if cluster.time_s >= 12:
+            cluster.names.add("2")
+
+    monkeypatch.setattr(cluster, "sleep", sleep)
+    monkeypatch.setattr(job, "wait_for_rest", partial(
+        room.wait_for_rest, now_s=lambda: cluster.time_s, sleep=sleep
+    ))  # fmt: skip
+    cluster.fits(monkeypatch, cluster.goes("2"), DONE)
+    train_all(context, "ddp", 2)
+    assert cluster.groups == [2, 2]
+    assert 12 <= cluster.time_s <= 14
+
+
+def test_a_machine_that_is_wanted_back_is_not_waited_for(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = HomeCluster(monkeypatch, "12")
+    cluster.fits(monkeypatch, cluster.is_wanted("2"), DONE)
+    assert train_all(context, "ddp", 2) is DONE
+    assert cluster.groups == [2, 1]
+    assert cluster.time_s < 2
+    assert (
+        "stopped at step 7 of 9 for machines that leave or come; starting again"
+        in (told(context)[0])
+    )
+
+
+def test_a_run_that_begins_waits_for_all_that_it_asks_for(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = HomeCluster(monkeypatch, "1")
+    monkeypatch.setattr(room, "ROOM_TIMEOUT_S", 100.0)
+    with pytest.raises(DeadlineError, match="2 CPUs are needed and 1 are free"):
+        train_all(context, "ddp", 2)
+    assert cluster.groups == []
+
+
+def test_a_group_is_asked_to_stop_when_its_machine_is_back(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    is_over = Event()
+
+    def ask(run_id: str) -> None:
+        asked.append(run_id)
+        is_over.set()
+
+    monkeypatch.setattr(job, "ask_regroup", ask)
+    clock = iter(range(0, 10_000, 10))
+    growth = Growth(lambda: 1, 0, lambda: float(next(clock)))
+    job._wait(is_over, context, growth)
+    assert asked == ["run_t"]
+    assert "there is room for more" in told(context)[0]
 
 
 @pytest.mark.parametrize(
