@@ -19,6 +19,7 @@ from mulm.errors import ConfigError, nearest
 from mulm.eval.config import EvaluateConfig
 from mulm.home import Home
 from mulm.model.compress_config import CompressConfig
+from mulm.origin_trouble import shown
 from mulm.settings import Settings, variable_of
 from mulm.store import STORE_URL
 from mulm.train.config import TrainConfig
@@ -139,7 +140,7 @@ def unknown_variables(env: Mapping[str, str] = os.environ) -> dict[str, str]:
 def _shown(name: str, value: str) -> str | None:
     if name in SECRETS:
         return "(set)" if value else None
-    return value or None
+    return shown(value) or None
 
 
 def _flat(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -95,6 +95,7 @@ def test_a_wrong_config_is_refused_as_by_the_work(tmp_path: Path) -> None:
 
 def test_settings_tell_their_variable_and_no_secret() -> None:
     env = {"MULM_HTTP_PORT": "8001", "MULM_API_KEY": "mulm_sk_secret", "HF_TOKEN": "hf_secret"}
+    env |= {"MULM_STORE_URL": "s3://id:secret@bucket/folder"}
     found = {one.key: one for one in explain_settings(env)}
     port = found["MULM_HTTP_PORT"]
     assert (port.value, port.origin, port.where) == (8001, "environment", "MULM_HTTP_PORT")
