@@ -2,14 +2,15 @@
 
 Made by `serve_app.http_server` for each connection. uvicorn's own parser keeps whatever head a
 client sends for as long as it likes; here a head has a size and a time. Invariants: a connection
-that says nothing, or does not come to the end of its head, is closed; what is no HTTP is told so by
-the error object.
+that says nothing, or does not come to the end of its head, is closed, and so is one whose other end
+takes nothing of what was sent; what is no HTTP is told so by the error object.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -18,6 +19,7 @@ from serve_app.errors import refusal_body
 
 MAX_HEAD_BYTES = 64 << 10
 HEAD_TIMEOUT_S = 20.0
+UNREAD_TIMEOUT_S = 60.0
 
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
@@ -26,12 +28,14 @@ class HttpConnection(HttpToolsProtocol):
     """uvicorn's connection with bounds for the head of each request."""
 
     head_timeout_s = HEAD_TIMEOUT_S
+    unread_timeout_s = UNREAD_TIMEOUT_S
     _n_head_bytes = 0
     _head_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """The first head is due."""
         super().connection_made(transport)
+        _limit_unread(transport.get_extra_info("socket"), self.unread_timeout_s)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,3 +90,12 @@ class HttpConnection(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _limit_unread(link: socket.socket, timeout_s: float) -> None:
+    """Have the system end a connection whose other end takes nothing for so long.
+
+    It does so behind our own end too, when what is left is still to be sent.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * timeout_s))

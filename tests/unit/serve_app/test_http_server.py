@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -200,3 +201,28 @@ def test_it_speaks_tls_and_our_own_commands_trust_its_certificate_alone(certific
     asyncio.run(check())
     with pytest.raises(ConfigError, match="cannot read"):
         trust_of(info(tmp_path / "gone.pem"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+def test_a_connection_whose_client_reads_nothing_of_a_whole_answer_ends(monkeypatch):
+    monkeypatch.setattr(HttpConnection, "unread_timeout_s", 0.3)
+    lost, connection_lost = asyncio.Event(), HttpConnection.connection_lost
+
+    def note(self, exc):
+        connection_lost(self, exc)
+        lost.set()
+
+    monkeypatch.setattr(HttpConnection, "connection_lost", note)
+
+    async def check():
+        server = HttpServer(app_that_says("x" * (20 << 20)), "127.0.0.1", port := free_port(), 0.0)
+        await server.start()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+            client.connect(("127.0.0.1", port))
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            async with asyncio.timeout(30):
+                await lost.wait()
+        await server.stop()
+
+    asyncio.run(check())
