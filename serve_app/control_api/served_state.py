@@ -111,7 +111,7 @@ def _replica(
         "dtype": place.dtype,
         "memory_bytes": place.memory_bytes,
         "running": stats.n_running,
-        "waiting": stats.n_waiting,
+        "waiting": report.n_waiting,
         "kv_use": round(report.kv_use, 4),
         "tokens_per_s": report.tokens_per_s,
     }

@@ -104,7 +104,8 @@ def test_a_slow_cable_and_a_short_run_leave_the_other_alone(joined: Pair, tmp_pa
 
 def test_a_slow_cable_and_a_long_run_make_islands(joined: Pair, tmp_path: Path) -> None:
     with joined.head.slowed(4), joined.other.slowed(4):
-        training = start(joined, tmp_path, "long", steps=20_000)
+        # Steps so long that a round of a second has few of them on a fast machine too.
+        training = start(joined, tmp_path, "long", steps=20_000, batch_tokens=32_768)
         try:
             run_id = wait_for_run(joined, "long")
             choice = wait_for_choice(joined, run_id)
