@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response
@@ -88,9 +89,10 @@ async def generate(served: Served, asked: Asked, caller: Caller) -> BegunDeltas:
     n_prompt = sum(map(len, asked.prompts))
     n_new = sum(max(each.n, each.best_of) * each.sampling.max_tokens for each in requests)
     caller.ticket.reserve(served.name, n_prompt + n_new)
+    make_text = partial(asked.text, served.tokenizer)
     with named_by_client(grammar=asked.grammar_param, prompt=asked.prompt_param):
         return await begun(metered(caller.ticket, n_prompt, merge([
-            read_choices(served.engine, served.model_id, request, served.tokenizer, n * request.n)
+            read_choices(served.engine, served.model_id, request, make_text, n * request.n)
             for n, request in enumerate(requests)
         ])))  # fmt: skip
 

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mulm.chat import Message
+from mulm.chat_format import CALL_BEGIN
+from mulm.data.tokenizer import Tokenizer
 from mulm.errors import ConfigError, ContextLengthError, MulmError
 from mulm.messages import GenerateRequest, Grammar, SamplingParams
 from serve_app.openai_api.schemas import MAX_SEQUENCES, Generation
+from serve_app.openai_api.text import TextStream
 from serve_app.served import Served
 
 
@@ -93,6 +96,8 @@ class Asked:
         prompts: Token ids.
         stop_token_ids: End a choice without being part of it.
         grammar: What answers are held to, if not what `body` says.
+        may_call: Whether tools may be called; then stop strings end what is said before calls,
+            which only who reads the text can tell.
         wants_prompt_logprobs: Whether the prompt's own log-probabilities are told too.
         default_max_tokens: New tokens where the client does not say; None is what the window
             leaves.
@@ -105,6 +110,7 @@ class Asked:
     prompt_param: str
     grammar: Grammar | None = None
     grammar_param: str = "structured_outputs"
+    may_call: bool = False
     wants_prompt_logprobs: bool = False
     default_max_tokens: int | None = None
 
@@ -136,6 +142,12 @@ class Asked:
             adapter=served.adapter_id,
         )
 
+    def text(self, tokenizer: Tokenizer) -> TextStream:
+        """Reads one choice."""
+        body = self.body
+        mark = CALL_BEGIN if self.may_call else ""
+        return TextStream(tokenizer, body.stops, body.min_tokens or 0, mark)
+
     def _sampling(self, max_tokens: int) -> SamplingParams:
         body = self.body
         eos = () if body.ignore_eos else self.stop_token_ids
@@ -156,7 +168,7 @@ class Asked:
             frequency_penalty=body.frequency_penalty or 0.0,
             logit_bias=tuple((body.logit_bias or {}).items()),
             min_tokens=body.min_tokens or 0,
-            stops=body.stops,
+            stops=() if self.may_call else body.stops,
             logprobs=body.n_logprobs,
             prompt_logprobs=prompt_logprobs,
             grammar=self.grammar,

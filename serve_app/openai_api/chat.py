@@ -91,7 +91,10 @@ async def create_chat_completion(
     size_bytes = size_of(texts_of(messages))
     prompt = await service.background.run(size_bytes, encode_chat, messages, use, served.tokenizer)
     stop_ids = served.tokenizer.stop_ids
-    asked = Asked(body, [cut(prompt, body)], stop_ids, "messages", grammar, grammar_param)
+    asked = Asked(
+        body, [cut(prompt, body)], stop_ids, "messages", grammar, grammar_param,
+        may_call=use.mode != "none",
+    )  # fmt: skip
     names = TokenNames(served.tokenizer) if body.logprobs else None
     return await answer(served, asked, ChatFormat(use, names), caller)
 

@@ -7,12 +7,11 @@ their way; when one choice fails all are cancelled; closing an iterator closes w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from mulm.data.tokenizer import Tokenizer
 from mulm.errors import DeadlineError, NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk, TokenLogprob
 from serve_app.engine_client import EngineClient
@@ -43,7 +42,7 @@ async def read_choices(
     engine: EngineClient,
     model_id: str,
     request: GenerateRequest,
-    tokenizer: Tokenizer,
+    make_text: Callable[[], TextStream],
     first_index: int,
 ) -> Deltas:
     """All choices of a request until they end; when every one is at a stop it is cancelled.
@@ -52,11 +51,7 @@ async def read_choices(
         DeadlineError: it took too long, here or in the engine.
         NotRunningError: the engine gave it up.
     """
-    sampling = request.sampling
-    texts = {
-        index: TextStream(tokenizer, sampling.stops, sampling.min_tokens)
-        for index in range(request.n)
-    }
+    texts = {index: make_text() for index in range(request.n)}
     end_s = asyncio.get_running_loop().time() + request.deadline_s
     async with aclosing(engine.generate(model_id, request)) as chunks:
         while (chunk := await _next(chunks, end_s)) is not None:

@@ -59,8 +59,9 @@ async def create_response(
             _encode, turns, body, use, served.tokenizer, served.max_seq_len,
         )  # fmt: skip
     asked = Asked(
-        body, [cut(prompt, body)], served.tokenizer.stop_ids, "input", grammar, grammar_param
-    )
+        body, [cut(prompt, body)], served.tokenizer.stop_ids, "input", grammar, grammar_param,
+        may_call=use.mode != "none",
+    )  # fmt: skip
     names = TokenNames(served.tokenizer) if body.n_logprobs is not None else None
     writer = ResponseWriter(body, served.name, use, names, len(asked.prompts[0]))
     deltas = await generate(served, asked, caller)

@@ -15,15 +15,21 @@ from mulm.data.tokenizer import IncrementalDecoder, Tokenizer
 class TextStream:
     """The text of one choice as its tokens come.
 
-    Stop strings that are whole before the `min_tokens`th token are text as any other.
+    Stop strings that are whole before the `min_tokens`th token are text as any other, and so are
+    those behind the first `mark`, if there is one: there begins what nobody is shown as text.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str] = (), min_tokens: int = 0
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str] = (),
+        min_tokens: int = 0,
+        mark: str = "",
     ) -> None:
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = tuple(stops)
         self._n_missing = min_tokens
+        self._mark = mark
         self._held = ""
         self.is_stopped = False
 
@@ -45,23 +51,28 @@ class TextStream:
 
     def finish(self) -> str:
         """The text that was held back, when no more tokens come."""
+        self._mark = ""
         text = self._scan(self._decoder.finish())
         held, self._held = self._held, ""
         return text + ("" if self.is_stopped else held)
 
     def _scan(self, new: str) -> str:
-        if self.is_stopped or not new:
+        if self.is_stopped:
             return ""
-        text = self._held + new
-        if not self._stops:
-            return new
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        text, self._held = self._held + new, ""
+        begin = text.find(self._mark) if self._mark else -1
+        n_sure = begin if begin >= 0 else len(text) - overlap(text, self._mark)
+        found = [at for stop in self._stops if (at := text.find(stop, 0, n_sure)) >= 0]
         if found and self._n_missing <= 0:
-            self.is_stopped, self._held = True, ""
+            self.is_stopped = True
             return text[: min(found)]
-        keep = max((overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        if begin >= 0:
+            self._stops = ()
+        if not self._stops:
+            return text
+        n_sure -= max(overlap(text[:n_sure], stop) for stop in self._stops)
+        self._held = text[n_sure:]
+        return text[:n_sure]
 
 
 def overlap(text: str, stop: str) -> int:

@@ -178,6 +178,47 @@ def test_a_call_without_room_to_end_says_so(
     assert run(streamed_answer() if streamed else whole_answer()) == ("", n_calls, "length")
 
 
+GET = {"type": "function", "function": {"name": "get", "strict": True, "parameters": {
+    "type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+    "additionalProperties": False}}}  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("stop", ["true", "false", "}", "get", "{", "tool", ":", "<", "\n", "a"])
+def test_a_stop_string_cuts_no_call(app, client, stop, streamed):
+    options = {"tools": [GET], "tool_choice": "required", "stop": stop, "seed": 1,
+               "max_tokens": 120, "n": 2, "parallel_tool_calls": False}  # fmt: skip
+
+    async def check():
+        content, arguments, reasons = "", ["", ""], {}
+        if streamed:
+            async for part in await chat(app, client, stream=True, **options):
+                [choice] = part.choices
+                content += choice.delta.content or ""
+                for call in choice.delta.tool_calls or ():
+                    arguments[choice.index] += call.function.arguments or ""
+                if choice.finish_reason:
+                    reasons[choice.index] = choice.finish_reason
+        else:
+            for choice in (await chat(app, client, **options)).choices:
+                content += choice.message.content or ""
+                [call] = choice.message.tool_calls
+                arguments[choice.index] = call.function.arguments
+                reasons[choice.index] = choice.finish_reason
+        assert not content
+        assert [set(json.loads(each)) for each in arguments] == [{"a"}, {"a"}]
+        assert reasons == {0: "tool_calls", 1: "tool_calls"}
+
+    run(check())
+
+
+def test_a_stop_string_ends_what_is_said_before_a_call(scripted, scripted_app, client, tokenizer):
+    scripted.groups, scripted.end = [tokenizer.encode("Let me see.\n" + CALL)], "stop"
+    [choice] = run(chat(scripted_app, client, stop="see")).choices
+    assert (choice.message.content, choice.finish_reason) == ("Let me ", "stop")
+    assert choice.message.tool_calls is None
+
+
 def test_auto_without_tools_is_the_default_spelled_out(scripted, scripted_app, client):
     scripted.end = "stop"
     run(chat(scripted_app, client, tools=[], tool_choice="auto"))

@@ -11,8 +11,8 @@ BYTES = train_tokenizer(["ab ba wörld"], 288)
 """A token for each byte, so that every stop string crosses token borders."""
 
 
-def run(text: str, stops) -> tuple[list[str], bool]:
-    stream = TextStream(BYTES, stops)
+def run(text: str, stops, mark="") -> tuple[list[str], bool]:
+    stream = TextStream(BYTES, stops, mark=mark)
     pieces = []
     for token_id in BYTES.encode(text):
         pieces.append(stream.push(token_id))
@@ -53,6 +53,33 @@ def test_stop_strings(text, stops, want):
 def test_pieces_are_the_text_before_the_first_stop(text, stops):
     pieces, is_stopped = run(text, stops)
     assert ("".join(pieces), is_stopped) == expected(text, stops)
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "want"),
+    [
+        ("one<m>two", ["two"], "one<m>two"),
+        ("one<m>two", ["<"], "one<m>two"),
+        ("one<m>two", ["e<m"], "one<m>two"),
+        ("one<m>two", ["n"], "o"),
+        ("one<mtwo", ["<"], "one"),
+        ("one<m", ["<"], "one"),
+        ("one<m", ["m>"], "one<m"),
+        ("<<m>", ["<"], ""),
+    ],
+)
+def test_behind_a_mark_and_in_it_nothing_stops(text, stops, want):
+    pieces, is_stopped = run(text, stops, "<m>")
+    assert "".join(pieces) == want
+    assert is_stopped == (want != text)
+
+
+@given(st.text("ab<m>", max_size=30), st.lists(st.text("ab<>", min_size=1, max_size=3), max_size=3))
+def test_stops_are_looked_for_before_the_mark_alone(text, stops):
+    pieces, is_stopped = run(text, stops, "<m>")
+    before, mark, after = text.partition("<m>")
+    shown, stopped = expected(before, stops)
+    assert ("".join(pieces), is_stopped) == (shown + ("" if stopped else mark + after), stopped)
 
 
 def test_without_stops_whole_characters_go_out_at_once():
