@@ -8,6 +8,7 @@ since people's dashboards ask for them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import defaultdict
@@ -32,6 +33,9 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "mulm:"
 _LABELS = ("model_name",)
+_NEAR_S = 0.01
+"""Who reads answers gives them up by a clock of its own, begun a moment earlier."""
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _GAUGES: dict[str, tuple[str, Callable[[EngineReport], float]]] = {
@@ -135,6 +139,9 @@ class MeasuredClient:
         except MulmError as error:
             watch.fail(error.code)
             raise
+        except (GeneratorExit, asyncio.CancelledError):
+            watch.leave()
+            raise
         finally:
             watch.log()
 
@@ -175,6 +182,15 @@ class _Watch:
         """It has no answer."""
         self._end = code
         self._metrics.failed.labels(self._name, code).inc()
+
+    def leave(self) -> None:
+        """Nobody reads more of it: its time is up, or somebody has enough of it."""
+        if not self._n_open or self._end == DeadlineError.code:
+            return
+        if self._clock() - self._begun_s >= self._request.deadline_s - _NEAR_S:
+            self.fail(DeadlineError.code)
+        else:
+            self._metrics.ended.labels(self._name, "abort").inc(self._n_open)
 
     def log(self) -> None:
         """One line, at its end."""
