@@ -8,7 +8,7 @@ import click
 
 from jobs.cli_complete import names_of
 from jobs.cli_remote import done_elsewhere, with_server
-from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
+from jobs.cli_verbs import Number, open_journey, print_result, with_json, with_overrides
 from mulm.config import load_config
 from mulm.model.compress_config import FORMATS, CompressConfig
 
@@ -17,7 +17,7 @@ from mulm.model.compress_config import FORMATS, CompressConfig
 @click.argument("model", shell_complete=names_of("model"))
 @click.option("--to", required=True, metavar="FORMAT", help=f"{', '.join(FORMATS)}.")
 @click.option("--name", help="Publish as this; NAME-FORMAT if not given.")
-@click.option("--keep", type=float, help="pruned: the share of parameters that stays; 0.5.")
+@click.option("--keep", type=Number(), help="pruned: the share of parameters that stays; 0.5.")
 @with_overrides
 @with_server
 @with_json

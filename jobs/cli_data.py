@@ -25,6 +25,7 @@ from jobs.cli_remote import (
     with_server,
 )
 from jobs.cli_verbs import (
+    Number,
     Verbs,
     is_confirmed,
     open_journey,
@@ -215,7 +216,7 @@ def data_verify(ref: str | None, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=24.0,
     show_default=True,
     metavar="HOURS",

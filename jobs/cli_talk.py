@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.cli_remote import open_chat, with_server
-from jobs.cli_verbs import say, with_json
+from jobs.cli_verbs import Number, say, with_json
 from jobs.out_path import require_folder
 from mulm.errors import ConfigError, DataError, JobFailedError
 from mulm.home import Home
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @click.option("--model", help="Which served model; the first one if not given.")
 @click.option("--system", help="What the system says before all else.")
 @click.option("--max-tokens", default=200, show_default=True)
-@click.option("--temperature", default=0.8, show_default=True)
-@click.option("--top-p", type=float, help="Only the likeliest tokens of this share.")
+@click.option("--temperature", type=Number(), default=0.8, show_default=True)
+@click.option("--top-p", type=Number(), help="Only the likeliest tokens of this share.")
 @click.option("--seed", type=int, help="Repeat the same answer.")
 @with_server
 @with_json
@@ -73,8 +73,8 @@ def chat(
 @click.option("--model", help="Which served model; the first one if not given.")
 @click.option("--chat", "as_chat", is_flag=True, help="Prompts are messages of a user.")
 @click.option("--max-tokens", type=int, help="New tokens at most.")
-@click.option("--temperature", type=float, help="0 always takes the likeliest token.")
-@click.option("--top-p", type=float, help="Only the likeliest tokens of this share.")
+@click.option("--temperature", type=Number(), help="0 always takes the likeliest token.")
+@click.option("--top-p", type=Number(), help="Only the likeliest tokens of this share.")
 @click.option("--seed", type=int, help="Repeat the same answers.")
 @click.option("--stop", multiple=True, help="A text that ends an answer; several are possible.")
 @click.option("--concurrency", default=16, show_default=True, help="Requests at a time.")

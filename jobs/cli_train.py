@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from jobs.cli_remote import chosen_server, done_elsewhere, with_server
-from jobs.cli_verbs import open_journey, print_result, with_json, with_overrides
+from jobs.cli_verbs import Number, open_journey, print_result, with_json, with_overrides
 from mulm.config import load_config
 from mulm.errors import ConfigError
 from mulm.home import Home
@@ -23,10 +23,10 @@ from mulm.train.config import TrainConfig
 @click.option(
     "--measure/--no-measure", default=True, help="With --dry-run: run some rows to learn the speed."
 )
-@click.option("--watts", type=float, help="With --dry-run: what each GPU or machine draws.")
+@click.option("--watts", type=Number(), help="With --dry-run: what each GPU or machine draws.")
 @click.option(
     "--price-per-kwh",
-    type=float,
+    type=Number(),
     envvar="MULM_PRICE_PER_KWH",
     help="With --dry-run: of energy, in any currency.",
 )

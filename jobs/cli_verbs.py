@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -70,6 +71,21 @@ def _note_here(
     is_for_a_shell = context.resilient_parsing or name == "completion"
     if not (_takes_url(command) or is_for_a_shell or {"-q", "--quiet", "-h", "--help"} & {*args}):
         click.echo("MULM_URL is set, but this works on this machine", err=True)
+
+
+class Number(click.FloatRange):
+    """A number that is finite, within a range if one is given."""
+
+    name = "float"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As `click.ParamType.convert`."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def with_json(command: F) -> F:

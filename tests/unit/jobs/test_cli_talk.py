@@ -129,3 +129,23 @@ def test_a_pipe_that_is_no_text_is_told(
     code, _, err = run(capsys, verb)
     assert code == EXIT_BY_CODE["data_invalid"], err
     assert client.asked == []
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("argv", [
+    ("chat", "hi", "--temperature"),
+    ("chat", "hi", "--top-p"),
+    ("generate", "hi", "--temperature"),
+    ("generate", "hi", "--top-p"),
+    ("data", "gc", "--grace"),
+    ("compress", "demo", "--to", "pruned", "--keep"),
+    ("train", "a.yaml", "--watts"),
+    ("train", "a.yaml", "--price-per-kwh"),
+])  # fmt: skip
+def test_a_number_is_finite(
+    client: Client, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], value: str
+) -> None:
+    code, out, err = run(capsys, *argv, value)
+    assert (code, out) == (EXIT_BY_CODE["config_invalid"], "")
+    assert f"{value!r} is not a finite number" in err or "is not in the range" in err
+    assert not client.asked
