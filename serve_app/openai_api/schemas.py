@@ -8,10 +8,11 @@ defaults work. The additions to OpenAI's are those that vLLM's clients know.
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from mulm.config import Frozen
@@ -67,7 +68,12 @@ NeutralFalse = Annotated[Any, only(None, False)]
 NeutralList = Annotated[Any, only(None, [])]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(strict=True, ge=0)]
-TokenKey = Annotated[int, Field(ge=0)]
+_KEY = re.compile(r"0|[1-9][0-9]{0,9}")
+TokenKey = Annotated[
+    int,
+    BeforeValidator(lambda key: int(key) if _KEY.fullmatch(key) else key),
+    Field(ge=0),
+]
 """A token id as a key of an object, which JSON makes a text."""
 
 TokenIds = Annotated[ListOf[TokenId], Field(min_length=1)]
@@ -82,7 +88,12 @@ TokenIdLists = Annotated[ListOf[TokenIds], Field(min_length=1)]
 
 
 class Body(Frozen):
-    """A body that names the nearest known parameter when it meets an unknown one."""
+    """A body that names the nearest known parameter when it meets an unknown one.
+
+    A value has the type that it should have, or is refused: `"1"` is no number, nor is `true`.
+    """
+
+    model_config = ConfigDict(strict=True)
 
     @model_validator(mode="before")
     @classmethod

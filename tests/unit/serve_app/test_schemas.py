@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pydantic import ValidationError
 from openai.types import completion_create_params as completions
 from openai.types import embedding_create_params as embeddings
 from openai.types.chat import completion_create_params as chat
@@ -11,7 +12,7 @@ from openai.types.responses import response_create_params as responses
 from serve_app.openai_api.chat_schemas import ChatBody
 from serve_app.openai_api.embeddings import EmbeddingBody
 from serve_app.openai_api.responses_schemas import ResponsesBody
-from serve_app.openai_api.schemas import CompletionBody
+from serve_app.openai_api.schemas import Body, CompletionBody
 
 URLS = {"chat": "/v1/chat/completions", "text": "/v1/completions"}
 BODIES = {
@@ -50,6 +51,53 @@ def test_what_is_said_of_a_schema_changes_nothing(app, raw):
     plain = ask()
     for said in ({"name": "b"}, {"description": "c"}, {"strict": True}, {"strict": False}):
         assert ask(**said) == plain
+
+
+def bodies(schema=Body):
+    """All of them, and what they are made of."""
+    found = [schema] if schema is not Body else []
+    return found + [body for child in schema.__subclasses__() for body in bodies(child)]
+
+
+BY_TYPE = {"string": "1", "integer": 1, "number": 0.5, "boolean": True, "array": [], "object": {}}
+
+
+def kinds(schema):
+    """What JSON types a field may have; none where it is looked at elsewhere."""
+    found = {each.get("type") for each in schema.get("anyOf", [schema])}
+    return found if all(isinstance(kind, str) for kind in found) else set()
+
+
+def wrong_values():
+    for body in bodies():
+        for name, schema in body.model_json_schema()["properties"].items():
+            may_be = kinds(schema)
+            for kind in BY_TYPE if may_be else ():
+                if kind not in may_be and not (kind == "integer" and "number" in may_be):
+                    yield body, name, BY_TYPE[kind]
+            if "boolean" in may_be:
+                yield body, name, 0
+            if may_be & {"integer", "number"} and "string" not in may_be:
+                yield body, name, False
+            if "integer" in may_be and "number" not in may_be:
+                yield body, name, 1.0
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "value"),
+    [pytest.param(*each, id=f"{each[0].__name__}-{each[1]}-{each[2]!r}") for each in wrong_values()],
+)
+def test_no_value_of_another_type_is_taken(body, name, value):
+    with pytest.raises(ValidationError) as refused:
+        body.model_validate({name: value})
+    assert name in [error["loc"][0] for error in refused.value.errors() if error["loc"]]
+
+
+@pytest.mark.parametrize("key", ["1.0", " 1", "+1", "01", "1_0", "٣", "-1", "1" * 5000])
+def test_a_token_id_has_one_way_to_be_a_key(app, raw, key):
+    reply = post(app, raw, "chat", logit_bias={key: 1})
+    assert reply.json()["error"]["param"].startswith("logit_bias")
+    assert reply.json()["error"]["code"] == "invalid_value"
 
 
 NEUTRAL = {
