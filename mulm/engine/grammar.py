@@ -9,6 +9,7 @@ up no stream; what was compiled and is asked for again costs microseconds.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -45,6 +46,14 @@ _LIMITS = {
     "verbose_errors": False,
 }
 _ERROR_CHARACTERS = 300
+_NO_TEXT = "NoExtensionBias"
+"""What the library says of a grammar that allows nothing at all."""
+_ONE_OF = "coerce_one_of"
+_IN_REGEX = "; error: "
+_SHOWN = re.compile(r"<|\d+ \||\^+$")
+_WHERE_OURS = re.compile(
+    r'(at \d+\(\d+\): )?(failed to compile JSON schema: )|at \d+\(\d+\): (?=invalid regex)'
+)
 
 
 @dataclass(slots=True)
@@ -162,8 +171,11 @@ class Grammars:
         for _ in range(2):
             first = GrammarConstraint(made.answers.deep_copy(), None, self._vocabulary, ())
             self._vocabulary.try_mask(first)
+            if first.is_broken and (not first.error or _NO_TEXT in first.error):
+                raise _refuse("has no answer: there is no text that it allows")
             if first.is_broken:
-                raise _refuse(f"has no answer, or too many at once: {_readable(first.error)}")
+                raise _refuse(f"has too many answers at once: {_readable(first.error)}")
+        _require_end(made.trials.deep_copy())
         return made
 
     def _read(self, source: str) -> Any:
@@ -203,9 +215,23 @@ def _is_full(compiled: _Compiled) -> bool:
     return bool(fresh.is_error())
 
 
+def _require_end(matcher: Any) -> None:
+    """Refuse what allows one text alone, that goes on for ever: no answer could even begin it."""
+    matcher.consume_tokens(matcher.compute_ff_tokens())
+    if matcher.is_error():
+        raise _refuse("never ends, or is too long, where it allows one text alone")
+
+
 def _readable(message: str) -> str:
+    """What a client may read: nothing about options that it does not have, and no source of ours.
+
+    The library shows the lines where it stopped, also of grammars that are made here of schemas.
+    """
+    if _ONE_OF in message:
+        return "oneOf is not supported, only anyOf"
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = "; ".join(line for line in lines if not line.startswith("<"))
+    told = _WHERE_OURS.sub("", "; ".join(line for line in lines if not _SHOWN.match(line)))
+    text = told.rpartition(_IN_REGEX)[2] if _IN_REGEX in told else told
     return text if len(text) <= _ERROR_CHARACTERS else text[:_ERROR_CHARACTERS] + " ..."
 
 

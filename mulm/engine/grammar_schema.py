@@ -8,7 +8,7 @@ Invariant: a schema that passes is small in depth, references and arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -30,6 +30,8 @@ _OWN = (
     )
     | _OTHERS
 )
+_DATA = frozenset({"const", "enum"})
+"""Keywords whose values are no schemas, whatever they look like."""
 _MAX_EXPONENT = 12
 
 
@@ -58,6 +60,17 @@ def check_schema(schema: Any) -> dict[str, Any] | bool:
     return schema
 
 
+def without_patterns(schema: Any, is_unreadable: Callable[[str], bool]) -> Any:
+    """The schema without those patterns, where it asks for what can be held and no more.
+
+    Raises:
+        ConfigError: it is too deep.
+    """
+    for _ in _values(schema):  # what is too deep is refused before it is followed by recursion
+        pass
+    return _without(schema, is_unreadable)
+
+
 def is_dangling(pattern: str) -> bool:
     """Whether it ends in the middle of an escape, which the library drops without a word."""
     return (len(pattern) - len(pattern.rstrip("\\"))) % 2 == 1
@@ -72,6 +85,21 @@ def _values(schema: Any) -> Iterator[Any]:
         if not level:
             return
     raise _refuse(f"the schema is nested more than {MAX_DEPTH} deep")
+
+
+def _without(schema: Any, is_unreadable: Callable[[str], bool]) -> Any:
+    if isinstance(schema, list):
+        return [_without(value, is_unreadable) for value in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {}
+    for key, value in schema.items():
+        if key == "pattern" and isinstance(value, str) and is_unreadable(value):
+            continue
+        if key == "patternProperties" and isinstance(value, dict):
+            value = {name: it for name, it in value.items() if not is_unreadable(name)}
+        kept[key] = value if key in _DATA else _without(value, is_unreadable)
+    return kept
 
 
 def _inside(value: Any) -> list[Any]:

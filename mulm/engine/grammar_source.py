@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from mulm.engine.grammar_schema import check_schema, is_dangling
+from mulm.engine.grammar_schema import check_schema, is_dangling, without_patterns
 from mulm.errors import ConfigError
 from mulm.messages import Grammar
 
@@ -80,6 +80,16 @@ def _guided(schema: dict[str, Any] | bool, options: Any = None) -> dict[str, Any
     return {**schema, "x-guidance": {**(options or {}), **_GUIDANCE}}
 
 
+def is_unreadable(pattern: str) -> bool:
+    """Whether a pattern in a schema cannot be held."""
+    from llguidance import LLMatcher
+
+    schema = {"type": "string", "pattern": pattern}
+    return is_dangling(pattern) or bool(LLMatcher.validate_grammar(
+        json.dumps({"grammars": [{"json_schema": schema}]})
+    ))  # fmt: skip
+
+
 def _regex(text: str) -> dict[str, Any]:
     _check_nesting(text)
     if is_dangling(text):
@@ -129,6 +139,11 @@ def _as_lark(text: str) -> str:
     """Lark as it is; the other dialect, of `name ::= ...` from `root` on, by the library."""
     if any(_IS_LARK.match(line.strip()) for line in text.split("\n")):
         return text
+    if "::=" not in text:
+        raise refuse(
+            "the grammar has neither a rule 'start', as in Lark, nor one 'root', as in GBNF",
+            hint="write `start: ...` or `root ::= ...`",
+        )
     if len(text) > _MAX_OTHER:
         raise refuse(f"a grammar of this dialect has at most {_MAX_OTHER} characters", "use Lark")
     from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -153,6 +168,8 @@ def _with_checked_schemas(text: str) -> str:
         except (ValueError, RecursionError):
             raise refuse(f"no JSON stands after {_INLINE} in the grammar") from None
         options = schema.get("x-guidance") if isinstance(schema, dict) else None
+        if isinstance(options, dict) and options.get("lenient"):
+            schema = without_patterns(schema, is_unreadable)
         guided = _guided(check_schema(schema), options if isinstance(options, dict) else None)
         pieces += [text[at:found], _INLINE, " ", json.dumps(guided)]
         at = end

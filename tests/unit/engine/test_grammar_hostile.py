@@ -72,6 +72,12 @@ REFUSED = {
     "self": (
         schema(**{"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}), "no answer"
     ),
+    "nothing at all": (Grammar("regex", r"[^\s\S]"), "there is no text"),
+    "a rule of itself": (Grammar("ebnf", "start: start"), "there is no text"),
+    "one text for ever": (Grammar("ebnf", 'start: "a" start'), "never ends"),
+    "one text for ever, in GBNF": (Grammar("ebnf", 'root ::= "ab" root'), "never ends"),
+    "no start": (Grammar("ebnf", 'hello: "a"'), "neither a rule 'start'"),
+    "one of": (schema(oneOf=[{"type": "string"}, {"minLength": 3}]), "only anyOf"),
     "look-ahead": (Grammar("regex", "(?=a)b"), "look-ahead"),
     "back reference": (Grammar("regex", r"(a)\1"), "cannot be held"),
     "unclosed": (Grammar("regex", "(a"), "unclosed"),
@@ -114,7 +120,10 @@ REFUSED = {
             }, "$ref": "#/$defs/a0",
         }), "pattern"
     ),
-    "empty lines": (Grammar("ebnf", "\n" * 32_000), "cannot be read|characters"),
+    "empty lines": (Grammar("ebnf", "\n" * 32_000), "neither a rule"),
+    "empty lines of the other dialect": (
+        Grammar("ebnf", "root ::= a" + "\n" * 32_000), "characters"
+    ),
     "many fields": (
         schema(type="object", properties={f"p{i}": {} for i in range(1500)}), "properties"
     ),
@@ -234,3 +243,21 @@ def prepared(grammar: Grammar) -> None:
             grammars.compile(grammar, TOKENIZER.stop_ids)
 
     assert shortest_s(compile_it, MANY_S) < MANY_S
+
+
+@pytest.mark.parametrize("grammar", [
+    Grammar("regex", "(?=a)b"),
+    Grammar("regex", "(a"),
+    schema(type="string", pattern="(?=a)b"),
+    schema(oneOf=[{"type": "string"}, {"minLength": 3}]),
+    schema(**{"$ref": "#"}),
+    schema(type="nonsense"),
+    Grammar("ebnf", 'start: %json {"oneOf": [{"type": "string"}, {"minLength": 3}]}'),
+    Grammar("ebnf", 'start: %json {"type": "string", "pattern": "(?=a)b"}'),
+    Grammar("ebnf", "start: start"),
+])  # fmt: skip
+def test_nothing_of_our_insides_is_told(grammar: Grammar) -> None:
+    with pytest.raises(ConfigError) as refused:
+        GRAMMARS.compile(grammar)
+    for word in ("coerce", "guidance", "NoExt", "start:", "at 1(", " | ", "whitespace"):
+        assert word not in refused.value.message

@@ -150,6 +150,32 @@ def test_a_tool_whose_schema_cannot_be_held_is_named(app, client):
     assert refused.value.param == "tools"
 
 
+@pytest.mark.parametrize("pattern", ["(?=x)y", "(", "\\"])
+def test_a_pattern_that_cannot_be_held_is_left_out_unless_strict(app, client, pattern):
+    parameters = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "pattern": pattern, "maxLength": 3},
+            "b": {"type": "object", "patternProperties": {pattern: {}}, "maxProperties": 0},
+            "pattern": {"enum": [{"pattern": "("}]},
+        },
+        "required": ["a", "b", "pattern"],
+        "additionalProperties": False,
+    }
+    function = {"name": "f", "parameters": parameters}
+    options = {"tool_choice": "required", "max_tokens": 400, "parallel_tool_calls": False}
+
+    def ask(**said):
+        tool = {"type": "function", "function": function | said}
+        return run(chat(app, client, tools=[tool], seed=1, **options))
+
+    [call] = ask().choices[0].message.tool_calls
+    assert json.loads(call.function.arguments)["pattern"] == {"pattern": "("}
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(strict=True)
+    assert refused.value.param == "tools"
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("cut", "n_calls"),
