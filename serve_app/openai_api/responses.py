@@ -3,9 +3,9 @@
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
 from mulm.chat import Message
@@ -29,12 +29,18 @@ from serve_app.openai_api.choices import BegunDeltas
 from serve_app.openai_api.logprobs import TokenNames
 from serve_app.openai_api.response_writer import Event, ResponseWriter
 from serve_app.openai_api.responses_schemas import ResponsesBody
+from serve_app.openai_api.schemas import only
 from serve_app.openai_api.stream import STREAMED, EventStream, catch, event
 from serve_app.service import ServiceDependency
 
 router = APIRouter()
 
 _PARAM = "previous_response_id"
+
+_None = Annotated[str | None, Query(include_in_schema=False), only(None)]
+_Includes = Annotated[str | None, Query(alias="include[]", include_in_schema=False), only(None)]
+_NotTrue = Annotated[str | None, Query(include_in_schema=False), only(None, "false")]
+"""What OpenAI's clients may ask of a response that is kept, and we do not have."""
 
 
 @router.post("/v1/responses", response_model=None, responses=STREAMED)
@@ -80,7 +86,14 @@ async def create_response(
 
 @router.get("/v1/responses/{response_id}")
 async def get_response(
-    response_id: str, service: ServiceDependency, caller: CallerDependency
+    response_id: str,
+    service: ServiceDependency,
+    caller: CallerDependency,
+    stream: _NotTrue = None,
+    include: _None = None,
+    includes: _Includes = None,
+    starting_after: _None = None,
+    include_obfuscation: _NotTrue = None,
 ) -> dict[str, Any]:
     """One that is kept."""
     return service.responses.get(caller.key.id, response_id).body

@@ -26,6 +26,7 @@ from serve_app.openai_api.schemas import (
     only,
 )
 
+_TEXTS = ("input_text", "output_text", "text")
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -38,6 +39,11 @@ class ResponseText(Body):
     logprobs: list[Any] | None = None
     """Of an answer that is sent back; it changes nothing."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, values: Any) -> Any:
+        return _of_type(values, *_TEXTS)
+
 
 class MessageItem(Body):
     """What somebody said."""
@@ -48,6 +54,11 @@ class MessageItem(Body):
     id: str | None = None
     status: str | None = None
     phase: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_message(cls, values: Any) -> Any:
+        return _of_type(values, "message")
 
     @property
     def text(self) -> str:
@@ -141,7 +152,7 @@ class ResponsesBody(Generation):
     input: str | Annotated[ListOf[Item], Field(min_length=1, max_length=MAX_TURNS)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    previous_response_id: str | None = None
+    previous_response_id: Annotated[str, Field(min_length=1)] | None = None
     store: bool | None = None
     """Whether the response can be gone on with and fetched later; yes."""
     text: TextOptions | None = None
@@ -227,6 +238,16 @@ class ResponsesBody(Generation):
             turn.model_copy(update={"tool_calls": tuple(calls)}) if calls else turn
             for turn, calls in turns
         ]
+
+
+def _of_type(values: Any, *known: str) -> Any:
+    """The same, but for what has another type: that, and not its fields, is what we do not know."""
+    kind = values.get("type") if isinstance(values, dict) else None
+    if isinstance(kind, str) and kind not in known:
+        raise PydanticCustomError(
+            "unsupported_parameter", "is not supported by this server", {"param": ("type",)}
+        )
+    return values
 
 
 def _joined(parts: list[ResponseText]) -> str:

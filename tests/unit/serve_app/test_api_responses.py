@@ -281,3 +281,59 @@ def test_instructions_that_fit_no_window_are_refused(scripted_app, client, trunc
     with pytest.raises(openai.BadRequestError) as refused:
         run(create(scripted_app, client, **asked))
     assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "instructions")
+
+
+def asked(app, raw, **fields):
+    async def ask():
+        async with raw(app) as client:
+            return await client.post("/v1/responses", json={"model": "tiny", "input": "hi"} | fields)
+
+    return run(ask())
+
+
+@pytest.mark.parametrize(("fields", "param", "code"), [
+    ({"input": [{"role": "bot", "content": "x"}]}, "input.0.role", "invalid_value"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "a"}]}]},
+     "input.0.content.0.type", "unsupported_parameter"),
+    ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "a"}]}]},
+     "input.0.content.0.type", "unsupported_parameter"),
+    ({"input": [{"type": "item_reference", "id": "a"}]}, "input.0.type", "unsupported_parameter"),
+    ({"input": [{"type": "reasoning", "id": "a", "summary": []}]}, "input.0.type",
+     "unsupported_parameter"),
+    ({"input": [{"type": "function_call", "call_id": "a", "nam": "b"}]}, "input.0.nam",
+     "unknown_parameter"),
+    ({"input": [{"type": "function_call_output", "call_id": "a"}]}, "input.0.output",
+     "invalid_value"),
+    ({"input": [{"type": "function_call_output", "call_id": "a", "output": [
+        {"type": "input_image", "image_url": "a"}]}]}, "input.0.output.0.type",
+     "unsupported_parameter"),
+    ({"input": [7]}, "input.0", "invalid_value"),
+    ({"previous_response_id": ""}, "previous_response_id", "invalid_value"),
+])  # fmt: skip
+def test_what_is_wrong_is_named_as_the_client_wrote_it(scripted_app, raw, fields, param, code):
+    error = asked(scripted_app, raw, **fields).json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
+    assert "Item" not in error["message"]
+
+
+@pytest.mark.parametrize("query", ["stream=true", "include=a", "include%5B%5D=a&include%5B%5D=b",
+                                   "starting_after=1", "include_obfuscation=true"])  # fmt: skip
+def test_a_kept_response_is_told_in_one_way(app, raw, query):
+    made = asked(app, raw, max_output_tokens=4).json()["id"]
+
+    async def get(query):
+        async with raw(app) as client:
+            return await client.get(f"/v1/responses/{made}?{query}")
+
+    reply = run(get(query))
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"].startswith(query.split("=")[0].replace("%5B%5D", "[]"))
+    for neutral in ("stream=false", "api-version=1"):
+        assert run(get(neutral)).json()["id"] == made
+
+
+def test_logprobs_are_told_where_their_number_is_given(app, raw):
+    reply = asked(app, raw, top_logprobs=2, max_output_tokens=4, seed=3).json()
+    [part] = reply["output"][0]["content"]
+    assert all(len(each["top_logprobs"]) == 2 for each in part["logprobs"])
+    assert part["logprobs"]
