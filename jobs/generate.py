@@ -78,7 +78,7 @@ def generate(
     running: set[Future[dict[str, Any]]] = set()
     with ThreadPoolExecutor(concurrency) as pool:
         for order in orders:
-            if order.id in done:
+            if order.id in done and order.error is None:
                 n_skipped += 1
                 continue
             n_unasked += order.error is not None
@@ -102,9 +102,12 @@ def read_orders(path: Path, defaults: Mapping[str, Any], as_chat: bool) -> Itera
     """
     try:
         with path.open(encoding="utf-8") as source:
+            line_of: dict[str, int] = {}
             for number, line in enumerate(source, 1):
                 if line.strip():
-                    yield _order(line, str(number), path.suffix == ".jsonl", defaults, as_chat)
+                    order = _order(line, str(number), path.suffix == ".jsonl", defaults, as_chat)
+                    before = line_of.setdefault(order.id, number)
+                    yield order if before == number else _twice(order, number, before)
     except FileNotFoundError:
         raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -191,7 +194,11 @@ def _order(
         order = one_order(line.rstrip("\r\n"), defaults, as_chat)
         return Order(number, order.body)
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        told = f"line {number} holds half a character (a lone surrogate)"
+        return Order(number, {}, DataError(told))
     except ValueError as error:
         return Order(number, {}, DataError(f"line {number} is not JSON: {error}"))
     if not isinstance(value, dict) or ("prompt" in value) == ("messages" in value):
@@ -205,6 +212,16 @@ def _order(
     return Order(name, {**defaults, **value})
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _twice(order: Order, number: int, before: int) -> Order:
+    """What cannot be asked, since nobody could tell its answer from another's."""
+    told = f"line {number} has the id {order.id!r}, as line {before} has"
+    return Order(order.id, {}, DataError(told))
+
+
 def _answer(client: ChatClient, order: Order, sleep: Callable[[float], None]) -> dict[str, Any]:
     try:
         if order.error is not None:
@@ -212,8 +229,9 @@ def _answer(client: ChatClient, order: Order, sleep: Callable[[float], None]) ->
         answer = ask(client, order, sleep)
     except MulmError as error:
         return {"id": order.id, "error": {"code": error.code, "message": error.message}}
-    except ValueError as error:  # half a character, or an answer that is no JSON
-        return {"id": order.id, "error": {"code": DataError.code, "message": str(error)}}
+    except ValueError:
+        told = "the server's answer is no JSON"
+        return {"id": order.id, "error": {"code": DataError.code, "message": told}}
     choice = answer["choices"][0]
     return {
         "id": order.id,

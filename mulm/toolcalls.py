@@ -158,18 +158,18 @@ def _is_deep(value: Any) -> bool:
 
 def _tool(value: Any, at: int) -> Tool:
     if not isinstance(value, dict) or value.get("type") != "function":
-        raise _wrong(f"tools[{at}] is no function", "this server knows the type 'function' only")
+        raise _wrong(f"tools.{at} is no function", "this server knows the type 'function' only")
     is_nested = "function" in value
     function = value["function"] if is_nested else {k: v for k, v in value.items() if k != "type"}
     if not isinstance(function, dict) or (is_nested and len(value) > 2):
-        raise _wrong(f"tools[{at}] has other fields than type and function")
+        raise _wrong(f"tools.{at} has other fields than type and function")
     known = ("name", "description", "parameters", "strict")
     unknown = next((key for key in function if key not in known), None)
     if unknown is not None:
-        raise _wrong(f"tools[{at}] has an unknown field {unknown[:64]!r}", nearest(unknown, known))
+        raise _wrong(f"tools.{at} has an unknown field {unknown[:64]!r}", nearest(unknown, known))
     name, description = function.get("name"), function.get("description") or ""
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise _wrong(f"the name of tools[{at}] is not 1 to 64 of a-z, A-Z, 0-9, _ and -")
+        raise _wrong(f"the name of tools.{at} is not 1 to 64 of a-z, A-Z, 0-9, _ and -")
     if not isinstance(description, str):
         raise _wrong(f"the description of {name} is no text")
     strict = function.get("strict")

@@ -132,6 +132,12 @@ class Asked:
     ) -> GenerateRequest:
         body = self.body
         max_tokens = self._max_tokens(len(ids), served.max_seq_len)
+        if (body.min_tokens or 0) > max_tokens:
+            raise ConfigError(
+                f"min_tokens is {body.min_tokens}, more than the {max_tokens} that may come",
+                hint=f"lower it, or raise {body.limit_param}",
+                param="min_tokens",
+            )
         return GenerateRequest(
             request_id,
             tuple(ids),
@@ -179,7 +185,8 @@ class Asked:
         if left < (0 if limit == 0 else 1):
             raise ContextLengthError(
                 f"the model's window is {window} tokens; the prompt has {n_prompt}",
-                hint="shorten the prompt, or set truncate_prompt_tokens",
+                hint=f"{'set' if self.body.truncate_prompt_tokens is None else 'lower'}"
+                " truncate_prompt_tokens, or shorten the prompt",
                 param=self.prompt_param,
             )
         if limit is None:

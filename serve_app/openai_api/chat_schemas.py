@@ -68,9 +68,8 @@ class ResponseFormat(Body):
     @model_validator(mode="after")
     def _has_its_schema(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise PydanticCustomError(
-                "invalid_value", "belongs to the type json_schema", {"param": ("json_schema",)}
-            )
+            told = "is required" if self.json_schema is None else "belongs to the type json_schema"
+            raise PydanticCustomError("invalid_value", told, {"param": ("json_schema",)})
         return self
 
     @property

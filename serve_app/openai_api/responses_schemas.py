@@ -119,9 +119,8 @@ class TextFormat(Body):
     @model_validator(mode="after")
     def _has_its_schema(self) -> TextFormat:
         if (self.type == "json_schema") != (self.schema_ is not None):
-            raise PydanticCustomError(
-                "invalid_value", "belongs to the type json_schema", {"param": ("schema",)}
-            )
+            told = "is required" if self.schema_ is None else "belongs to the type json_schema"
+            raise PydanticCustomError("invalid_value", told, {"param": ("schema",)})
         return self
 
 

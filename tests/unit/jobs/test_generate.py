@@ -166,3 +166,30 @@ def test_what_goes_wrong_with_one_is_told_with_its_id():
     totals, [line] = run(Broken(), [Order("7", DEFAULTS | {"prompt": "p"})])
     assert line == {"id": "7", "error": {"code": "internal", "message": "gone"}}
     assert totals.n_failed == 1
+
+
+def test_of_two_lines_with_one_id_the_second_is_not_asked(tmp_path):
+    path = tmp_path / "in.jsonl"
+    lines = [{"prompt": "a", "id": 3}, {"prompt": "b"}, {"prompt": "c"}, {"prompt": "d", "id": "3"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    client = Client()
+    for done in (frozenset(), frozenset({"3", "2"})):
+        orders = read_orders(path, DEFAULTS, as_chat=False)
+        totals, told = run(client, orders, done=done)
+        assert totals.n_unasked == totals.n_failed == 2
+        messages = {line["error"]["message"] for line in told if "error" in line}
+        assert messages == {f"line {n} has the id '3', as line 1 has" for n in (3, 4)}
+    assert sorted(body["prompt"] for _, body in client.bodies) == ["a", "b"]
+
+
+def test_a_line_that_no_json_can_say_is_told_in_our_words(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"prompt": "a", "temperature": NaN}\n{"prompt": "\\ud800"}\n')
+    client = Client()
+    _, told = run(client, read_orders(path, DEFAULTS, as_chat=False))
+    messages = {line["id"]: line["error"]["message"] for line in told}
+    assert messages == {
+        "1": "line 1 is not JSON: NaN is no number",
+        "2": "line 2 holds half a character (a lone surrogate)",
+    }
+    assert not client.bodies

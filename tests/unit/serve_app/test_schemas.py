@@ -93,6 +93,20 @@ def test_no_value_of_another_type_is_taken(body, name, value):
     assert name in [error["loc"][0] for error in refused.value.errors() if error["loc"]]
 
 
+@pytest.mark.parametrize(("kind", "fields", "words"), [
+    ("chat", {"response_format": {"type": "json_schema"}},
+     "response_format.json_schema: is required"),
+    ("chat", {"response_format": {"type": "text", "json_schema": {"name": "a"}}},
+     "response_format.json_schema: belongs to the type json_schema"),
+    ("text", {"prompt": "hi " * 300, "truncate_prompt_tokens": 200}, "(lower truncate_prompt"),
+    ("text", {"prompt": "hi " * 300}, "(set truncate_prompt_tokens"),
+    ("text", {"min_tokens": 3}, "min_tokens is 3, more than the 2 that may come (lower it, or"),
+    ("chat", {"tools": [{"type": "a"}]}, "tools.0 is no function"),
+])  # fmt: skip
+def test_it_is_said_what_is_wrong(app, raw, kind, fields, words):
+    assert words in post(app, raw, kind, **fields).json()["error"]["message"]
+
+
 @pytest.mark.parametrize("key", ["1.0", " 1", "+1", "01", "1_0", "٣", "-1", "1" * 5000])
 def test_a_token_id_has_one_way_to_be_a_key(app, raw, key):
     reply = post(app, raw, "chat", logit_bias={key: 1})
