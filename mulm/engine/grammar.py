@@ -52,7 +52,7 @@ _ONE_OF = "coerce_one_of"
 _IN_REGEX = "; error: "
 _SHOWN = re.compile(r"<|\d+ \||\^+$")
 _WHERE_OURS = re.compile(
-    r'(at \d+\(\d+\): )?(failed to compile JSON schema: )|at \d+\(\d+\): (?=invalid regex)'
+    r"(at \d+\(\d+\): )?(failed to compile JSON schema: )|at \d+\(\d+\): (?=invalid regex)"
 )
 
 

@@ -89,11 +89,11 @@ async def get_response(
     response_id: str,
     service: ServiceDependency,
     caller: CallerDependency,
-    stream: _NotTrue = None,
-    include: _None = None,
-    includes: _Includes = None,
-    starting_after: _None = None,
-    include_obfuscation: _NotTrue = None,
+    stream: _NotTrue = None,  # noqa: ARG001 - its type refuses it
+    include: _None = None,  # noqa: ARG001 - its type refuses it
+    includes: _Includes = None,  # noqa: ARG001 - its type refuses it
+    starting_after: _None = None,  # noqa: ARG001 - its type refuses it
+    include_obfuscation: _NotTrue = None,  # noqa: ARG001 - its type refuses it
 ) -> dict[str, Any]:
     """One that is kept."""
     return service.responses.get(caller.key.id, response_id).body

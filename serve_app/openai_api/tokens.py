@@ -102,7 +102,8 @@ def _detokenized(ids: Sequence[int], served: Served) -> bytes:
     unknown = next((i for i in ids if i >= served.tokenizer.vocab_size), None)
     if unknown is not None:
         raise ConfigError(
-            f"token id {str(unknown)[:40]} is not in the vocabulary of {served.tokenizer.vocab_size}",
+            f"token id {str(unknown)[:40]} is not in the vocabulary of"
+            f" {served.tokenizer.vocab_size}",
             param="tokens",
         )
     return _json(prompt=served.tokenizer.decode(ids))

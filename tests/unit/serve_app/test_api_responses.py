@@ -286,7 +286,9 @@ def test_instructions_that_fit_no_window_are_refused(scripted_app, client, trunc
 def asked(app, raw, **fields):
     async def ask():
         async with raw(app) as client:
-            return await client.post("/v1/responses", json={"model": "tiny", "input": "hi"} | fields)
+            return await client.post(
+                "/v1/responses", json={"model": "tiny", "input": "hi"} | fields
+            )
 
     return run(ask())
 

@@ -56,6 +56,11 @@ def test_what_cannot_be_is_refused_by_name(app, raw, url, fields, param):
     assert reply.json()["error"]["param"] == param
 
 
+def test_an_id_is_told_as_it_was_given(app, raw):
+    reply = post(app, raw, "/v1/detokenize", tokens=[10**30])
+    assert f"token id {10**30} is not in" in reply.json()["error"]["message"]
+
+
 def test_facts_of_the_tokenizer(app, raw, tokenizer):
     async def once():
         async with raw(app) as client:

@@ -3,11 +3,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from pydantic import ValidationError
 from openai.types import completion_create_params as completions
 from openai.types import embedding_create_params as embeddings
 from openai.types.chat import completion_create_params as chat
 from openai.types.responses import response_create_params as responses
+from pydantic import ValidationError
 
 from serve_app.openai_api.chat_schemas import ChatBody
 from serve_app.openai_api.embeddings import EmbeddingBody
@@ -85,7 +85,10 @@ def wrong_values():
 
 @pytest.mark.parametrize(
     ("body", "name", "value"),
-    [pytest.param(*each, id=f"{each[0].__name__}-{each[1]}-{each[2]!r}") for each in wrong_values()],
+    [
+        pytest.param(*each, id=f"{each[0].__name__}-{each[1]}-{each[2]!r}")
+        for each in wrong_values()
+    ],
 )
 def test_no_value_of_another_type_is_taken(body, name, value):
     with pytest.raises(ValidationError) as refused:
