@@ -96,7 +96,7 @@ def variants() -> Iterator[Variant]:
         yield Variant("alone-long-batch", islands=-1, seed=seed)
     for slower in (2, 4, 8):
         yield Variant("streaming", 2, 20, fragments=4, late=2, slower=slower)
-    for every in (8, 40):
+    for every in (8, 40, 80, 200):
         yield Variant("streaming", 2, every, fragments=4, late=2)
     for columns in (4, 8, 16, 32):
         yield Variant("lowrank", columns=columns)

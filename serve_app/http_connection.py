@@ -30,6 +30,7 @@ class HttpConnection(HttpToolsProtocol):
     head_timeout_s = HEAD_TIMEOUT_S
     unread_timeout_s = UNREAD_TIMEOUT_S
     _n_head_bytes = 0
+    _is_head_too_large = False
     _head_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -49,7 +50,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._head_deadline is not None:
             self._n_head_bytes += len(data)
             if self._n_head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"the head of a request has more than {MAX_HEAD_BYTES} bytes")
+                self._refuse_head()
 
     def on_message_begin(self) -> None:
         """Uvicorn's hook: a head begins, and is due."""
@@ -58,13 +59,22 @@ class HttpConnection(HttpToolsProtocol):
             self._expect_head()
 
     def on_headers_complete(self) -> None:
-        """Uvicorn's hook."""
+        """Uvicorn's hook; a head that came at once has a size too."""
         self._head_is_there()
+        if (
+            len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            > MAX_HEAD_BYTES
+        ):
+            self._is_head_too_large = True
+            raise ValueError("the head is too large")  # ends the parser
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Uvicorn's hook for what is no HTTP."""
-        self._refuse(400, msg)
+        """Uvicorn's hook for what is no HTTP, and for what ended the parser."""
+        if self._is_head_too_large:
+            self._refuse_head()
+        else:
+            self._refuse(400, msg)
 
     def _expect_head(self) -> None:
         self._n_head_bytes = 0
@@ -80,6 +90,9 @@ class HttpConnection(HttpToolsProtocol):
             self._refuse(408, f"no whole head of a request within {self.head_timeout_s:g} s")
         else:
             self.transport.close()
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"the head of a request has more than {MAX_HEAD_BYTES} bytes")
 
     def _refuse(self, status: int, message: str) -> None:
         self._head_is_there()

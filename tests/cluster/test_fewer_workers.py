@@ -103,6 +103,10 @@ class Far:
         self.node.send_signal(signal.SIGTERM)
         self.node.wait(60)
 
+    def is_alone(self) -> bool:
+        """Whether the head has no other machine, as far as its cluster knows."""
+        return self._n_alive() == 1
+
     def _processes(self) -> list[psutil.Process]:
         assert self.node is not None
         try:
@@ -158,6 +162,7 @@ def far(cluster: Any, tmp_path: Path) -> Iterator[Far]:
     far = Far(cluster, Home(tmp_path / "far").create())
     with ExitStack() as stack:
         stack.enter_context(held(cluster))
+        stack.callback(lambda: wait_until(far.is_alone))  # else the next test counts on it
         far.join()
         stack.callback(far.power_off)
         yield far

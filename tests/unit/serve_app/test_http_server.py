@@ -118,9 +118,11 @@ def test_a_head_has_a_size_and_a_time(monkeypatch):
         await server.start()
         begin = b"GET / HTTP/1.1\r\nhost: a\r\n"
         fields = [b"x: " + b"y" * 16_400 + b"\r\n"] * 4
-        large = await say(port, begin, *fields, pause_s=0.02)
-        assert large.startswith(b"HTTP/1.1 431 ")
-        assert json.loads(large.split(b"\r\n\r\n")[1])["error"]["code"] == "http_error"
+        at_once = b"".join((begin, *fields, b"\r\n"))
+        for parts in ((begin, *fields), (at_once,)):
+            large = await say(port, *parts, pause_s=0.02)
+            assert large.startswith(b"HTTP/1.1 431 ")
+            assert json.loads(large.split(b"\r\n\r\n")[1])["error"]["code"] == "http_error"
         assert (await say(port, begin)).startswith(b"HTTP/1.1 408 ")
         assert await say(port) == b""
         slow = await say(port, begin, b"connection: close\r\n\r\n", pause_s=0.1)
