@@ -199,6 +199,8 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
         return _refusal("the body is not valid JSON", "invalid_json", None, scope)
     if first["type"] in REFUSALS:
         return _refusal(f"{param!r} {first['msg']}", str(first["type"]), param, scope)
+    if not param and not _is_no_object(first["type"]):
+        return _refusal(what_is_wrong(first), "invalid_value", None, scope)
     if not param:
         hint = "send a JSON object, with Content-Type: application/json"
         return _refusal("the body is not a JSON object", "invalid_json", None, scope, hint)
@@ -261,6 +263,11 @@ def problem_body(
 def refusal_body(message: str, status: int) -> dict[str, Any]:
     """OpenAI's error object for what was wrong before it was a request."""
     return _body(message, status, HTTP_ERROR, None)
+
+
+def _is_no_object(kind: str) -> bool:
+    """Whether a whole body is none, or another thing than an object; else its fields disagree."""
+    return kind == "missing" or kind.endswith("_type")
 
 
 def _how_telling(failure: Mapping[str, Any]) -> tuple[bool, int, bool]:

@@ -13,6 +13,7 @@ from mulm.config import Frozen, load_config
 from mulm.errors import ConflictError
 from mulm.records import Run
 from mulm.runs.kinds import SCHEMAS
+from mulm.runs.standing import Standing
 
 _FIXED = frozenset({"key_id", "input_file"})
 """Neither part of the result nor anybody's to change: who asks, and of what."""
@@ -42,3 +43,24 @@ def continued_config(run: Run, overrides: Sequence[str] = ()) -> Frozen:
                 " is another run: start it with its own command",
             )
     return config
+
+
+def require_as_begun(found: Standing, config: Frozen) -> None:
+    """What was acknowledged stays: a run under way takes no other settings.
+
+    Raises:
+        ConflictError: the run is living, and a setting that has no part in its result differs.
+    """
+    run = found.run
+    if not found.is_living:
+        return
+    before = load_config(SCHEMAS[run.kind], deepcopy(run.config)).model_dump(mode="json")
+    now = config.model_dump(mode="json")
+    differing = [key for key in sorted(now) if before.get(key) != now[key]]
+    if differing:
+        told = "; ".join(f"{key}: {before.get(key)!r}, not {now[key]!r}" for key in differing)
+        raise ConflictError(
+            f"{run.id} is this run, and is under way with {told}",
+            hint="pause it first, then resume it with what shall change",
+            param=f"config.{differing[0]}",
+        )

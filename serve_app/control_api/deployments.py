@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from mulm.config import Frozen, parse_config
-from mulm.errors import ConflictError, NotFoundError, TokenizerMismatchError
+from mulm.errors import ConfigError, ConflictError, NotFoundError, TokenizerMismatchError
 from mulm.records import Claim, Deployment
 from mulm.refs import parse_ref
 from serve_app.canary import Canary
@@ -87,8 +87,14 @@ def put_deployment(
     if_none_match: IfNoneMatch = None,
 ) -> JSONResponse:
     """Serve this under that name; another model is taken over without a failed request."""
+    if body.served_name not in (None, name):
+        raise ConfigError(
+            f"served_name: the address says {name!r}",
+            hint="leave it out, or PUT to the address of that name",
+            param="served_name",
+        )
     args = body.model_copy(update={"served_name": name})
-    seen = seen_before(if_match, if_none_match)
+    seen = seen_before(if_match, if_none_match, lambda: _revision(control, name))
     if seen is None and _serves_it(control, name, args):
         return _told(control, name, 202)
     return _put(control, args, seen)
@@ -102,7 +108,7 @@ def patch_deployment(
 
     What holds already changes nothing.
     """
-    spec, now = _spec(control, name, seen_before(if_match, None))
+    spec, now = _spec(control, name, seen_before(if_match, None, lambda: _revision(control, name)))
     given = spec.args.model_dump(mode="json") | body | {"served_name": name}
     args = parse_config(AppArgs, given)
     if _serves_it(control, name, args):
@@ -114,7 +120,7 @@ def patch_deployment(
 def delete_deployment(name: Name, control: ControlDependency, if_match: IfMatch = None) -> Response:
     """Serve it no more; what it is answering comes to its end."""
     control.facts.deployment(name)
-    seen = seen_before(if_match, None)
+    seen = seen_before(if_match, None, lambda: _revision(control, name))
     with _precondition():
         control.facts.set_deployment(name, None, "removed", seen)
     return Response(status_code=204)
@@ -136,7 +142,7 @@ def put_canary(
     name: Name, body: Canary, control: ControlDependency, if_match: IfMatch = None
 ) -> JSONResponse:
     """Let another model answer a share of the requests; it ends by itself where it fails."""
-    spec, now = _spec(control, name, seen_before(if_match, None))
+    spec, now = _spec(control, name, seen_before(if_match, None, lambda: _revision(control, name)))
     canary = body.model_copy(update={"model": pinned(control.facts, body.model)})
     _require_another(control, spec, canary)
     changed = spec.model_copy(update={"canary": canary})
@@ -148,7 +154,7 @@ def put_canary(
 @router.delete("/{name}/canary", status_code=202, responses=_MAY_CHANGE)
 def delete_canary(name: Name, control: ControlDependency, if_match: IfMatch = None) -> JSONResponse:
     """End the canary: all requests go to the deployment's own model."""
-    spec, now = _spec(control, name, seen_before(if_match, None))
+    spec, now = _spec(control, name, seen_before(if_match, None, lambda: _revision(control, name)))
     _require_canary(spec)
     return _write(control, spec.model_copy(update={"canary": None}), "canary ended", now)
 
@@ -158,7 +164,7 @@ def promote_canary(
     name: Name, control: ControlDependency, if_match: IfMatch = None
 ) -> JSONResponse:
     """Let the canary's model answer everything."""
-    spec, now = _spec(control, name, seen_before(if_match, None))
+    spec, now = _spec(control, name, seen_before(if_match, None, lambda: _revision(control, name)))
     canary = _require_canary(spec)
     args = spec.args.model_copy(update={"model": canary.model})
     return _put(control, args, now, reason=f"canary {canary.model} promoted")
@@ -172,7 +178,7 @@ def roll_back(
     if_match: IfMatch = None,
 ) -> JSONResponse:
     """Serve again what a revision served before, without its canary."""
-    spec, now = _spec(control, name, seen_before(if_match, None))
+    spec, now = _spec(control, name, seen_before(if_match, None, lambda: _revision(control, name)))
     before = _earlier(control, spec, body.revision if body else None)
     return _put(control, spec_of(before).args, now, reason=f"{_BACK}{before.revision}")
 
@@ -186,6 +192,13 @@ def _serves_it(control: Control, name: str, args: AppArgs) -> bool:
     if unread(found) or control.served.status(name, found.revision)[0] == "failed":
         return False
     return spec_of(found).args == _plan(control, args)
+
+
+def _revision(control: Control, name: str) -> int:
+    try:
+        return control.facts.deployment(name).revision
+    except NotFoundError:
+        return 0
 
 
 def _spec(control: Control, name: str, seen: int | None) -> tuple[DeploymentSpec, int]:

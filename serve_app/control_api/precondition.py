@@ -4,6 +4,7 @@ Used by routes whose objects carry an `ETag`, which is a number. Invariant: of t
 change the same, the second is told so.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import Header
@@ -20,7 +21,7 @@ CHANGED: dict[str, Any] = {
 }
 """For routes: the answer 412."""
 
-_ABSENT = "*"
+_ANY = "*"
 
 
 class PreconditionError(ConflictError):
@@ -29,20 +30,31 @@ class PreconditionError(ConflictError):
     code = "precondition_failed"
 
 
-def seen_before(if_match: str | None, if_none_match: str | None) -> int | None:
+def seen_before(
+    if_match: str | None, if_none_match: str | None, now: Callable[[], int]
+) -> int | None:
     """The number that must still be true: None for any, 0 for an object that must not be there.
+
+    Args:
+        if_match: One ETag, several with commas, or `*` for an object that is there.
+        if_none_match: Can only be `*`.
+        now: Tells the object's number, 0 where it is not there.
 
     Raises:
         ConfigError: the headers mean nothing.
-        PreconditionError: it is no number of ours.
+        PreconditionError: it is no number of ours, or none of several is the object's.
     """
     if if_none_match is not None:
-        if if_none_match != _ABSENT or if_match is not None:
+        if if_none_match != _ANY or if_match is not None:
             raise ConfigError("If-None-Match can only be *, alone", param="If-None-Match")
         return 0
     if if_match is None:
         return None
-    number = if_match.strip().strip('"')
-    if not number.isdecimal():
-        raise PreconditionError(f"there is no such ETag: {if_match[:32]!r}")
-    return int(number)
+    tags = [tag.strip().strip('"') for tag in if_match.split(",")]
+    numbers = [int(tag) for tag in tags if tag.isdecimal()]
+    if len(tags) == len(numbers) == 1:
+        return numbers[0]
+    number = now()
+    if number and (tags == [_ANY] or number in numbers):
+        return number
+    raise PreconditionError(f"it is not there with such an ETag: {if_match[:32]!r}")

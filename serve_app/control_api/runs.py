@@ -1,6 +1,7 @@
 """`/api/v1/runs`: start runs, see how they stand, pause, resume and cancel them."""
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -8,10 +9,13 @@ from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from actors.run_starter import Started
-from mulm.config import Frozen
-from mulm.records import Event, Phase
+from mulm.config import Frozen, load_config
+from mulm.errors import NotFoundError
+from mulm.records import Claim, Event, Phase
+from mulm.runs.continued import require_as_begun
 from mulm.runs.curve import finite, thinned
-from mulm.runs.kinds import name_of, references_of
+from mulm.runs.identity import IDENTITIES, pinned, run_id_of
+from mulm.runs.kinds import SCHEMAS, name_of, references_of
 from mulm.runs.standing import Standing
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.event_stream import (
@@ -29,6 +33,8 @@ router = APIRouter(prefix="/api/v1/runs", tags=["runs"], dependencies=ALL_SCOPE,
 _NOTHING_MORE: dict[str, Any] = {"description": "The run has ended, and all was told."}
 DONE_BEFORE: dict[str, Any] = {"description": "This run was finished before."}
 _MAX_LINES = 10_000
+_WITH_SETTINGS = frozenset({"train", "compress"})
+"""Kinds whose configs have settings beside the result that clients choose; ids cost no reading."""
 
 
 class NewRun(Frozen):
@@ -65,7 +71,10 @@ def list_runs(
 
 @router.post("", status_code=202, responses={200: DONE_BEFORE}, response_model=None)
 def create_run(body: NewRun, control: ControlDependency, once: OnceDependency) -> Response:
-    """Start a run. The same config is the same run: a finished one is answered, not repeated."""
+    """Start a run. The same config is the same run: a finished one is answered, not repeated.
+
+    One that is under way keeps the settings with which it began: others are refused.
+    """
     return begun_once(once, control, body.kind, body.config)
 
 
@@ -152,9 +161,20 @@ def resume_run(
 def begun_once(once: Once, control: Control, kind: str, config: dict[str, Any]) -> Response:
     """Start a run, or find it finished: the answer to whoever asked for it."""
     return once.answer(
-        lambda claim: _begun(control, control.starter.start(kind, config, claim)),
+        lambda claim: _start(control, kind, config, claim),
         lambda run_id, _: _begun(control, control.starter.start_again(run_id)),
     )
+
+
+def _start(
+    control: Control, kind: str, values: dict[str, Any], claim: Claim | None
+) -> JSONResponse:
+    if kind in _WITH_SETTINGS:
+        config = pinned(load_config(SCHEMAS[kind], values), control.facts)
+        identity = IDENTITIES[kind](config, control.facts, control.store)
+        with suppress(NotFoundError):
+            require_as_begun(control.desk.one(run_id_of(kind, config, identity)), config)
+    return _begun(control, control.starter.start(kind, values, claim))
 
 
 def _begun(control: Control, started: Started) -> JSONResponse:

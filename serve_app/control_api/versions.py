@@ -126,7 +126,9 @@ def put_alias(
     """
     kind = _KINDS[kinds]
     check_alias(alias)
-    only_from = seen_before(if_match, if_none_match)
+    only_from = seen_before(
+        if_match, if_none_match, lambda: control.facts.aliases(kind, name).get(alias, 0)
+    )
     try:
         control.facts.set_alias(kind, _bare(name).name, alias, body.version, only_from)
     except ConflictError as error:

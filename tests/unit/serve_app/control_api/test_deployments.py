@@ -428,3 +428,31 @@ def test_a_row_that_cannot_be_read_is_told_as_failed_and_can_be_set_anew(api, le
     put(api, {"model": "tiny@1"}, "odd")
     look()
     assert api.get(f"{URL}/odd")["status"] == "running"
+
+
+def test_fields_that_disagree_are_told_as_they_are(api):
+    body = {"model": "tiny@1", "min_replicas": 3, "max_replicas": 1}
+    for method, path in (("POST", URL), ("PUT", f"{URL}/tiny")):
+        told = api.refused(method, path, 400, json=body)
+        assert told["code"] == "invalid_value"
+        assert told["detail"] == "max_replicas must not be smaller than min_replicas"
+    assert api.refused("POST", URL, 400, json=[])["code"] == "invalid_json"
+
+
+def test_a_name_in_the_body_that_is_not_the_addresss_is_refused(api):
+    body = {"model": "tiny@1", "served_name": "other"}
+    assert api.refused("PUT", f"{URL}/tiny", 400, json=body)["param"] == "served_name"
+    put(api, body | {"served_name": "tiny"})
+
+
+def test_if_match_takes_a_star_and_lists(api):
+    star = {"if-match": "*"}
+    absent = api.refused("PUT", f"{URL}/tiny", 412, json={"model": "tiny@1"}, headers=star)
+    assert absent["code"] == "precondition_failed"
+    put(api, {"model": "tiny@1"})
+    put(api, {"model": "tiny@2"}, **star)
+    put(api, {"model": "tiny@1"}, **{"if-match": '"1", "2"'})
+    for stale in ('"1", "2"', '"x", "y"', "x", "*, x"):
+        headers = {"if-match": stale}
+        api.refused("PUT", f"{URL}/tiny", 412, json={"model": "tiny@2"}, headers=headers)
+    assert api.call("DELETE", f"{URL}/tiny", headers=star).status_code == 204

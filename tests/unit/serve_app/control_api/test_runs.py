@@ -213,3 +213,29 @@ def test_pause_cancel_and_resume(api, ledger, jobs, versions):
     assert api.call("POST", f"{ROOT}/{run_id}/cancel").json()["phase"] == "cancelled"
     assert api.refused("POST", f"{ROOT}/{run_id}/resume", 409)["code"] == "conflict"
     assert api.refused("POST", f"{ROOT}/run_none/cancel", 404)["code"] == "not_found"
+
+
+def test_a_run_under_way_keeps_the_settings_that_were_acknowledged(api, ledger, jobs, versions):
+    run_id = api.call("POST", ROOT, json={"kind": "train", "config": CONFIG}).json()["id"]
+    acknowledged = json.loads(jobs.submitted[0][2].read_bytes())
+    for phase in ("queued", "running"):
+        ledger.set_phase(run_id, phase)
+        for key, value in (("workers", 3), ("device", "cpu"), ("export_to", ["wandb"])):
+            other = {"kind": "train", "config": CONFIG | {key: value}}
+            told = api.refused("POST", ROOT, 409, json=other)
+            assert (told["code"], told["param"]) == ("conflict", f"config.{key}")
+            assert told["detail"].startswith(f"{run_id} is this run")
+            assert f"{key}: " in told["detail"]
+    assert json.loads(jobs.submitted[0][2].read_bytes()) == acknowledged
+    assert ledger.run(run_id).config == acknowledged
+    assert len(jobs.submitted) == 1
+    assert api.call("POST", ROOT, json={"kind": "train", "config": CONFIG}).status_code == 202
+
+
+def test_a_run_that_failed_begins_again_with_other_settings(api, ledger, jobs, versions):
+    run_id = api.call("POST", ROOT, json={"kind": "train", "config": CONFIG}).json()["id"]
+    ledger.set_phase(run_id, "failed", error={"code": "job_failed", "message": "", "hint": ""})
+    jobs.stop_job(run_id)
+    other = {"kind": "train", "config": CONFIG | {"workers": 3}}
+    assert api.call("POST", ROOT, json=other).json()["id"] == run_id
+    assert json.loads(jobs.submitted[-1][2].read_bytes())["workers"] == 3
