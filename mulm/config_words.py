@@ -48,6 +48,8 @@ def what_is_wrong(problem: Mapping[str, Any]) -> str:
         return str(problem["msg"]).removeprefix("Value error, ")
     context = problem.get("ctx") or {}
     try:
+        if 1 in (context.get("min_length"), context.get("max_length")):
+            words = words.replace("entries", "entry").removesuffix("s")
         return words.format(**context)
     except KeyError:  # another version of the library calls it otherwise
         return str(problem["msg"])

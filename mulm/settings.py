@@ -29,6 +29,7 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidat
 """In a variable with commas between them."""
 
 _WHOLE_PLACE = re.compile(r"https?://[^/@?#\\\s]+/([^?#\\\s]*/)?")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/@?#\\\s]+")
 _PREFIX = "MULM_"
 MAX_UPLOAD_BYTES = 512 << 20
 FEWEST_PORTS = 64
@@ -115,6 +116,15 @@ class Settings(Frozen):
             if not _WHOLE_PLACE.fullmatch(url):
                 raise ValueError(f"{url!r} is not like https://host/ or https://host/folder/")
         return urls
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """As browsers send them: any other text would match no page."""
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not like https://host or http://host:3000, or *")
+        return origins
 
     @field_validator("tls_cert", "tls_key")
     @classmethod

@@ -17,6 +17,8 @@ from mulm.runs.curve import finite, thinned
 from mulm.runs.identity import IDENTITIES, pinned, run_id_of
 from mulm.runs.kinds import SCHEMAS, name_of, references_of
 from mulm.runs.standing import Standing
+from mulm.train.config import TrainConfig
+from mulm.train.exporters.registry import require_exporters
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.event_stream import (
     LastEventId,
@@ -174,6 +176,8 @@ def _start(
         identity = IDENTITIES[kind](config, control.facts, control.store)
         with suppress(NotFoundError):
             require_as_begun(control.desk.one(run_id_of(kind, config, identity)), config)
+        if isinstance(config, TrainConfig):
+            require_exporters(config.export_to)
     return _begun(control, control.starter.start(kind, values, claim))
 
 

@@ -61,3 +61,12 @@ def test_places_of_data_are_whole_hosts_and_folders() -> None:
     for bad in ("https://data.example", "https://a@b/", "file:///", "https://a/b", "hf://x/", "/"):
         with pytest.raises(ConfigError, match="MULM_SOURCE_URLS"):
             Settings.from_env({"MULM_SOURCE_URLS": bad})
+
+
+def test_origins_of_pages_are_whole() -> None:
+    given = "https://a.example, http://localhost:3000"
+    assert len(Settings.from_env({"MULM_CORS_ORIGINS": given}).cors_origins) == 2
+    assert Settings.from_env({"MULM_CORS_ORIGINS": "*"}).cors_origins == ("*",)
+    for wrong in ("foo", "a.example:80", "https://a.example/", "https://a.example/page"):
+        with pytest.raises(ConfigError, match="is not like https://host"):
+            Settings.from_env({"MULM_CORS_ORIGINS": wrong})

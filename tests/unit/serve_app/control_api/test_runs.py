@@ -239,3 +239,11 @@ def test_a_run_that_failed_begins_again_with_other_settings(api, ledger, jobs, v
     other = {"kind": "train", "config": CONFIG | {"workers": 3}}
     assert api.call("POST", ROOT, json=other).json()["id"] == run_id
     assert json.loads(jobs.submitted[-1][2].read_bytes())["workers"] == 3
+
+
+def test_a_training_that_cannot_tell_its_numbers_is_not_begun(api, jobs, versions, monkeypatch):
+    monkeypatch.setattr("mulm.train.exporters.registry.has_package", lambda name: False)
+    body = {"kind": "train", "config": CONFIG | {"export_to": ["wandb"]}}
+    told = api.refused("POST", ROOT, 400, json=body)
+    assert (told["code"], jobs.submitted) == ("config_invalid", [])
+    assert "'wandb' is not installed" in told["detail"]
