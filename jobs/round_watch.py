@@ -94,7 +94,7 @@ class RoundWatch:
         text = f"rounds last {needed_s:.1f} s from now on, before {self.round_s:.1f} s ({links})"
         steps = steps_in(needed_s, machines, task)
         if steps > MOST_STEPS:  # who trains goes on all the same
-            text += f"; what islands learn with {steps:.0f} steps in a round is not measured"
+            text += f"; what islands learn with {steps:.0f} steps in a round is not known to pay"
         self.round_s = needed_s
         self._choice = replace(self._choice, way=replace(way, round_s=needed_s, steps=steps))
         self._survey.context.emit("log", text=text)

@@ -220,7 +220,7 @@ def _length(round_s: float, steps: float, n_rounds: float) -> tuple[str, float]:
     """Why rounds are too long, if they are, and by what factor."""
     limits = (
         (f"islands would take {steps:.0f} steps between two exchanges, and what they learn with"
-         f" more than {MOST_STEPS:.0f} is not measured", steps / MOST_STEPS),
+         f" more than {MOST_STEPS:.0f} is not known to pay", steps / MOST_STEPS),
         (f"the run would have {n_rounds:.0f} rounds, and what islands learn in fewer than"
          f" {FEWEST_ROUNDS} is not measured", FEWEST_ROUNDS / n_rounds if n_rounds else math.inf),
         (f"rounds would last {round_s:.0f} s, {LONGEST_ROUND_S:.0f} s is the most",

@@ -97,13 +97,13 @@ def test_a_machine_that_comes_is_measured_once_and_let_in_where_it_pays() -> Non
 
 def test_who_would_keep_the_others_apart_for_too_long_is_refused_with_the_reason() -> None:
     # As good as the one that trains already; but three islands on such links talk too seldom.
-    watch, survey = begun(machine("head", None), machine("a"), more=[machine("b")])
+    watch, survey = begun(machine("head", None), machine("a", 50), more=[machine("b", 50)])
     here = [box("head"), box("a")]
     assert names(watch.admitted([*here, box("b")], here)) == ["head", "a"]
     told = [data["text"] for kind, data in survey.told if kind == "log"]
     (why,) = [text for text in told if text.startswith("b ")]
     assert "b does not pay: islands would take" in why
-    assert "more than 40 is not measured" in why
+    assert "more than 80 is not known to pay" in why
 
 
 def test_a_machine_that_does_not_pay_gets_no_island_and_is_told_why() -> None:
@@ -140,7 +140,7 @@ def test_rounds_follow_the_links() -> None:
         f"rounds last {watch.round_s:.1f} s from now on, before {before_s:.1f} s" in log[1]["text"]
     )
     assert "20 Mbit/s up" in log[1]["text"]
-    assert "what islands learn with 150 steps in a round is not measured" in log[1]["text"]
+    assert "what islands learn with 150 steps in a round is not known to pay" in log[1]["text"]
     assert choice[0] == "choice"
     assert choice[1]["round_s"] == watch.round_s
 

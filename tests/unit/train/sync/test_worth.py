@@ -5,7 +5,9 @@ import pytest
 from mulm.train.sync.worth import BY_SLOWNESS, BY_STEPS, MOST_STEPS, worth
 
 
-@pytest.mark.parametrize(("steps", "measured"), [(8, 1.75 / 2), (20, 1.70 / 2), (40, 1.49 / 2)])
+@pytest.mark.parametrize(
+    ("steps", "measured"), [(8, 1.75 / 2), (20, 1.70 / 2), (40, 1.49 / 2), (80, 1.32 / 2)]
+)
 def test_equal_islands_are_worth_what_was_measured(steps: float, measured: float) -> None:
     assert worth(steps, 1.0) == pytest.approx(measured, abs=0.001)
 
@@ -19,7 +21,7 @@ def test_more_steps_and_slower_islands_are_never_worth_more() -> None:
     for slowness in (1.0, 1.5, 3.0, 8.0):
         found = [worth(steps / 4, slowness) or 0.0 for steps in range(1, 161)]
         assert found == sorted(found, reverse=True)
-    for steps in (1, 20, 40):
+    for steps in (1, 20, 40, 80):
         found = [worth(steps, 1 + slower / 4) or 0.0 for slower in range(40)]
         assert found == sorted(found, reverse=True)
 
