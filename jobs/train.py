@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -231,8 +232,12 @@ def _wait(is_over: threading.Event, context: JobContext, growth: Growth | None) 
     """
     while not is_over.wait(0.2):
         if growth and growth.is_due():
-            context.emit("log", text="there is room for more: workers stop, to go on together")
-            ask_regroup(context.run_id)
+            text = "there is room for more: workers stop, to go on together"
+            try:
+                ask_regroup(context.run_id)
+            except RayError as error:
+                text = f"there is room for more, which the workers could not be told: {error}"
+            context.emit("log", text=text)
 
 
 def _stop(is_over: threading.Event, context: JobContext) -> None:

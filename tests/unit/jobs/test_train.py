@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray.exceptions import RpcError
 
 from actors.train_context import TrainOrder, WorkerOutcome, worker_device
 from jobs import boxes, room
@@ -222,14 +223,17 @@ def test_a_group_is_asked_to_stop_when_its_machine_is_back(
 
     def ask(run_id: str) -> None:
         asked.append(run_id)
+        if len(asked) == 1:
+            raise RpcError("gone")
         is_over.set()
 
     monkeypatch.setattr(job, "ask_regroup", ask)
     clock = iter(range(0, 10_000, 10))
     growth = Growth(lambda: 1, 0, lambda: float(next(clock)))
     job._wait(is_over, context, growth)
-    assert asked == ["run_t"]
-    assert "there is room for more" in told(context)[0]
+    assert asked == ["run_t", "run_t"]
+    assert "could not be told: gone" in told(context)[0]
+    assert "workers stop" in told(context)[1]
 
 
 @pytest.mark.parametrize(
