@@ -23,6 +23,8 @@ from starlette.responses import Response
 
 from mulm.errors import DeadlineError, MulmError
 from mulm.messages import GenerateRequest, TokenChunk
+from serve_app.auth import ForbiddenError
+from serve_app.caller import CallerDependency
 from serve_app.engine_client import EngineClient
 from serve_app.engine_report import EngineReport
 from serve_app.service import ServiceDependency
@@ -263,6 +265,11 @@ class MetricsResponse(Response):
 
 
 @router.get("/metrics", response_class=MetricsResponse)
-async def metrics(service: ServiceDependency) -> Response:
-    """The service's numbers."""
+async def metrics(service: ServiceDependency, caller: CallerDependency) -> Response:
+    """The service's numbers, which tell of all models: keys of some models are refused."""
+    if caller.key.models:
+        raise ForbiddenError(
+            "this key is for some models, and these numbers are of all",
+            hint="ask with a key that is not limited to models",
+        )
     return MetricsResponse(service.metrics_text())

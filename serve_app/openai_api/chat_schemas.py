@@ -128,7 +128,7 @@ class ChatBody(Generation):
     parallel_tool_calls: bool | None = None
     prediction: Unsupported = None
     prompt_cache_key: str | None = None
-    """A hint for routing; it changes no answer."""
+    """Taken and not used: where a prompt is kept, its tokens tell."""
     prompt_cache_options: Unsupported = None
     prompt_cache_retention: Unsupported = None
     reasoning_effort: Annotated[Any, only(None, "none")] = None

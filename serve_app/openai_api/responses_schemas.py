@@ -176,7 +176,7 @@ class ResponsesBody(Generation):
     n: Annotated[Any, only(None, 1)] = None
     prompt: Unsupported = None
     prompt_cache_key: str | None = None
-    """A hint for routing; it changes no answer."""
+    """Taken and not used: where a prompt is kept, its tokens tell."""
     prompt_cache_options: Unsupported = None
     prompt_cache_retention: Unsupported = None
     reasoning: Reasoning | None = None

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from mulm.accounts import Key
 from mulm.engine.stats import EngineStats
 from mulm.errors import OverloadedError
 from mulm.messages import GenerateRequest, TokenChunk
+from serve_app.auth import KeyRing
 from serve_app.engine_report import EngineReport
 from serve_app.ingress import make_app
+from serve_app.key_text import digest_of
 from serve_app.metrics import MeasuredClient, ServiceMetrics
 from serve_app.service import Service
+from tests.unit.serve_app.conftest import KEY, SECRET
 
 STATS = EngineStats(2, 1, 30, 10, 4, 5, 600, 70, 800, 90)
 REPORT = EngineReport("mdl_1", "eng_1", STATS, "tiny")
@@ -146,6 +150,20 @@ def test_they_are_behind_the_key(scripted, served, keys, raw):
     assert "mulm:num_requests_running" in reply.text
     assert reply.headers["content-type"].startswith("text/plain")
     assert asyncio.run(ask({"authorization": ""})).status_code == 401
+
+
+def test_a_key_of_some_models_sees_no_numbers_of_all(scripted, served, raw):
+    key = Key("key_1", "friend", 0.0, "inference", models=("tiny",))
+    ring = KeyRing(lambda: {digest_of(KEY, SECRET): key}, SECRET)
+    app = make_app(Service.of(served, ServiceMetrics(lambda: [REPORT]).text), ring)
+
+    async def ask():
+        async with raw(app) as client:
+            return await client.get("/metrics")
+
+    reply = asyncio.run(ask())
+    assert reply.status_code == 403
+    assert "tiny" not in reply.text
 
 
 def test_a_counter_never_falls_when_engines_go():
