@@ -62,10 +62,12 @@ class TextStream:
         text, self._held = self._held + new, ""
         begin = text.find(self._mark) if self._mark else -1
         n_sure = begin if begin >= 0 else len(text) - overlap(text, self._mark)
-        found = [at for stop in self._stops if (at := text.find(stop, 0, n_sure)) >= 0]
+        begins = [(text.find(stop, 0, n_sure), stop) for stop in self._stops]
+        found = [(at + len(stop), at) for at, stop in begins if at >= 0]
         if found and self._n_missing <= 0:
             self.is_stopped = True
-            return text[: min(found)]
+            _, at = min(found)  # the first that was whole
+            return text[:at]
         if begin >= 0:
             self._stops = ()
         if not self._stops:

@@ -54,7 +54,7 @@ def test_a_damaged_manifest_does_not_hide_the_rest(store: Store) -> None:
 
 def test_an_origin_mends(store: Store, tmp_path: Path) -> None:
     one = save(store, a=b"1")
-    push(store, f"file://{tmp_path}/origin", one)
+    push(store, f"file://{tmp_path}/origin", [one])
     damage(store, one, "a")
     assert verify(Store(store.root, FsOrigin(f"file://{tmp_path}/origin")), [one]) == []
     assert verify(store, [one]) == []

@@ -7,7 +7,6 @@ MULM_TEST_MOTO=/tmp/moto/bin/moto_server python -m pytest tests/unit/test_origin
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -26,7 +25,7 @@ from mulm.origin import CHUNK_BYTES, FsOrigin
 from mulm.store import Store, open_store
 from mulm.upload import Uploaded, push
 
-MOTO = os.environ.get("MULM_TEST_MOTO") or shutil.which("moto_server")
+MOTO = os.environ.get("MULM_TEST_MOTO")
 pytestmark = pytest.mark.skipif(
     MOTO is None, reason="no S3 server: name moto's in MULM_TEST_MOTO, see the head of this file"
 )

@@ -66,6 +66,7 @@ def test_pieces_are_the_text_before_the_first_stop(text, stops):
         ("one<m", ["<"], "one"),
         ("one<m", ["m>"], "one<m"),
         ("<<m>", ["<"], ""),
+        ("><>", ["<", "><>"], ">"),
     ],
 )
 def test_behind_a_mark_and_in_it_nothing_stops(text, stops, want):
