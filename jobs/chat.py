@@ -65,9 +65,11 @@ def choose_model(client: ChatClient, wanted: str | None) -> str:
 
     Raises:
         NotFoundError: the wanted model is not served.
-        NotRunningError: no model is.
+        NotRunningError: no model is, or the wanted one only starts.
     """
     served = client.models()
+    if not served or wanted not in (None, *served):
+        _require_none_starts(client, wanted)
     if not served:
         raise NotRunningError("no model is served", hint="run `mulm serve NAME`")
     if wanted is None:
@@ -75,6 +77,15 @@ def choose_model(client: ChatClient, wanted: str | None) -> str:
     if wanted not in served:
         raise NotFoundError(f"no model {wanted!r} is served", hint=nearest(wanted, served))
     return wanted
+
+
+def _require_none_starts(client: ChatClient, wanted: str | None) -> None:
+    names = [name for name in client.starting() if wanted in (None, name)]
+    if names:
+        raise NotRunningError(
+            f"{', '.join(map(repr, names))} {'is' if len(names) == 1 else 'are'} starting",
+            hint="ask again in a moment; `mulm ps` shows how it stands",
+        )
 
 
 def answer(

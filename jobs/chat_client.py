@@ -27,6 +27,7 @@ from mulm.errors import (
 from serve_app.key_text import FOR_KEY
 
 _CONNECT_TIMEOUT_S = 5.0
+_MANY = 100
 _READ_TIMEOUT_S = 660.0
 """More than a server takes for an answer at most, unless it is told otherwise."""
 
@@ -75,6 +76,16 @@ class ChatClient:
             reply = self._http.get("/v1/models")
         check(reply)
         return [model["id"] for model in reply.json()["data"]]
+
+    def starting(self) -> list[str]:
+        """Names of what starts to be served; none where the server, or the key, tells nothing."""
+        with _clear_errors():
+            reply = self._http.get("/api/v1/deployments", params={"limit": _MANY})
+        try:
+            found = [] if reply.is_error else reply.json()["data"]
+            return [each["id"] for each in found if each.get("status") == "starting"]
+        except (ValueError, KeyError, TypeError, AttributeError):  # not a server of ours
+            return []
 
     def stream(self, options: ChatOptions, messages: Sequence[Message]) -> Iterator[Piece]:
         """The assistant's answer, piece by piece.

@@ -13,6 +13,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 
+HINT = "hint: "
+"""What begins the hint in a traceback."""
+
+
 class MulmError(Exception):
     """Something that a user or operator can understand and mend.
 
@@ -29,6 +33,8 @@ class MulmError(Exception):
         self.message = message  # by itself: Ray Data appends words of its own to `args`
         self.hint = hint
         self.details = details
+        if hint:
+            self.add_note(f"{HINT}{hint}")  # in tracebacks too, which are all that Serve tells
 
 
 class ConfigError(MulmError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -106,6 +107,8 @@ class Settings(Frozen):
         for field, path in (("tls_cert", self.tls_cert), ("tls_key", self.tls_key)):
             if path is not None and not path.is_file():
                 raise ValueError(f"{variable_of(field)}: no such file: {str(path)!r}")
+        if self.tls is not None:
+            _require_pair(*self.tls)
         return self
 
     @field_validator("source_urls")
@@ -201,6 +204,20 @@ class Settings(Frozen):
             if field not in cls.model_fields:
                 raise
             raise ConfigError(f"{variable_of(field)}{colon}{rest}", hint=error.hint) from None
+
+
+def _require_pair(cert: Path, key: Path) -> None:
+    """A client on this machine need not be allowed to read the key: then the server finds out."""
+    names = f"{variable_of('tls_cert')} and {variable_of('tls_key')}"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError:
+        raise ValueError(
+            f"{names} are no certificate and its key: {str(cert)!r} and {str(key)!r} must be PEM,"
+            " the key without a password"
+        ) from None
+    except OSError:
+        return
 
 
 def variable_of(field: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mulm.errors import HINT, error_classes
 from serve_app.settings import AppArgs, IngressArgs
 
 INGRESS = "ingress"
@@ -19,6 +20,7 @@ INGRESS_APPLICATION = "mulm"
 _ENGINE_PREFIX = "engine-"
 _CANARY_PREFIX = "canary-"
 
+_OURS = "mulm.errors."
 PATH = "/api/serve/applications/"
 _STEADY = frozenset({"HEALTHY", "UPSCALING", "DOWNSCALING"})
 """Serve's states of a deployment that answers; load adds and ends replicas at any time."""
@@ -120,7 +122,13 @@ def standing(details: Details, config: Config) -> Standing:
 
 
 def last_line(words: str) -> str:
-    """The line of a traceback that names the error, else the last one."""
+    """What a traceback says of the error, with code and hint where it is of ours; else its end."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    named = [line for line in lines if line.startswith("mulm.errors.")]
-    return (named or lines or ["no reason given"])[-1].removeprefix("mulm.errors.")
+    codes = {cls.__name__: cls.code for cls in error_classes()}
+    for before, line in reversed(list(enumerate(lines))):
+        name, colon, message = line.removeprefix(_OURS).partition(":")
+        if line.startswith(_OURS) and colon and name in codes:
+            hints = [rest for rest in lines[before + 1 : before + 2] if rest.startswith(HINT)]
+            hint = f" ({hints[0].removeprefix(HINT)})" if hints else ""
+            return f"{codes[name]}: {message.strip()}{hint}"
+    return lines[-1] if lines else "no reason given"

@@ -67,7 +67,7 @@ class Followed:
             self.problem = error.message
         except Exception as error:  # noqa: BLE001 - others are served; it is tried again
             _log.exception("deployment is not served name=%s", args.name)
-            self.problem = f"{type(error).__name__}; the ingress's log says more"
+            self.problem = "something unforeseen; the ingress's log says more"
         else:
             self.problem = ""
             self._alias.follow(args, found, self._take_over)

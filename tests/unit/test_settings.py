@@ -32,10 +32,8 @@ def test_two_servers_have_two_ports() -> None:
     assert Settings.from_env({"MULM_HTTP_PORT": "0", "MULM_DASHBOARD_PORT": "0"}).http_port == 0
 
 
-def test_settings_travel_in_the_environment_of_the_application(tmp_path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    for path in (cert, key):
-        path.touch()
+def test_settings_travel_in_the_environment_of_the_application(certificate) -> None:
+    cert, key = certificate
     given = Settings(
         http_host="0.0.0.0", allowed_hosts=("a.home", "b.home"), tls_cert=cert, tls_key=key
     )
@@ -51,6 +49,21 @@ def test_a_certificate_needs_its_key_and_both_must_be_there(tmp_path) -> None:
         Settings.from_env(env)
     with pytest.raises(ConfigError, match="MULM_TLS_KEY: no such file"):
         Settings.from_env(env | {"MULM_TLS_KEY": str(tmp_path / "key.pem")})
+
+
+def test_certificate_and_key_are_a_pair(certificate) -> None:
+    cert, key = map(str, certificate)
+    for wrong in ((key, cert), (cert, cert), (key, key)):
+        with pytest.raises(ConfigError, match="MULM_TLS_CERT and MULM_TLS_KEY are no certificate"):
+            Settings.from_env(dict(zip(("MULM_TLS_CERT", "MULM_TLS_KEY"), wrong, strict=True)))
+
+
+def test_a_key_that_only_the_server_may_read_is_its_matter(certificate, monkeypatch) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ssl.SSLContext.load_cert_chain", refuse)
+    assert Settings(tls_cert=certificate[0], tls_key=certificate[1]).tls == certificate
 
 
 def test_places_of_data_are_whole_hosts_and_folders() -> None:

@@ -27,6 +27,8 @@ KEY = "right"
 class Server(BaseHTTPRequestHandler):
     window = 3
     """Messages that the model can read."""
+    served: ClassVar[list[str]] = ["demo"]
+    deployments: ClassVar[list[object]] = []
 
     def log_message(self, *args: object) -> None:
         return
@@ -43,7 +45,9 @@ class Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.headers["Authorization"] != f"Bearer {KEY}":
             return self.error(401, "no such key")
-        return self.send(200, b'{"data": [{"id": "demo"}]}')
+        if self.path.startswith("/api/v1/deployments"):
+            return self.send(200, json.dumps({"data": self.deployments}).encode())
+        return self.send(200, json.dumps({"data": [{"id": name} for name in self.served]}).encode())
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -133,6 +137,23 @@ def test_an_unserved_model_names_the_nearest(client: ChatClient) -> None:
     with pytest.raises(NotFoundError) as caught:
         choose_model(client, "dmo")
     assert "'demo'" in caught.value.hint
+
+
+def test_what_only_starts_is_said_to(client: ChatClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [{"id": "demo", "status": "running"}, {"id": "late", "status": "starting"}]
+    monkeypatch.setattr(Server, "deployments", told)
+    assert choose_model(client, None) == "demo"
+    with pytest.raises(NotRunningError, match="'late' is starting"):
+        choose_model(client, "late")
+    with pytest.raises(NotFoundError):
+        choose_model(client, "dmo")
+    monkeypatch.setattr(Server, "served", [])
+    with pytest.raises(NotRunningError, match="'late' is starting"):
+        choose_model(client, None)
+    for others in ([], ["what"], [{}]):
+        monkeypatch.setattr(Server, "deployments", others)
+        with pytest.raises(NotRunningError, match="no model is served"):
+            choose_model(client, None)
 
 
 def test_one_answer_as_json(client: ChatClient, capsys: pytest.CaptureFixture[str]) -> None:

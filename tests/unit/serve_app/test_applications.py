@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pickle
+from traceback import format_exception
+
 import pytest
 
-from mulm.errors import ConfigError
+from mulm.errors import ConfigError, DeviceError
 from serve_app.applications import (
     body,
     deployed,
@@ -56,8 +59,12 @@ def test_failure_carries_the_deployments_own_words():
 
 def test_the_last_line_of_a_traceback_names_the_error():
     words = "Traceback:\n  File x\nmulm.errors.NotFoundError: no model 'x@9'\n  at the end\n"
-    assert last_line(words) == "NotFoundError: no model 'x@9'"
+    assert last_line(words) == "not_found: no model 'x@9'"
     assert last_line("a\nb\n") == "b"
+    for hint, told in (("set device to cpu", " (set device to cpu)"), ("", "")):
+        error = pickle.loads(pickle.dumps(DeviceError("no GPU", hint=hint)))
+        words = "".join(format_exception(error))
+        assert last_line(words) == f"device_unavailable: no GPU{told}"
     assert last_line("") == "no reason given"
 
 
