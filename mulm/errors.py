@@ -12,7 +12,6 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
-
 HINT = "hint: "
 """What begins the hint in a traceback."""
 

@@ -65,7 +65,7 @@ class Followed:
         except MulmError as error:
             _log.warning("deployment is not served name=%s reason=%s", args.name, error.message)
             self.problem = error.message
-        except Exception as error:  # noqa: BLE001 - others are served; it is tried again
+        except Exception:  # noqa: BLE001 - others are served; it is tried again
             _log.exception("deployment is not served name=%s", args.name)
             self.problem = "something unforeseen; the ingress's log says more"
         else:
