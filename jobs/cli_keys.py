@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.cli_remote import chosen_server, open_api, with_server
-from jobs.cli_verbs import Verbs, print_result, with_json
+from jobs.cli_verbs import Verbs, print_result, say, with_json
 from mulm.errors import ConfigError, ConflictError, NotRunningError
 from mulm.home import Home
 from mulm.terminal_text import harmless
@@ -58,7 +58,7 @@ def key_ls(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(keys))
         return
-    for line in key_lines(keys):
+    for line in key_lines(keys, time.time()):
         click.echo(harmless(line))
 
 
@@ -207,13 +207,15 @@ def seconds_in(text: str, most_s: int) -> int:
     return seconds
 
 
-def key_lines(keys: list[dict[str, Any]]) -> list[str]:
+def key_lines(keys: list[dict[str, Any]], now_s: float) -> list[str]:
     """A line for each key."""
     lines = []
     for each in keys:
         ends = each["expires_at"]
         words = [each["scope"], *(f"asks {name}" for name in each["models"])]
-        words += [] if ends is None else [f"until {_moment(ends, '%Y-%m-%d %H:%M')}"]
+        if ends is not None:
+            word = "expired" if ends <= now_s else "until"
+            words += [f"{word} {_moment(ends, '%Y-%m-%d %H:%M')}"]
         words += [
             f"{each['limits'][name]:,} {unit}"
             for name, unit in _LIMITS.items()
@@ -252,7 +254,7 @@ def _show_once(made: dict[str, Any], as_json: bool, word: str) -> None:
         click.echo(json.dumps(made))
         return
     told = f"{word} {made['id']} ({made['name']}); its text is shown this once:"
-    print(harmless(told), file=sys.stderr)
+    say(told)
     if made.get("hint"):
-        print(harmless(made["hint"]), file=sys.stderr)
+        say(made["hint"])
     click.echo(made["key"])

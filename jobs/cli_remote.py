@@ -62,12 +62,15 @@ def chosen_server() -> Server | None:
 
     Raises:
         AuthError: a server without a key.
-        ConfigError: a key without a server, or a file of it that cannot be read.
+        ConfigError: what is no address of a server, or a file of a key that cannot be read.
     """
+    from jobs.remote import address_of
+
     meta = click.get_current_context().meta
     url, key = meta.get(_URL), meta.get(_KEY)
     if not url:
         return None
+    address_of(url)
     if not key:
         raise AuthError(f"no key for {url}", hint=f"--key KEY, --key @FILE, or {KEY}")
     return Server(url, _read(key))

@@ -145,9 +145,9 @@ def _file(
 
 def _way_out(totals: Totals) -> str:
     """What to do about lines without an answer."""
-    if not totals.n_unasked:
+    if not totals.n_wrong:
         return "run the same again to ask for them"
     mend = "mend the lines that are told above"
-    if totals.n_unasked == totals.n_failed:
+    if totals.n_wrong == totals.n_failed:
         return f"{mend}: they cannot be asked as they are"
     return f"{mend}; the others are asked for if you run the same again"

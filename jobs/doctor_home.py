@@ -13,7 +13,7 @@ from jobs.doctor_finding import Surroundings, Verdict, existing, fault, fine, wa
 from mulm.checksum import hash_file
 from mulm.errors import MulmError
 from serve_app.key_text import read_secret
-from serve_app.keys import read_first_key
+from serve_app.keys import FIRST_KEY_NAME, NEW_FIRST, read_first_key
 
 _LEAST_FREE_BYTES = 500_000_000
 """`mulm up` starts with no less."""
@@ -129,7 +129,20 @@ def key(machine: Surroundings) -> Verdict:
             read_secret(machine.home.key_secret)
     except (MulmError, OSError) as error:
         return fault(str(error), getattr(error, "hint", "") or f"chmod 600 {machine.home.api_key}")
+    if (expires_s := _first_expires_s(machine.home.ledger)) and expires_s <= machine.now_s:
+        return fault("the first API key has expired", NEW_FIRST)
     return fine(str(machine.home.api_key))
+
+
+def _first_expires_s(ledger: Path) -> float | None:
+    """When the first key ends, where it does; nothing of a ledger that cannot be read."""
+    asked = "SELECT expires_s FROM keys WHERE name = ?"
+    try:
+        with closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True, timeout=10)) as opened:
+            (expires_s,) = opened.execute(asked, [FIRST_KEY_NAME]).fetchone() or (None,)
+    except sqlite3.Error:
+        return None
+    return None if expires_s is None else float(expires_s)
 
 
 def _has_keys(ledger: Path) -> bool:

@@ -98,7 +98,9 @@ def read_template(path: Path | None, tokenizer: Tokenizer) -> str:
         raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         hint = "a template is a file of UTF-8 text"
-        raise ConfigError(f"cannot read {str(path)!r}: {error}", hint=hint) from None
+        raise ConfigError(
+            f"cannot read {str(path)!r}: {getattr(error, 'strerror', error)}", hint=hint
+        ) from None
     render_template(template, SAMPLE, tokenizer)
     return template
 

@@ -23,11 +23,21 @@ from typing import Any, TextIO
 import httpx
 
 from jobs.chat_client import ChatClient, check
-from mulm.errors import ConfigError, ConflictError, DataError, MulmError, NotFoundError
+from mulm.errors import (
+    ConfigError,
+    ConflictError,
+    ContextLengthError,
+    DataError,
+    MulmError,
+    NotFoundError,
+    UnknownNameError,
+)
 
 _N_TRIES = 8
 _LATER = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 _MAX_WAIT_S = 30.0
+_WRONG = frozenset({ConfigError.code, UnknownNameError.code, ContextLengthError.code})
+"""What a server says of a line that it will never answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +61,8 @@ class Totals:
     n_answered: int
     n_failed: int
     n_skipped: int
-    n_unasked: int = 0
-    """Of those that failed: lines that are no order, which asking again does not mend."""
+    n_wrong: int = 0
+    """Of those that failed: lines that are wrong, which asking again does not mend."""
 
 
 def generate(
@@ -74,23 +84,26 @@ def generate(
         concurrency: Requests at a time.
         sleep: Waits, where the server is busy.
     """
-    n_answered = n_failed = n_skipped = n_unasked = 0
+    n_answered = n_failed = n_skipped = n_wrong = 0
     running: set[Future[dict[str, Any]]] = set()
     with ThreadPoolExecutor(concurrency) as pool:
         for order in orders:
             if order.id in done and order.error is None:
                 n_skipped += 1
                 continue
-            n_unasked += order.error is not None
+            n_wrong += order.error is not None
             running.add(pool.submit(_answer, client, order, sleep))
             if len(running) >= concurrency:
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
-                n_failed += sum(_write(out, future.result()) for future in ended)
+                for future in ended:
+                    n_failed += _write(out, future.result())
+                    n_wrong += _is_wrong(future.result())
                 n_answered += len(ended)
         for future in as_completed(running):
             n_failed += _write(out, future.result())
+            n_wrong += _is_wrong(future.result())
             n_answered += 1
-    return Totals(n_answered - n_failed, n_failed, n_skipped, n_unasked)
+    return Totals(n_answered - n_failed, n_failed, n_skipped, n_wrong)
 
 
 def read_orders(path: Path, defaults: Mapping[str, Any], as_chat: bool) -> Iterator[Order]:
@@ -112,7 +125,8 @@ def read_orders(path: Path, defaults: Mapping[str, Any], as_chat: bool) -> Itera
         raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"cannot read {str(path)!r}: {error}", hint="a file of UTF-8 text, a prompt a line"
+            f"cannot read {str(path)!r}: {getattr(error, 'strerror', error)}",
+            hint="a file of UTF-8 text, a prompt a line",
         ) from None
 
 
@@ -248,6 +262,10 @@ def _write(out: TextIO, result: dict[str, Any]) -> bool:
     if "error" in result:
         print(f"{result['id']}: {result['error']['message']}", file=sys.stderr)
     return "error" in result
+
+
+def _is_wrong(result: dict[str, Any]) -> bool:
+    return "error" in result and result["error"]["code"] in _WRONG
 
 
 def _wait_s(told: str, n_tries: int) -> float:

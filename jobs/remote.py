@@ -30,6 +30,7 @@ from mulm.errors import (
     UnreachableError,
     error_classes,
 )
+from serve_app.keys import NEW_FIRST
 
 API = "/api/v1"
 _CONNECT_TIMEOUT_S = 10.0
@@ -249,7 +250,7 @@ def error_of(reply: httpx.Response) -> MulmError:
         kind = fallback if reply.status_code in (401, 403) else classes.get(str(told.get("code")))
     except (ValueError, KeyError, TypeError, AttributeError):
         message, hint, kind = f"the server answered {reply.status_code}", "", None
-    if reply.status_code == 401:
+    if reply.status_code == 401 and NEW_FIRST not in hint:
         hint = "--key, or MULM_API_KEY, is a key of that server"
     wait_s = _retry_after_s(reply)
     return (kind or fallback)(message, hint=hint, **({"retry_after_s": wait_s} if wait_s else {}))

@@ -101,7 +101,10 @@ def stop(home: Home, jobs_grace_s: float = _JOBS_GRACE_S) -> bool:
 def _stop_jobs(home: Home, grace_s: float) -> None:
     left = JobClient.of(cluster.connect(home), home).stop_all(grace_s)
     if left:
-        _log.warning("jobs did not stop in time ids=%s", ",".join(left))
+        _log.warning(
+            "%s: ended before it was done; `mulm runs resume` goes on from what is kept",
+            ", ".join(left),
+        )
 
 
 def _prepare(home: Home) -> None:

@@ -12,6 +12,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+_MOST_LISTED = 8
+
 HINT = "hint: "
 """What begins the hint in a traceback."""
 
@@ -174,10 +176,11 @@ def error_classes() -> tuple[type[MulmError], ...]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known name, or lists what exists."""
+    """A hint that names the nearest known name, or lists what exists: the first few of many."""
     names = sorted(known)
     by_lower = {name.lower(): name for name in reversed(names)}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     if close:
         return f"did you mean {by_lower[close[0]]!r}?"
-    return f"known: {', '.join(names)}" if names else "there are none yet"
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return f"known: {', '.join(names[:_MOST_LISTED])}{more}" if names else "there are none yet"

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mulm.accounts import Key
 from mulm.errors import AuthError, NotRunningError
 from serve_app.key_text import FOR_KEY, digest_of
-from serve_app.keys import FIRST_KEY_NAME
+from serve_app.keys import FIRST_KEY_NAME, NEW_FIRST
 from serve_app.settings import KEYS_MAX_AGE_S
 from serve_app.ui import files
 
@@ -103,7 +103,8 @@ class KeyRing:
         if found is None:
             raise AuthError("the API key is not valid", hint=_HINT)
         if found.expires_s is not None and found.expires_s <= self._now_s():
-            raise AuthError("the API key has expired", hint="ask for another one")
+            hint = NEW_FIRST if found.name == FIRST_KEY_NAME else "ask for another one"
+            raise AuthError("the API key has expired", hint=hint)
         return found
 
     def stand_in(self, key: Key, key_id: str) -> Key:

@@ -59,6 +59,10 @@ def ensure_first_key(home: Home, facts: Facts) -> bool:
     return True
 
 
+NEW_FIRST = "`mulm down` and `mulm up` make a new first key"
+"""The way out where the first key is of no use any more."""
+
+
 def write_first_key(home: Home, text: str) -> None:
     """Let the commands of this machine use that key."""
     write_atomic(home.api_key, f"{text}\n".encode(), mode=0o600)

@@ -26,7 +26,7 @@ from serve_app.control_api.control import (
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.page import DEFAULT_LIMIT, After, Limit, behind, page
 from serve_app.deployment_spec import spec_of, unread
-from serve_app.keys import FIRST_KEY_NAME, MadeKey, make_key
+from serve_app.keys import FIRST_KEY_NAME, NEW_FIRST, MadeKey, make_key
 
 router = APIRouter(prefix="/api/v1/keys", tags=["keys"], dependencies=ALL_SCOPE, responses=PROBLEMS)
 
@@ -160,7 +160,7 @@ def change_key(
     control.facts.change_key(replace(key, **changes), key)
     ring.look_again()
     found = control.facts.key(key_id)
-    return described(found) | {"hint": unserved_hint(control.facts, found)}
+    return described(found) | {"hint": _end_hint(found) or unserved_hint(control.facts, found)}
 
 
 @router.post("/{key_id}/rotate", response_model=None, dependencies=ALL_SCOPE_NOW)
@@ -235,6 +235,13 @@ def unserved_hint(facts: Facts, key: Key) -> str | None:
         return None
     hint = nearest(missing[0], served) if served else "`mulm serve` does it"
     return f"nothing is served as {missing[0]!r} now: {hint}"
+
+
+def _end_hint(key: Key) -> str | None:
+    """What a first key that ends leaves behind; None of others."""
+    if key.name != FIRST_KEY_NAME or key.expires_s is None:
+        return None
+    return f"the commands of this machine end with this key: {NEW_FIRST} then"
 
 
 def _shown_once(

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from actors.run_starter import Started
 from mulm.config import Frozen, load_config
-from mulm.errors import NotFoundError
+from mulm.errors import ConfigError, NotFoundError, nearest
 from mulm.records import Claim, Event, Phase
 from mulm.runs.continued import require_as_begun
 from mulm.runs.curve import finite, thinned
@@ -68,6 +68,8 @@ def list_runs(
 ) -> dict[str, Any]:
     """All runs, newest first."""
     found = control.facts.runs(kind, phase, after, limit + 1)
+    if kind is not None and not found and kind not in SCHEMAS:
+        raise ConfigError(f"no such kind: {kind!r}", hint=nearest(kind, SCHEMAS), param="kind")
     return page(control.desk.stand(found), limit, _described)
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from mulm.errors import CorruptError, NotFoundError, nearest
+from mulm.errors import ConfigError, CorruptError, NotFoundError, nearest
 from mulm.manifest import BlobEntry
 from mulm.records import Claim, UserFile
 from mulm.refs import new_id
@@ -28,6 +28,8 @@ UPLOADS = frozenset({("POST", "/v1/files")})
 """Routes that read their body themselves."""
 
 Purpose = Literal["fine-tune", "batch", "user_data", "evals", "assistants"]
+_ALL_PURPOSES = (*get_args(Purpose), "batch_output", "model_export")
+"""Those of what runs make too."""
 _MAX_LISTED = 10_000
 _MAX_SHOWN_NAME = 255
 _CHECKED_BEFORE_BYTES = 8 << 20
@@ -85,6 +87,9 @@ def list_files(
 ) -> dict[str, Any]:
     """All files, or those of one purpose, newest first."""
     found = control.facts.files(purpose, after, limit + 1, order == "desc")
+    if purpose is not None and not found and purpose not in _ALL_PURPOSES:
+        hint = nearest(purpose, _ALL_PURPOSES)
+        raise ConfigError(f"no such purpose: {purpose!r}", hint=hint, param="purpose")
     return page(found, limit, _described)
 
 

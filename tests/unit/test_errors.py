@@ -45,6 +45,8 @@ def test_exit_code_of_strangers_is_one() -> None:
         ("llama", ["Llama", "Qwen"], "did you mean 'Llama'?"),
         ("zzz", ["b", "a"], "known: a, b"),
         ("zzz", [], "there are none yet"),
+        ("zzz", [*"abcdefgh"], "known: a, b, c, d, e, f, g, h"),
+        ("zzz", [*"abcdefghijk"], "known: a, b, c, d, e, f, g, h and 3 more"),
     ],
 )
 def test_nearest(name: str, known: list[str], hint: str) -> None:

@@ -195,6 +195,17 @@ def test_a_file_that_is_no_batch_asks_nothing(context):
     assert context.facts.files("batch_output") == []
 
 
+def test_a_file_of_lines_for_another_endpoint_is_not_called_empty(context):
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {}}
+    for content, codes in (
+        (json.dumps(line).encode(), ["mismatched_endpoint"]), (b"\n", ["empty_file"]),
+    ):  # fmt: skip
+        with pytest.raises(DataError):
+            work(context, config_of(context, content=content), Served(good))
+        told = context.facts.last_event(RUN, "invalid").data["errors"]
+        assert [each["code"] for each in told] == codes
+
+
 def test_another_batch_of_the_same_file_is_another_run(context):
     config = config_of(context, "a")
 

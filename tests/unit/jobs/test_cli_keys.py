@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.cli_keys import LONGEST_LIFE_S, LONGEST_OVERLAP_S, key, seconds_in
+from jobs.cli_keys import LONGEST_LIFE_S, LONGEST_OVERLAP_S, key, key_lines, seconds_in
 from jobs.key_desk import found
 from mulm.accounts import UsageRow
 from mulm.config import parse_config
@@ -134,6 +134,27 @@ def test_every_change_here_leaves_a_row_with_the_name_of_who_made_it(here: Any) 
         assert row.who.startswith("user:")
         assert (row.method, row.outcome) == ("CLI", "done")
         assert row.subject == f"/api/v1/keys/{made['id']}"
+
+
+def test_a_quiet_verb_says_the_text_alone(here: Any) -> None:
+    code, out, err = here("key", "make", "x", "--model", "nothing", "-q")
+    assert (code, is_key(out.strip()), err) == (0, True, "")
+    assert "nothing is served" in here("key", "make", "y", "--model", "nothing")[2]
+
+
+def test_a_key_that_has_expired_is_listed_so(here: Any) -> None:
+    [first] = listed(here)
+    assert "expired" not in key_lines([first], 0.0)[0]
+    ending = first | {"expires_at": 1000}
+    assert "until 1970-01-01 00:16" in key_lines([ending], 999.0)[0]
+    assert "expired 1970-01-01 00:16" in key_lines([ending], 1000.0)[0]
+
+
+def test_what_is_no_address_is_said_before_a_key_is_missed(here: Any) -> None:
+    code, _, err = here("runs", "ls", "--url", "foo")
+    assert (code, "'foo' is no address of a server" in err) == (2, True)
+    code, _, err = here("runs", "ls", "--url", "http://foo:1")
+    assert (code, "no key for http://foo:1" in err) == (14, True)
 
 
 def test_the_first_key_is_rotated_in_its_file_too(here: Any) -> None:

@@ -269,6 +269,14 @@ def test_a_key_that_is_lost_or_none(sound: Surroundings) -> None:
     expect(in_home.key(sound), "fault", "mulm up")
 
 
+def test_a_first_key_that_has_expired(sound: Surroundings) -> None:
+    with Ledger(sound.home.ledger) as facts:
+        [first] = facts.valid_keys()
+        facts.change_key(replace(first, expires_s=sound.now_s + 1), first)
+        assert in_home.key(sound).level == "ok"
+    expect(in_home.key(replace(sound, now_s=sound.now_s + 2)), "fault", "expired", "mulm up")
+
+
 def test_a_key_that_was_never_made_is_not_lost(sound: Surroundings) -> None:
     for path in (sound.home.api_key, sound.home.ledger):
         path.unlink()

@@ -176,7 +176,7 @@ def test_of_two_lines_with_one_id_the_second_is_not_asked(tmp_path):
     for done in (frozenset(), frozenset({"3", "2"})):
         orders = read_orders(path, DEFAULTS, as_chat=False)
         totals, told = run(client, orders, done=done)
-        assert totals.n_unasked == totals.n_failed == 2
+        assert totals.n_wrong == totals.n_failed == 2
         messages = {line["error"]["message"] for line in told if "error" in line}
         assert messages == {f"line {n} has the id '3', as line 1 has" for n in (3, 4)}
     assert sorted(body["prompt"] for _, body in client.bodies) == ["a", "b"]
@@ -193,3 +193,19 @@ def test_a_line_that_no_json_can_say_is_told_in_our_words(tmp_path):
         "2": "line 2 holds half a character (a lone surrogate)",
     }
     assert not client.bodies
+
+
+def test_a_line_that_a_server_refuses_is_wrong_and_one_that_it_does_not_reach_is_not():
+    class Strict(Client):
+        def post(self, path, body):
+            if body["prompt"] == "away":
+                raise MulmError("gone")
+            if isinstance(body["prompt"], str):
+                return super().post(path, body)
+            error = {"message": "prompt: must be text", "code": "invalid_value"}
+            return httpx.Response(400, json={"error": error})
+
+    orders = [Order(str(p), DEFAULTS | {"prompt": p}) for p in ("a", 5, "away")]
+    for concurrency in (1, 16):
+        totals, _ = run(Strict(), orders, concurrency=concurrency)
+        assert (totals.n_answered, totals.n_failed, totals.n_wrong) == (1, 2, 1)

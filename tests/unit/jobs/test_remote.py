@@ -25,6 +25,7 @@ from mulm.errors import (
 )
 from mulm.records import Answered
 from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
+from serve_app.keys import NEW_FIRST
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/api/v1/", "/api", "/api/"])
@@ -167,6 +168,15 @@ def test_problems_are_raised_as_what_they_are(
     with pytest.raises(kind) as caught:
         remote.get("x")
     assert type(caught.value) is kind
+
+
+def test_an_expired_first_key_has_its_own_way_out(scripted: Any) -> None:
+    remote, _ = scripted
+    for hint, told in ((NEW_FIRST, NEW_FIRST), ("ask for another one", "MULM_API_KEY")):
+        Scripted.script.append((401, {"code": "unauthorized", "detail": "no", "hint": hint}, {}))
+        with pytest.raises(AuthError) as caught:
+            remote.get("x")
+        assert told in caught.value.hint
 
 
 def test_a_list_is_read_to_its_end(server: Any) -> None:

@@ -122,8 +122,14 @@ def test_an_expired_key_is_refused_to_the_second(ledger, verify):
     ledger.now_s = 1.9
     assert verify(ONE) == "key_1"
     ledger.now_s = 2.0
-    with pytest.raises(AuthError, match="expired"):
+    with pytest.raises(AuthError, match="expired") as caught:
         verify(ONE)
+    assert "mulm up" not in caught.value.hint
+    first = replace(key_of(1, expires_s=1002.0), name=FIRST_KEY_NAME)
+    ledger.keys = {digest_of(TWO, SECRET): first}
+    with pytest.raises(AuthError, match="expired") as caught:
+        verify(TWO)
+    assert "mulm up" in caught.value.hint
 
 
 def test_known_keys_outlive_a_short_absence_of_the_ledger(ledger, verify):

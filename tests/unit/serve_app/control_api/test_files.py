@@ -73,6 +73,13 @@ def test_the_official_client(api, store):
     asyncio.run(check())
 
 
+def test_a_purpose_that_names_nothing_is_said_to(api):
+    for known in ("evals", "batch_output", "model_export"):
+        assert api.get(f"{ROOT}?purpose={known}")["data"] == []
+    told = api.call("GET", f"{ROOT}?purpose=foo")
+    assert (told.status_code, told.json()["error"]["param"]) == (400, "purpose")
+
+
 def test_a_file_of_many_megabytes_is_stored_as_it_is(api, store):
     content = os.urandom(5 << 20)
     made = upload(api, content).json()

@@ -222,3 +222,10 @@ def test_two_keys_never_have_one_name(api, ledger):
     assert api.call("PATCH", f"{ROOT}/{old['id']}", json={"name": "a friend"}).is_success, "its own"
     assert api.call("DELETE", f"{ROOT}/{old['id']}").status_code == 204
     assert api.call("POST", ROOT, json={"name": "a friend"}).status_code == 201
+
+
+def test_a_first_key_that_shall_end_is_told_what_ends_with_it(api):
+    ending = {"expires_in_s": 3600}
+    assert "mulm up" in api.call("PATCH", f"{ROOT}/key_1", json=ending).json()["hint"]
+    assert api.call("PATCH", f"{ROOT}/key_2", json=ending).json()["hint"] is None
+    assert api.call("PATCH", f"{ROOT}/key_1", json={"expires_in_s": None}).json()["hint"] is None

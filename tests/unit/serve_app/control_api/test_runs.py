@@ -39,6 +39,7 @@ def test_runs_are_listed_newest_first_page_by_page(api, runs):
     [failed] = api.get(f"{ROOT}?phase=failed")["data"]
     assert (failed["id"], failed["error"]["code"]) == (runs[2], "job_failed")
     assert api.get(f"{ROOT}?kind=prepare")["data"] == []
+    assert api.refused("GET", f"{ROOT}?kind=prepar", 400)["hint"] == "did you mean 'prepare'?"
     assert api.refused("GET", f"{ROOT}?after=run_none", 404)["code"] == "not_found"
     assert api.refused("GET", f"{ROOT}?limit=0", 400)["param"] == "limit"
 
