@@ -13,6 +13,7 @@ from mulm.errors import ConfigError, ConflictError, NotFoundError, TokenizerMism
 from mulm.records import Claim, Deployment
 from mulm.refs import parse_ref
 from serve_app.canary import Canary
+from serve_app.control_api.body_words import named_in_body
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.deployment_words import described, revision, revision_id
 from serve_app.control_api.idempotency import OnceDependency
@@ -110,7 +111,8 @@ def patch_deployment(
     """
     spec, now = _spec(control, name, seen_before(if_match, None, lambda: _revision(control, name)))
     given = spec.args.model_dump(mode="json") | body | {"served_name": name}
-    args = parse_config(AppArgs, given)
+    with named_in_body(AppArgs):
+        args = parse_config(AppArgs, given)
     if _serves_it(control, name, args):
         return _told(control, name, 202)
     return _put(control, args, now, spec.canary)

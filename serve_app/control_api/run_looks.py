@@ -12,6 +12,8 @@ from mulm.runs.compare import Contender, compare
 from mulm.runs.digest import all_events, checkpoints
 from mulm.runs.kinds import TRAIN
 from mulm.runs.samples import newest_samples
+from mulm.train.config import TrainConfig
+from serve_app.control_api.body_words import named_in_body
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.idempotency import OnceDependency
 from serve_app.control_api.runs import DONE_BEFORE, begun_once
@@ -31,7 +33,8 @@ class Changes(Frozen):
 @router.post("/estimate")
 def estimate_run(body: Changes, control: ControlDependency) -> dict[str, Any]:
     """What a training would be, before it begins: shape, memory, steps, and what was chosen why."""
-    return control.estimate(body.config)
+    with named_in_body(TrainConfig, "config."):
+        return control.estimate(body.config)
 
 
 @router.get("/{run_id}/checkpoints")
@@ -72,7 +75,7 @@ def fork_run(
 ) -> Response:
     """Start a run like this one, with some keys of its config otherwise."""
     run = control.facts.run(run_id)
-    return begun_once(once, control, run.kind, run.config | body.config)
+    return begun_once(once, control, run.kind, run.config | body.config, "config.")
 
 
 def _contender(control: Control, run_id: str) -> Contender:

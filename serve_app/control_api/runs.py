@@ -19,6 +19,7 @@ from mulm.runs.kinds import SCHEMAS, name_of, references_of
 from mulm.runs.standing import Standing
 from mulm.train.config import TrainConfig
 from mulm.train.exporters.registry import require_exporters
+from serve_app.control_api.body_words import also_over_http, named_in_body
 from serve_app.control_api.control import ALL_SCOPE, PROBLEMS, Control, ControlDependency
 from serve_app.control_api.event_stream import (
     LastEventId,
@@ -79,7 +80,7 @@ def create_run(body: NewRun, control: ControlDependency, once: OnceDependency) -
 
     One that is under way keeps the settings with which it began: others are refused.
     """
-    return begun_once(once, control, body.kind, body.config)
+    return begun_once(once, control, body.kind, body.config, "config.")
 
 
 @router.get("/{run_id}")
@@ -142,13 +143,15 @@ def get_logs(
 @router.post("/{run_id}/pause", status_code=202)
 def pause_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
     """Have a run write a checkpoint and end, to go on later."""
-    return _described(control.desk.ask_to_pause(run_id))
+    with also_over_http():
+        return _described(control.desk.ask_to_pause(run_id))
 
 
 @router.post("/{run_id}/cancel", status_code=202)
 def cancel_run(run_id: str, control: ControlDependency) -> dict[str, Any]:
     """End a run for good; its checkpoints stay."""
-    return _described(control.desk.ask_to_cancel(run_id))
+    with also_over_http():
+        return _described(control.desk.ask_to_cancel(run_id))
 
 
 @router.post("/{run_id}/resume", status_code=202)
@@ -158,16 +161,23 @@ def resume_run(
     """Go on with a run that was paused or has failed, from its newest checkpoint."""
     body = body or ResumeBody()
     found = control.desk.one(run_id)
-    control.starter.go_on(found, body.set, also_cancelled=body.also_cancelled)
+    with also_over_http():
+        control.starter.go_on(found, body.set, also_cancelled=body.also_cancelled)
     return _described(control.desk.one(run_id))
 
 
-def begun_once(once: Once, control: Control, kind: str, config: dict[str, Any]) -> Response:
-    """Start a run, or find it finished: the answer to whoever asked for it."""
-    return once.answer(
-        lambda claim: _start(control, kind, config, claim),
-        lambda run_id, _: _begun(control, control.starter.start_again(run_id)),
-    )
+def begun_once(
+    once: Once, control: Control, kind: str, config: dict[str, Any], where: str = ""
+) -> Response:
+    """Start a run, or find it finished: the answer to whoever asked for it.
+
+    `where` in the body the config stands is told with what is wrong in it.
+    """
+    with named_in_body(SCHEMAS[kind], where):
+        return once.answer(
+            lambda claim: _start(control, kind, config, claim),
+            lambda run_id, _: _begun(control, control.starter.start_again(run_id)),
+        )
 
 
 def _start(

@@ -250,7 +250,7 @@ def test_an_engine_that_fails_says_why(api, look, serve):
     serve.failing["engine-tiny"] = "Traceback\nmulm.errors.CorruptError: weights are broken\n"
     look()
     found = api.get(f"{URL}/tiny")
-    assert (found["status"], found["message"]) == ("failed", "CorruptError: weights are broken")
+    assert (found["status"], found["message"]) == ("failed", "corrupt: weights are broken")
 
 
 def test_a_revision_that_nobody_has_seen_yet_does_not_run(api, look, serve):
