@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,22 +77,25 @@ def model_show(name: str, as_json: bool) -> None:
 @model.command("alias")
 @click.argument("name", metavar="MODEL", shell_complete=names_of("model"))
 @click.argument("alias")
+@click.option("--remove", is_flag=True, help="Let ALIAS of MODEL's name mean nothing any more.")
 @with_server
 @with_json
-def model_alias(name: str, alias: str, as_json: bool) -> None:
+def model_alias(name: str, alias: str, remove: bool, as_json: bool) -> None:
     """Let ALIAS mean MODEL from now on. What serves the alias follows within a second or two.
 
     \b
     Example:  mulm model alias demo@4 live
+              mulm model alias demo live --remove
     """
     from jobs.remote_versions import RemoteVersions
 
-    with open_remote() as remote:
-        if remote is not None:
-            result = RemoteVersions(remote).point(name, alias)
-        else:
-            with open_exchange() as exchange:
-                result = exchange.point(name, alias)
+    with ExitStack() as stack:
+        remote = stack.enter_context(open_remote())
+        desk = RemoteVersions(remote) if remote else stack.enter_context(open_exchange())
+        if remove:
+            print_result(desk.unpoint(name, alias), as_json, "removed {removed}")
+            return
+        result = desk.point(name, alias)
     is_new = result["before"] != result["model"]
     before = f", before {result['before']}" if result["before"] else ""
     print_result(result, as_json, "{alias} is {model}" + (before if is_new else " already"))

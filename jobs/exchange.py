@@ -135,6 +135,17 @@ class Exchange:
             "before": None if before is None else f"{version.name}@{before}",
         }
 
+    def unpoint(self, model: str, alias: str) -> Result:
+        """Let `name@alias` mean nothing.
+
+        Raises:
+            NotFoundError: no such alias.
+            ConflictError: a deployment follows it.
+        """
+        name = parse_ref(model).name
+        write_fact(self._home, "remove_alias", "model", name, alias)
+        return {"removed": f"{name}@{alias}"}
+
     def show(self, model: str) -> Result:
         """Shape, parameters, files, lineage and aliases of a model."""
         version, manifest = self._find(model)

@@ -216,10 +216,10 @@ class Remote:
                 f"{self.url} has not answered within {_READ_TIMEOUT_S:.0f} s",
                 hint="it may have begun what was asked: look before asking again",
             )
-        return UnreachableError(
-            f"no answer from {self.url}: {_said(error)}",
-            hint="is that the address, and is the application up there? (--url, MULM_URL)",
-        )
+        hint = "is that the address, and is the application up there? (--url, MULM_URL)"
+        if isinstance(error, httpx.RemoteProtocolError) and self.url.startswith("http://"):
+            hint = f"does it speak HTTPS? then https{self.url.removeprefix('http')}"
+        return UnreachableError(f"no answer from {self.url}: {_said(error)}", hint=hint)
 
 
 def address_of(url: str) -> str:

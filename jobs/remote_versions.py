@@ -12,7 +12,7 @@ from jobs.remote import Remote
 from mulm.errors import ConfigError
 from mulm.manifest import Kind
 from mulm.records import Version
-from mulm.refs import parse_ref
+from mulm.refs import check_alias, parse_ref
 
 Result = dict[str, Any]
 
@@ -93,6 +93,17 @@ class RemoteVersions:
             "model_id": found["manifest_id"],
             "before": None if before is None else f"{name}@{before}",
         }
+
+    def unpoint(self, model: str, alias: str) -> Result:
+        """Let `name@alias` mean nothing.
+
+        Raises:
+            NotFoundError: no such alias.
+            ConflictError: a deployment follows it.
+        """
+        name = parse_ref(model).name
+        self._remote.delete(f"models/{name}/aliases/{check_alias(alias)}")
+        return {"removed": f"{name}@{alias}"}
 
 
 def description_lines(kind: Kind, told: Result) -> list[str]:

@@ -71,8 +71,15 @@ class Facts(FeedbackFacts, Protocol):
         0 for an alias that is not there yet.
         """
 
+    def remove_alias(self, kind: Kind, name: str, alias: str, only_from: int | None = None) -> None:
+        """Let an alias point nowhere; its history stays.
+
+        Raises NotFoundError, and ConflictError where a deployment follows it or it does not point
+        to the version `only_from`.
+        """
+
     def alias_history(self, kind: Kind, name: str, alias: str) -> list[Pointed]:
-        """Where it has pointed, the newest first."""
+        """Where it has pointed, the newest first; 0 is nowhere."""
 
     def aliases(self, kind: Kind, name: str) -> dict[str, int]:
         """Alias to version number."""

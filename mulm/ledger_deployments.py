@@ -14,7 +14,7 @@ from mulm.errors import ConflictError, NotFoundError, nearest
 from mulm.ledger_answers import note_made, was_made
 from mulm.ledger_database import LedgerDatabase, Row
 from mulm.ledger_rows import dumped, loaded
-from mulm.records import Claim, Deployment, Version
+from mulm.records import Claim, Deployment
 from mulm.refs import check_name
 
 _NEWEST = """
@@ -83,13 +83,12 @@ class DeploymentRows:
         rows = self._db.all_inside(f"{_NEWEST} AND spec IS NOT NULL AND name<>?", name)
         return {row["name"]: row["revision"] for row in rows}
 
-    def _require_not_served(self, version: Version) -> None:
-        """Within `writing`; for versions of models."""
-        query = f"{_NEWEST} AND instr(spec, ?)"
-        found = self._db.one(query, json.dumps(version.ref)) if version.kind == "model" else None
+    def _require_not_served(self, ref: str) -> None:
+        """Within `writing`; for versions and aliases of models."""
+        found = self._db.one(f"{_NEWEST} AND instr(spec, ?)", json.dumps(ref))
         if found:
             raise ConflictError(
-                f"{version.ref} is served as {found['name']!r}",
+                f"{ref} is served as {found['name']!r}",
                 hint=f"`mulm serve {found['name']} --stop` ends that",
             )
 

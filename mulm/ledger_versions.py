@@ -94,7 +94,8 @@ class VersionRows(AuditRows, DeploymentRows, FeedRows):
                 if not version:
                     raise self._not_found(kind, Ref(name, version=number))
                 self._require_no_alias(version)
-                self._require_not_served(version)
+                if kind == "model":
+                    self._require_not_served(version.ref)
                 row = (kind, name, number, version.manifest_id, self._clock())
                 self._db.execute("INSERT INTO removed VALUES (?,?,?,?,?)", row)
                 self._db.execute(
@@ -117,6 +118,18 @@ class VersionRows(AuditRows, DeploymentRows, FeedRows):
                     self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
         if not version:
             raise self._not_found(kind, Ref(name, version=number))
+
+    def remove_alias(self, kind: Kind, name: str, alias: str, only_from: int | None = None) -> None:
+        with self._db.writing():
+            if not self._require_alias_at(kind, name, alias, only_from):
+                known = [f"{name}@{each}" for each in self.aliases(kind, name)]
+                ref = f"{name}@{alias}"
+                raise NotFoundError(f"no alias {ref!r}", hint=nearest(ref, known))
+            if kind == "model":
+                self._require_not_served(f"{name}@{alias}")
+            row = (kind, name, alias, 0, self._clock())
+            self._db.execute("DELETE FROM aliases WHERE kind=? AND name=? AND alias=?", row[:3])
+            self._db.execute("INSERT INTO alias_history VALUES (?,?,?,?,?)", row)
 
     def alias_history(self, kind: Kind, name: str, alias: str) -> list[Pointed]:
         rows = self._db.all(

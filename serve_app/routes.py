@@ -60,7 +60,7 @@ class Routes:
             alike, nearest_one = max(_alike(known, path.rstrip("/")) for known in self._paths)
             if alike >= _ALIKE:
                 return f"did you mean {nearest_one!r}?"
-        return "GET /openapi.json tells all routes"
+        return "GET /openapi.json, with a key, tells all routes"
 
     def require_known_query(self, route: APIRoute, path: str, query: Sequence[str]) -> None:
         """Refuse a query, given by its names, that its route does not declare.

@@ -136,13 +136,30 @@ def put_alias(
     return _told(control, kind, name, alias)
 
 
+@router.delete("/{kinds:kinds}/{name}/aliases/{alias}", status_code=204, responses={412: CHANGED})
+def delete_alias(
+    kinds: Kinds, name: str, alias: str, control: ControlDependency, if_match: IfMatch = None
+) -> Response:
+    """Let an alias point nowhere; one that a deployment follows stays, and so does the history."""
+    kind = _KINDS[kinds]
+    now = control.facts.aliases(kind, _bare(name).name).get(alias, 0)
+    only_from = seen_before(if_match, None, lambda: now)
+    if only_from not in (None, now):
+        raise PreconditionError(f"{name}@{alias} is not as its ETag says by now")
+    control.facts.remove_alias(kind, name, alias, only_from)
+    return Response(status_code=204)
+
+
 def _told(control: Control, kind: Kind, name: str, alias: str) -> JSONResponse:
     number = control.facts.aliases(kind, name).get(alias)
     if number is None:
         raise NotFoundError(f"no alias {name}@{alias}")
     history = control.facts.alias_history(kind, name, alias)
     body = _alias(name, alias, number) | {
-        "history": [{"ref": f"{name}@{past.number}", "set_at": int(past.set_s)} for past in history]
+        "history": [
+            {"ref": f"{name}@{past.number}" if past.number else None, "set_at": int(past.set_s)}
+            for past in history
+        ]
     }
     return JSONResponse(body, headers={"etag": f'"{number}"'})
 

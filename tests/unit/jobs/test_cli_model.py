@@ -107,6 +107,15 @@ def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str], argv: str, c
     assert not (folder / "nope").exists()
 
 
+def test_an_alias_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "alias", "tiny@1", "lvie")
+    code, out, err = run(capsys, "alias", "tiny", "lvie", "--remove")
+    assert (code, out) == (0, "removed tiny@lvie\n"), err
+    assert json.loads(run(capsys, "show", "tiny", "--json")[1])["aliases"] == ["live"]
+    code, _, err = run(capsys, "alias", "tiny", "lvie", "--remove")
+    assert (code, "no alias 'tiny@lvie'" in err) == (EXIT_BY_CODE["not_found"], True)
+
+
 def test_an_alias_means_what_it_is_told_to(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "alias", "tiny@1", "best")
     assert (code, out) == (0, "tiny@best is tiny@1\n"), err

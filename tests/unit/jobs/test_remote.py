@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -168,6 +169,23 @@ def test_problems_are_raised_as_what_they_are(
     with pytest.raises(kind) as caught:
         remote.get("x")
     assert type(caught.value) is kind
+
+
+def test_plain_words_to_a_server_that_speaks_tls_have_a_hint() -> None:
+    def hang_up(listening: socket.socket) -> None:
+        for _ in range(4):
+            with listening.accept()[0] as connection:
+                connection.recv(1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = Thread(target=hang_up, args=[listening])
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with Remote(url, "key", sleep=lambda _s: None) as remote:
+            with pytest.raises(UnreachableError) as caught:
+                remote.get("x")
+        thread.join()
+    assert f"https{url.removeprefix('http')}" in caught.value.hint
 
 
 def test_an_expired_first_key_has_its_own_way_out(scripted: Any) -> None:

@@ -153,7 +153,7 @@ def test_a_path_that_is_not_there_is_told_the_nearest_one(api, path, nearest):
 
 
 def test_a_path_like_no_other_is_told_where_all_are(api):
-    hint = "GET /openapi.json tells all routes"
+    hint = "GET /openapi.json, with a key, tells all routes"
     for path in (f"{V1}/nonsense", V1, f"{V1}/{'x' * 60_000}"):
         assert api.refused("GET", path, 404)["hint"] == hint
     assert hint in api.call("GET", "/v1/engines/davinci").json()["error"]["message"]

@@ -75,3 +75,34 @@ def test_a_model_has_a_card(api, versions):
     assert "## Lineage" in reply.text
     api.refused("GET", "/api/v1/models/tiny@9/card", 404)
     api.refused("GET", "/api/v1/datasets/text@1/card", 404)
+
+
+def test_an_alias_is_removed_and_its_history_stays(api, ledger, versions):
+    path = "/api/v1/models/tiny/aliases/live"
+    for number in (1, 2):
+        api.call("PUT", path, json={"version": number})
+    for wrong in ('"1"', '"7"', "x"):
+        assert api.refused("DELETE", path, 412, headers={"if-match": wrong})["code"]
+    assert api.call("DELETE", path, headers={"if-match": '"2"'}).status_code == 204
+    assert api.get("/api/v1/models/tiny/aliases")["data"] == []
+    assert api.refused("DELETE", path, 404)["code"] == "not_found"
+    assert api.refused("DELETE", path, 412, headers={"if-match": "*"})["code"]
+    assert [past.number for past in ledger.alias_history("model", "tiny", "live")] == [0, 2, 1]
+    newest = api.get("/api/v1/events?limit=100")["data"][-1]
+    assert (newest["subject"], newest["data"]["version"]) == ("tiny@live", 0)
+    assert api.get("/api/v1/audit")["data"][0]["method"] == "DELETE"
+    api.call("PUT", path, json={"version": 1})
+    refs = [past["ref"] for past in api.get(path)["history"]]
+    assert refs == ["tiny@1", None, "tiny@2", "tiny@1"]
+
+
+def test_an_alias_that_is_served_is_not_removed(api, versions):
+    path = "/api/v1/models/tiny/aliases/live"
+    api.call("PUT", path, json={"version": 1})
+    served = api.call("POST", "/api/v1/deployments", json={"model": "tiny@live"})
+    assert served.status_code == 202, served.text
+    told = api.refused("DELETE", path, 409)
+    assert "tiny@live is served as 'tiny'" in told["detail"]
+    assert api.get(path)["version"] == 1
+    assert api.call("DELETE", "/api/v1/deployments/tiny").status_code == 204
+    assert api.call("DELETE", path).status_code == 204
