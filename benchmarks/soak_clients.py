@@ -33,7 +33,7 @@ _PROMPT = {"model": NAME, "prompt": [70, 71, 72], "max_tokens": 8}
 HOSTILE: tuple[tuple[bytes | dict[str, Any], int], ...] = (
     (b"", 400),
     (b"\xff\xfe\x00", 400),
-    (_DEEP.encode(), 400),
+    (_DEEP.encode(), 413),
     (b"[1, 2", 400),
     (_PROMPT | {"model": "nobody's"}, 404),
     (_PROMPT | {"prompt": [10**9]}, 400),
