@@ -33,6 +33,8 @@ router = APIRouter(prefix="/api/v1/keys", tags=["keys"], dependencies=ALL_SCOPE,
 _EVER_S = 2**40 * HOUR_S
 """One stretch that holds all times."""
 
+_WIDE = "a key of the scope all can serve other models and make keys for them all the same"
+
 MAX_OVERLAP_S = 30 * 86400
 _MAX_LIFE_S = 100 * 366 * 86400
 
@@ -46,7 +48,7 @@ RingDependency = Annotated[KeyRing, Depends(_ring)]
 Models = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=256)
 ]
-Life = Annotated[int, Field(ge=1, le=_MAX_LIFE_S)]
+Life = Annotated[int, Field(strict=True, ge=1, le=_MAX_LIFE_S)]
 
 
 class NewKey(Frozen):
@@ -224,7 +226,7 @@ def _used(control: Control, key: Key) -> dict[str, Any]:
 
 
 def unserved_hint(facts: Facts, key: Key) -> str | None:
-    """What the owner of a key should know of models that it is for; None where all are served.
+    """What the owner of a key should know of models that it is for; None where nothing is odd.
 
     A key may come before what it is for, so it is not refused; but a name may be mistyped.
     """
@@ -232,7 +234,7 @@ def unserved_hint(facts: Facts, key: Key) -> str | None:
     served = {name for each in read for name in spec_of(each).names}
     missing = [name for name in key.models if name not in served]
     if not missing:
-        return None
+        return _WIDE if key.models and key.scope == "all" else None
     hint = nearest(missing[0], served) if served else "`mulm serve` does it"
     return f"nothing is served as {missing[0]!r} now: {hint}"
 

@@ -181,10 +181,8 @@ def test_plain_words_to_a_server_that_speaks_tls_have_a_hint() -> None:
         thread = Thread(target=hang_up, args=[listening])
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        with (
-            Remote(url, "key", sleep=lambda _s: None) as remote,
-            pytest.raises(UnreachableError) as caught,
-        ):
+        remote = Remote(url, "key", sleep=lambda _s: None)
+        with remote, pytest.raises(UnreachableError) as caught:
             remote.get("x")
         thread.join()
     assert f"https{url.removeprefix('http')}" in caught.value.hint

@@ -229,3 +229,17 @@ def test_a_first_key_that_shall_end_is_told_what_ends_with_it(api):
     assert "mulm up" in api.call("PATCH", f"{ROOT}/key_1", json=ending).json()["hint"]
     assert api.call("PATCH", f"{ROOT}/key_2", json=ending).json()["hint"] is None
     assert api.call("PATCH", f"{ROOT}/key_1", json={"expires_in_s": None}).json()["hint"] is None
+
+
+def test_a_key_for_everything_that_names_models_is_said_to_be_wide(api, versions):
+    api.call("POST", "/api/v1/deployments", json={"model": "tiny@1"})
+    for scope, words in (("all", "scope all"), ("inference", "")):
+        order = {"name": scope, "scope": scope, "models": ["tiny"]}
+        assert words in (api.call("POST", ROOT, json=order).json()["hint"] or "")
+    assert api.call("POST", ROOT, json={"name": "x", "scope": "all"}).json()["hint"] is None
+
+
+def test_seconds_are_a_number(api):
+    order = {"name": "x", "expires_in_s": "5"}
+    assert api.refused("POST", ROOT, 400, json=order)["param"] == "expires_in_s"
+    assert api.refused("PATCH", f"{ROOT}/key_2", 400, json={"expires_in_s": "5"})["param"]
