@@ -198,3 +198,11 @@ def test_a_name_that_is_long_is_neither_compared_nor_told_whole(api):
     told = api.refused("POST", "/api/v1/feedback", 400, json={"x" * 100_000: 1})
     assert (told["code"], told["param"]) == ("unknown_parameter", "x" * 64)
     assert len(told["detail"]) < 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/health"])
+def test_watchers_may_ask_for_the_head_alone(api, path):
+    assert (
+        api.call("HEAD", path, key="none").status_code == api.call("GET", path).status_code == 200
+    )
+    assert api.call("POST", path).status_code == 405
