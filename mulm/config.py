@@ -69,7 +69,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise NotFoundError(f"no such file: {str(path)!r}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         hint = "it must be a file of UTF-8 text that you may read"
-        raise ConfigError(f"cannot read {str(path)!r}: {error}", hint=hint) from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read {str(path)!r}: {reason}", hint=hint) from None
     values = (
         parse_yaml(text, repr(str(path))) or {}
         if path.suffix in {".yaml", ".yml"}

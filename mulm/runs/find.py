@@ -47,4 +47,6 @@ def find_run(text: str, runs: Sequence[Run]) -> Run:
     close = nearest(text, known) if known else ""
     listed = "`mulm runs ls` lists them" if runs else "there are none yet"
     hint = f"{close} {listed}" if close.startswith("did you mean") else listed
+    if any(name_of(run) == text for run in runs):
+        hint = f"only trainings are found by name; {listed}, with the id of {text!r}"
     raise NotFoundError(f"no run {text!r}", hint=hint)

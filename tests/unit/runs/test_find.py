@@ -55,7 +55,10 @@ def test_a_beginning_of_several_names_them() -> None:
     [
         ("deno", "did you mean 'demo'? `mulm runs ls` lists them"),
         ("run_81bd", "did you mean 'run_81bc'? `mulm runs ls` lists them"),
-        ("sample", "`mulm runs ls` lists them"),  # a dataset's name means no training run
+        (
+            "sample",
+            "only trainings are found by name; `mulm runs ls` lists them, with the id of 'sample'",
+        ),
         ("", "`mulm runs ls` lists them"),
     ],
 )
