@@ -150,6 +150,14 @@ def test_a_bad_file(tmp_path: Path, name: str, content: bytes, text: str) -> Non
     assert "\n" not in caught.value.message
 
 
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.mkdir()
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, path)
+    assert caught.value.message.endswith("c.yaml': Is a directory")
+
+
 @pytest.mark.parametrize("text", ["Infinity", "NaN", "-Infinity", "1e999"])
 def test_numbers_are_finite(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.json"
