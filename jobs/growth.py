@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 _log = logging.getLogger(__name__)
 
 FIRST_S = 60.0
-"""How long a group trains at least before it is stopped for a larger one."""
+"""How long a group runs at least before it is stopped for a larger one."""
 LOOK_S = 5.0
 STEADY_LOOKS = 3
 
@@ -33,10 +33,13 @@ class Growth:
         self, count: Callable[[], int], n_before: int, now_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._count, self._n_before, self._now_s = count, n_before, now_s
-        self._next_s, self._n_seen = now_s() + FIRST_S, 0
+        self._next_s: float | None = None
+        self._n_seen = 0
 
     def is_due(self) -> bool:
         """Whether the group is to stop for a larger one: once, then again after a while."""
+        if self._next_s is None:  # asked from the group's start on
+            self._next_s = self._now_s() + FIRST_S
         if self._now_s() < self._next_s:
             return False
         try:

@@ -16,11 +16,13 @@ from actors.train_context import WorkerOutcome
 from jobs.entry import JobContext
 from jobs.room import ROOM_TIMEOUT_S
 from mulm.checkpoint_files import checkpoints, step_of
-from mulm.errors import JobFailedError, StoppedError
+from mulm.errors import JobFailedError, MulmError, StoppedError
 from mulm.runs.transitions import STOP_PHASES
 
 MAX_RESTARTS = 3
 """Without a newer checkpoint in between."""
+MAX_LEAVES = 100
+"""Likewise, of machines that leave or come: nobody has so many."""
 PLACE_S = 15
 """How long Ray may take to give a group the room that there was a moment ago."""
 
@@ -52,8 +54,7 @@ def fit_again_if_lost(fit: Callable[[After], WorkerOutcome], context: JobContext
             if not _has_left(outcome, context):
                 return outcome
             assert outcome.error is not None
-            text = f"{outcome.error.message} for machines that leave or come"
-            losses.count(JobFailedError(text, hint=outcome.error.hint))
+            losses.leave(outcome.error)
             after = "leave"
 
 
@@ -63,19 +64,28 @@ class Losses:
 
     context: JobContext
     n_in_vain: int = 0
+    n_left: int = 0
     n_unplaced: int = 0
     step: int = 0
-    """Of the newest checkpoint when workers were lost last."""
+    """Of the newest checkpoint when workers were lost or left last."""
 
     def count(self, error: JobFailedError) -> None:
         """One more. Raises it where starting again is not worth it."""
-        step = self._newest_step()
-        self.n_in_vain = 1 if step > self.step else self.n_in_vain + 1
-        self.step = step
+        self._look()
+        self.n_in_vain += 1
         if self.n_in_vain > MAX_RESTARTS:
             raise error
         again = f"starting again ({self.n_in_vain} of {MAX_RESTARTS})"
         self.context.emit("log", text=f"{error.message}; {again}")
+
+    def leave(self, error: MulmError) -> None:
+        """Workers stopped with a checkpoint. Raises the error where that never ends."""
+        self._look()
+        self.n_left += 1
+        if self.n_left > MAX_LEAVES:
+            raise error
+        text = f"{error.message} for machines that leave or come"
+        self.context.emit("log", text=f"{text}; going on with those that are there")
 
     def unplaced(self, error: JobFailedError) -> None:
         """Somebody else took the room: nobody was lost. Raises it after a day of that."""
@@ -85,9 +95,18 @@ class Losses:
         if self.n_unplaced == 1:
             self.context.emit("log", text="the room for workers was taken meanwhile")
 
-    def _newest_step(self) -> int:
-        folder = self.context.home.run(self.context.run_id) / "checkpoints"
-        return max((step_of(path) for path in checkpoints(folder)), default=0)
+    def _look(self) -> None:
+        """What came before a newer checkpoint is forgiven."""
+        step = newest_step(self.context)
+        if step > self.step:
+            self.n_in_vain = self.n_left = 0
+        self.step = step
+
+
+def newest_step(context: JobContext) -> int:
+    """Of the newest checkpoint of a run; 0 where there is none."""
+    folder = context.home.run(context.run_id) / "checkpoints"
+    return max((step_of(path) for path in checkpoints(folder)), default=0)
 
 
 def _is_unplaced(error: JobFailedError) -> bool:

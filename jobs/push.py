@@ -51,16 +51,17 @@ def push_made(
     try:
         done = push(Store(home.store), url, ids)
         tell(f"copied to {shown(url)}: {done.n_blobs} files, {size_text(done.size_bytes)}")
-    except Exception as error:  # noqa: BLE001 - a border: whatever a foreign filesystem raises
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a border; the run has ended well
         ours = as_ours(error)
-        _log.warning("not copied url=%s reason=%s", shown(url), ours.message)
+        _log.warning("not copied url=%s reason=%s", shown(url), shown(ours.message))
         with suppress(MulmError):
             tell(_failed_text(ours))
 
 
 def _failed_text(error: MulmError) -> str:
     hint = f" ({error.hint})" if error.hint else ""
-    return f"not copied: {error.message}{hint}; `mulm data push` and `mulm model push` do so later"
+    later = "`mulm data push` and `mulm model push` do so later"
+    return f"not copied: {shown(error.message)}{hint}; {later}"
 
 
 def push_named(

@@ -57,15 +57,25 @@ def wait_for_room(
     context: JobContext,
     now_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    count: Callable[[str], int] | None = None,
 ) -> None:
     """Wait until each worker can be placed, and say so when that takes time.
+
+    Args:
+        workers: How many.
+        device: Where they compute.
+        context: The run, which is told.
+        now_s: A clock.
+        sleep: Waits.
+        count: How many of a device are free; all of the cluster's are counted without.
 
     Raises:
         DeadlineError: it was not so within `ROOM_TIMEOUT_S`.
         StoppedError: someone asked to stop meanwhile.
     """
     name, started_s, has_told = "GPU" if device == "cuda" else "CPU", now_s(), False
-    while (n_free := int(ray.available_resources().get(name, 0))) < workers:
+    count = count or (lambda _device: int(ray.available_resources().get(name, 0)))
+    while (n_free := count(device)) < workers:
         waited_s = now_s() - started_s
         text = f"{workers} {name}s are needed and {n_free} are free"
         if waited_s > ROOM_TIMEOUT_S:
@@ -107,10 +117,9 @@ def wait_for_rest(
         if n and not is_awaited and n >= min(workers, capacity(device)):
             break
         sleep(_POLL_S)
-    while not n:
-        wait_for_room(1, device, context, now_s, sleep)
-        if not (n := rest(device)):  # what is free is on a machine that goes
-            sleep(_POLL_S)
+    if not n:
+        wait_for_room(1, device, context, now_s, sleep, rest)
+        n = max(1, rest(device))
     if n < workers:
         context.emit("log", text=f"going on with {n} of {workers} workers; {_REST_HINT}")
     return min(n, workers)

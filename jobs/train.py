@@ -12,6 +12,7 @@ from jobs.starting import leave_on_signals
 if __name__ == "__main__":
     leave_on_signals()  # what is imported from here on takes seconds
 
+import logging
 import os
 import shutil
 import sys
@@ -30,8 +31,9 @@ from actors.regroup import ask_regroup, forget_regroup
 from actors.train_context import TrainOrder, WorkerOutcome, run_worker
 from jobs.boxes import Box, find_boxes, resources_of_worker, staying_nodes
 from jobs.entry import JobContext, run_job
+from jobs.group_size import GroupSize
 from jobs.growth import Growth
-from jobs.losses import PLACE_S, After, fit_again_if_lost
+from jobs.losses import PLACE_S, After, fit_again_if_lost, newest_step
 from jobs.room import check_room, rest, wait_for_boxes, wait_for_rest, wait_for_room
 from jobs.round_watch import RoundWatch
 from jobs.run_end import mulm_cause
@@ -53,6 +55,8 @@ from mulm.train.local import check_run, publish_model, resolve_dataset, resolve_
 from mulm.train.result import TrainResult
 from mulm.train.settled import SettledConfig
 from mulm.train.settling import run_shape
+
+_log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 45.0
 _RAY_TRAIN_ENV = {
@@ -97,8 +101,9 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
         wait_for_room(1, device, context)
         outcome = train_on_islands(order, settled.config, context)
     else:
+        size = GroupSize(config.workers)
         outcome = fit_again_if_lost(
-            lambda after: _train(order, settled.config, context, after), context
+            lambda after: _train(order, settled.config, context, after, size), context
         )
     if outcome.error:
         raise outcome.error
@@ -107,19 +112,25 @@ def run_training(context: JobContext, config: TrainConfig) -> dict[str, Any]:
 
 
 def _train(
-    order: TrainOrder, settled: SettledConfig, context: JobContext, after: After
+    order: TrainOrder,
+    settled: SettledConfig,
+    context: JobContext,
+    after: After,
+    size: GroupSize,
 ) -> WorkerOutcome:
     """In the way that pays, where there are machines to choose from, else in step.
 
     After a loss with as many workers as have room, the number that was asked for at most.
     """
     config, device = order.config, order.device
+    is_lost = after == "loss"
+    size.look(newest_step(context), has_lost=is_lost)
     if after == "nothing":
         growth, n_workers = None, config.workers
     else:
-        is_awaited = after == "loss"
-        n_workers = wait_for_rest(config.workers, device, context, is_awaited=is_awaited)
-        growth = _growth(order, n_workers)
+        n_workers = wait_for_rest(size.most, device, context, is_awaited=is_lost)
+        growth = _growth(order, n_workers, size.most)
+    size.begin(n_workers)
     if config.sync == "auto" and config.workers > 1:
         boxes = find_boxes(staying_nodes(), device)
         if len(boxes) > 1:
@@ -130,13 +141,13 @@ def _train(
     return _train_in_step(with_workers(order, n_workers), context, growth)
 
 
-def _growth(order: TrainOrder, n_workers: int) -> Growth | None:
+def _growth(order: TrainOrder, n_workers: int, most: int) -> Growth | None:
     """What a run that has lost some waits for while it goes on; None where it lacks nobody."""
     device = order.device
     if order.config.sync == "auto" and order.config.workers > 1:
         n_boxes = len(find_boxes(staying_nodes(), device))
         return Growth(lambda: len(find_boxes(staying_nodes(), device)), n_boxes)
-    return Growth(lambda: rest(device), 0) if n_workers < order.config.workers else None
+    return Growth(lambda: rest(device), 0) if n_workers < most else None
 
 
 def _train_in_best_way(
@@ -168,7 +179,10 @@ def _train_in_step(
     order: TrainOrder, context: JobContext, growth: Growth | None, nodes: Sequence[str] = ()
 ) -> WorkerOutcome:
     """Gradients are summed every step; each worker on its node, where they are named."""
-    forget_regroup(order.run_id)
+    try:
+        forget_regroup(order.run_id)
+    except RayError as error:
+        raise JobFailedError(f"the cluster does not answer: {error}") from None
     return _fit(_make_trainer(order, context.home, nodes), context, growth)
 
 
@@ -232,12 +246,12 @@ def _wait(is_over: threading.Event, context: JobContext, growth: Growth | None) 
     """
     while not is_over.wait(0.2):
         if growth and growth.is_due():
-            text = "there is room for more: workers stop, to go on together"
             try:
                 ask_regroup(context.run_id)
-            except RayError as error:
-                text = f"there is room for more, which the workers could not be told: {error}"
-            context.emit("log", text=text)
+                text = "there is room for more: workers stop, to go on together"
+                context.emit("log", text=text)
+            except (RayError, MulmError) as error:  # they train on; it is asked again
+                _log.warning("the workers were not told of more room error=%s", error)
 
 
 def _stop(is_over: threading.Event, context: JobContext) -> None:

@@ -2,7 +2,8 @@
 
 `Store` asks it for blobs and manifests; `mulm.upload` fills one. Invariants: an origin is not
 trusted: the store hashes all that comes from it before it is used; manifests come after their
-blobs; a blob that was cut short is told by its size, and uploaded again.
+blobs; what was cut short is told by its size, and uploaded again; reading fails as not found, also
+where the other side refuses, since whoever reads can do without.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,9 +85,13 @@ class FsOrigin:
         """Whether a file of that size is there. Raises as `put_blob` does."""
         return self._size(_blob_path(sha256)) == size_bytes
 
-    def has_manifest(self, manifest_id: str) -> bool:
-        """Whether the version is there; then all of its blobs are. Raises as `put_blob` does."""
-        return self._size(_manifest_path(manifest_id)) is not None
+    def has_manifest(self, manifest_id: str, size_bytes: int | None = None) -> bool:
+        """Whether the version is there, in that size if one is given; then all of its blobs are.
+
+        Raises as `put_blob` does.
+        """
+        found = self._size(_manifest_path(manifest_id))
+        return found is not None and size_bytes in (None, found)
 
     def put_blob(self, sha256: str, source: Path) -> None:
         """Upload the file of a blob.
@@ -113,8 +119,13 @@ class FsOrigin:
                     stream.write(chunk)
             if not is_whole:
                 files.move(target, path)
-        except OSError as error:
-            raise self._trouble("written", error) from None
+        except BaseException as error:
+            if not is_whole:
+                with suppress(OSError):
+                    files.delete_file(target)
+            if isinstance(error, OSError):
+                raise self._trouble("written", error) from None
+            raise
 
     def _size(self, inner: str) -> int | None:
         files, root = self._place
@@ -131,14 +142,18 @@ class FsOrigin:
         for pause_s in (*_RETRIES_S, None) if is_retried else (None,):
             try:
                 files, root = self._place
-                return read(files, f"{root}/{inner}")
+                found = read(files, f"{root}/{inner}")
             except FileNotFoundError:
                 raise NotFoundError(f"{inner!r} is not in the store at {self.url!r}") from None
             except (OSError, UnreachableError) as error:
                 if pause_s is None:
                     told = self._trouble("read", error)
                     raise NotFoundError(told.message, hint=told.hint) from None
-                time.sleep(pause_s)
+            except MulmError as error:  # it is refused, or cannot be opened
+                raise NotFoundError(error.message, hint=error.hint) from None
+            else:
+                return found
+            time.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
 
     def _trouble(self, done: str, error: object) -> MulmError:

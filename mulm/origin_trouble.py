@@ -10,7 +10,9 @@ import re
 
 from mulm.errors import AuthError, ConfigError, MulmError, UnreachableError
 
-_KEYS = re.compile(r"://[^/@\s']*@")
+_KEYS = re.compile(r"://(?:[^/@:\s']*:[^?#\s']*|[^/@\s']*)@")
+"""Behind a colon up to the last @ before a query: keys may hold a slash, and passwords an @."""
+_SECRETS = re.compile(r"(?i)([?&][^=&\s']*(?:key|secret|token|password|sig)[^=&\s']*=)[^&\s']*")
 _SAID_CHARS = 400
 _SIGNS: tuple[tuple[re.Pattern[str], type[MulmError], str], ...] = (
     (
@@ -34,7 +36,7 @@ _SIGNS: tuple[tuple[re.Pattern[str], type[MulmError], str], ...] = (
 
 def shown(text: str) -> str:
     """A URL, or a text with URLs in it, without the keys that may stand in them."""
-    return _KEYS.sub("://", text)
+    return _SECRETS.sub(r"\1...", _KEYS.sub("://", text))
 
 
 def trouble(what: str, error: object, otherwise: str) -> MulmError:

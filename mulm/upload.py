@@ -53,8 +53,9 @@ def push(
                 n_blobs, size_bytes = n_blobs + 1, size_bytes + entry.size_bytes
             done_bytes += entry.size_bytes
             progress(done_bytes, total_bytes)
-        if not origin.has_manifest(manifest.id):
-            origin.put_manifest(manifest.id, manifest.to_bytes())
+        content = manifest.to_bytes()
+        if not origin.has_manifest(manifest.id, len(content)):
+            origin.put_manifest(manifest.id, content)
             n_versions += 1
     return Uploaded(n_versions, n_blobs, size_bytes)
 

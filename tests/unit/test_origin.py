@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from mulm import origin
 from mulm.data.loader import TokenLoader
-from mulm.errors import ConfigError, CorruptError, NotFoundError, UnreachableError
+from mulm.errors import (
+    AuthError,
+    ConfigError,
+    CorruptError,
+    MulmError,
+    NotFoundError,
+    UnreachableError,
+)
 from mulm.home import Home
 from mulm.manifest import Manifest
 from mulm.origin import CHUNK_BYTES, FsOrigin
@@ -101,8 +109,32 @@ def test_an_upload_mends_what_is_missing_or_cut_short(store: Store, tmp_path: Pa
     )
     first.write_bytes(b"cut")
     second.unlink()
-    assert push(store, url, [manifest.id]) == Uploaded(0, 2, 1400)
+    (tmp_path / "origin" / "manifests" / f"{manifest.id}.json").write_bytes(b"")
+    assert push(store, url, [manifest.id]) == Uploaded(1, 2, 1400)
     assert Store(tmp_path / "far", FsOrigin(url)).paths(manifest.blobs)
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
+def test_an_upload_that_breaks_leaves_no_piece(tmp_path: Path, error: BaseException) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x"
+        raise error
+
+    with pytest.raises((ConfigError, KeyboardInterrupt)):
+        FsOrigin(f"file://{tmp_path}/origin")._write("blobs/a", pieces())
+    assert [path for path in (tmp_path / "origin").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("error", [AuthError("refused"), ConfigError("no bucket")])
+def test_reading_where_one_is_refused_finds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: MulmError
+) -> None:
+    def refuse(_url: str) -> tuple[object, str]:
+        raise error
+
+    monkeypatch.setattr(origin, "_open", refuse)
+    with pytest.raises(NotFoundError, match=error.message):
+        FsOrigin("s3://b/x").manifest("ds_1")
 
 
 def test_a_damaged_file_is_not_uploaded(store: Store, url: str) -> None:

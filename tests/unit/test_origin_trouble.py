@@ -28,7 +28,8 @@ def test_what_is_said_tells_what_to_do(said: str, kind: type[MulmError], hint: s
 
 
 def test_keys_in_addresses_are_taken_out() -> None:
-    assert shown("s3://KEY:SE/CRET") == "s3://KEY:SE/CRET"
+    assert shown("s3://KEY:SE/CR@ET@b/x") == "s3://b/x"
+    assert shown("s3://b/x?secret_key=SE/CRET&region=eu") == "s3://b/x?secret_key=...&region=eu"
     assert shown("'s3://KEY:SECRET@b/x', s3://b/y@z") == "'s3://b/x', s3://b/y@z"
     error = trouble("x", "cannot parse s3://KEY:SECRET@b", "")
     assert "SECRET" not in error.message

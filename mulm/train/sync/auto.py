@@ -83,8 +83,10 @@ def choose_islands(machines: Sequence[Machine], task: Task, kept: Collection[str
     """
     ordered = sorted(machines, key=lambda m: (-m.rows_per_s, m.name))
     best = _best_islands(ordered, task, kept)
-    if best is None or not best.is_allowed:
-        best = max((on_one(machine, task) for machine in ordered), key=lambda way: way.worth)
+    staying = [m for m in ordered if m.name in kept] or ordered
+    alone = max((on_one(machine, task) for machine in staying), key=lambda way: way.worth)
+    if best is None or not best.is_allowed or (len(kept) < 2 and best.worth <= PAYS * alone.worth):
+        best = alone
     one = max(on_one(replace(m, n_workers=1), task).worth for m in ordered)
     gain = best.worth / one
     return Choice(best, _reason(best, (), gain), gain, tuple(_warnings(ordered, best, task)))

@@ -14,7 +14,7 @@ from ray.train.v2._internal.exceptions import (
 from actors.train_context import WorkerOutcome
 from jobs import losses
 from jobs.entry import JobContext
-from jobs.losses import MAX_RESTARTS, After, fit_again_if_lost
+from jobs.losses import MAX_LEAVES, MAX_RESTARTS, After, fit_again_if_lost
 from jobs.train import explain_failure
 from mulm.errors import (
     CorruptError,
@@ -92,8 +92,17 @@ def test_workers_that_stop_unasked_go_on_with_others(context: JobContext) -> Non
     group = Group(STOPPED, DONE)
     assert fit_again_if_lost(group.fit, context) is DONE
     assert group.afters == ["nothing", "leave"]
-    with pytest.raises(JobFailedError, match="for machines that leave or come"):
-        fit_again_if_lost(Group(*[STOPPED] * 4).fit, context)
+    assert told(context) == [
+        "training stopped at step 5 of 9 for machines that leave or come;"
+        " going on with those that are there"
+    ]
+
+
+def test_leaves_are_no_losses_and_yet_have_an_end(context: JobContext) -> None:
+    lost = [JobFailedError("lost") for _ in range(MAX_RESTARTS)]
+    assert fit_again_if_lost(Group(STOPPED, *lost, STOPPED, DONE).fit, context) is DONE
+    with pytest.raises(StoppedError):
+        fit_again_if_lost(Group(*[STOPPED] * (MAX_LEAVES + 1), DONE).fit, context)
 
 
 @pytest.mark.parametrize("phase", ["pausing", "cancelled"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mulm.train.sync.auto import Choice, choose
+from mulm.train.sync.auto import Choice, choose, choose_islands
 from mulm.train.sync.codecs import CODECS
 from mulm.train.sync.link import Link
 from mulm.train.sync.ways import MOST, Machine, Task, islands, shortest_round_s, sums
@@ -108,6 +108,16 @@ def test_a_machine_behind_a_slow_link_is_left_out_and_told() -> None:
     # Where the length is given it is the talk that costs too much.
     (warning,) = choose(machines, task(round_s=9.0)).warnings
     assert warning.startswith("far does not pay: talking to it would cost 100% of the time")
+
+
+def test_who_comes_is_to_pay_beside_one_that_trains_alone() -> None:
+    slow = [machine("head", None), machine("other", link(100), step_s=5.0)]
+    choice = choose_islands(slow, task(), kept=["head"])
+    assert [m.name for m in choice.way.machines] == ["head"]
+    # A faster one that would talk too seldom does not take the place of who trains.
+    fast = [machine("head", None, step_s=2.0), machine("other", link(0.3))]
+    choice = choose_islands(fast, task(), kept=["head"])
+    assert [m.name for m in choice.way.machines] == ["head"]
 
 
 def test_several_machines_behind_slow_links_do_not_keep_the_others_apart() -> None:
