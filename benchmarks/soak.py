@@ -73,6 +73,8 @@ def run(folder: Path, seconds: float, warm_s: float = WARM_S) -> dict[str, Any]:
     logging.getLogger().removeHandler(log)
     grown_mb = memory[1] - memory[0]
     wrong = life.wrong + application.wrong + log.errors
+    if not life.seen["read"]:
+        wrong["no answer was read"] += 1
     if grown_mb > MOST_GROWN_MB:
         wrong[f"memory grew by {grown_mb:.1f} MB"] += 1
     return {

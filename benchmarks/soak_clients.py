@@ -122,7 +122,7 @@ async def be_client(life: Life, port: int, number: int, until: Callable[[], bool
             way = draw.choice(WAYS)
             try:
                 await way(life, client, draw)
-            except (httpx.HTTPError, OSError) as error:
+            except (httpx.HTTPError, OSError, ValueError) as error:
                 life.wrong[f"{way.__name__}: {error!r}"] += 1
             await asyncio.sleep(draw.expovariate(10.0))
 

@@ -73,6 +73,8 @@ class GenerateRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     deadline_s: float = 600.0
     """Seconds after arrival at which the engine gives up and finishes with "deadline"."""
+    is_hurried: bool = False
+    """Whether its client gave it less time than others have: that it was not enough is its own."""
     n: int = 1
     best_of: int = 1
     adapter: str | None = None

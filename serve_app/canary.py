@@ -18,7 +18,7 @@ from pydantic import Field
 
 from mulm.config import Frozen
 from mulm.crew import Outcomes
-from mulm.errors import MulmError
+from mulm.errors import DeadlineError, MulmError
 from mulm.messages import GenerateRequest, TokenChunk
 from mulm.refs import parse_ref
 from serve_app.engine_client import EngineClient
@@ -153,15 +153,21 @@ class CountedClient:
                             tally.first_token_s.append(self._clock() - begun_s)
                         is_first = False
                     n_open -= chunk.finish_reason is not None
-                    was_late = was_late or chunk.finish_reason == "deadline"
+                    is_late = chunk.finish_reason == "deadline" and not request.is_hurried
+                    was_late = was_late or is_late
                     if not n_open:  # the reader of the last one does not ask for more
                         tally.end(model_id, has_failed=was_late)
                     yield chunk
         except MulmError as error:
-            if status_of(error) >= _SERVERS_FAULT:
+            if status_of(error) >= _SERVERS_FAULT and not _is_hurry(error, request):
                 tally.end(model_id, has_failed=True)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            if n_open and self._clock() - begun_s >= _NEARLY * request.deadline_s:
+            is_over = self._clock() - begun_s >= _NEARLY * request.deadline_s
+            if n_open and is_over and not request.is_hurried:
                 tally.end(model_id, has_failed=True)  # nobody left: its reader's time was over
             raise
+
+
+def _is_hurry(error: MulmError, request: GenerateRequest) -> bool:
+    return request.is_hurried and isinstance(error, DeadlineError)

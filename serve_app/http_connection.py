@@ -61,10 +61,8 @@ class HttpConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Uvicorn's hook; a head that came at once has a size too."""
         self._head_is_there()
-        if (
-            len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            > MAX_HEAD_BYTES
-        ):
+        lines = (len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+        if len(self.url) + sum(lines) > MAX_HEAD_BYTES:
             self._is_head_too_large = True
             raise ValueError("the head is too large")  # ends the parser
         super().on_headers_complete()

@@ -8,7 +8,7 @@ Invariant: a schema that passes is small in depth, references and arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,8 @@ MAX_REFS = 128
 MAX_MULTIPLE = 10_000
 MAX_FIELDS = 1000
 MAX_JOINED_PATTERNS = 8
+MAX_PATTERNS = 64
+"""Where each is tried by itself, for a millisecond."""
 MAX_NUMBER = 2**53
 """Beyond it the library rounds numbers, and ends its process on two bounds below -2^63."""
 _PATTERNS = ("pattern", "format")
@@ -64,11 +66,22 @@ def without_patterns(schema: Any, is_unreadable: Callable[[str], bool]) -> Any:
     """The schema without those patterns, where it asks for what can be held and no more.
 
     Raises:
-        ConfigError: it is too deep.
+        ConfigError: it is too deep, or has too many patterns.
     """
-    for _ in _values(schema):  # what is too deep is refused before it is followed by recursion
-        pass
+    # What is too deep is refused before it is followed by recursion.
+    named = [value for value in _values(schema) if isinstance(value, dict)]
+    n_patterns = sum(len(each) for part in named for each in _patterns_of(part))
+    if n_patterns > MAX_PATTERNS:
+        raise _refuse(f"the schema has {n_patterns} patterns, more than {MAX_PATTERNS}")
     return _without(schema, is_unreadable)
+
+
+def _patterns_of(part: dict[str, Any]) -> Iterator[Collection[Any]]:
+    """What may be patterns: that of the part, and the names of fields that are ones."""
+    if isinstance(part.get("pattern"), str):
+        yield (part["pattern"],)
+    if isinstance(named := part.get("patternProperties"), dict):
+        yield named
 
 
 def is_dangling(pattern: str) -> bool:

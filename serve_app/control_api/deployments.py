@@ -88,12 +88,7 @@ def put_deployment(
     if_none_match: IfNoneMatch = None,
 ) -> JSONResponse:
     """Serve this under that name; another model is taken over without a failed request."""
-    if body.served_name not in (None, name):
-        raise ConfigError(
-            f"served_name: the address says {name!r}",
-            hint="leave it out, or PUT to the address of that name",
-            param="served_name",
-        )
+    _require_named(body.served_name, name)
     args = body.model_copy(update={"served_name": name})
     seen = seen_before(if_match, if_none_match, lambda: _revision(control, name))
     if seen is None and _serves_it(control, name, args):
@@ -109,6 +104,7 @@ def patch_deployment(
 
     What holds already changes nothing.
     """
+    _require_named(body.get("served_name"), name)
     spec, now = _spec(control, name, seen_before(if_match, None, lambda: _revision(control, name)))
     given = spec.args.model_dump(mode="json") | body | {"served_name": name}
     with named_in_body(AppArgs):
@@ -326,3 +322,13 @@ def _told(control: Control, name: str, status: int) -> JSONResponse:
     if status != 200:
         headers["location"] = f"/api/v1/deployments/{name}"
     return JSONResponse(described(control.served, found), status, headers)
+
+
+def _require_named(served_name: object, name: str) -> None:
+    """Refuse a body that names another deployment than its address."""
+    if served_name not in (None, name):
+        raise ConfigError(
+            f"served_name: the address says {name!r}",
+            hint="leave it out, or ask the address of that name",
+            param="served_name",
+        )

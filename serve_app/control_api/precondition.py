@@ -4,6 +4,7 @@ Used by routes whose objects carry an `ETag`, which is a number. Invariant: of t
 change the same, the second is told so.
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ CHANGED: dict[str, Any] = {
 """For routes: the answer 412."""
 
 _ANY = "*"
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class PreconditionError(ConflictError):
@@ -51,7 +53,7 @@ def seen_before(
     if if_match is None:
         return None
     tags = [tag.strip().strip('"') for tag in if_match.split(",")]
-    numbers = [int(tag) for tag in tags if tag.isdecimal()]
+    numbers = [int(tag) for tag in tags if _NUMBER.fullmatch(tag)]
     if len(tags) == len(numbers) == 1:
         return numbers[0]
     number = now()

@@ -143,6 +143,7 @@ class Asked:
             tuple(ids),
             self._sampling(max_tokens),
             min(served.request_timeout_s, timeout_s),
+            timeout_s < served.request_timeout_s,
             n=body.n_choices,
             best_of=body.n_best_of,
             adapter=served.adapter_id,

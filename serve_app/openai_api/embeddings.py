@@ -133,7 +133,7 @@ async def _embed(
     try:
         async with asyncio.timeout_at(end_s), gate:
             left_s = end_s - asyncio.get_running_loop().time()
-            rest = replace(request, deadline_s=left_s)
+            rest = replace(request, deadline_s=left_s, is_hurried=True)  # by those before it too
             async with aclosing(served.engine.generate(served.model_id, rest)) as chunks:
                 return await _vector(chunks)
     except TimeoutError:

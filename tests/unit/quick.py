@@ -25,10 +25,14 @@ def shortest_s(
     return min(found_s)
 
 
-def shortest_async_s(work: Callable[[], Awaitable[object]], enough_s: float) -> float:
+def shortest_async_s(
+    work: Callable[[], Awaitable[object]],
+    enough_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """`shortest_s` of what is awaited, each time in a loop of its own."""
 
     async def once() -> None:
         await work()
 
-    return shortest_s(lambda: asyncio.run(once()), enough_s)
+    return shortest_s(lambda: asyncio.run(once()), enough_s, clock)

@@ -41,6 +41,12 @@ REFUSED = {
     "low real numbers": (schema(type="number", minimum=-1e300, maximum=-1e299), "beyond"),
     "large numbers": (schema(type="integer", minimum=10**40, maximum=10**41), "beyond"),
     "a large constant": (schema(items={"const": [12345678901234567890]}), "beyond"),
+    "patterns to be tried": (
+        Grammar("ebnf", "start: %json " + json.dumps({
+            "x-guidance": {"lenient": True},
+            "anyOf": [{"pattern": f"(?i)\\p{{L}}{{0,{n}}}"} for n in range(700)],
+        })), "patterns",
+    ),
     "low numbers inside": (
         Grammar("ebnf", 'start: %json {"minimum":-1e19,"maximum":-1e19}'), "beyond",
     ),

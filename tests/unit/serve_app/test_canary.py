@@ -5,7 +5,7 @@ from contextlib import aclosing, suppress
 
 import pytest
 
-from mulm.errors import ConfigError, NotRunningError
+from mulm.errors import ConfigError, DeadlineError, NotRunningError
 from mulm.messages import GenerateRequest, TokenChunk
 from serve_app.canary import Canary, CountedClient, Tally, judge
 
@@ -64,17 +64,18 @@ class Engine:
         return True
 
 
-def run(*items, n=1, leaves=False) -> Tally:
+def run(*items, n=1, leaves=False, is_hurried=False) -> Tally:
     found = Tally()
     client = CountedClient(Engine(*items), found, iter(range(100)).__next__)
+    request = GenerateRequest("r", (1,), n=n, is_hurried=is_hurried)
 
     async def read():
-        async with aclosing(client.generate("m", GenerateRequest("r", (1,), n=n))) as chunks:
+        async with aclosing(client.generate("m", request)) as chunks:
             async for _ in chunks:
                 if leaves:
                     return
 
-    with suppress(ConfigError, NotRunningError):
+    with suppress(ConfigError, DeadlineError, NotRunningError):
         asyncio.run(read())
     return found
 
@@ -94,6 +95,9 @@ def test_ends_are_counted_once_for_each_request():
 
 def test_what_a_client_does_counts_against_nobody():
     assert not run(ConfigError("bad grammar")).has_failed
+    assert not run(DeadlineError("late"), is_hurried=True).has_failed
+    assert list(run(end("deadline"), is_hurried=True).has_failed) == [False]
+    assert list(run(DeadlineError("late")).has_failed) == [True]
     assert not run(TokenChunk("r", (1,)), TokenChunk("r", (1,)), leaves=True).has_failed
 
 

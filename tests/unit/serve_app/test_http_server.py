@@ -114,7 +114,8 @@ def test_a_head_has_a_size_and_a_time(monkeypatch):
         begin = b"GET / HTTP/1.1\r\nhost: a\r\n"
         fields = [b"x: " + b"y" * 16_400 + b"\r\n"] * 4
         at_once = b"".join((begin, *fields, b"\r\n"))
-        for parts in ((begin, *fields), (at_once,)):
+        of_many = begin + b"a:\r\n" * 20_000 + b"\r\n"
+        for parts in ((begin, *fields), (at_once,), (of_many,)):
             large = await say(port, *parts, pause_s=0.02)
             assert large.startswith(b"HTTP/1.1 431 ")
             assert json.loads(large.split(b"\r\n\r\n")[1])["error"]["code"] == "http_error"

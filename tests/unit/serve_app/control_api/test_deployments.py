@@ -440,6 +440,8 @@ def test_fields_that_disagree_are_told_as_they_are(api):
 
 
 def test_a_name_in_the_body_that_is_not_the_addresss_is_refused(api):
+    put(api, {"model": "tiny@1"})
+    assert api.refused("PATCH", f"{URL}/tiny", 400, json={"served_name": "other"})["param"]
     body = {"model": "tiny@1", "served_name": "other"}
     assert api.refused("PUT", f"{URL}/tiny", 400, json=body)["param"] == "served_name"
     put(api, body | {"served_name": "tiny"})
