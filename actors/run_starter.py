@@ -26,7 +26,7 @@ from mulm.eval.config import EvaluateConfig
 from mulm.facts import Facts
 from mulm.home import Home
 from mulm.model.exchange_config import ImportConfig
-from mulm.records import Claim
+from mulm.records import RESTING, Claim
 from mulm.runs.continued import continued_config
 from mulm.runs.identity import IDENTITIES, pinned, run_id_of
 from mulm.runs.kinds import SCHEMAS
@@ -141,7 +141,10 @@ class RunStarter:
 
     def _submit(self, run_id: str, kind: str, config: Frozen, claim: Claim | None = None) -> None:
         # What is answered is there, whatever happens.
-        self._facts.create_run(run_id, kind, config.model_dump(mode="json"), claim)
+        values = config.model_dump(mode="json")
+        run = self._facts.create_run(run_id, kind, values, claim)
+        if run.phase in RESTING and run.config != values:
+            self._facts.set_config(run_id, values)
         submit(self._home, self._jobs, kind, config, run_id, self._home.run(run_id))
 
 

@@ -240,6 +240,11 @@ def test_a_run_that_failed_begins_again_with_other_settings(api, ledger, jobs, v
     other = {"kind": "train", "config": CONFIG | {"workers": 3}}
     assert api.call("POST", ROOT, json=other).json()["id"] == run_id
     assert json.loads(jobs.submitted[-1][2].read_bytes())["workers"] == 3
+    # Before its job has begun that is what was acknowledged.
+    assert api.call("POST", ROOT, json=other).json()["id"] == run_id
+    before = {"kind": "train", "config": CONFIG}
+    assert "workers: 3, not" in api.refused("POST", ROOT, 409, json=before)["detail"]
+    assert json.loads(jobs.submitted[-1][2].read_bytes())["workers"] == 3
 
 
 def test_a_training_that_cannot_tell_its_numbers_is_not_begun(api, jobs, versions, monkeypatch):
