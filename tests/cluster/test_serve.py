@@ -425,7 +425,7 @@ def test_more_streams_than_slots_bring_a_second_engine_for_as_long_as_they_last(
 def test_a_deployment_that_cannot_start_says_why(cluster, refs, client):
     with pytest.raises(NotFoundError, match="no model 'nobody@1'"):
         put(cluster, "nobody@1")
-    with pytest.raises(JobFailedError, match="DeviceError"):
+    with pytest.raises(JobFailedError, match="device_unavailable"):
         put(cluster, refs[0], served_name="on-a-gpu", device="cuda")
     assert ask(client).usage.completion_tokens <= 5
     call(client, "DELETE", "/deployments/on-a-gpu")
