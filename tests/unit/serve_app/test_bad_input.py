@@ -284,7 +284,7 @@ def test_a_template_in_a_message_is_text(scripted_app, scripted, raw, tokenizer,
 
 
 class Lag:
-    """How late the event loop comes to what is due."""
+    """How long the event loop works on other things at a stretch, by its thread's own time."""
 
     STEP_S = 0.001
 
@@ -293,9 +293,9 @@ class Lag:
 
     async def watch(self) -> None:
         while True:
-            due_s = time.perf_counter() + self.STEP_S
+            begun_s = time.thread_time()
             await asyncio.sleep(self.STEP_S)
-            self.longest_s = max(self.longest_s, time.perf_counter() - due_s)
+            self.longest_s = max(self.longest_s, time.thread_time() - begun_s)
 
 
 def test_running_streams_are_not_disturbed(app):
