@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,7 +62,7 @@ sys.stdin.read()
 COUNT = """
 import sys, ray
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
-print(len([n for n in ray.nodes() if n["Alive"]]))
+print("alive:", len([n for n in ray.nodes() if n["Alive"]]))
 """
 
 
@@ -129,7 +130,9 @@ class Far:
         done = subprocess.run(
             asked, env=self.cluster.env, capture_output=True, text=True, timeout=60
         )
-        return int(done.stdout.splitlines()[-1])
+        # Ray says things of its own there too; who could not ask is asked again.
+        found = re.search(r"^alive: (\d+)$", done.stdout, re.MULTILINE)
+        return int(found[1]) if found else 0
 
 
 def wait_until(is_so: Callable[[], bool], limit_s: float = DEADLINE_S) -> float:
