@@ -8,7 +8,7 @@ Invariant: a schema that passes is small in depth, references and arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -70,18 +70,17 @@ def without_patterns(schema: Any, is_unreadable: Callable[[str], bool]) -> Any:
     """
     # What is too deep is refused before it is followed by recursion.
     named = [value for value in _values(schema) if isinstance(value, dict)]
-    n_patterns = sum(len(each) for part in named for each in _patterns_of(part))
+    n_patterns = sum(len(_patterns_of(part)) for part in named)
     if n_patterns > MAX_PATTERNS:
         raise _refuse(f"the schema has {n_patterns} patterns, more than {MAX_PATTERNS}")
     return _without(schema, is_unreadable)
 
 
-def _patterns_of(part: dict[str, Any]) -> Iterator[Collection[Any]]:
+def _patterns_of(part: dict[str, Any]) -> list[str]:
     """What may be patterns: that of the part, and the names of fields that are ones."""
-    if isinstance(part.get("pattern"), str):
-        yield (part["pattern"],)
-    if isinstance(named := part.get("patternProperties"), dict):
-        yield named
+    named = part.get("patternProperties")
+    found = [part.get("pattern"), *(named if isinstance(named, dict) else ())]
+    return [pattern for pattern in found if isinstance(pattern, str)]
 
 
 def is_dangling(pattern: str) -> bool:
@@ -153,10 +152,8 @@ def _check_counts(part: dict[str, Any]) -> None:
 
 
 def _check_patterns(part: dict[str, Any]) -> None:
-    named = part.get("patternProperties")
-    patterns = [part.get("pattern"), *(named if isinstance(named, dict) else ())]
-    for pattern in patterns:
-        if isinstance(pattern, str) and is_dangling(pattern):
+    for pattern in _patterns_of(part):
+        if is_dangling(pattern):
             raise _refuse(f"the pattern {pattern[:100]!r} ends with a backslash")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from jobs.cli import cli, main
+from jobs.cli import cli
 from jobs.progress import Progress
+from tests.unit.jobs.command import run
 
 RECIPE = """
 name: tiny
@@ -47,16 +48,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "config.yaml").write_text(CONFIG)
     return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    try:
-        main(list(argv))
-        code = 0
-    except SystemExit as done:
-        code = int(done.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_the_verbs_are_these() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.cli import main
 from jobs.exit_codes import EXIT_BY_CODE
 from jobs.journey import Journey
 from mulm.home import Home
+from tests.unit.jobs.command import run
 
 
 class Client:
@@ -41,16 +41,6 @@ def client(home: Home, monkeypatch: pytest.MonkeyPatch) -> Client:
     monkeypatch.setenv("MULM_HOME", str(home.root))
     monkeypatch.setattr(Journey, "client", lambda _self: made)
     return made
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    try:
-        main(list(argv))
-        code = 0
-    except SystemExit as done:
-        code = int(done.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_what_is_given_is_sent_and_nothing_else(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from jobs.cli import main
 from jobs.entry import JobContext, execute
 from jobs.exit_codes import EXIT_BY_CODE
 from jobs.push import push_made
@@ -19,6 +18,7 @@ from mulm.manifest import Manifest
 from mulm.origin import FsOrigin
 from mulm.store import Store, open_store
 from mulm.testing import tiny_dataset, tiny_stored_model, tiny_tokenizer
+from tests.unit.jobs.command import run
 
 
 class Config(Frozen):
@@ -37,16 +37,6 @@ def url(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ledger.publish("dataset", "text", tiny_dataset(store, vocab_size=320).id)
         ledger.publish("model", "tiny", tiny_stored_model(store, tokenizer).id)
     return url
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    try:
-        main(list(argv))
-        code = 0
-    except SystemExit as done:
-        code = int(done.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def ids(home: Home, kind: Any) -> list[str]:
